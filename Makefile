@@ -1,0 +1,35 @@
+# make demo: the whole bootstrapping on the sample data. make test: every check. Both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export GX_ANALYTICS_ENABLED := false
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DVC_NO_ANALYTICS := 1
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test data setup clean
+
+demo: setup data
+	python -m flows.bootstrap
+
+test: setup
+	python -m pytest
+
+setup: $(VENV)/installed
+
+# the marker is written last: an interrupted installation is done again
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+# the sample data, unless a data folder is there already
+data: setup
+	@test -d data || python -m blip_core sample --out data
+
+clean:
+	rm -rf artifacts .work data

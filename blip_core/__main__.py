@@ -1,0 +1,135 @@
+"""`python -m blip_core VERB`: one verb per stage, made from the stage function's own signature, and the few verbs people type.
+
+Every verb checks the whole of params.yaml first. What a user can mend is said in one message, without a traceback.
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from blip_core.stages import STAGES
+
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DVC_NO_ANALYTICS": "1",
+}
+INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "params", "seed", "work", "log"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code: 0 done, 1 something the user can mend, 2 wrong usage, 130 stopped by Ctrl-C."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    args = _parser(argv if argv is not None else sys.argv[1:])
+    error = args.work / "errors" / f"{args.run.rsplit('/', 1)[-1] if args.run else args.verb}.txt"
+    error.unlink(missing_ok=True)
+    try:
+        args.act(args)
+    except (ValueError, FloatingPointError) as e:
+        _leave(error, args.verb, "input", str(e))
+        print(f"{args.verb}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{args.verb}: stopped; nothing half-written is left, and running it again goes on", file=sys.stderr)
+        return 130
+    except Exception:
+        _leave(error, args.verb, "crash", traceback.format_exc())
+        raise
+    return 0
+
+
+def _leave(path: Path, stage: str, kind: str, message: str) -> None:
+    """Keep the reason where an orchestrator finds it: DVC passes no exit code on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"stage": stage, "kind": kind, "message": message}))
+
+
+def _parser(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m blip_core", description="BLIP's bootstrapping, stage by stage.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, summary in STAGES.items():
+        stage = verbs.add_parser(name, help=summary, description=summary)
+        if argv and argv[0] == name:  # a stage's module is imported only when it is asked for
+            _add_stage_flags(stage, _stage(name))
+        stage.set_defaults(act=_run_stage)
+    sample = verbs.add_parser("sample", help="write the built-in sample data")
+    sample.add_argument("--out", type=Path, required=True)
+    sample.set_defaults(act=_sample)
+    verbs.add_parser("params", help="check params.yaml").set_defaults(act=lambda args: _params(args))
+    for verb in verbs.choices.values():
+        verb.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+        verb.add_argument("--work", type=Path, default=Path(".work"), help="checkpoints of unfinished work; default: .work")
+        verb.add_argument("--run", help="MLflow run as parent/child; without it nothing is tracked")
+    return parser.parse_args(argv)
+
+
+def _add_stage_flags(parser: argparse.ArgumentParser, stage: Callable) -> None:
+    for name, parameter in inspect.signature(stage).parameters.items():
+        if name not in INJECTED:
+            required = parameter.default is inspect.Parameter.empty
+            parser.add_argument(
+                f"--{name.replace('_', '-')}", type=parameter.annotation, required=required, default=None if required else parameter.default
+            )
+
+
+def _stage(name: str) -> Callable:
+    return getattr(importlib.import_module(f"blip_core.stages.{name}"), name)
+
+
+def _params(args: argparse.Namespace):
+    from blip_core.config import load_params
+
+    return load_params(args.params)
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from blip_core.sample import write_sample
+
+    write_sample(args.out, _params(args).sample)
+
+
+def _run_stage(args: argparse.Namespace) -> None:
+    params, stage = _params(args), _stage(args.verb)
+    wanted = inspect.signature(stage).parameters
+    flags = {n: getattr(args, n) for n in wanted if n not in INJECTED}
+    offered = {
+        "cfg": params.section(args.verb),
+        "model_cfg": params.model,
+        "assemble_cfg": params.assemble,
+        "compare_cfg": params.compare,
+        "params": params,
+        "seed": params.seed,
+        "work": args.work,
+    }
+    injected = {n: v for n, v in offered.items() if n in wanted}
+    if not args.run:
+        stage(**flags, **injected)
+        return
+    from blip_core.tracking import stage_run
+
+    inputs = [v for n, v in flags.items() if isinstance(v, Path) and not n.startswith("out")]
+    with stage_run(args.run, stage=args.verb, params=offered["cfg"].model_dump(), inputs=inputs, root=Path.cwd()) as run:
+        if "log" in wanted:
+            injected["log"] = run.log
+        stage(**flags, **injected)
+        for name, path in flags.items():
+            if name == "out_metrics" and path.exists():
+                run.log({k: v for k, v in json.loads(path.read_text()).items() if isinstance(v, int | float)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

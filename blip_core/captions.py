@@ -1,0 +1,139 @@
+"""Caption tables: Parquet, one file per shard with the shard's stem, joined to its images by `key`.
+
+A folder of tables is whole when its manifest.json, written last, names every file with its rows and sha256. The same schema
+serves a generation (candidates with their decision), candidates fresh from the captioner, scores and held-out clean texts.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+KEPT = "kept"
+REASONS = (KEPT, "below_threshold", "degenerate", "duplicate", "outranked", "source_off")
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # of the image in its shard
+        ("image_id", pa.string()),  # identity of the picture: its captions are never each other's negatives
+        ("text", pa.string()),
+        ("source", pa.string()),  # web | human | synthetic
+        ("round", pa.string()),  # in which the text appeared; "" at ingest
+        ("candidate", pa.int32()),  # 0..N-1 within (key, source)
+        ("model", pa.string()),  # content hash of the captioner that wrote it; "" for web and human
+        ("sampler", pa.string()),
+        ("seed", pa.int64()),
+        ("itm", pa.float64()),  # P(match) by the filter's ITM head, raw; null: not scored
+        ("itc", pa.float64()),  # cosine of the filter's ITC features
+        ("match", pa.float64()),  # calibrated P(match)
+        ("filter", pa.string()),  # content hash of the filter that scored it
+        ("reason", pa.string()),  # decision, one of REASONS; "" before one was made
+    ]
+)
+
+
+def caption_table(rows: list[dict]) -> pa.Table:
+    """Rows to a table of SCHEMA; keys that a row lacks are null ("" for text columns)."""
+    columns = {f.name: [r.get(f.name, "" if pa.types.is_string(f.type) else None) for r in rows] for f in SCHEMA}
+    return pa.table(columns, schema=SCHEMA)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write by rename, with page checksums, so that a reader sees the whole file or none and a flipped bit is an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"_tmp.{path.name}.{uuid.uuid4().hex}"
+    try:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file, checksums verified. ValueError names a file that is missing or broken."""
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such table") from None
+    except (pa.ArrowException, OSError) as e:
+        raise ValueError(f"{path}: not a readable Parquet file ({e}); make it again") from None
+
+
+def write_manifest(folder: Path, **facts) -> dict:
+    """Seal a folder: list its Parquet and tar files with size and sha256. `facts` are kept beside (counts, parents)."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".parquet", ".tar") and not p.name.startswith("_tmp."))
+    listed = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
+    manifest = {**facts, "files": listed}
+    write_json(manifest, folder / "manifest.json")
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a sealed folder. ValueError when it is missing or a listed file is missing or has another size."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise ValueError(f"{path}: no manifest, so {folder} is unfinished; run the stage that makes it")
+    manifest = json.loads(path.read_text())
+    for name, listed in manifest["files"].items():
+        file = folder / name
+        size = file.stat().st_size if file.exists() else None
+        if size != listed["bytes"]:
+            raise ValueError(f"{file}: expected {listed['bytes']} bytes by the manifest, got {size}; run the stage that makes it again")
+    return manifest
+
+
+def table_paths(folder: Path) -> list[Path]:
+    """The tables of a sealed folder, sorted."""
+    return [folder / name for name in sorted(read_manifest(folder)["files"]) if name.endswith(".parquet")]
+
+
+def read_tables(folder: Path, columns: list[str] | None = None) -> pa.Table:
+    """All tables of a sealed folder as one, with the column `shard` (the file's stem) added."""
+    tables = []
+    for path in table_paths(folder):
+        table = read_table(path, columns)
+        tables.append(table.append_column("shard", pa.array([path.stem] * table.num_rows, pa.string())))
+    if not tables:
+        raise ValueError(f"{folder}: holds no table")
+    return pa.concat_tables(tables)
+
+
+def kept(table: pa.Table) -> pa.Table:
+    """The rows that a model may train on."""
+    return table.filter(pc.equal(table["reason"], KEPT))
+
+
+def content_hash(folder: Path) -> str:
+    """Identity of a sealed folder by what its files hold now, not by what the manifest says they held."""
+    names = sorted(read_manifest(folder)["files"])
+    return hashlib.sha256("".join(f"{n} {sha256_file(folder / n)}\n" for n in names).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_json(value: object, path: Path) -> None:
+    """Write JSON by rename, keys sorted, so that equal values are equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"_tmp.{path.name}.{uuid.uuid4().hex}"
+    try:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_gate(gate: Path, generation: Path) -> None:
+    """ValueError unless `gate` says that this very generation passed. Training and the next round call it first."""
+    if not gate.exists():
+        raise ValueError(f"{gate}: missing, so {generation} did not pass its gate; see the gate's report, mend the data or its limits, and run it again")
+    verdict, found = json.loads(gate.read_text()), content_hash(generation)
+    if not verdict.get("passed") or verdict.get("generation") != found:
+        raise ValueError(f"{gate}: passed generation {verdict.get('generation')}, but {generation} now is {found}; run the gate again")

@@ -1,0 +1,374 @@
+"""Every parameter of params.yaml: its type, its bounds and what it means. Values live in params.yaml alone.
+
+The classes are frozen and refuse unknown keys, so a misspelt parameter stops a run before it starts. Nothing here imports
+torch: each verb checks the whole file in milliseconds.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Source = Literal["web", "human", "synthetic"]
+
+
+class Config(BaseModel):
+    """Frozen settings that refuse unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SampleConfig(Config):
+    """The built-in sample world (blip_core/sample.py)."""
+
+    seed: int = Field(ge=0, description="another seed is another world sample")
+    num_web: Positive
+    num_train: Positive
+    num_val: Positive
+    num_test: Positive
+
+
+class ImageLimits(Config):
+    """What ingest accepts as an image; checked on the header, before any pixel is decoded."""
+
+    min_side: Positive = Field(description="pixels; smaller images are set aside as too_small")
+    max_side: Positive = Field(description="pixels")
+    max_pixels: Positive = Field(description="width x height; more is set aside as bomb")
+    max_aspect: float = Field(ge=1, description="long side / short side")
+    max_bytes: Positive = Field(description="of the encoded file")
+
+
+class TextLimits(Config):
+    """What ingest accepts as a text, and how it is normalised."""
+
+    max_chars: Positive
+    rule: Literal["keep", "paper"] = Field(description="keep: NFC and single spaces; paper: BLIP's pre_caption on top of that")
+    max_words: Positive = Field(description="the paper's rule cuts a caption to this many words")
+
+
+class IngestConfig(Config):
+    web: str = Field(description="the noisy crawl, below the data folder")
+    clean: str = Field(description="the clean set with human captions, below the data folder")
+    shard_images: Positive = Field(description="images in a shard at most")
+    short_side: Positive | None = Field(description="larger images are resized to this short side; null keeps their size")
+    quality: int = Field(ge=50, le=100, description="JPEG quality of images that must be re-encoded")
+    images: ImageLimits
+    texts: TextLimits
+    max_rejected: Share = Field(description="a larger share set aside in quarantine, of either part, fails the stage")
+    vocab: Path | None = Field(description="a BERT vocab.txt; null builds one from the ingested texts")
+    vocab_size: int = Field(ge=50, description="entries of a vocabulary that is built, at most")
+
+
+class ValidateConfig(Config):
+    min_images: Positive = Field(description="of each source, web and human")
+    min_heldout_images: Positive = Field(description="of each held-out split, val and test")
+    max_empty: Share = Field(description="share of texts without a single letter or digit")
+    max_duplicate: Share = Field(description="share of web images whose bytes occur more than once")
+
+
+class VisionConfig(Config):
+    """ViT (Dosovitskiy et al. 2021), pre-norm."""
+
+    image_size: Positive
+    patch_size: Positive
+    width: Positive
+    depth: Positive
+    heads: Positive
+    mlp_ratio: float = Field(gt=0)
+    activation: Literal["gelu", "relu"]
+    norm_eps: float = Field(gt=0)
+    drop_path: Share = Field(description="stochastic depth rate of the last block, linear from 0")
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
+class TextConfig(Config):
+    """The BERT-shaped text transformer of MED, post-norm."""
+
+    width: Positive
+    depth: Positive
+    heads: Positive
+    mlp_width: Positive
+    max_positions: Positive
+    activation: Literal["gelu", "relu"]
+    norm_eps: float = Field(gt=0)
+    dropout: Share
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
+class InitConfig(Config):
+    """Standard deviations of the random initialisation (BERT and ViT use 0.02 throughout)."""
+
+    weight: float = Field(gt=0)
+    patch: float = Field(gt=0, description="patch embedding")
+    image_position: float = Field(gt=0)
+    token: float = Field(gt=0)
+    text_position: float = Field(gt=0)
+
+
+class ModelConfig(Config):
+    """Sizes of BLIP. The vocabulary's size is not here: it comes with the tokenizer."""
+
+    vision: VisionConfig
+    text: TextConfig
+    embed_dim: Positive = Field(description="of the ITC space (256 in the paper)")
+    init: InitConfig
+
+
+class AugmentConfig(Config):
+    crop: tuple[Share, Share] = Field(description="area range of the random resized crop; [1, 1] keeps the whole picture")
+    shift: int = Field(ge=0, description="random shift in pixels of the resized image, edges repeated")
+    brightness: Share = Field(description="each image is scaled by 1 +- this, and each colour channel by half of it")
+    flip: bool = Field(description="mirror half of the images; wrong where captions say left and right")
+
+
+class OptimConfig(Config):
+    steps: Positive
+    batch_size: Annotated[int, Field(ge=2)] = Field(description="images per step over all processes")
+    lr: float = Field(gt=0, description="peak learning rate")
+    min_lr: float = Field(ge=0)
+    warmup: Share = Field(description="share of the steps with a linearly rising rate")
+    weight_decay: float = Field(ge=0)
+    betas: tuple[Share, Share]
+    clip_norm: float = Field(gt=0, description="of the gradient, over all parameters")
+    max_tokens: Annotated[int, Field(ge=4)] = Field(description="a text is cut to this many, special tokens included")
+    precision: Literal["fp32", "bf16"] = Field(description="bf16 autocast on CPU or CUDA; weights stay fp32")
+    threads: int = Field(ge=0, description="CPU threads; 0 takes all. Bit-equal reruns need an equal number")
+    workers: int = Field(ge=0, description="data loading processes; the order of samples does not depend on it")
+    checkpoint_every: Positive = Field(description="steps between checkpoints of a running training")
+    log_every: Positive
+    augment: AugmentConfig
+
+
+class ContrastConfig(Config):
+    """ITC and ITM (paper section 3.2; momentum, queue and soft labels as in ALBEF, section 3.2 there)."""
+
+    queue_size: int = Field(ge=0, description="features of past batches kept as further negatives")
+    momentum: Share = Field(description="of the exponential moving average that makes the momentum encoder")
+    alpha: Share = Field(description="weight of the momentum encoder's soft targets")
+    alpha_ramp: Share = Field(description="alpha rises linearly from 0 over this share of the steps")
+    hardness_ramp: Share = Field(
+        description="ITM negatives go from uniform to in proportion to similarity over this share of the steps; 0: hard from the start, as the paper"
+    )
+    temperature: float = Field(gt=0, description="initial value; learned within temperature_range")
+    temperature_range: tuple[float, float]
+
+
+class LanguageConfig(Config):
+    """LM (paper section 3.2)."""
+
+    label_smoothing: Share
+    prompt: str = Field(description="put before each caption; its tokens are masked in the loss")
+
+
+class PretrainConfig(Config):
+    """ITC + ITM + LM, from random weights or `init_from`."""
+
+    optim: OptimConfig
+    contrast: ContrastConfig
+    language: LanguageConfig
+    human_share: Share = Field(description="of each batch; the rest comes from the crawl's images")
+    synthetic_share: Share = Field(description="of the rest: synthetic texts, where the generation holds any")
+
+
+class CaptionerConfig(Config):
+    """Fine-tuning with LM alone on the clean set (paper section 3.3)."""
+
+    optim: OptimConfig
+    language: LanguageConfig
+
+
+class FilterConfig(Config):
+    """Fine-tuning with ITC and ITM on the clean set (paper section 3.3), and calibration on half of the held-out val pairs."""
+
+    optim: OptimConfig
+    contrast: ContrastConfig
+    target_precision: Share = Field(description="for which the calibration also reports a threshold")
+    controls_per_image: Positive = Field(description="pairs of each kind, true and false, made per held-out image")
+
+
+class SamplerConfig(Config):
+    name: Literal["nucleus", "beam"]
+    p: float = Field(gt=0, le=1, description="nucleus: the smallest set of tokens with this much probability")
+    beams: Positive
+    min_tokens: int = Field(ge=0, description="new tokens, prompt not counted")
+    max_tokens: Positive
+    repetition_penalty: float = Field(gt=0)
+
+
+class CaptionConfig(Config):
+    sampler: SamplerConfig
+    num_candidates: Positive = Field(description="captions per image")
+    batch_size: Positive = Field(description="images at a time")
+    precision: Literal["fp32", "bf16"]
+    threads: int = Field(ge=0)
+
+
+class ScoreConfig(Config):
+    controls_per_image: Positive = Field(description="pairs of each kind, true and false, planted per held-out image")
+    batch_size: Positive = Field(description="images at a time")
+    precision: Literal["fp32", "bf16"]
+    threads: int = Field(ge=0)
+
+
+class AssembleConfig(Config):
+    """Which candidates make the next generation."""
+
+    score: Literal["match", "itm", "itc"] = Field(description="match: calibrated P(match); itm: the raw ITM probability, as the authors; itc: cosine")
+    threshold: dict[Literal["web", "synthetic"], float] = Field(description="a candidate below is dropped")
+    sources: tuple[Literal["web", "synthetic"], ...] = Field(description="which candidates take part")
+    max_repeat: int = Field(ge=2, description="a synthetic text is degenerate when a word or a pair of words stands in it this many times in a row")
+    max_share: Share = Field(description="a synthetic text given to more than this share of the images is degenerate")
+
+
+class GateConfig(Config):
+    """Limits on the next generation. A value beyond its limit stops retraining, promotion and the next round."""
+
+    max_noise: dict[Literal["web", "synthetic"], Share] = Field(description="share of the source's texts that the filter rejected (the paper's noise ratio)")
+    max_residual_noise: Share = Field(description="upper confidence bound of the noise left in the kept web texts, estimated from planted controls")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    min_coverage: Share = Field(description="share of the crawl's images that keep a text")
+    min_distinct: Share = Field(description="different texts / kept synthetic texts")
+    max_degenerate: Share = Field(description="share of the synthetic candidates marked degenerate")
+    min_controls: Positive = Field(description="planted pairs of each truth; fewer prove nothing")
+
+
+class EvaluateConfig(Config):
+    sampler: SamplerConfig
+    rerank: Positive = Field(description="the k best by ITC that ITM ranks anew")
+    batch_size: Positive
+    bootstrap: Positive = Field(description="resamples of the images for the confidence intervals")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    precision: Literal["fp32", "bf16"]
+    threads: int = Field(ge=0)
+
+
+class CompareConfig(Config):
+    """When a challenger is better."""
+
+    metrics: tuple[str, ...] = Field(min_length=1, description="of evaluate: the paired gain must be beyond its interval in each")
+    margin: dict[str, float] = Field(description="metrics that may fall by this much at most")
+    bootstrap: Positive
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+
+
+class RegisterConfig(Config):
+    name: str = Field(min_length=1, description="of the registered model in MLflow")
+
+
+class ReportConfig(Config):
+    examples: Positive = Field(description="images on the sheet of examples")
+
+
+class RoundConfig(Config):
+    base: str = Field(description="the generation and the pretrained model that the round starts from")
+    next: str = Field(description="the generation that it makes")
+
+
+class PretrainedConfig(Config):
+    generation: str = Field(description="that the model trains on")
+    sources: str = Field(description="the generation's sources that it may use, comma-separated")
+    round: str = Field(description="the MLflow parent run it belongs to")
+
+
+class ChallengerConfig(Config):
+    model: str = Field(description="of `models`; it is registered when it is better")
+    generation: str = Field(description="that it trains on")
+
+
+class Params(Config):
+    """The whole of params.yaml."""
+
+    seed: int = Field(ge=0, description="of everything that is drawn after ingest")
+    rounds: dict[str, RoundConfig]
+    models: dict[str, PretrainedConfig]
+    challenger: ChallengerConfig
+    baselines: str = Field(description="the models it is compared with, comma-separated")
+    sample: SampleConfig
+    ingest: IngestConfig
+    validate_: ValidateConfig = Field(alias="validate")
+    model: ModelConfig
+    pretrain: PretrainConfig
+    tune_captioner: CaptionerConfig
+    tune_filter: FilterConfig
+    caption: CaptionConfig
+    score: ScoreConfig
+    assemble: AssembleConfig
+    gate: GateConfig
+    evaluate: EvaluateConfig
+    compare: CompareConfig
+    register_: RegisterConfig = Field(alias="register")
+    report: ReportConfig
+
+    def section(self, stage: str) -> Config:
+        """The settings of one stage, by its name."""
+        return getattr(self, {"validate": "validate_", "register": "register_"}.get(stage, stage))
+
+    @model_validator(mode="after")
+    def _known_names(self):
+        for name in [self.challenger.model, *self.baselines.split(",")]:
+            if name not in self.models:
+                raise ValueError(f"challenger and baselines name model {name!r}; models has {sorted(self.models)}")
+        known = {"g0"} | {r.next for r in self.rounds.values()}
+        for name, model in self.models.items():
+            if model.generation not in known:
+                raise ValueError(f"models.{name}.generation is {model.generation!r}; the rounds make {sorted(known)}")
+        if self.challenger.generation != self.models[self.challenger.model].generation:
+            raise ValueError(f"challenger.generation is {self.challenger.generation!r}; its model trains on {self.models[self.challenger.model].generation!r}")
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml. ValueError lists every fault with its key, what was got and what was expected."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; run from the project's root or name the file with --params") from None
+    except yaml.YAMLError as e:
+        raise ValueError(f"{path}: not valid YAML: {e}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
+    try:
+        return Params(**values)
+    except ValidationError as e:
+        raise ValueError("\n".join(_explain(path, values, fault) for fault in e.errors())) from None
+
+
+def _explain(path: Path, values: dict, fault: dict) -> str:
+    """One line for one pydantic error: where, what was got, what to do."""
+    where = ".".join(str(p) for p in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        *parents, key = fault["loc"]
+        close = difflib.get_close_matches(str(key), _known_keys(parents), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"{path}: {where}: unknown key{hint}"
+    if fault["type"] == "missing":
+        return f"{path}: {where}: missing"
+    text = isinstance(fault["input"], str) and fault["type"] == "float_parsing" and "e" in fault["input"]
+    hint = " (YAML reads 3e-4 as text: write 3.0e-4)" if text else ""
+    got = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
+    return f"{path}: {where or 'file'}: {fault['msg']}{got}{hint}"
+
+
+def _known_keys(parents: list) -> list[str]:
+    """The keys that the class at this path of Params accepts; none where the path leaves the classes."""
+    cls: type = Params
+    for name in parents:
+        field = next((f for n, f in getattr(cls, "model_fields", {}).items() if name in (n, f.alias)), None)
+        cls = field.annotation if field and isinstance(field.annotation, type) else object
+    return [f.alias or n for n, f in getattr(cls, "model_fields", {}).items()]

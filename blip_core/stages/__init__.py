@@ -1,0 +1,21 @@
+"""The stages of the chain. One word each: module here = function = CLI verb = section of params.yaml = stage in dvc.yaml.
+
+A stage is a function from files to files. Inputs are named for what they are, outputs start with `out`. It reads no globals
+and knows neither DVC nor Prefect. The modules are imported one at a time, by the verb that needs them.
+"""
+
+STAGES = {
+    "ingest": "raw image-text files into immutable shards, generation g0 and a quarantine table",
+    "validate": "g0 and the held-out splits keep their contract",
+    "pretrain": "train BLIP from scratch on a generation (ITC + ITM + LM)",
+    "tune_captioner": "fine-tune a captioner on the clean set (LM)",
+    "tune_filter": "fine-tune a filter on the clean set (ITC + ITM) and calibrate it on held-out pairs",
+    "caption": "write synthetic captions for every image of the crawl",
+    "score": "score web texts, synthetic captions and planted controls with the filter",
+    "assemble": "choose among the scored candidates: the next generation",
+    "gate": "let a generation pass to training, or stop",
+    "evaluate": "retrieval and captioning on the held-out test images",
+    "compare": "is the challenger better than the baselines, by paired tests?",
+    "register": "a version in the MLflow registry; champion when it is better",
+    "report": "one page and one table of what the chain did",
+}
