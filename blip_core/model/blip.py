@@ -1,0 +1,86 @@
+"""BLIP (Li et al. 2022, arXiv 2201.12086): a ViT, the MED text transformer and the three heads. Tensors in, tensors out.
+
+Texts come as [CLS] tokens [SEP] padding; each role puts its own first token in place of [CLS]: [ENC] for a pair, [DEC] for a
+caption (the public ITM inference code forgets the former; training has it).
+
+B texts, T tokens, I images, N image tokens, D width, E width of the ITC space, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blip_core.config import InitConfig, ModelConfig
+from blip_core.model.med import KeysValues, Med
+from blip_core.model.vit import Vit
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids that the roles need, and the size of the vocabulary."""
+
+    vocab_size: int
+    pad: int
+    cls: int
+    sep: int
+    dec: int
+    enc: int
+
+
+class Blip(nn.Module):
+    """Random weights; loading others is a separate call (blip_core/checkpoint.py, blip_core/model/pretrained.py)."""
+
+    def __init__(self, cfg: ModelConfig, special: SpecialTokens):
+        super().__init__()
+        self.cfg, self.special = cfg, special
+        self.vit = Vit(cfg.vision)
+        self.med = Med(cfg.text, vocab_size=special.vocab_size, image_width=cfg.vision.width)
+        self.image_projection = nn.Linear(cfg.vision.width, cfg.embed_dim)
+        self.text_projection = nn.Linear(cfg.text.width, cfg.embed_dim)
+        self.match_head = nn.Linear(cfg.text.width, 2)
+        init_weights(self, cfg.init)
+
+    def image_tokens(self, pixels_I3HW: Tensor) -> Tensor:
+        """Normalised pixels to I x N x D."""
+        return self.vit(pixels_I3HW)
+
+    def image_features(self, image_IND: Tensor) -> Tensor:
+        """ITC features of images, unit length, fp32: I x E."""
+        return F.normalize(self.image_projection(image_IND[:, 0]).float(), dim=-1)
+
+    def text_features(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """ITC features of texts, unit length, fp32: B x E."""
+        return F.normalize(self.text_projection(self.med.encode(ids_BT, mask_BT)[:, 0]).float(), dim=-1)
+
+    def keys_values(self, image_IND: Tensor) -> list[KeysValues]:
+        """What grounding and decoding read of an image; compute once, use for every text of it."""
+        return self.med.keys_values(image_IND)
+
+    def match_logits(self, ids_BT: Tensor, mask_BT: Tensor, images: list[KeysValues]) -> Tensor:
+        """ITM logits (mismatch, match) in fp32: B x 2."""
+        hidden_BTD = self.med.ground(self._begin(ids_BT, self.special.enc), mask_BT, images)
+        return self.match_head(hidden_BTD[:, 0]).float()
+
+    def caption_hidden(self, ids_BT: Tensor, images: list[KeysValues]) -> Tensor:
+        """Decoder states, of which `med.vocabulary_logits` makes the logits of each next token: B x T x D."""
+        return self.med.decode(self._begin(ids_BT, self.special.dec), images)
+
+    def _begin(self, ids_BT: Tensor, first: int) -> Tensor:
+        ids_BT = ids_BT.clone()
+        ids_BT[:, 0] = first
+        return ids_BT
+
+
+def init_weights(model: Blip, cfg: InitConfig) -> None:
+    """Normal weights, zero biases, as BERT and ViT; the standard deviations are parameters because a tiny model needs others."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=cfg.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.normal_(model.vit.patches.weight, std=cfg.patch)
+    nn.init.zeros_(model.vit.patches.bias)
+    nn.init.normal_(model.vit.cls, std=cfg.weight)
+    nn.init.normal_(model.vit.positions, std=cfg.image_position)
+    nn.init.normal_(model.med.tokens.weight, std=cfg.token)
+    nn.init.normal_(model.med.positions.weight, std=cfg.text_position)

@@ -1,0 +1,126 @@
+"""Caption generation: beam search with the results of transformers' `generate`, and nucleus sampling seeded from outside.
+
+All beams or samples of one image attend to one copy of its keys and values (model/med.py), and each step computes only the
+newest token.
+
+I images, K beams or samples per image, L tokens so far, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blip_core.model.blip import Blip
+from blip_core.model.med import KeysValues
+
+NEVER = -1.0e9
+
+
+@dataclass(frozen=True)
+class Limits:
+    """New tokens, prompt not counted; [SEP] counts as one."""
+
+    min_tokens: int
+    max_tokens: int
+    repetition_penalty: float = 1.0
+
+
+@torch.inference_mode()
+def nucleus(model: Blip, images: list[KeysValues], prompt: list[int], limits: Limits, *, p: float, draws_IKL: Tensor) -> Tensor:
+    """Top-p sampling (Holtzman et al. 2020): ids of new tokens, I x K x L, [PAD] behind [SEP].
+
+    `draws_IKL` holds a uniform number in [0, 1) for each token to be drawn, so the caller decides what a sample depends on.
+    """
+    num_images, num_samples, _ = draws_IKL.shape
+    device = images[0][0].device
+    draws = draws_IKL.flatten(0, 1).to(device)
+    ids = torch.tensor(prompt, device=device).repeat(num_images * num_samples, 1)
+    alive = torch.ones(len(ids), dtype=torch.bool, device=device)
+    past, newest = None, ids
+    for i in range(limits.max_tokens):
+        hidden, past = model.med.step(newest, images, past)
+        logits = restrict(model.med.vocabulary_logits(hidden[:, -1]).float(), ids, limits, num_new=i, sep=model.special.sep)
+        newest = draw_nucleus(logits, p, draws[:, i]).masked_fill(~alive, model.special.pad)[:, None]
+        ids = torch.cat([ids, newest], dim=1)
+        alive &= newest[:, 0] != model.special.sep
+        if not alive.any():
+            break
+    return ids[:, len(prompt) :].unflatten(0, (num_images, num_samples))
+
+
+def draw_nucleus(logits_BV: Tensor, p: float, draw_B: Tensor) -> Tensor:
+    """One token per row from the smallest set of most probable tokens whose probability reaches p, by inverse distribution."""
+    probability, token = logits_BV.softmax(-1).sort(descending=True, stable=True)
+    cumulative = probability.cumsum(-1)
+    inside = cumulative - probability < p  # the token that crosses p still belongs
+    mass = (probability * inside).cumsum(-1)
+    place = torch.searchsorted(mass, draw_B[:, None].to(mass) * mass[:, -1:], right=True)
+    place = torch.minimum(place, inside.sum(-1, keepdim=True) - 1)  # a draw next to 1 may round past the last one
+    return token.gather(1, place).squeeze(1)
+
+
+def restrict(scores_BV: Tensor, ids_BL: Tensor, limits: Limits, *, num_new: int, sep: int) -> Tensor:
+    """Apply repetition penalty (Keskar et al. 2019, as transformers: also to the prompt) and the minimum length."""
+    if limits.repetition_penalty != 1.0:
+        seen = scores_BV.gather(1, ids_BL)
+        seen = torch.where(seen < 0, seen * limits.repetition_penalty, seen / limits.repetition_penalty)
+        scores_BV = scores_BV.scatter(1, ids_BL, seen)
+    if num_new < limits.min_tokens:
+        scores_BV = scores_BV.index_fill(1, torch.tensor([sep], device=scores_BV.device), -torch.inf)
+    return scores_BV
+
+
+@torch.inference_mode()
+def beam_search(model: Blip, images: list[KeysValues], prompt: list[int], limits: Limits, *, beams: int, length_penalty: float = 1.0) -> Tensor:
+    """The best caption of each image: ids of new tokens, I x L, [PAD] behind [SEP].
+
+    Follows transformers' `generate(num_beams=..., early_stopping=False)`: finished beams score log-probability divided by
+    their length ** length_penalty, and an image is done when its best running beam can no longer enter the finished ones.
+    """
+    num_images, device, pad = len(images[0][0]), images[0][0].device, model.special.pad
+    length = len(prompt) + limits.max_tokens
+    running = torch.full((num_images, beams, length), pad, device=device)
+    running[:, :, : len(prompt)] = torch.tensor(prompt, device=device)
+    running_scores = torch.full((num_images, beams), NEVER, device=device)
+    running_scores[:, 0] = 0.0  # all beams are equal at first: let one speak
+    finished, finished_scores = running.clone(), torch.full_like(running_scores, NEVER)
+    is_finished = torch.zeros_like(running_scores, dtype=torch.bool)
+    open_image = torch.ones(num_images, 1, dtype=torch.bool, device=device)
+    past, newest = None, running[:, :, : len(prompt)].flatten(0, 1)
+    for i in range(limits.max_tokens):
+        end = len(prompt) + i
+        hidden, past = model.med.step(newest, images, past)
+        log_probs = model.med.vocabulary_logits(hidden[:, -1]).float().log_softmax(-1)
+        log_probs = restrict(log_probs, running[:, :, :end].flatten(0, 1), limits, num_new=i, sep=model.special.sep)
+        total = (log_probs.unflatten(0, (num_images, beams)) + running_scores[:, :, None]).flatten(1)
+        # twice as many as beams: enough stay when every one of the best ends
+        top_scores, top = total.topk(2 * beams)
+        parent, token = top // log_probs.shape[-1], top % log_probs.shape[-1]
+        candidates = _select(running, parent)
+        candidates[:, :, end] = token
+        ends = (token == model.special.sep) | (i == limits.max_tokens - 1)
+
+        final_scores = top_scores / (i + 1) ** length_penalty
+        may_finish = ends & open_image & (torch.arange(2 * beams, device=device) < beams)
+        merged_scores = torch.cat([finished_scores, torch.where(may_finish, final_scores, final_scores + NEVER)], dim=1)
+        finished_scores, best = merged_scores.topk(beams)
+        finished = _select(torch.cat([finished, candidates], dim=1), best)
+        is_finished = torch.cat([is_finished, may_finish], dim=1).gather(1, best)
+
+        running_scores, chosen = torch.where(ends, top_scores + NEVER, top_scores).topk(beams)
+        running, parent = _select(candidates, chosen), parent.gather(1, chosen)
+        worst = torch.where(is_finished, finished_scores.min(dim=1, keepdim=True)[0], NEVER)
+        open_image &= (running_scores[:, :1] / (i + 1) ** length_penalty > worst).any(dim=1, keepdim=True)
+        if not open_image.any():
+            break
+        flat = (parent + torch.arange(num_images, device=device)[:, None] * beams).flatten()
+        past = [(k[flat], v[flat]) for k, v in past]
+        newest = running[:, :, end : end + 1].flatten(0, 1)
+    best = torch.where(is_finished.any(dim=1)[:, None], finished[:, 0], running[:, 0])
+    return best[:, len(prompt) :]
+
+
+def _select(sequences_IKL: Tensor, index_IJ: Tensor) -> Tensor:
+    """Rows of each image by index: I x J x L."""
+    return sequences_IKL.gather(1, index_IJ[:, :, None].expand(-1, -1, sequences_IKL.shape[-1]))

@@ -1,0 +1,165 @@
+"""Multimodal mixture of Encoder-Decoder (paper section 3.1): one text transformer, three roles.
+
+encode   unimodal encoder: bidirectional self-attention over the text
+ground   image-grounded encoder: the same self-attention, then cross-attention to the image
+decode   image-grounded decoder: causal self-attention, the same cross-attention
+
+Each block owns two self-attentions and one of everything else, so the sharing of the paper ("all but SA", Table 3) holds by
+construction. Cross-attention weights are the same for `ground` and `decode`, so the keys and values of an image are computed
+once (`keys_values`) and given to both; several texts of one image attend to that one copy.
+
+B texts, T tokens, I images (B is a multiple of I: image i has the texts i*B/I ...), N image tokens, D width, H heads, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blip_core.config import TextConfig
+from blip_core.model.attention import attend, join_heads, split_heads
+from blip_core.model.vit import ACTIVATIONS
+
+KeysValues = tuple[Tensor, Tensor]  # each I x H x N x d
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with its residual and norm."""
+
+    def __init__(self, cfg: TextConfig):
+        super().__init__()
+        self.num_heads, self.dropout = cfg.heads, cfg.dropout
+        self.qkv = nn.Linear(cfg.width, 3 * cfg.width)
+        self.out = nn.Linear(cfg.width, cfg.width)
+        self.norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
+
+    def forward(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, causal: bool = False) -> Tensor:
+        mask = None if mask_BT is None else mask_BT[:, None, None, :]
+        return self._finish(x_BTD, *self._qkv(x_BTD), mask=mask, causal=causal)
+
+    def step(self, x_BTD: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """Causal attention of new tokens that follow those in `past`; returns the grown past. T > 1 only with no past."""
+        q, k, v = self._qkv(x_BTD)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        return self._finish(x_BTD, q, k, v, mask=None, causal=past is None), (k, v)
+
+    def _qkv(self, x_BTD: Tensor) -> list[Tensor]:
+        return [split_heads(t, self.num_heads) for t in self.qkv(x_BTD).chunk(3, dim=-1)]
+
+    def _finish(self, x_BTD: Tensor, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor:
+        rate = self.dropout if self.training else 0.0
+        out = self.out(join_heads(attend(q, k, v, mask=mask, causal=causal, dropout=rate)))
+        return self.norm(x_BTD + F.dropout(out, self.dropout, self.training))
+
+
+class CrossAttention(nn.Module):
+    """Attention from text to image with its residual and norm."""
+
+    def __init__(self, cfg: TextConfig, image_width: int):
+        super().__init__()
+        self.num_heads, self.dropout = cfg.heads, cfg.dropout
+        self.query = nn.Linear(cfg.width, cfg.width)
+        self.kv = nn.Linear(image_width, 2 * cfg.width)
+        self.out = nn.Linear(cfg.width, cfg.width)
+        self.norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
+
+    def keys_values(self, image_IND: Tensor) -> KeysValues:
+        k, v = (split_heads(t, self.num_heads) for t in self.kv(image_IND).chunk(2, dim=-1))
+        return k, v
+
+    def forward(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
+        k, v = image
+        num_texts, num_tokens, _ = x_BTD.shape
+        num_images = len(k)
+        assert num_texts % num_images == 0, f"{num_texts} texts do not divide among {num_images} images"
+        # the texts of one image become one long query, so that its keys and values are read once and never repeated
+        q = split_heads(self.query(x_BTD).reshape(num_images, -1, x_BTD.shape[-1]), self.num_heads)
+        rate = self.dropout if self.training else 0.0
+        out = join_heads(attend(q, k, v, dropout=rate)).reshape(num_texts, num_tokens, -1)
+        return self.norm(x_BTD + F.dropout(self.out(out), self.dropout, self.training))
+
+
+class MedBlock(nn.Module):
+    """One layer for every role: only self-attention and its norm differ between encoding and decoding."""
+
+    def __init__(self, cfg: TextConfig, image_width: int):
+        super().__init__()
+        self.dropout = cfg.dropout
+        self.encoder_attention = SelfAttention(cfg)
+        self.decoder_attention = SelfAttention(cfg)
+        self.cross_attention = CrossAttention(cfg, image_width)
+        self.mlp = nn.Sequential(nn.Linear(cfg.width, cfg.mlp_width), ACTIVATIONS[cfg.activation](), nn.Linear(cfg.mlp_width, cfg.width))
+        self.mlp_norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
+
+    def encode(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        return self._mlp(self.encoder_attention(x_BTD, mask_BT=mask_BT))
+
+    def ground(self, x_BTD: Tensor, mask_BT: Tensor, image: KeysValues) -> Tensor:
+        return self._mlp(self.cross_attention(self.encoder_attention(x_BTD, mask_BT=mask_BT), image))
+
+    def decode(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
+        """Padding stands at the end, where causal attention does not look: no mask is needed."""
+        return self._mlp(self.cross_attention(self.decoder_attention(x_BTD, causal=True), image))
+
+    def step(self, x_BTD: Tensor, image: KeysValues, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        x_BTD, past = self.decoder_attention.step(x_BTD, past)
+        return self._mlp(self.cross_attention(x_BTD, image)), past
+
+    def _mlp(self, x_BTD: Tensor) -> Tensor:
+        return self.mlp_norm(x_BTD + F.dropout(self.mlp(x_BTD), self.dropout, self.training))
+
+
+class Med(nn.Module):
+    """The text transformer with its embeddings and the language-modelling head (output weights tied to the token embedding)."""
+
+    def __init__(self, cfg: TextConfig, *, vocab_size: int, image_width: int):
+        super().__init__()
+        self.cfg = cfg
+        self.tokens = nn.Embedding(vocab_size, cfg.width)
+        self.positions = nn.Embedding(cfg.max_positions, cfg.width)
+        self.embedding_norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
+        self.blocks = nn.ModuleList(MedBlock(cfg, image_width) for _ in range(cfg.depth))
+        self.head = nn.Sequential(nn.Linear(cfg.width, cfg.width), ACTIVATIONS[cfg.activation](), nn.LayerNorm(cfg.width, eps=cfg.norm_eps))
+        self.head_bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def embed(self, ids_BT: Tensor, start: int = 0) -> Tensor:
+        """Token and position embeddings; the first token stands at position `start`."""
+        end = start + ids_BT.shape[1]
+        assert end <= self.cfg.max_positions, f"a text of {end} tokens; the model has {self.cfg.max_positions} positions"
+        x_BTD = self.embedding_norm(self.tokens(ids_BT) + self.positions.weight[start:end])
+        return F.dropout(x_BTD, self.cfg.dropout, self.training)
+
+    def keys_values(self, image_IND: Tensor) -> list[KeysValues]:
+        """Cross-attention keys and values of the images, per layer."""
+        return [block.cross_attention.keys_values(image_IND) for block in self.blocks]
+
+    def encode(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        x_BTD = self.embed(ids_BT)
+        for block in self.blocks:
+            x_BTD = block.encode(x_BTD, mask_BT)
+        return x_BTD
+
+    def ground(self, ids_BT: Tensor, mask_BT: Tensor, images: list[KeysValues]) -> Tensor:
+        x_BTD = self.embed(ids_BT)
+        for block, image in zip(self.blocks, images, strict=True):
+            x_BTD = block.ground(x_BTD, mask_BT, image)
+        return x_BTD
+
+    def decode(self, ids_BT: Tensor, images: list[KeysValues]) -> Tensor:
+        x_BTD = self.embed(ids_BT)
+        for block, image in zip(self.blocks, images, strict=True):
+            x_BTD = block.decode(x_BTD, image)
+        return x_BTD
+
+    def step(self, ids_BT: Tensor, images: list[KeysValues], past: list[KeysValues] | None) -> tuple[Tensor, list[KeysValues]]:
+        """Hidden states of new tokens behind `past` (None: at the start), and the grown past per layer."""
+        x_BTD = self.embed(ids_BT, start=0 if past is None else past[0][0].shape[2])
+        grown = []
+        for i, (block, image) in enumerate(zip(self.blocks, images, strict=True)):
+            x_BTD, layer = block.step(x_BTD, image, None if past is None else past[i])
+            grown.append(layer)
+        return x_BTD, grown
+
+    def vocabulary_logits(self, x: Tensor) -> Tensor:
+        """Hidden states ... x D to logits ... x V."""
+        return F.linear(self.head(x), self.tokens.weight, self.head_bias)
