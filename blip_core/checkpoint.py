@@ -1,0 +1,90 @@
+"""Model folders (what a stage gives to the next) and checkpoints of a running training.
+
+A model folder holds config.json, vocab.txt and model.safetensors. Both kinds appear by rename.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from blip_core.captions import sha256_file, write_json
+from blip_core.config import ModelConfig
+from blip_core.model.blip import Blip, SpecialTokens
+from blip_core.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def new_model(cfg: ModelConfig, tokenizer: Tokenizer, *, seed: int) -> Blip:
+    """A model with random weights drawn from the seed."""
+    torch.manual_seed(seed)
+    special = SpecialTokens(tokenizer.size, tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.dec, tokenizer.enc)
+    return Blip(cfg, special)
+
+
+def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts) -> None:
+    """Write a model folder by rename; `facts` go into its config.json. An older folder of that name is replaced."""
+    temporary = folder.parent / f"_tmp.{folder.name}.{uuid.uuid4().hex}"
+    temporary.mkdir(parents=True)
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
+        tokenizer.save(temporary / "vocab.txt")
+        write_json({"model": model.cfg.model_dump(), **facts}, temporary / "config.json")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_model(folder: Path) -> tuple[Blip, Tokenizer]:
+    """The model of a folder, in eval mode, and its tokenizer. ValueError names what is missing or does not fit."""
+    config = folder / "config.json"
+    if not config.exists():
+        raise ValueError(f"{folder}: no config.json, so this is no model folder; expected config.json, vocab.txt and model.safetensors")
+    tokenizer = Tokenizer.load(folder / "vocab.txt")
+    model = new_model(ModelConfig(**json.loads(config.read_text())["model"]), tokenizer, seed=0)
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, OSError, RuntimeError) as e:
+        raise ValueError(f"{folder / 'model.safetensors'}: does not load ({e}); run the stage that makes it again") from None
+    return model.eval(), tokenizer
+
+
+def model_hash(folder: Path) -> str:
+    """Identity of a model: its weights, sizes and vocabulary."""
+    names = ("config.json", "model.safetensors", "vocab.txt")
+    return hashlib.sha256("".join(sha256_file(folder / n) for n in names).encode()).hexdigest()[:16]
+
+
+def save_checkpoint(state: dict, folder: Path, step: int, *, keep: int = 2) -> None:
+    """Write step-NNNNNNNN.pt by rename, its sha256 beside it first, and drop all but the newest `keep`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    temporary = folder / f"_tmp.{uuid.uuid4().hex}"
+    torch.save(state, temporary)
+    path.with_suffix(".sha256").write_text(sha256_file(temporary))
+    os.replace(temporary, path)
+    for old in sorted(folder.glob("step-*.pt"))[:-keep]:
+        old.unlink()
+        old.with_suffix(".sha256").unlink(missing_ok=True)
+    for orphan in folder.glob("_tmp.*"):
+        orphan.unlink()
+
+
+def load_checkpoint(folder: Path) -> dict | None:
+    """The newest whole checkpoint, or None. A damaged one is reported and passed over for the one before."""
+    for path in sorted(folder.glob("step-*.pt"), reverse=True):
+        digest = path.with_suffix(".sha256")
+        if digest.exists() and digest.read_text() == sha256_file(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        log.warning("%s is damaged (its sha256 differs); taking the checkpoint before it", path)
+    return None

@@ -1,0 +1,114 @@
+"""Planted pairs whose truth is known, made of held-out clean pairs: they calibrate the filter, and scored blind among the
+crawl's texts they tell how much noise it lets pass.
+
+true        a caption of the picture itself
+mismatched  a caption of another picture
+perturbed   a caption of the picture with one describing word replaced by one that fits the sentence
+"""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from blip_core.captions import SCHEMA, read_tables
+from blip_core.data import hash64
+
+KINDS = ("true", "mismatched", "perturbed")
+
+
+@dataclass(frozen=True)
+class Picture:
+    shard: str
+    key: str
+    image_id: str
+    texts: list[str]
+
+
+def pictures(table: pa.Table) -> list[Picture]:
+    """Group a held-out table (with the column `shard`) by picture, in order of key."""
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for row in table.select(["shard", "key", "image_id", "text"]).to_pylist():
+        groups[row["key"]].append(row)
+    return [Picture(rows[0]["shard"], key, rows[0]["image_id"], [r["text"] for r in rows]) for key, rows in sorted(groups.items())]
+
+
+def heldout_halves(heldout: Path) -> tuple[list[Picture], list[Picture]]:
+    """The pictures of the held-out split val in two disjoint halves: one calibrates, the other controls."""
+    table = read_tables(heldout)
+    items = pictures(table.filter(pa.array([s.startswith("val-") for s in table["shard"].to_pylist()])))
+    return [p for p in items if hash64(p.image_id) % 2 == 0], [p for p in items if hash64(p.image_id) % 2]
+
+
+def plant(items: list[Picture], *, per_image: int, seed: int) -> pa.Table:
+    """`per_image` pairs of each kind for each picture, as rows of SCHEMA with `shard`, `truth` and `kind`.
+
+    A picture with fewer captions gives fewer; one for which no replacement is known gives no perturbed pair.
+    """
+    substitutes = Substitutes.learn(items)
+    rows = []
+    for i, picture in enumerate(items):
+        draw = np.random.default_rng([seed, hash64(picture.image_id) & 0xFFFFFFFF])
+        own = [picture.texts[j] for j in draw.permutation(len(picture.texts))[:per_image]]
+        false = {"mismatched": _other_texts(items, i, per_image, draw), "perturbed": [p for t in own if (p := substitutes.perturb(t, picture, draw))]}
+        for kind, texts in {"true": own, **false}.items():
+            rows += [_row(picture, text, kind, n) for n, text in enumerate(texts)]
+    columns = {name: [r.get(name) for r in rows] for name in [*SCHEMA.names, "shard", "truth", "kind"]}
+    extra = [pa.field("shard", pa.string()), pa.field("truth", pa.bool_()), pa.field("kind", pa.string())]
+    return pa.table(columns, schema=pa.schema([*SCHEMA, *extra]))
+
+
+def _row(picture: Picture, text: str, kind: str, number: int) -> dict:
+    names = {"source": "human", "round": "", "candidate": number, "model": "", "sampler": "", "filter": "", "reason": ""}
+    return {"key": picture.key, "image_id": picture.image_id, "text": text, **names, "shard": picture.shard, "truth": kind == "true", "kind": kind}
+
+
+def _other_texts(items: list[Picture], own: int, count: int, draw: np.random.Generator) -> list[str]:
+    """Captions of other pictures that are none of this picture's own."""
+    texts = []
+    for other in draw.permutation(len(items)):
+        if len(texts) == count:
+            break
+        text = items[other].texts[int(draw.integers(len(items[other].texts)))]
+        if other != own and text not in items[own].texts:
+            texts.append(text)
+    return texts
+
+
+class Substitutes:
+    """Which words can stand for which, learnt from captions alone: words met between the same neighbours.
+
+    Only describing words are exchanged: those that recur in the captions of a picture once one of them has the word (names of
+    things and colours do, "with" and "near" do not).
+    """
+
+    def __init__(self, contexts: dict[str, Counter], describing: set[str]):
+        self.contexts, self.describing = contexts, describing
+
+    @classmethod
+    def learn(cls, items: list[Picture]) -> "Substitutes":
+        contexts: dict[str, Counter] = defaultdict(Counter)
+        shares: dict[str, list[float]] = defaultdict(list)
+        for picture in items:
+            words = [t.lower().split() for t in picture.texts]
+            for word in {w for text in words for w in text}:
+                shares[word].append(sum(word in text for text in words) / len(words))
+            for text in words:
+                for left, word, right in zip(["<", *text], text, [*text[1:], ">"], strict=False):
+                    contexts[word][left, right] += 1
+        return cls(contexts, {w for w, s in shares.items() if np.mean(s) >= 0.5 and len(s) > 1})
+
+    def perturb(self, text: str, picture: Picture, draw: np.random.Generator) -> str | None:
+        """The text with one word replaced by a describing word that no caption of the picture has; None when there is none."""
+        words = text.lower().split()
+        own = {w for t in picture.texts for w in t.lower().split()}
+        for place in draw.permutation(len(words)):
+            context = (words[place - 1] if place else "<", words[place + 1] if place + 1 < len(words) else ">")
+            if words[place] in self.describing:
+                fitting = sorted(w for w in self.describing - own if self.contexts[w][context])
+                if fitting:
+                    words[place] = fitting[int(draw.integers(len(fitting)))]
+                    return " ".join(words)
+        return None

@@ -1,0 +1,53 @@
+"""Train BLIP from scratch on one generation (paper sections 3.2 and 3.3: a new model on the bootstrapped data)."""
+
+from pathlib import Path
+
+from blip_core.captions import content_hash, require_gate, sha256_file, write_json
+from blip_core.checkpoint import new_model, save_model
+from blip_core.config import ModelConfig, PretrainConfig
+from blip_core.data import Batches, Rows, batch_shares
+from blip_core.objectives import PretrainObjective
+from blip_core.shards import ShardImages
+from blip_core.tokenizer import Tokenizer
+from blip_core.train import Log, fit, run_folder, summarize, write_history
+
+
+def pretrain(
+    generation: Path,
+    sources: str,
+    shards: Path,
+    gate: Path,
+    vocab: Path,
+    out: Path,
+    out_history: Path,
+    out_metrics: Path,
+    *,
+    cfg: PretrainConfig,
+    model_cfg: ModelConfig,
+    seed: int,
+    work: Path,
+    log: Log | None = None,
+) -> None:
+    """`sources`: those of web, human and synthetic that the model may see, comma-separated."""
+    require_gate(gate, generation)
+    rows = Rows.of(generation, sources.split(","))
+    tokenizer = Tokenizer.load(vocab)
+    model = new_model(model_cfg, tokenizer, seed=seed)
+    batches = Batches(
+        rows,
+        ShardImages(shards),
+        tokenizer,
+        shares=batch_shares(rows, human=cfg.human_share, synthetic=cfg.synthetic_share),
+        cfg=cfg.optim,
+        image_size=model_cfg.vision.image_size,
+        prompt=cfg.language.prompt,
+        seed=seed,
+    )
+    folder = run_folder(
+        work, "pretrain", cfg=cfg.model_dump(), model=model_cfg.model_dump(), seed=seed, sources=sources, data=content_hash(generation), vocab=sha256_file(vocab)
+    )
+    objective = PretrainObjective(model, cfg.contrast, cfg.language)
+    history = fit(model, objective, batches, cfg.optim, name=f"pretrain {out.name}", folder=folder, seed=seed, report=log)
+    save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens)
+    write_history(history, out_history)
+    write_json({"texts": len(rows.text), **summarize(history)}, out_metrics)

@@ -1,0 +1,46 @@
+"""Fine-tune a captioner: LM on the clean set, from a pretrained MED (paper section 3.3)."""
+
+from pathlib import Path
+
+from blip_core.captions import content_hash, require_gate, write_json
+from blip_core.checkpoint import load_model, model_hash, save_model
+from blip_core.config import CaptionerConfig
+from blip_core.data import Batches, Rows
+from blip_core.objectives import CaptionObjective
+from blip_core.shards import ShardImages
+from blip_core.train import Log, fit, run_folder, summarize, write_history
+
+
+def tune_captioner(
+    base: Path,
+    generation: Path,
+    shards: Path,
+    gate: Path,
+    out: Path,
+    out_history: Path,
+    out_metrics: Path,
+    *,
+    cfg: CaptionerConfig,
+    seed: int,
+    work: Path,
+    log: Log | None = None,
+) -> None:
+    """`generation` gives the human captions."""
+    require_gate(gate, generation)
+    model, tokenizer = load_model(base)
+    rows = Rows.of(generation, ["human"])
+    batches = Batches(
+        rows,
+        ShardImages(shards),
+        tokenizer,
+        shares={"human": 1.0},
+        cfg=cfg.optim,
+        image_size=model.cfg.vision.image_size,
+        prompt=cfg.language.prompt,
+        seed=seed,
+    )
+    folder = run_folder(work, "tune_captioner", cfg=cfg.model_dump(), seed=seed, base=model_hash(base), data=content_hash(generation))
+    history = fit(model, CaptionObjective(cfg.language), batches, cfg.optim, name="tune_captioner", folder=folder, seed=seed, report=log)
+    save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens)
+    write_history(history, out_history)
+    write_json(summarize(history), out_metrics)

@@ -1,0 +1,84 @@
+"""Fine-tune a filter: ITC and ITM on the clean set, from a pretrained MED (paper section 3.3), then calibrate it.
+
+A raw ITM probability of 0.5 is no universal truth. The calibration sets it, together with ITC, against held-out pairs whose
+truth is known; the other half of those pairs stays unseen here and is planted as controls by `score`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from blip_core.capfilt import Calibration, device, score_table, threshold_for_precision
+from blip_core.captions import content_hash, require_gate, write_json
+from blip_core.checkpoint import load_model, model_hash, save_model
+from blip_core.config import FilterConfig
+from blip_core.controls import heldout_halves, plant
+from blip_core.data import Batches, Rows
+from blip_core.metrics import expected_calibration_error, precision_recall_curve, roc_auc
+from blip_core.model.blip import Blip
+from blip_core.objectives import PretrainObjective
+from blip_core.shards import ShardImages
+from blip_core.tokenizer import Tokenizer
+from blip_core.train import Log, fit, run_folder, summarize, write_history
+
+
+def tune_filter(
+    base: Path,
+    generation: Path,
+    shards: Path,
+    heldout: Path,
+    gate: Path,
+    out: Path,
+    out_history: Path,
+    out_metrics: Path,
+    *,
+    cfg: FilterConfig,
+    seed: int,
+    work: Path,
+    log: Log | None = None,
+) -> None:
+    """`generation` gives the human captions, `heldout` the pairs (split val) for the calibration."""
+    require_gate(gate, generation)
+    model, tokenizer = load_model(base)
+    rows, images = Rows.of(generation, ["human"]), ShardImages(shards)
+    batches = Batches(
+        rows, images, tokenizer, shares={"human": 1.0}, cfg=cfg.optim, image_size=model.cfg.vision.image_size, prompt="", seed=seed
+    )
+    folder = run_folder(work, "tune_filter", cfg=cfg.model_dump(), seed=seed, base=model_hash(base), data=content_hash(generation))
+    objective = PretrainObjective(model, cfg.contrast, language=None)
+    history = fit(model, objective, batches, cfg.optim, name="tune_filter", folder=folder, seed=seed, report=log)
+    calibration, metrics, curve = calibrate(model, tokenizer, plant(heldout_halves(heldout)[0], per_image=cfg.controls_per_image, seed=seed), images, cfg)
+    save_model(model, tokenizer, out, prompt="", max_tokens=cfg.optim.max_tokens)
+    calibration.save(out, **metrics, curve=curve)
+    write_history(history, out_history)
+    write_json({**summarize(history), **metrics}, out_metrics)
+
+
+def calibrate(
+    model: Blip, tokenizer: Tokenizer, pairs: pa.Table, images: ShardImages, cfg: FilterConfig
+) -> tuple[Calibration, dict[str, float], dict[str, list[float]]]:
+    """The calibration, how well the filter tells true from false pairs, and its precision-recall curve.
+
+    Two folds: each pair's P(match) in the metrics comes from a fit that did not see its picture.
+    """
+    scores = score_table(model.eval().to(device()), tokenizer, pairs, images, max_tokens=cfg.optim.max_tokens, precision=cfg.optim.precision, batch_size=100)
+    truth = np.array(pairs["truth"].to_pylist())
+    fold = np.unique(pairs["image_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1] % 2
+    match = np.empty(len(truth))
+    for held in (0, 1):
+        match[fold == held] = Calibration.fit(scores.where(fold != held), truth[fold != held]).match(scores.where(fold == held))
+    precision, recall, _ = precision_recall_curve(truth, match)
+    kept = match >= 0.5
+    metrics = {
+        "pairs_true": int(truth.sum()),
+        "pairs_false": int((~truth).sum()),
+        "auc": roc_auc(truth, match),
+        "auc_itm": roc_auc(truth, scores.itm_logit),
+        "auc_itc": roc_auc(truth, scores.itc),
+        "ece": expected_calibration_error(truth, match),
+        "precision": float(truth[kept].mean()) if kept.any() else 0.0,
+        "recall": float(kept[truth].mean()),
+        "threshold_for_precision": threshold_for_precision(match, truth, cfg.target_precision),
+    }
+    return Calibration.fit(scores, truth), metrics, {"precision": precision.tolist(), "recall": recall.tolist()}
