@@ -1,0 +1,91 @@
+"""What the artifacts of a finished chain hold, read once for the report. Nothing is computed here but counts and true noise."""
+
+import csv
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from blip_core.captions import read_table
+from blip_core.config import Params
+from blip_core.digest import RoundDigest, digest_round
+from blip_core.truth import Truth, caption_truth, load_truth
+
+SPLITS = ("web", "train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """`rounds` and what follows are by round, `models` and `true_captions` by model; other dicts are the files as they are."""
+
+    artifacts: Path
+    params: Params
+    truth: Truth | None  # None: a real crawl
+    rounds: dict[str, RoundDigest]
+    gates: dict[str, dict]
+    filters: dict[str, dict]
+    curves: dict[str, dict[str, list[float]]]  # precision and recall of the filter
+    models: dict[str, dict]
+    true_captions: dict[str, float | None]  # share of the captions that are true of their image
+    comparison: dict
+    registration: dict
+    ingest: dict
+    quarantine: Counter[tuple[str, str]]  # (part, reason)
+    histories: dict[str, list[dict[str, float]]]  # by training
+
+
+def read_findings(artifacts: Path, data: Path, params: Params) -> Findings:
+    """ValueError names a file that is missing or broken and the stage that makes it."""
+    truth, rounds, metrics = load_truth(data), params.rounds, artifacts / "metrics"
+    evaluations = {m: artifacts / "evaluations" / m for m in params.models}
+    quarantine = read_table(_required(artifacts / "quarantine.parquet", "ingest"), ["part", "reason"])
+    return Findings(
+        artifacts=artifacts,
+        params=params,
+        truth=truth,
+        rounds={r: _digest(artifacts, r, cfg.next, truth) for r, cfg in rounds.items()},
+        gates={r: _read_json(metrics / f"gate-{r}.json", f"gate@{r}") for r in rounds},
+        filters={r: _read_json(metrics / f"filter-{r}.json", f"tune_filter@{r}") for r in rounds},
+        curves={r: _read_json(artifacts / "rounds" / r / "filter" / "calibration.json", f"tune_filter@{r}")["curve"] for r in rounds},
+        models={m: _read_json(folder / "metrics.json", f"evaluate@{m}") for m, folder in evaluations.items()},
+        true_captions={m: _true_captions(folder, m, truth) for m, folder in evaluations.items()},
+        comparison=_read_json(artifacts / "compare.json", "compare"),
+        registration=_read_json(artifacts / "registration.json", "register"),
+        ingest=_read_json(metrics / "ingest.json", "ingest"),
+        quarantine=Counter(zip(quarantine["part"].to_pylist(), quarantine["reason"].to_pylist(), strict=True)),
+        histories=_histories(artifacts / "history", params),
+    )
+
+
+def _digest(artifacts: Path, r: str, generation: str, truth: Truth | None) -> RoundDigest:
+    folder = _required(artifacts / "generations" / generation, f"assemble@{r}")
+    return digest_round(folder, _required(artifacts / "rounds" / r / "scores" / "controls.parquet", f"score@{r}"), truth)
+
+
+def _true_captions(evaluation: Path, model: str, truth: Truth | None) -> float | None:
+    path = _required(evaluation / "captions.parquet", f"evaluate@{model}")
+    return None if truth is None else caption_truth(read_table(path, ["key", "caption"]), truth)
+
+
+def _histories(folder: Path, params: Params) -> dict[str, list[dict[str, float]]]:
+    """Of the trainings that params.yaml names; files of other trainings may lie there from earlier settings."""
+    made_by = {f"pretrain-{m}": f"pretrain@{m}" for m in params.models}
+    made_by |= {f"{kind}-{r}": f"tune_{kind}@{r}" for r in params.rounds for kind in ("captioner", "filter")}
+    histories = {}
+    for name, stage in made_by.items():
+        with _required(folder / f"{name}.csv", stage).open(newline="") as f:
+            histories[name] = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+    return histories
+
+
+def _required(path: Path, stage: str) -> Path:
+    if not path.exists():
+        raise ValueError(f"{path}: missing; stage {stage} makes it: run `dvc repro {stage}`")
+    return path
+
+
+def _read_json(path: Path, stage: str) -> dict:
+    try:
+        return json.loads(_required(path, stage).read_text())
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{path}: not valid JSON ({e}); stage {stage} makes it: run `dvc repro --force {stage}`") from None

@@ -1,0 +1,279 @@
+"""One page and one table of what the chain did. Every number comes from a file that a stage wrote.
+
+Start at `report`; below it stand the sections in the order of the page.
+"""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from blip_core import figures
+from blip_core.config import Params, ReportConfig
+from blip_core.digest import SOURCES, RoundDigest, pick_examples
+from blip_core.findings import SPLITS, Findings, read_findings
+from blip_core.page import Picture, Section, Table, as_html, as_text
+from blip_core.rejected import REASONS
+from blip_core.truth import TrueNoise
+from blip_core.wording import METRICS, MISSING, amount, is_share, listed, metric_change, metric_interval, metric_value, number, percent
+
+TITLE = "What the bootstrapping did"
+SHOWN = ("tr_r1", "ir_r1", "itm_tr_r1", "itm_ir_r1", "cider")  # of every model
+FILTER = {
+    "auc": "AUC",
+    "auc_itm": "AUC of\nITM alone",
+    "auc_itc": "AUC of\nITC alone",
+    "ece": "ECE",
+    "precision": "precision",
+    "recall": "recall",
+}
+SCORE_REASONS = ("kept", "below_threshold")  # the usual two
+
+
+def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params: Params) -> None:
+    """Write `out`/index.html, `out`/table.txt and `out`/figures/; `out` appears whole, by rename.
+
+    `data` is read for truth.parquet alone, which a real crawl does not have. ValueError names a file that is missing and the
+    stage that makes it."""
+    found = read_findings(artifacts, data, params)
+    examples = [_examples(found, r, cfg.examples) for r in params.rounds]
+    facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found), _intake(found), _places(found, out)]
+    _write([*facts, *examples, _training(found)], out)
+
+
+def _in_short(found: Findings) -> Section:
+    lines = []
+    for r, digest in found.rounds.items():
+        for source in SOURCES:
+            noise = digest.noise.get(source)
+            change = f"; false ones: {percent(noise.before)} -> {percent(noise.after)}" if noise else ""
+            lines.append(f"{r}, {source} texts: {_kept(digest, source):,} of {digest.texts(source):,} kept{change}")
+    return Section("In short", ["\n".join([*lines, _verdict_words(found), _registration_words(found.registration)])])
+
+
+def _noise(found: Findings) -> Section:
+    header = [
+        "round",
+        "texts",
+        "candidates",
+        "kept",
+        "rejected\nby filter",
+        "false\nbefore",
+        "false\nafter",
+        "gate's\nestimate",
+        "its upper\nbound",
+    ]
+    rows = [_noise_row(found, r, source) for r in found.rounds for source in SOURCES]
+    truth = "the sample world's truth says so" if found.truth else "not known: there is no data/truth.parquet"
+    about = [
+        f"false before, after: share of the candidates and of the kept texts that are not true of their image ({truth}).",
+        "gate's estimate: the same share after, as planted controls of known truth tell it without looking at any crawled text; "
+        f"upper bound at {found.params.gate.confidence:.0%} confidence.",
+    ]
+    parts: list[str | Table] = [Table(header, rows, left=2), "\n".join([*about, *_other_reasons(found)])]
+    kinds = [row for r, digest in found.rounds.items() if "web" in digest.noise for row in _kind_rows(r, digest.noise["web"])]
+    if kinds:
+        parts.append(Table(["round", "kind of web text", "true?", "texts", "kept", "share kept", "of all kept"], kinds, left=3))
+    thresholds = found.params.assemble.threshold if found.params.assemble.score == "match" else {}
+    png = figures.score_histograms({r: d.bins for r, d in found.rounds.items()}, thresholds=thresholds)
+    return Section(
+        "1. Noise in the texts",
+        parts,
+        [Picture("scores", png, "Histograms of the match scores of web, synthetic and control texts by truth")],
+    )
+
+
+def _noise_row(found: Findings, r: str, source: str) -> list[str]:
+    digest, gate = found.rounds[r], found.gates[r]
+    noise = digest.noise.get(source)
+    true = [noise.before, noise.after] if noise else [None, None]
+    estimate = [gate.get(f"residual_noise_{source}{end}") for end in ("", "_upper")]
+    counts = [f"{digest.texts(source):,}", f"{_kept(digest, source):,}"]
+    return [r, source, *counts, *map(percent, [digest.rejected(source), *true, *estimate])]
+
+
+def _other_reasons(found: Findings) -> list[str]:
+    dropped = [
+        f"{n:,} {source} {reason.replace('_', ' ')} ({r})"
+        for r, digest in found.rounds.items()
+        for (source, reason), n in sorted(digest.reasons.items())
+        if reason not in SCORE_REASONS
+    ]
+    return [f"dropped for another reason than the score: {', '.join(dropped)}."] if dropped else []
+
+
+def _kind_rows(r: str, noise: TrueNoise) -> list[list[str]]:
+    words = {0.0: "true", 1.0: "false"}
+    return [
+        [
+            r,
+            name,
+            words.get(kind.before, "mixed"),
+            f"{kind.texts:,}",
+            f"{kind.kept:,}",
+            percent(kind.kept / kind.texts),
+            percent(_ratio(kind.kept, noise.kept)),
+        ]
+        for name, kind in noise.kinds().items()
+    ]
+
+
+def _filter(found: Findings) -> Section:
+    rows = [[r, *(number(metrics.get(key)) for key in FILTER)] for r, metrics in found.filters.items()]
+    about = (
+        "On held-out pairs that it was not tuned on. Precision and recall at calibrated P(match) >= 0.5. "
+        "ECE: how far P(match) is off on average."
+    )
+    curves = {r: (c["precision"], c["recall"]) for r, c in found.curves.items()}
+    png = figures.precision_recall(curves, {r: (m["precision"], m["recall"]) for r, m in found.filters.items()})
+    picture = Picture("filter", png, "Precision and recall of the filter on held-out pairs")
+    return Section("2. The filter", [Table(["round", *FILTER.values()], rows), about], [picture])
+
+
+def _models(found: Findings) -> Section:
+    cfg = found.params.evaluate
+    header = ["model", *(METRICS[m].replace(" (", "\n(") for m in SHOWN), "captions\ntrue"]
+    rows = [
+        [name, *(metric_interval(metric, metrics) for metric in SHOWN), percent(found.true_captions[name])]
+        for name, metrics in found.models.items()
+    ]
+    about = (
+        f"Held-out test images, {cfg.confidence:.0%} bootstrap intervals. text R@1: an image finds its own text first; "
+        "image R@1: a text finds its image. "
+        f"ITC: by similarity; ITM: the {cfg.rerank} best of it ranked anew. CIDEr: 1.00 is 100 points."
+    )
+    picture = Picture("models", figures.metric_bars(_bars(found)), "Metrics of every model with intervals")
+    return Section(
+        "3. The models", ["\n".join(_describe(name, found.params) for name in found.models), Table(header, rows), about], [picture]
+    )
+
+
+def _describe(name: str, params: Params) -> str:
+    """A model's part in the comparison and what it learned from, in plain words."""
+    cfg = params.models[name]
+    part = "challenger" if name == params.challenger.model else "baseline" if name in params.baselines.split(",") else "not compared"
+    made = next((f", made by round {r}" for r, round_ in params.rounds.items() if round_.next == cfg.generation), ", as ingested")
+    return f"{name} ({part}): learned from the {listed(cfg.sources.split(','))} texts of generation {cfg.generation}{made}."
+
+
+def _bars(found: Findings) -> dict[str, dict[str, tuple[float, float, float] | None]]:
+    bars = {}
+    for metric in SHOWN:
+        scale, unit = (100, ", %") if is_share(metric) else (1, "")
+        triples = {m: [v.get(f"{metric}{end}") for end in ("", "_low", "_high")] for m, v in found.models.items()}
+        bars[METRICS[metric] + unit] = {m: None if None in t else tuple(scale * v for v in t) for m, t in triples.items()}
+    if any(share is not None for share in found.true_captions.values()):
+        bars["captions that are true, %"] = {m: None if v is None else (100 * v,) * 3 for m, v in found.true_captions.items()}
+    return bars
+
+
+def _verdict(found: Findings) -> Section:
+    comparison, cfg = found.comparison, found.params.compare
+    header = [
+        "against",
+        "metric",
+        "asked of it",
+        comparison["challenger"],
+        "baseline",
+        "change",
+        f"{cfg.confidence:.0%} interval",
+        "p",
+        "passed",
+    ]
+    rows = [
+        [baseline, METRICS.get(metric, metric), str(v["role"]).replace("_", " "), *_compared(metric, v), "yes" if v["passed"] else "NO"]
+        for baseline, metrics in comparison["baselines"].items()
+        for metric, v in sorted(metrics.items(), key=lambda item: [*METRICS, item[0]].index(item[0]))
+    ]
+    reasons = [f"- {reason}" for reason in comparison["reasons"]]
+    words = "\n".join([_verdict_words(found), *reasons])
+    registration = "\n".join([_registration_words(found.registration), *(f"- {reason}" for reason in found.registration["reasons"])])
+    return Section("4. Did it help?", [words, Table(header, rows, left=3), registration])
+
+
+def _compared(metric: str, values: dict) -> list[str]:
+    change = [metric_change(metric, values[k]) for k in ("difference", "low", "high")]
+    p = values.get("p")
+    shown_p = MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return [
+        metric_value(metric, values["challenger"]),
+        metric_value(metric, values["baseline"]),
+        change[0],
+        f"[{change[1]}, {change[2]}]",
+        shown_p,
+    ]
+
+
+def _verdict_words(found: Findings) -> str:
+    challenger, baselines = found.comparison["challenger"], listed(list(found.comparison["baselines"]))
+    if found.comparison["better"]:
+        return f"Bootstrapping helped: {challenger} is better than {baselines}."
+    return f"Bootstrapping is NOT shown to have helped: {challenger} does not pass every test against {baselines}."
+
+
+def _registration_words(registration: dict) -> str:
+    name, champion = registration["name"], registration["champion_version"]
+    if registration["promoted"]:
+        standing = "it is the champion now"
+    elif champion is None:
+        standing = "not promoted, and there is no champion"
+    else:
+        standing = f"not promoted, the champion stays version {champion}"
+    return f"Registered as version {registration['version']} of {name}: {standing}."
+
+
+def _intake(found: Findings) -> Section:
+    counts = found.ingest
+    rows = [[split, *(amount(counts.get(f"{kind}_{split}")) for kind in ("images", "texts", "shards"))] for split in SPLITS]
+    parts: list[str | Table] = [Table(["part", "images", "texts", "shards"], rows)]
+    lost = [f"{part} {percent(counts.get(f'rejected_share_{part}'))}" for part in ("web", "clean")]
+    parts.append(f"Share of the texts that were set aside: {', '.join(lost)}. Each stands in {found.artifacts / 'quarantine.parquet'}.")
+    if found.quarantine:
+        ordered = sorted(found.quarantine.items(), key=lambda item: (item[0][0] != "web", -item[1], item[0]))
+        quarantine = [[part, reason, REASONS.get(reason, ""), f"{n:,}"] for (part, reason), n in ordered]
+        parts.append(Table(["part", "reason", "which means", "rows"], quarantine, left=3))
+    return Section("5. What came in", parts)
+
+
+def _places(found: Findings, out: Path) -> Section:
+    docs = sorted(found.artifacts.glob("docs/*/index.html"))
+    rows = [["this report with figures", str(out / "index.html")]]
+    rows += [[f"Data Docs of {path.parent.name}", str(path)] for path in docs] or [["Data Docs", MISSING]]
+    rows.append(["runs and models in MLflow", "mlflow ui --backend-store-uri sqlite:///mlflow.db"])
+    return Section("6. Where things are", [Table(["what", "where"], rows, left=2)])
+
+
+def _examples(found: Findings, r: str, count: int) -> Section:
+    generation = found.artifacts / "generations" / found.params.rounds[r].next
+    examples = pick_examples(generation, found.artifacts / "shards", found.truth, count=count)
+    png = figures.example_sheet(examples, title=f"Round {r}: web texts and synthetic captions")
+    return Section(f"Examples of round {r}", [], [Picture(f"examples-{r}", png, "", on_page=False)], examples)
+
+
+def _training(found: Findings) -> Section:
+    return Section("Training", [], [Picture("losses", figures.loss_curves(found.histories), "Loss curves of every training")])
+
+
+def _write(sections: list[Section], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (out.parent / f"_tmp.{out.name}.{uuid.uuid4().hex}" for _ in range(2))
+    try:
+        (temporary / "figures").mkdir(parents=True)
+        for picture in (p for section in sections for p in section.pictures):
+            (temporary / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+        (temporary / "index.html").write_text(as_html(TITLE, sections), encoding="utf-8")
+        (temporary / "table.txt").write_text(as_text(TITLE, sections), encoding="utf-8")
+        if out.exists():
+            os.rename(out, old)
+        os.rename(temporary, out)
+    finally:
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept(digest: RoundDigest, source: str) -> int:
+    return digest.reasons[source, "kept"]
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
