@@ -1,0 +1,137 @@
+"""Is the challenger better than the baselines? Paired bootstrap tests over the same evaluation items."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blip_core.bootstrap import Paired, Statistic, mean, paired, sums_by_image
+from blip_core.captions import read_table, write_json
+from blip_core.config import CompareConfig
+from blip_core.metrics import bleu, bleu_counts
+
+BLEU = {f"bleu{n}": n - 1 for n in (1, 2, 3, 4)}  # corpus metrics: no mean over items, so they come from captions.parquet
+
+logger = logging.getLogger(__name__)
+
+
+def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cfg: CompareConfig, seed: int) -> None:
+    """Compare evaluations/<challenger> with each of the comma-separated baselines and write the verdict to `out`.
+
+    `better` holds only when every metric's gain lies above 0 with its whole interval, and no metric with a margin may have fallen
+    by more than that, against every baseline. A challenger that is not better is no error: the verdict says why.
+    """
+    names = [name.strip() for name in baselines.split(",") if name.strip()]
+    if not names or challenger in names or len(set(names)) < len(names):
+        raise ValueError(f"baselines: expected different names, comma-separated, without the challenger {challenger!r}; got {baselines!r}")
+    for name in [challenger, *names]:
+        if not (evaluations / name).is_dir():
+            raise ValueError(f"{evaluations / name}: no such evaluation; run the stage evaluate of model {name!r} first")
+    results = {name: paired_comparison(evaluations / challenger, evaluations / name, cfg=cfg, seed=seed) for name in names}
+    verdict = {
+        "challenger": challenger,
+        "better": all(result["better"] for result in results.values()),
+        "baselines": {name: result["metrics"] for name, result in results.items()},
+        "reasons": [f"against {name}: {reason}" for name, result in results.items() for reason in result["reasons"]],
+    }
+    write_json(verdict, out)
+    logger.info("%s", "\n".join(_outcome(verdict)))
+
+
+def paired_comparison(challenger: Path, baseline: Path, *, cfg: CompareConfig, seed: int) -> dict:
+    """Compare two evaluation folders: {"better": bool, "metrics": {metric: …}, "reasons": one sentence per failed check}.
+
+    ValueError when they are of different items or lack a metric: then nothing can be said.
+    """
+    metrics, reasons = {}, []
+    for metric, ours, theirs, statistic in _columns(challenger, baseline, _roles(cfg)):
+        test = paired(ours, theirs, statistic, resamples=cfg.bootstrap, confidence=cfg.confidence, seed=seed)
+        gain = metric in cfg.metrics
+        passed = test.low > 0 if gain else test.low >= -cfg.margin[metric]
+        metrics[metric] = {**vars(test), "role": "gain" if gain else "margin", "passed": passed}
+        if not passed:
+            fault = "is not shown to gain" if gain else f"may have fallen by more than {cfg.margin[metric]:g}"
+            reasons.append(f"{metric} {fault}: {_change(test)} ({cfg.confidence:.0%} interval)")
+    return {"better": not reasons, "metrics": metrics, "reasons": reasons}
+
+
+def _roles(cfg: CompareConfig) -> list[str]:
+    """The metrics to test; one that must gain needs no margin besides."""
+    return list(dict.fromkeys([*cfg.metrics, *cfg.margin]))
+
+
+def _change(test: Paired) -> str:
+    return f"{test.baseline:.4f} -> {test.challenger:.4f}, change {test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}]"
+
+
+def _outcome(verdict: dict) -> Iterator[str]:
+    """The verdict in words, a line for each test."""
+    names = ", ".join(verdict["baselines"])
+    yield f"{verdict['challenger']} is {'better than' if verdict['better'] else 'NOT shown to be better than'} {names}"
+    for name, metrics in verdict["baselines"].items():
+        for metric, v in metrics.items():
+            test = Paired(*(v[field.name] for field in fields(Paired)))
+            yield f"  {name}: {metric} ({v['role']}) {_change(test)}, p={test.p:.4f}: {'passed' if v['passed'] else 'FAILED'}"
+
+
+def _columns(challenger: Path, baseline: Path, metrics: list[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray, Statistic]]:
+    """For each metric what the bootstrap draws from: a row per image for both models, in the same order of images."""
+    captions = _same_captions(challenger / "captions.parquet", baseline / "captions.parquet")
+    if any(metric in BLEU for metric in metrics):
+        counts = [bleu_counts(*texts) for texts in captions]
+    paths = [folder / "items.parquet" for folder in (challenger, baseline)]
+    tables = [read_table(path, ["metric", "item", "image", "value"]) for path in paths]
+    for metric in metrics:
+        if metric in BLEU:
+            yield metric, *counts, lambda sums, n=BLEU[metric]: bleu(sums)[..., n]
+        else:
+            ours, theirs = (_items(path, table, metric) for path, table in zip(paths, tables, strict=True))
+            _check_same(metric, paths, set(ours), set(theirs))
+            yield metric, _sums(paths[0], ours), _sums(paths[1], theirs), mean
+
+
+def _items(path: Path, table: pa.Table, metric: str) -> dict[tuple[str, str], float]:
+    """(item, image) to value for one metric."""
+    rows = table.filter(pc.equal(table["metric"], metric))
+    if not rows.num_rows:
+        known = sorted(pc.unique(table["metric"]).to_pylist())
+        raise ValueError(f"{path}: no items of metric {metric!r}; it has {known}: correct compare.metrics and compare.margin")
+    found = dict(zip(zip(rows["item"].to_pylist(), rows["image"].to_pylist(), strict=True), rows["value"].to_pylist(), strict=True))
+    if len(found) < rows.num_rows:
+        raise ValueError(f"{path}: {rows.num_rows - len(found)} items of {metric} occur twice; evaluate that model again")
+    return found
+
+
+def _sums(path: Path, values: dict[tuple[str, str], float]) -> np.ndarray:
+    try:
+        return sums_by_image(np.array(list(values.values()), dtype=np.float64), [image for _, image in values])
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}; evaluate that model again") from None
+
+
+def _same_captions(*paths: Path) -> list[tuple[dict[str, list[str]], dict[str, str]]]:
+    """References and caption by key for each file, keys sorted. ValueError unless all have the same references."""
+    found = []
+    for path in paths:
+        table = read_table(path, ["key", "caption", "references"]).sort_by("key").to_pydict()
+        captions = dict(zip(table["key"], table["caption"], strict=True))
+        if len(captions) < len(table["key"]):
+            raise ValueError(f"{path}: {len(table['key']) - len(captions)} images occur twice; evaluate that model again")
+        found.append((dict(zip(table["key"], table["references"], strict=True)), captions))
+    _check_same("captions", list(paths), *({(key, *texts) for key, texts in references.items()} for references, _ in found))
+    return found
+
+
+def _check_same(what: str, paths: list[Path], ours: set[tuple], theirs: set[tuple]) -> None:
+    """ValueError naming the items (their first field) that only one of the evaluations has."""
+    if ours == theirs:
+        return
+    first, second = sorted({item[0] for item in ours - theirs}), sorted({item[0] for item in theirs - ours})
+    raise ValueError(
+        f"{paths[0]} and {paths[1]} hold different items of {what}: {len(first)} only in the first {first[:3]}, {len(second)} only in the "
+        f"second {second[:3]}; evaluate both models on the same held-out images and texts"
+    )
