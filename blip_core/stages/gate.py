@@ -1,0 +1,183 @@
+"""Let a generation pass to training, or stop. Whatever is missing, unreadable or unknown stops it as well."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blip_core.captions import REASONS, SCHEMA, content_hash, read_manifest, read_table, read_tables, table_paths, write_json
+from blip_core.config import AssembleConfig, GateConfig
+from blip_core.expectations import (
+    Expect,
+    at_least,
+    at_most,
+    broken,
+    check,
+    folder_faults,
+    matches,
+    never_null,
+    one_of,
+    require,
+    schema_faults,
+    share_at_most,
+    unique,
+    within,
+)
+from blip_core.noise import FALSE_KINDS, TRUE, Noise, residual_noise
+from blip_core.shards import KEY
+from blip_core.stages.assemble import CONTROLS, SOURCES, candidate_paths, choose, measure, overused, read_candidates, rejected
+
+REMEDY = "The generation stays out of training. Look at its texts, the filter, or the limits in sections assemble and gate of params.yaml, and run the stages again."
+CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])
+RANGES = {"match": (0, 1), "itm": (0, 1), "itc": (-1.01, 1.01)}  # a cosine of bf16 features may stand beyond 1
+
+
+def gate(
+    generation: Path, scores: Path, out_gate: Path, out_metrics: Path, out_docs: Path, *, cfg: GateConfig, assemble_cfg: AssembleConfig
+) -> None:
+    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed. Metrics are written either way.
+
+    `scores` are those that the generation was chosen from: its reasons are compared with the rule applied anew, and the
+    planted controls among the scores go through the same rule.
+    """
+    for path in (out_gate, out_metrics):
+        path.unlink(missing_ok=True)
+    parents = read_manifest(generation).get("parents", {})
+    identity, faults = content_hash(generation), [*folder_faults(generation), *_score_faults(scores, parents)]
+    if faults:
+        results, docs, facts = broken(faults), None, {}
+    else:
+        facts, docs = _facts(generation, scores, cfg=cfg, rule=assemble_cfg), out_docs
+        results = check(_suites(generation, facts, cfg=cfg, rule=assemble_cfg), docs=out_docs, title="gate")
+    write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
+    require(results, what=f"{generation} does not pass its gate", remedy=REMEDY, docs=docs)
+    write_json({"passed": True, "generation": identity, "parents": parents, "checks": results}, out_gate)
+
+
+def _score_faults(scores: Path, parents: dict) -> list[str]:
+    """Why `scores` are not what the generation was chosen from, or can't be read."""
+    found = content_hash(scores)
+    if parents.get("scores") != found:
+        return [f"{scores}: now is {found}, but the generation was chosen from scores {parents.get('scores')}: run assemble again"]
+    if scores / CONTROLS not in table_paths(scores):
+        return [f"{scores / CONTROLS}: not listed in the manifest, so the residual noise can't be estimated: run score again"]
+    off = schema_faults(scores / CONTROLS, CONTROL_SCHEMA, exact=False)
+    off += [f for path in candidate_paths(scores) for f in schema_faults(path)]
+    return off or _control_faults(scores / CONTROLS)
+
+
+def _control_faults(path: Path) -> list[str]:
+    controls = read_table(path, CONTROL_SCHEMA.names)
+    fits = pc.equal(pc.equal(controls["kind"], TRUE), controls["truth"])
+    sound = pc.and_kleene(pc.is_in(controls["kind"], value_set=pa.array([TRUE, *FALSE_KINDS])), pc.fill_null(fits, False))
+    wrong = controls.filter(pc.invert(sound)).slice(0, 1).to_pylist()
+    expected = f"expected {TRUE!r} with True, or one of {FALSE_KINDS} with False"
+    return [f"{path}: key {row['key']!r}: kind {row['kind']!r} with truth {row['truth']}, {expected}; run score again" for row in wrong]
+
+
+def _facts(generation: Path, scores: Path, *, cfg: GateConfig, rule: AssembleConfig) -> dict[str, float]:
+    """Everything that the limits are held against, flat."""
+    facts = measure(table_paths(generation), cfg=rule)
+    for source in SOURCES:
+        if f"rejected_share_{source}" in facts:
+            facts[f"noise_{source}"] = facts[f"rejected_share_{source}"]
+    facts["texts_off_rule"] = _off_rule(generation, scores, rule=rule)
+    controls = read_table(scores / CONTROLS, CONTROL_SCHEMA.names)
+    facts |= {"controls_true": pc.sum(controls["truth"], min_count=0).as_py(), "controls_false": pc.sum(pc.invert(controls["truth"]), min_count=0).as_py()}
+    return facts | _noise_facts(_residual(generation, controls, scores / CONTROLS, cfg=cfg, rule=rule))
+
+
+def _off_rule(generation: Path, scores: Path, *, rule: AssembleConfig) -> int:
+    """Candidates of the generation that are not what the rule makes of the scores, and such as are missing from it."""
+    common, wrong = overused(candidate_paths(scores), max_share=rule.max_share), 0
+    found, scored = ({p.name: p for p in paths} for paths in (table_paths(generation), candidate_paths(scores)))
+    columns = ["key", "source", "round", "candidate", "text", rule.score, "reason"]
+    for name in {*found, *scored}:
+        table = read_table(found[name]) if name in found else SCHEMA.empty_table()
+        crawl = table.filter(pc.not_equal(table["source"], "human")).select(columns).to_pylist()
+        candidates = read_candidates(scored[name]) if name in scored else SCHEMA.empty_table()
+        chosen = choose(candidates, overused=common, cfg=rule, where=str(scores / name)).select(columns).to_pylist()
+        wrong += sum(a != b for a, b in zip(crawl, chosen, strict=False)) + abs(len(crawl) - len(chosen))
+    return wrong
+
+
+def _residual(generation: Path, controls: pa.Table, where: Path, *, cfg: GateConfig, rule: AssembleConfig) -> Noise | None:
+    """Noise left in the web texts: the controls stand for web texts, so they pass by the same score and the web's threshold."""
+    texts = read_tables(generation, ["image_id", "source", *RANGES])
+    web = texts.filter(pc.equal(texts["source"], "web"))
+    if "web" not in rule.threshold:
+        return None
+    planted = controls.set_column(SCHEMA.get_field_index("source"), "source", pa.array(["web"] * controls.num_rows, pa.string()))
+    kept, passed = (~rejected(t, cfg=rule, where=str(p)).to_numpy().astype(bool) for t, p in ((web, generation), (planted, where)))
+    kind, image = (np.array(controls[name].to_pylist(), dtype=object) for name in ("kind", "image_id"))
+    kept_image = np.array(web["image_id"].to_pylist(), dtype=object)
+    return residual_noise(kind.astype(str), passed, image.astype(str), kept=kept, kept_image=kept_image.astype(str), confidence=cfg.confidence)
+
+
+def _noise_facts(noise: Noise | None) -> dict[str, float]:
+    """Without a point estimate that metric is left out, and the bound is 1."""
+    if noise is None:
+        return {}
+    facts = {"control_tpr": noise.tpr, **{f"control_fpr_{k}": f for k, f in noise.fpr.items()}, "residual_noise_web_upper": noise.upper}
+    facts |= {f"residual_noise_web_if_{k}": n for k, n in noise.by_kind.items()}
+    return facts if noise.point is None else {**facts, "residual_noise_web": noise.point}
+
+
+def _suites(generation: Path, facts: dict[str, float], *, cfg: GateConfig, rule: AssembleConfig) -> dict[str, tuple[pa.Table, list[Expect]]]:
+    columns = ["key", "image_id", "text", "source", "round", "candidate", "reason", *RANGES]
+    texts = read_tables(generation, columns)
+    crawl = texts.filter(pc.not_equal(texts["source"], "human"))
+    marks = {"rejected": rejected(crawl, cfg=rule, where=str(generation)), "degenerate": pc.equal(crawl["reason"], "degenerate")}
+    for name, mark in marks.items():
+        crawl = crawl.append_column(name, pc.cast(mark, pa.float64()))
+    limits = _fact_expectations(cfg, rule)
+    # what could not be measured stands as null, and null fails
+    measured = pa.table({e.columns[0]: pa.array([facts.get(e.columns[0])], pa.float64()) for e in limits})
+    return {"texts": (texts, _text_expectations()), "candidates": (crawl, _candidate_expectations(cfg, rule)), "generation": (measured, limits)}
+
+
+def _text_expectations() -> list[Expect]:
+    return [
+        never_null("text", "rows without a text"),
+        never_null("image_id", "rows without the identity of their picture"),
+        matches("key_form", "key", KEY.pattern, f"rows whose key is not of the form {KEY.pattern}"),
+        unique("key_source_candidate", ("key", "source", "round", "candidate"), "rows that share key, source, round and candidate number with another"),
+        one_of("source", "source", ("human", *SOURCES), "rows of an unknown source"),
+        one_of("reason", "reason", REASONS, "rows without a decision"),
+        one_of("reason_human", "reason", ("kept",), "human texts that are not kept", where=("source", "human")),
+    ]
+
+
+def _candidate_expectations(cfg: GateConfig, rule: AssembleConfig) -> list[Expect]:
+    low, high = RANGES[rule.score]
+    expectations = [within(rule.score, low, high, f"candidates whose {rule.score} is beyond {low:g} to {high:g}")]
+    for source in rule.sources:
+        says = f"noise ratio: share of the {source} texts that the filter rejected"
+        expectations.append(share_at_most(f"noise_{source}", "rejected", _limit(cfg, source), says, kind="noise", where=("source", source)))
+    if "synthetic" in rule.sources:
+        says = "share of the synthetic texts that are degenerate: empty, repetitive, or the same for too many images"
+        expectations.append(share_at_most("degenerate_share_synthetic", "degenerate", cfg.max_degenerate, says, where=("source", "synthetic")))
+    return expectations
+
+
+def _limit(cfg: GateConfig, source: str) -> float:
+    if source not in cfg.max_noise:
+        raise ValueError(f"gate.max_noise: no limit for source {source!r}, which takes part; set it in params.yaml")
+    return cfg.max_noise[source]
+
+
+def _fact_expectations(cfg: GateConfig, rule: AssembleConfig) -> list[Expect]:
+    expectations = [
+        at_least("texts_human", 1, "human texts"),
+        at_least("coverage", cfg.min_coverage, "share of the crawl's images that keep a text"),
+        at_most("texts_off_rule", 0, "candidates whose decision is not what the rule makes of their scores"),
+        at_least("controls_true", cfg.min_controls, "planted true pairs"),
+        at_least("controls_false", cfg.min_controls, "planted false pairs"),
+    ]
+    if "synthetic" in rule.sources:
+        expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, "different texts among the kept synthetic ones"))
+    if "web" in rule.sources:
+        says = f"noise left in the kept web texts, upper {cfg.confidence:.0%} bound by planted controls, if all noise were of the worst kind"
+        expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))
+    return expectations

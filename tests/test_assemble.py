@@ -1,0 +1,272 @@
+"""The rule on tables whose texts say what must become of them, and the stage on folders."""
+
+import json
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from blip_core.captions import SCHEMA, caption_table, content_hash, read_manifest, read_table, read_tables, write_manifest, write_table
+from blip_core.config import AssembleConfig
+from blip_core.stages.assemble import assemble, choose, normalised
+
+NONE = pa.array([], pa.string())
+
+
+def config(**changes) -> AssembleConfig:
+    return AssembleConfig(
+        **{"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}, "sources": ("web", "synthetic"), "max_repeat": 3, "max_share": 0.3} | changes
+    )
+
+
+def row(key: str, text: str, source: str, score: float | None = 0.9, *, candidate: int = 0, reason: str = "") -> dict:
+    scores = {} if source == "human" else {"itm": score, "itc": score, "match": score, "filter": "f"}
+    fresh = {"round": "r1", "model": "m", "sampler": "beam 3", "seed": 0} if source == "synthetic" else {}
+    return {"key": key, "image_id": f"id-{key}", "text": text, "source": source, "candidate": candidate, "reason": reason, **scores, **fresh}
+
+
+def reasons(rows: list[dict], cfg: AssembleConfig | None = None, common: pa.Array = NONE) -> list[str]:
+    return choose(caption_table(rows), overused=common, cfg=cfg or config())["reason"].to_pylist()
+
+
+def seal(folder: Path, tables: dict[str, list[dict] | pa.Table], **facts) -> Path:
+    for name, rows in tables.items():
+        write_table(rows if isinstance(rows, pa.Table) else caption_table(rows), folder / f"{name}.parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(folder, **facts)
+    return folder
+
+
+def small_world(tmp_path: Path) -> tuple[Path, Path]:
+    """g0 and scores of four crawled images in two shards and one human image; texts tell what becomes of them."""
+    base = {
+        "web-00000": [row("web-1", "kept one", "web", reason="kept"), row("web-2", "low two", "web", reason="kept")],
+        "web-00001": [row("web-3", "low three", "web", reason="kept"), row("web-4", "kept four", "web", reason="kept")],
+        "train-00000": [row("train-1", "a human text", "human", reason="kept"), row("train-1", "another", "human", candidate=1, reason="kept")],
+    }
+    scored = {
+        "web-00000": [
+            row("web-1", "kept one", "web", 0.8),
+            row("web-1", "KEPT, one!", "synthetic", 0.7),
+            row("web-2", "low two", "web", 0.1),
+            row("web-2", "kept anew", "synthetic", 0.9),
+        ],
+        "web-00001": [
+            row("web-3", "low three", "web", 0.2),
+            row("web-3", "dog dog dog", "synthetic", 0.9),
+            row("web-4", "kept four", "web", 0.5),
+            row("web-4", "low synthetic", "synthetic", 0.49),
+        ],
+        "controls": [row("val-1", "a control is no candidate", "human")],
+    }
+    return seal(tmp_path / "g0", base), seal(tmp_path / "scores", scored)
+
+
+def test_each_reason():
+    rows = [
+        row("web-1", "fine", "web", 0.5),
+        row("web-1", "low", "web", 0.49, candidate=1),
+        row("web-1", "fine too", "synthetic", 0.6),
+        row("web-2", "a dog a dog a dog", "synthetic", 0.9),
+        row("web-2", "", "synthetic", 0.9, candidate=1),
+        row("web-2", "common", "synthetic", 0.9, candidate=2),
+        row("web-2", "common", "web", 0.9),
+    ]
+    assert reasons(rows, common=pa.array(["common"])) == ["kept", "below_threshold", "kept", "degenerate", "degenerate", "degenerate", "kept"]
+
+
+@pytest.mark.parametrize(
+    "text, useless",
+    [
+        ("dog dog dog", True),
+        ("a dog, dog, Dog!", True),
+        ("red car red car red car", True),
+        ("dog dog", False),
+        ("red red redder", False),
+        ("a dog and a dog and a cat", False),
+        ("... !", True),
+        ("", True),
+        ("猫", False),
+    ],
+)
+def test_repetition_is_of_whole_words_and_pairs(text, useless):
+    assert reasons([row("web-1", text, "synthetic")]) == ["degenerate" if useless else "kept"]
+    assert reasons([row("web-1", text, "web")]) == ["kept"]  # a web text is judged by the filter alone
+
+
+def test_the_better_of_equal_texts_stays_and_only_within_an_image():
+    rows = [
+        row("web-1", "a cat", "web", 0.6),
+        row("web-1", "A  cat.", "synthetic", 0.9),
+        row("web-1", "a cat", "synthetic", 0.7, candidate=1),
+        row("web-2", "a cat", "web", 0.6),
+    ]
+    assert reasons(rows) == ["duplicate", "kept", "duplicate", "kept"]
+    rows[1]["match"] = 0.6  # a tie: the web text stands first
+    rows[2]["match"] = 0.6
+    assert reasons(rows) == ["kept", "duplicate", "duplicate", "kept"]
+
+
+def test_a_text_that_is_out_itself_makes_no_duplicate():
+    rows = [row("web-1", "a cat", "web", 0.6), row("web-1", "a cat", "synthetic", 0.65)]
+    assert reasons(rows, config(threshold={"web": 0.5, "synthetic": 0.7})) == ["kept", "below_threshold"]
+    assert reasons(rows, config(sources=("web",))) == ["kept", "source_off"]
+
+
+def test_the_decision_does_not_depend_on_the_order_of_rows():
+    rows = [row(f"web-{i % 5}", "a cat" if i % 3 else f"text {i}", ("web", "synthetic")[i % 2], (i * 7 % 10) / 10, candidate=i) for i in range(60)]
+    forward = dict(zip([(r["key"], r["candidate"]) for r in rows], reasons(rows), strict=True))
+    backward = dict(zip([(r["key"], r["candidate"]) for r in rows[::-1]], reasons(rows[::-1]), strict=True))
+    assert forward == backward and set(forward.values()) == {"kept", "duplicate", "below_threshold"}
+
+
+def test_the_score_column_is_the_configured_one():
+    one = row("web-1", "a cat", "web", 0.1) | {"itc": 0.7}
+    assert reasons([one]) == ["below_threshold"]
+    assert reasons([one], config(score="itc")) == ["kept"]
+
+
+@pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
+def test_a_candidate_without_a_score_stops_the_stage_and_is_named(score):
+    with pytest.raises(ValueError, match=r"web-00007\.parquet: key 'web-2': synthetic text 'a dog' has match (None|nan|inf), expected a number \(1 such rows\)"):
+        choose(
+            caption_table([row("web-1", "a cat", "web"), row("web-2", "a dog", "synthetic", score)]), overused=NONE, cfg=config(), where="web-00007.parquet"
+        )
+
+
+@pytest.mark.parametrize("threshold", [{"web": 0.5}, {"web": 0.5, "synthetic": float("nan")}, {"web": 0.5, "synthetic": float("inf")}])
+def test_a_threshold_that_is_none_stops_the_stage(threshold):
+    with pytest.raises(ValueError, match="assemble.threshold: expected a finite number for source 'synthetic', got"):
+        reasons([row("web-1", "a cat", "web")], config(threshold=threshold))
+
+
+def test_a_source_that_is_off_needs_no_threshold():
+    rows = [row("web-1", "a cat", "web"), row("web-1", "a dog", "synthetic", 0.1)]
+    assert reasons(rows, config(threshold={"web": 0.5}, sources=("web",))) == ["kept", "source_off"]
+
+
+def test_normalised_keeps_letters_of_all_scripts_and_their_marks():
+    texts = pa.chunked_array([["A Dog's  life!", "  Größe—№5 ", "हिन्दी", "!?"]])
+    assert normalised(texts).to_pylist() == ["a dog s life", "größe 5", "हिन्दी", ""]
+
+
+def test_the_stage_writes_every_candidate_with_its_reason_and_human_texts_as_they_were(tmp_path):
+    base, scores = small_world(tmp_path)
+    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(max_share=1.0))
+    assert sorted(read_manifest(tmp_path / "g1")["files"]) == ["train-00000.parquet", "web-00000.parquet", "web-00001.parquet"]
+    assert read_table(tmp_path / "g1" / "train-00000.parquet").equals(read_table(base / "train-00000.parquet"))
+    for stem in ("web-00000", "web-00001"):
+        made, scored = (read_table(folder / f"{stem}.parquet") for folder in (tmp_path / "g1", scores))
+        assert made.schema.equals(SCHEMA) and made.drop_columns(["reason"]).equals(scored.drop_columns(["reason"]))
+        for found in made.to_pylist():
+            expected = {"KEPT, one!": "duplicate", "dog dog dog": "degenerate"}.get(found["text"], "below_threshold" if "low" in found["text"] else "kept")
+            assert found["reason"] == expected, found
+
+
+def test_metrics_and_manifest_say_what_was_done(tmp_path):
+    base, scores = small_world(tmp_path)
+    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(max_share=1.0))
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics == {
+        "images": 4,
+        "texts_human": 2,
+        "candidates_web": 4,
+        "kept_web": 2,
+        "rejected_share_web": 0.5,
+        "candidates_synthetic": 4,
+        "kept_synthetic": 1,
+        "rejected_share_synthetic": 0.25,
+        "reason_kept": 3,
+        "reason_below_threshold": 3,
+        "reason_degenerate": 1,
+        "reason_duplicate": 1,
+        "reason_outranked": 0,
+        "reason_source_off": 0,
+        "texts_kept": 3,
+        "coverage": 0.75,
+        "distinct_share_synthetic": 1.0,
+        "degenerate_share_synthetic": 0.25,
+    }
+    manifest = read_manifest(tmp_path / "g1")
+    assert manifest["parents"] == {"generation": content_hash(base), "scores": content_hash(scores)}
+    assert manifest["counts"]["texts_kept"] == 3 and manifest["rule"]["threshold"] == {"web": 0.5, "synthetic": 0.5}
+
+
+def test_a_text_for_too_many_images_is_degenerate_across_shards(tmp_path):
+    texts = {f"web-{i:02d}": "everywhere" if i % 2 else f"only here {i}" for i in range(20)}
+    shards = {"web-00000": list(texts)[:7], "web-00001": list(texts)[7:]}
+    base = seal(tmp_path / "g0", {s: [row(k, "x", "web", reason="kept") for k in keys] for s, keys in shards.items()})
+    candidates = {s: [r for k in keys for r in (row(k, "x", "web"), row(k, texts[k], "synthetic"))] for s, keys in shards.items()}
+    scores = seal(tmp_path / "scores", candidates)
+    for share, expected in ((0.49, {"degenerate"}), (0.5, {"kept"})):  # it stands at half of the images
+        assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(max_share=share))
+        found = read_tables(tmp_path / "g1").to_pylist()
+        assert {r["reason"] for r in found if r["text"] == "everywhere"} == expected
+        assert {r["reason"] for r in found if r["text"] != "everywhere"} == {"kept"}
+
+
+def test_a_text_of_one_image_is_never_overused(tmp_path):
+    base = seal(tmp_path / "g0", {"web-00000": [row("web-1", "x", "web", reason="kept")]})
+    scores = seal(tmp_path / "scores", {"web-00000": [row("web-1", "y", "synthetic"), row("web-1", "y", "synthetic", candidate=1)]})
+    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(max_share=0.0))
+    assert read_tables(tmp_path / "g1")["reason"].to_pylist() == ["kept", "duplicate"]
+
+
+def test_running_again_gives_the_same_bytes_and_no_table_of_an_earlier_run_stays(tmp_path):
+    base, scores = small_world(tmp_path)
+    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())
+    before = content_hash(tmp_path / "g1"), (tmp_path / "m.json").read_bytes()
+    write_table(caption_table([row("web-9", "stale", "web")]), tmp_path / "g1" / "web-00009.parquet")
+    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())
+    assert (content_hash(tmp_path / "g1"), (tmp_path / "m.json").read_bytes()) == before
+
+
+def test_nothing_kept_has_no_share_of_nothing(tmp_path):
+    base, scores = small_world(tmp_path)
+    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(threshold={"web": 2.0, "synthetic": 2.0}))
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["coverage"] == 0 and metrics["texts_kept"] == 0 and "distinct_share_synthetic" not in metrics
+
+
+def test_a_lost_shard_or_image_is_an_error_that_names_it(tmp_path):
+    base, scores = small_world(tmp_path)
+    (scores / "web-00001.parquet").unlink()
+    write_manifest(scores)
+    with pytest.raises(ValueError, match=r"scores/web-00001\.parquet: 2 images of .*g0/web-00001\.parquet are not in it \(e\.g\. web-3, web-4\)"):
+        assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())
+    assert not (tmp_path / "g1").exists()
+
+
+def test_unfinished_or_foreign_inputs_are_refused(tmp_path):
+    base, scores = small_world(tmp_path)
+    with pytest.raises(ValueError, match="a generation is never edited"):
+        assemble(base, scores, base, tmp_path / "m.json", cfg=config())
+    write_table(caption_table([row(k, "?", "robot") for k in ("web-1", "web-2")]), scores / "web-00000.parquet")
+    write_manifest(scores)
+    with pytest.raises(ValueError, match=r"web-00000\.parquet: key 'web-1': source is 'robot', expected one of"):
+        assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())
+    (scores / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="no manifest, so .* is unfinished"):
+        assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())
+
+
+def test_a_run_that_stops_midway_leaves_no_sealed_generation(tmp_path):
+    base, scores = small_world(tmp_path)
+    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())
+    table = read_table(scores / "web-00001.parquet").to_pylist()
+    seal(scores, {"web-00001": [{**r, "match": float("nan")} for r in table]})
+    with pytest.raises(ValueError, match="key 'web-3'"):
+        assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())
+    with pytest.raises(ValueError, match="unfinished"):
+        read_manifest(tmp_path / "g1")
+
+
+def test_a_hundred_thousand_candidates_take_seconds():
+    words = ["a red ball", "two dogs on grass", "a photo of a house by a lake", "blue car"]
+    rows = [row(f"web-{i // 2}", f"{words[i % 4]} {i % 997}", ("web", "synthetic")[i % 2], (i % 100) / 100) for i in range(100_000)]
+    table = caption_table(rows)
+    start = time.process_time()
+    made = choose(table, overused=NONE, cfg=config())
+    assert time.process_time() - start < 5
+    assert made.num_rows == 100_000 and made["reason"].to_pylist().count("kept") == 50_000
