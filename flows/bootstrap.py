@@ -1,0 +1,133 @@
+"""The whole chain as a Prefect flow: `python -m flows.bootstrap`. No server needs to be started for it.
+
+dvc.yaml is the one definition of the graph and `dvc repro` the first door to it. This is the second: it runs what is out
+of date, several stages at a time, and shows it in Prefect. After either door the other has nothing to do.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # before Prefect is imported: it reads its settings then
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    LINE = "%(asctime)s  %(task_run_name)-18s  %(message)s"
+    SETTINGS = {
+        "DO_NOT_TRACK": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "INFO",
+        "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "CRITICAL",  # main says it at the end
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": LINE,
+    }
+    os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
+
+import signal
+import subprocess
+import threading
+from collections import Counter
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.futures import wait
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.graph import Node, read_plan
+from flows.publish import TABLE, publish
+from flows.stage import run_stage
+from flows.workspace import Workspace, only_one
+
+
+@flow(name="bootstrap")
+def bootstrap(stages: list[str] | None = None, force: bool = False, max_workers: int = 2) -> State:
+    """Bring the chain up to date, in the current folder.
+
+        data ─ ingest ─ g0 ─ validate ─ pretrain@g0 ─┬─ tune_captioner@r1 ─ caption@r1 ─┐
+                                                     └─ tune_filter@r1 ─────────────────┴─ score@r1 ─ assemble@r1 ─ g1
+        g1 ─ gate@r1 ─ pretrain@g1 ─ evaluate@g1 (… r2 …) ─ compare ─ register ─ report
+
+    Args:
+        stages: only these and what they need; `pretrain` means every `pretrain@…`. None is all.
+        force: run also what is up to date.
+        max_workers: stages at a time.
+    """
+    root = Path.cwd()
+    try:
+        with only_one(root):
+            workspace = Workspace(root, slots=threading.Semaphore(max_workers))
+            check_params(workspace)
+            check_data(root)
+            workspace.mend_locks()
+            plan = read_plan(root, dvc=workspace.dvc, env=workspace.env, stages=stages, force=force)
+            states = run_plan(plan, workspace, force=force)
+    except ValueError as e:
+        return Failed(message=str(e))
+    publish(root, with_table="report" in states and states["report"].is_completed())
+    return summary(states)
+
+
+def check_params(workspace: Workspace) -> None:
+    """The whole of params.yaml, before any stage starts."""
+    command = [sys.executable, "-m", "blip_core", "params"]
+    done = subprocess.run(command, cwd=workspace.root, env=workspace.env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise ValueError(done.stderr.strip() or done.stdout.strip())
+
+
+def check_data(root: Path) -> None:
+    if not (root / "data").exists():
+        raise ValueError(f"{root / 'data'} is missing: `make data` draws the built-in sample; your own collection goes there too")
+
+
+def run_plan(plan: list[Node], workspace: Workspace, *, force: bool) -> dict[str, State]:
+    """Run each stage when those it depends on are done. Whatever ends this call, even Ctrl-C, ends the stages too."""
+    futures = {}
+    with ThreadPoolTaskRunner(max_workers=len(plan) + 1) as runner:  # stages that wait for others take no slot
+        try:
+            for node in plan:
+                arguments = {"stage": node.name, "dirty": node.dirty, "force": force, "workspace": workspace}
+                pooled = run_stage.with_options(tags=[node.pool])
+                futures[node.name] = runner.submit(pooled, arguments, wait_for=[futures[name] for name in node.upstream])
+            wait(list(futures.values()))
+        finally:
+            workspace.children.stop()
+    return {name: future.state for name, future in futures.items()}
+
+
+def summary(states: dict[str, State]) -> State:
+    """One state for the chain: Completed with the counts, or Failed with each failed stage's own message."""
+    failed = {name: state.message for name, state in states.items() if state.is_failed() or state.is_crashed()}
+    waiting = [name for name, state in states.items() if not state.is_completed() and name not in failed]
+    if failed or waiting:
+        told = [f"{name} failed: {message}" for name, message in failed.items()]
+        return Failed(message="\n".join(told + ([f"not run because of it: {', '.join(waiting)}"] if waiting else [])))
+    num = Counter(state.name for state in states.values())
+    return Completed(message=f"{num['Completed']} stages run, {num['Restored']} restored from the cache, {num['Unchanged']} unchanged")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.bootstrap", description="Bring the chain up to date.")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="only these and what they need: pretrain, pretrain@g0 …")
+    parser.add_argument("--force", action="store_true", help="run also what is up to date")
+    parser.add_argument("--max-workers", type=int, default=2, help="stages at a time (default 2)")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else Prefect's temporary server would stay behind
+    try:
+        state = bootstrap(stages=args.stages or None, force=args.force, max_workers=args.max_workers, return_state=True)
+    except KeyboardInterrupt:
+        print("\nstopped; what was finished is kept: run the same command again", file=sys.stderr)
+        return 130
+    if not state.is_completed():
+        print(f"\n{state.message}\nWhat was finished is kept: put it right and run the same command again.", file=sys.stderr)
+        return 1
+    if TABLE.exists() and (not args.stages or "report" in args.stages):  # else it is an older run's
+        print(TABLE.read_text())
+    print(state.message)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What the flow is made of: the dirty set, the state of a stage, its output, its process."""
+
+import json
+import os
+from pathlib import Path
+
+import networkx as nx
+import psutil
+import pytest
+
+from flows.graph import out_of_date, read_graph, up_to
+from flows.proc import STOPPED, Children
+from flows.progress import Narrator, parse_step
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_what_depends_on_a_change_is_out_of_date_and_nothing_else():
+    graph = nx.DiGraph([("ingest", "g0"), ("ingest", "human"), ("g0", "gate"), ("gate", "retrain")])
+    assert out_of_date(graph, {"g0", "a stage that was removed"}) == {"g0", "gate", "retrain"}
+    assert out_of_date(graph, set()) == set()
+
+
+def test_stages_are_chosen_by_name_or_group_with_what_they_need():
+    graph = nx.DiGraph([("ingest", "pretrain@g0"), ("ingest", "pretrain@g1"), ("pretrain@g0", "gate")])
+    assert up_to(graph, ["gate"]) == {"ingest", "pretrain@g0", "gate"}
+    assert up_to(graph, ["pretrain"]) == {"ingest", "pretrain@g0", "pretrain@g1"}
+    with pytest.raises(ValueError, match=r"'pretrian@g0' is not in dvc.yaml; did you mean pretrain@g0"):
+        up_to(graph, ["pretrian@g0"])
+
+
+def test_nothing_trains_on_a_generation_before_its_gate():
+    graph = read_graph(ROOT)
+    assert "gate@r1" in nx.ancestors(graph, "pretrain@g1")
+    assert all("validate" in nx.ancestors(graph, name) for name in ("pretrain@g0", "pretrain@human", "tune_filter@r1", "caption@r1"))
+
+
+DIED = "ERROR: failed to reproduce 'pretrain@g0': failed to run: python -m blip_core pretrain, exited with"
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "name", "message"),
+    [
+        (0, ["Running stage 'x':"], "Completed", None),
+        (0, ["Stage 'x' is cached - skipping run, checking out outputs"], "Restored", "cache"),
+        (0, ["Stage 'x' didn't change, skipping"], "Unchanged", "same"),
+        (255, ["ERROR: Unable to acquire lock. Most likely another DVC process is running"], "Locked", "another DVC"),
+        (255, ["ERROR: Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted"], "Locked", "killed"),
+        (255, ["Running stage 'x':", f"{DIED} -9"], "Killed", "SIGKILL"),
+        (255, [f"{DIED} 143"], "Killed", "SIGTERM"),
+        (137, [], "Killed", "SIGKILL"),  # dvc itself
+        (255, ["Running stage 'x':", "> python -m …", "disk is full", f"{DIED} 1"], "Failed", "disk is full"),
+    ],
+)
+def test_state_of_a_stage_by_what_dvc_said(tmp_path, code, lines, name, message):
+    from flows.stage import may_recover, verdict
+
+    state = verdict(code, lines, tmp_path / "none.json")
+    assert state.name == name and (message is None or message in state.message)
+    assert may_recover(None, None, state) == (name in ("Killed", "Locked"))
+
+
+def test_the_stages_own_message_is_the_failure(tmp_path):
+    from flows.stage import verdict
+
+    error = tmp_path / "gate.json"
+    error.write_text(json.dumps({"kind": "input", "message": "noise 0.7 > 0.5"}))
+    state = verdict(255, ["noise 0.7 > 0.5", f"{DIED} 1"], error)
+    assert (state.name, state.message) == ("Failed", "noise 0.7 > 0.5")
+
+
+def test_progress_lines_are_thinned_and_the_rest_kept():
+    seen, percents, now = [], [], iter(range(0, 1000, 3))
+    narrator = Narrator(seen.append, percents.append, interval=10, clock=lambda: next(now))
+    for line in ["Running stage 'x':", *(f"pretrain  {i}/10  loss 1.0" for i in range(1, 11)), "", "\tgit add dvc.lock", "saved"]:
+        narrator(line)
+    assert seen[0] == "Running stage 'x':" and seen[-2:] == ["pretrain  10/10  loss 1.0", "saved"]
+    assert 4 <= len(seen) <= 7 and percents[-1] == 100.0
+    assert list(narrator.lines) == ["Running stage 'x':", "saved"]
+    assert parse_step("shard 3/0") is None and parse_step("loss 3/4") == (3, 4) and parse_step("ratio 0.3/4") is None
+
+
+def test_commands_report_their_exit_code_and_output(tmp_path):
+    lines = []
+    run = lambda script: Children().run(["sh", "-c", script], cwd=tmp_path, env=dict(os.environ), on_line=lines.append)  # noqa: E731
+    assert run("echo out; echo err >&2; exit 3") == 3 and sorted(lines) == ["err", "out"]
+    assert run("kill -9 $$") == 128 + 9
+
+
+def test_stop_ends_what_runs_and_lets_nothing_start(tmp_path):
+    children, lines = Children(), []
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        children.stop()
+
+    assert children.run(["sh", "-c", "sleep 60 & echo $!; wait"], cwd=tmp_path, env=dict(os.environ), on_line=on_line) == STOPPED
+    sleeper = int(lines[0])
+    assert not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE
+    assert children.run(["sh", "-c", "echo never"], cwd=tmp_path, env=dict(os.environ), on_line=lines.append) == STOPPED and len(lines) == 1
+
+
+def test_gate_checks_and_links_show_what_is_there(tmp_path):
+    from flows.publish import gate_checks, links
+
+    (tmp_path / "gates").mkdir()
+    (tmp_path / "gates/g1.json").write_text(json.dumps({"checks": [{"name": "noise", "value": 0.2, "limits": [0, 0.5], "passed": True}]}))
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/gate-r1.json").write_text(json.dumps({"noise_web": 0.2}))
+    assert gate_checks(tmp_path) == [
+        {"gate": "g1", "name": "noise", "value": 0.2, "limits": "[0, 0.5]", "passed": True},
+        {"gate": "gate-r1", "check": "noise_web", "value": 0.2},
+    ]
+    page = tmp_path / "docs/gate-r1/index.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    assert links(tmp_path)["data docs gate-r1"] == page.as_uri() and "report" not in links(tmp_path)

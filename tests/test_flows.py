@@ -1,0 +1,235 @@
+"""The second door to the chain: failures in plain words, no orphans, and agreement with `dvc repro`.
+
+Runs on a toy DVC project whose `blip_core` only copies text; Prefect's server is a real one, started once.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from flows.graph import read_plan
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+ENV = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+
+CLI = '''
+import json, os, sys, time
+from pathlib import Path
+import yaml
+
+def fail(message):
+    if "BLIP_ERROR_FILE" in os.environ:
+        Path(os.environ["BLIP_ERROR_FILE"]).write_text(json.dumps({"kind": "input", "message": message}))
+    sys.exit(message)
+
+verb, *paths = sys.argv[1:]
+params = yaml.safe_load(Path("params.yaml").read_text())
+if verb == "params":
+    sys.exit(0 if "limit" in params else "params.yaml: limit: missing")
+*sources, out = map(Path, paths)
+with open("log", "a") as f:
+    f.write(f"{out.name} {os.getpid()}\\n")
+print(f"{verb}  5/10  loss 1.0", file=sys.stderr)
+time.sleep(params["seconds"])
+if params["die"] and len(Path("log").read_text().splitlines()) < 2:
+    os.kill(os.getpid(), 9)
+if verb == "gate" and params["noise"] > params["limit"]:
+    fail(f"gate: noise {params['noise']} > {params['limit']}; clean the data")
+out.parent.mkdir(parents=True, exist_ok=True)
+out.write_text(verb + "".join(p.read_text() for p in sources if p.is_file()))
+'''
+PARAMS = {"limit": 0.5, "noise": 0.4, "seconds": 0, "die": False}
+DVC_YAML = """
+stages:
+  ingest: {cmd: python -m blip_core ingest data/x a/g0, deps: [data], params: [seconds, die], outs: [a/g0], meta: {pool: cpu}}
+  pretrain:
+    foreach: [g0, human]
+    do:
+      cmd: python -m blip_core pretrain a/g0 a/models/${item}
+      deps: [a/g0]
+      outs: ["a/models/${item}"]
+      meta: {pool: gpu}
+  gate: {cmd: python -m blip_core gate a/models/g0 a/gate, deps: [a/models/g0], params: [noise, limit], outs: [a/gate]}
+  retrain: {cmd: python -m blip_core retrain a/gate a/models/g1, deps: [a/gate], outs: [a/models/g1]}
+  report: {cmd: python -m blip_core report a/models/g1 artifacts/report/table.txt, deps: [a/models], outs: [artifacts/report/table.txt]}
+"""
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("toy")
+    (root / "blip_core").mkdir()
+    (root / "blip_core/__main__.py").write_text(CLI)
+    (root / "data").mkdir()
+    (root / "data/x").write_text("one")
+    (root / "dvc.yaml").write_text(DVC_YAML)
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    dvc(root, "init", "--no-scm", "-q")
+    dvc(root, "add", "-q", "data")
+    return root
+
+
+@pytest.fixture
+def toy(template, tmp_path, monkeypatch) -> Path:
+    root = shutil.copytree(template, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A real Prefect server on a temporary database; yields its URL."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield PREFECT_API_URL.value()
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    return subprocess.run([BIN / "dvc", *arguments], cwd=root, env=ENV, check=True, capture_output=True, text=True).stdout
+
+
+def set_params(root: Path, **changes) -> None:
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS | changes))
+
+
+def runs(root: Path) -> list[str]:
+    """What ran, by the name of its output, in order."""
+    return [line.split()[0] for line in (root / "log").read_text().splitlines()] if (root / "log").exists() else []
+
+
+def plan(root: Path, **options) -> dict:
+    return {node.name: node for node in read_plan(root, dvc=BIN / "dvc", env=ENV, **options)}
+
+
+def wait_until(condition, *, seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return value
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def artifacts(server: str) -> dict[str, object]:
+    return {a["key"]: a["data"] for a in httpx.post(f"{server}/artifacts/filter", json={}).json()}
+
+
+def test_plan_is_read_from_dvc(toy):
+    nodes = plan(toy)
+    names = list(nodes)
+    assert all(names.index(up) < names.index(name) for name in names for up in nodes[name].upstream)
+    assert nodes["pretrain@g0"].upstream == ("ingest",) and nodes["pretrain@g0"].pool == "gpu"
+    assert nodes["report"].upstream == ("pretrain@g0", "pretrain@human", "retrain")
+    assert {name for name in names if not nodes[name].dirty} == {"data.dvc"}
+    assert set(plan(toy, stages=["gate"])) == {"data.dvc", "ingest", "pretrain@g0", "gate"}
+
+
+def test_every_stage_of_the_real_chain_is_drawn_in_the_flow():
+    from flows.bootstrap import bootstrap
+
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert [name for name in stages if name not in bootstrap.__doc__] == []
+
+
+def test_pinned_server_works(server):
+    """With fastapi >= 0.155 Prefect's server dies at import; 0.151 to 0.154 refuse the null limit that `prefect deploy` sends."""
+    assert httpx.post(f"{server}/deployments/filter", json={"limit": None}).status_code == 200
+
+
+@pytest.mark.slow
+def test_after_either_door_the_other_has_nothing_to_do(toy, server):
+    from flows.bootstrap import bootstrap
+
+    dvc(toy, "repro")
+    ran = runs(toy)
+    state = bootstrap(return_state=True)
+    assert state.message == "0 stages run, 0 restored from the cache, 7 unchanged" and runs(toy) == ran
+
+    (toy / "data/x").write_text("two")
+    state = bootstrap(return_state=True)
+    assert state.message == "7 stages run, 0 restored from the cache, 0 unchanged", state.message
+    assert (toy / "artifacts/report/table.txt").read_text() == "reportretraingatepretrainingesttwo"
+    assert "reportretrain" in artifacts(server)["results"] and artifacts(server)["progress-ingest"] == 50.0
+    assert json.loads(dvc(toy, "status", "--json")) == {}
+    ran = runs(toy)
+    dvc(toy, "repro")
+    assert runs(toy) == ran
+
+
+@pytest.mark.slow
+def test_a_failing_gate_stops_what_follows_and_says_why(toy, server):
+    set_params(toy, noise=0.7)
+    door = subprocess.run(
+        [sys.executable, ROOT / "flows/bootstrap.py"], cwd=toy, env={**ENV, "PREFECT_API_URL": server}, capture_output=True, text=True
+    )
+    assert door.returncode == 1 and "Traceback" not in door.stderr
+    said = ["gate failed: gate: noise 0.7 > 0.5; clean the data", "not run because of it: retrain, report"]
+    assert door.stderr.splitlines()[-3:-1] == said
+    assert sorted(runs(toy)) == ["g0", "g0", "gate", "human"]  # tried once: a gate that said no says it again
+    assert (toy / "a/models/human").exists() and not (toy / "a/gate").exists()
+
+    set_params(toy)
+    from flows.bootstrap import bootstrap
+
+    assert bootstrap(return_state=True).is_completed()
+    assert runs(toy)[4:] == ["gate", "g1", "table.txt"]
+
+
+def test_a_killed_stage_is_tried_again(toy, server, monkeypatch):
+    from flows import bootstrap, stage
+
+    monkeypatch.setattr(stage.run_stage, "retry_delay_seconds", 0)
+    set_params(toy, die=True)
+    (toy / ".dvc/tmp/rwlock").write_text("")  # as a dvc leaves it that was killed while it wrote: no dvc command works then
+    assert bootstrap.bootstrap(stages=["ingest"], return_state=True).is_completed()
+    assert runs(toy) == ["g0", "g0"]
+
+
+def test_what_is_wrong_at_the_start_is_said_at_the_start(toy, server):
+    from flows.bootstrap import bootstrap
+
+    assert "did you mean retrain" in bootstrap(stages=["retrian"], return_state=True).message
+    shutil.rmtree(toy / "data")
+    assert "`make data`" in bootstrap(return_state=True).message
+    (toy / "params.yaml").write_text("noise: 0.4\n")
+    assert bootstrap(return_state=True).message == "params.yaml: limit: missing"
+    assert runs(toy) == []
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_no_stage_outlives_the_flow(toy, server, how, code):
+    from flows.bootstrap import bootstrap
+
+    set_params(toy, seconds=60)
+    door = subprocess.Popen(
+        [sys.executable, ROOT / "flows/bootstrap.py", "ingest"],
+        cwd=toy,
+        env={**ENV, "PREFECT_API_URL": server},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it, and so would this
+    )
+    assert wait_until(lambda: runs(toy))
+    stage = int((toy / "log").read_text().split()[-1])
+    assert psutil.pid_exists(stage)
+    if how == signal.SIGKILL:
+        assert f"process {door.pid}" in bootstrap(return_state=True).message  # one orchestrator in a folder
+    door.send_signal(how)
+    assert wait_until(lambda: gone(stage), seconds=10)
+    assert door.wait(timeout=30) == code
+    assert runs(toy) == ["g0"]
