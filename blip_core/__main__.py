@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,30 +31,29 @@ def main(argv: list[str] | None = None) -> int:
     """The exit code: 0 done, 1 something the user can mend, 2 wrong usage, 130 stopped by Ctrl-C."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("blip_core").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = _parser(argv if argv is not None else sys.argv[1:])
-    error = args.work / "errors" / f"{args.run.rsplit('/', 1)[-1] if args.run else args.verb}.txt"
-    error.unlink(missing_ok=True)
     try:
         args.act(args)
     except (ValueError, FloatingPointError) as e:
-        _leave(error, args.verb, "input", str(e))
+        _leave_reason("input", str(e))
         print(f"{args.verb}: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{args.verb}: stopped; nothing half-written is left, and running it again goes on", file=sys.stderr)
         return 130
-    except Exception:
-        _leave(error, args.verb, "crash", traceback.format_exc())
+    except Exception as e:
+        _leave_reason("crash", f"{type(e).__name__}: {e}")
         raise
     return 0
 
 
-def _leave(path: Path, stage: str, kind: str, message: str) -> None:
-    """Keep the reason where an orchestrator finds it: DVC passes no exit code on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"stage": stage, "kind": kind, "message": message}))
+def _leave_reason(kind: str, message: str) -> None:
+    """Keep the reason where an orchestrator asked for it: DVC passes no exit code on."""
+    if path := os.environ.get("BLIP_ERROR_FILE"):
+        Path(path).write_text(json.dumps({"kind": kind, "message": message}))
 
 
 def _parser(argv: list[str]) -> argparse.Namespace:
