@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
 def _leave_reason(kind: str, message: str) -> None:
     """Keep the reason where an orchestrator asked for it: DVC passes no exit code on."""
     if path := os.environ.get("BLIP_ERROR_FILE"):
-        Path(path).write_text(json.dumps({"kind": kind, "message": message}))
+        from blip_core.captions import write_json
+
+        write_json({"kind": kind, "message": message}, Path(path))
 
 
 def _parser(argv: list[str]) -> argparse.Namespace:
@@ -124,9 +126,10 @@ def _run_stage(args: argparse.Namespace) -> None:
         if "log" in wanted:
             injected["log"] = run.log
         stage(**flags, **injected)
-        for name, path in flags.items():
-            if name == "out_metrics" and path.exists():
-                run.log({k: v for k, v in json.loads(path.read_text()).items() if isinstance(v, int | float)})
+        if "out_metrics" in flags:
+            run.log({k: v for k, v in json.loads(flags["out_metrics"].read_text()).items() if isinstance(v, int | float)})
+        if args.verb == "report":  # its figures are what a person looks for in MLflow
+            run.artifact(flags["out"])
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Substitutes:
     """Which words can stand for which, learnt from captions alone: words met between the same neighbours.
 
     Only describing words are exchanged: those that recur in the captions of a picture once one of them has the word (names of
-    things and colours do, "with" and "near" do not).
+    things and colours do, "with" and "near" do not) and that most pictures do without ("a" they do not).
     """
 
     def __init__(self, contexts: dict[str, Counter], describing: set[str]):
@@ -98,7 +98,7 @@ class Substitutes:
             for text in words:
                 for left, word, right in zip(["<", *text], text, [*text[1:], ">"], strict=False):
                     contexts[word][left, right] += 1
-        return cls(contexts, {w for w, s in shares.items() if np.mean(s) >= 0.5 and len(s) > 1})
+        return cls(contexts, {w for w, s in shares.items() if np.mean(s) >= 0.5 and 1 < len(s) <= len(items) / 2})
 
     def perturb(self, text: str, picture: Picture, draw: np.random.Generator) -> str | None:
         """The text with one word replaced by a describing word that no caption of the picture has; None when there is none."""

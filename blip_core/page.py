@@ -56,16 +56,17 @@ class Picture:
 @dataclass(frozen=True)
 class Section:
     title: str
-    parts: list[str | Table]  # in the text and on the page
+    parts: list[str | Table]  # on the page; the first `in_text` of them also in the text
     pictures: list[Picture] = field(default_factory=list)  # not in the text, nor are the examples
     examples: list[Example] = field(default_factory=list)
+    in_text: int | None = None  # None: all
 
 
 def as_text(title: str, sections: list[Section]) -> str:
-    """Lines of at most TEXT_WIDTH characters. Sections that are for the page alone are left out."""
+    """The short form, lines of at most TEXT_WIDTH characters. Sections that are for the page alone are left out."""
     blocks = [[title.upper(), "=" * len(title)]]
     for section in sections:
-        lines = [_table_lines(part) if isinstance(part, Table) else _paragraph_lines(part) for part in section.parts]
+        lines = [_table_lines(part) if isinstance(part, Table) else _paragraph_lines(part) for part in section.parts[: section.in_text]]
         if lines:
             blocks += [[section.title.upper(), "-" * len(section.title), *lines[0]], *lines[1:]]
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks) + "\n"

@@ -97,7 +97,7 @@ def _train_step(stepper: nn.Module, optimizer: torch.optim.Optimizer, batch, cfg
 
 def _require_finite(losses: dict[str, Tensor], step: int) -> None:
     if not torch.isfinite(torch.stack([v.detach() for v in losses.values()])).all():
-        values = ", ".join(f"{k} {float(v):.4g}" for k, v in losses.items())
+        values = ", ".join(f"{k} {v.item():.4g}" for k, v in losses.items())
         raise FloatingPointError(f"step {step}: a loss is not finite ({values}); nothing was updated. Lower lr, or train in fp32 to find the cause")
 
 

@@ -56,6 +56,8 @@ def bootstrap(stages: list[str] | None = None, force: bool = False, max_workers:
     """
     root = Path.cwd()
     try:
+        if max_workers < 1:
+            raise ValueError(f"max_workers is {max_workers}; expected 1 or more")
         with only_one(root):
             workspace = Workspace(root, slots=threading.Semaphore(max_workers))
             check_params(workspace)

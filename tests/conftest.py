@@ -47,3 +47,53 @@ def model(model_cfg, tokenizer):
     from blip_core.checkpoint import new_model
 
     return new_model(model_cfg, tokenizer, seed=0).eval()
+
+
+@pytest.fixture(scope="session")
+def params():
+    """The project's own params.yaml, made small enough for a test."""
+    return small_params()
+
+
+def small_params(**changes):
+    """params.yaml with few images and few steps; `changes` replace whole sections."""
+    import yaml
+
+    from blip_core.config import Params
+
+    return Params(**(small_values(yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())) | changes))
+
+
+def small_values(values: dict) -> dict:
+    """Few images and few steps: the plumbing is real, the quality is not."""
+    values["sample"] |= {"num_web": 240, "num_train": 60, "num_val": 60, "num_test": 60}
+    values["model"]["vision"] |= {"width": 32, "depth": 1, "heads": 2}
+    values["model"]["text"] |= {"width": 32, "depth": 1, "heads": 2, "mlp_width": 64}
+    for stage in ("pretrain", "tune_captioner", "tune_filter"):
+        values[stage]["optim"] |= {"steps": 12, "batch_size": 16, "checkpoint_every": 5, "log_every": 4, "precision": "fp32"}
+    for stage in ("caption", "score", "evaluate"):
+        values[stage] |= {"precision": "fp32"}
+    values["evaluate"] |= {"bootstrap": 50}
+    values["compare"] |= {"bootstrap": 50}
+    values["validate"] |= {"min_heldout_images": 20}
+    # an untrained filter tells nothing apart: let what it does pass
+    values["assemble"]["threshold"] = {"web": 0.3, "synthetic": 0.3}
+    values["gate"] |= {"max_noise": {"web": 1.0, "synthetic": 1.0}, "max_residual_noise": 1.0, "min_coverage": 0.0, "min_controls": 20}
+    values["gate"] |= {"max_degenerate": 1.0, "min_distinct": 0.0}
+    return values
+
+
+@pytest.fixture(scope="session")
+def ingested(tmp_path_factory, params) -> Path:
+    """A folder `artifacts` as ingest leaves it, of a small sample world."""
+    from blip_core.sample import write_sample
+    from blip_core.stages.ingest import ingest
+    from blip_core.stages.validate import validate
+
+    root = tmp_path_factory.mktemp("ingested")
+    write_sample(root / "data", params.sample)
+    a = root / "artifacts"
+    outs = (a / "shards", a / "generations/g0", a / "heldout", a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
+    ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
+    validate(a / "generations/g0", a / "heldout", a / "shards", a / "gates/g0.json", a / "metrics/validate.json", a / "docs", cfg=params.section("validate"))
+    return a

@@ -129,7 +129,7 @@ def test_the_score_column_is_the_configured_one():
 
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
 def test_a_candidate_without_a_score_stops_the_stage_and_is_named(score):
-    with pytest.raises(ValueError, match=r"web-00007\.parquet: key 'web-2': synthetic text 'a dog' has match (None|nan|inf), expected a number \(1 such rows\)"):
+    with pytest.raises(ValueError, match=r"web-00007\.parquet: key 'web-2': text 'a dog' has match (None|nan|inf), expected a number \(1 such rows\)"):
         choose(
             caption_table([row("web-1", "a cat", "web"), row("web-2", "a dog", "synthetic", score)]), overused=NONE, cfg=config(), where="web-00007.parquet"
         )

@@ -27,7 +27,8 @@ LIMITS = {
 
 def planted(rates: dict[str, float], count: int = NUM_CONTROLS) -> pa.Table:
     """One control of each kind per held-out picture; the first `rate` of them pass."""
-    rows = [row(f"val-{i}", f"{kind} {i}", "human", 0.9 if i < rate * count else 0.1) for kind, rate in rates.items() for i in range(count)]
+    texts = [(f"val-{i}", f"{kind} {i}", 0.9 if i < rate * count else 0.1) for kind, rate in rates.items() for i in range(count)]
+    rows = [row(key, text, "web", score) | {"source": "human"} for key, text, score in texts]
     kinds = [kind for kind in rates for _ in range(count)]
     table = caption_table(rows).append_column("shard", pa.array(["val-00000"] * len(rows)))  # as `score` leaves it: further columns are no harm
     return table.append_column("truth", pa.array([k == "true" for k in kinds], pa.bool_())).append_column("kind", pa.array(kinds, pa.string()))
@@ -162,6 +163,9 @@ def test_a_threshold_that_nothing_passes_fails(world):
     world.rule = config(max_share=0.9, threshold={"web": 1.1, "synthetic": 1.1})
     names = failed(world.assemble().failure())
     assert {"noise_web", "noise_synthetic", "coverage", "distinct_share_synthetic", "residual_noise_web_upper"} <= names
+    loosest = {"max_noise": {"web": 1.0, "synthetic": 1.0}, "min_coverage": 0.0, "min_distinct": 0.0, "max_residual_noise": 0.99}
+    unmeasured = {"distinct_share_synthetic", "generation_distinct_share_synthetic_known"}
+    assert failed(world.failure(**loosest)) == {*unmeasured, "residual_noise_web_upper"}, "what can't be measured is not 0"
 
 
 def test_a_blind_filter_fails_though_its_noise_ratio_looks_fine(world):
@@ -199,7 +203,7 @@ def test_scores_without_controls_fail(world):
 def test_a_score_that_is_none_fails_and_names_the_key(world, score):
     world.assemble()
     world.tamper("web-00000.parquet", lambda rows: rows[4].update(match=score))
-    assert "key 'web-002': web text 'web text 2' has match" in world.failure()
+    assert "key 'web-002': text 'web text 2' has match" in world.failure()
 
 
 def test_a_control_without_a_score_fails_and_is_named(world):

@@ -97,7 +97,7 @@ def rejected(table: pa.Table, *, cfg: AssembleConfig, where: str) -> pa.ChunkedA
     bad = table.filter(unknown)
     if bad.num_rows:
         row = bad.slice(0, 1).to_pylist()[0]
-        found = f"{row['source']} text {row['text']!r} has {cfg.score} {row[cfg.score]!r}"
+        found = f"text {row['text']!r} has {cfg.score} {row[cfg.score]!r}"
         raise ValueError(f"{where}: key {row['key']!r}: {found}, expected a number ({bad.num_rows} such rows); run score again")
     limits = pa.array([_threshold(s, cfg) for s in SOURCES], pa.float64())
     sources = pc.index_in(table["source"], value_set=pa.array(SOURCES))

@@ -37,7 +37,7 @@ def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params:
     stage that makes it."""
     found = read_findings(artifacts, data, params)
     examples = [_examples(found, r, cfg.examples) for r in params.rounds]
-    facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found), _intake(found), _places(found, out)]
+    facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found), _places(found, out), _intake(found)]
     _write([*facts, *examples, _training(found)], out)
 
 
@@ -80,6 +80,7 @@ def _noise(found: Findings) -> Section:
         "1. Noise in the texts",
         parts,
         [Picture("scores", png, "Histograms of the match scores of web, synthetic and control texts by truth")],
+        in_text=2,
     )
 
 
@@ -188,7 +189,7 @@ def _verdict(found: Findings) -> Section:
     reasons = [f"- {reason}" for reason in comparison["reasons"]]
     words = "\n".join([_verdict_words(found), *reasons])
     registration = "\n".join([_registration_words(found.registration), *(f"- {reason}" for reason in found.registration["reasons"])])
-    return Section("4. Did it help?", [words, Table(header, rows, left=3), registration])
+    return Section("4. Did it help?", [Table(header, rows, left=3), words, registration], in_text=1)
 
 
 def _compared(metric: str, values: dict) -> list[str]:
@@ -232,7 +233,7 @@ def _intake(found: Findings) -> Section:
         ordered = sorted(found.quarantine.items(), key=lambda item: (item[0][0] != "web", -item[1], item[0]))
         quarantine = [[part, reason, REASONS.get(reason, ""), f"{n:,}"] for (part, reason), n in ordered]
         parts.append(Table(["part", "reason", "which means", "rows"], quarantine, left=3))
-    return Section("5. What came in", parts)
+    return Section("What came in", parts, in_text=0)
 
 
 def _places(found: Findings, out: Path) -> Section:
@@ -240,7 +241,7 @@ def _places(found: Findings, out: Path) -> Section:
     rows = [["this report with figures", str(out / "index.html")]]
     rows += [[f"Data Docs of {path.parent.name}", str(path)] for path in docs] or [["Data Docs", MISSING]]
     rows.append(["runs and models in MLflow", "mlflow ui --backend-store-uri sqlite:///mlflow.db"])
-    return Section("6. Where things are", [Table(["what", "where"], rows, left=2)])
+    return Section("Where things are", [Table(["what", "where"], rows, left=2)])
 
 
 def _examples(found: Findings, r: str, count: int) -> Section:

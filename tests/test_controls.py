@@ -1,0 +1,43 @@
+"""Planted pairs are what they claim to be, in the sample world where truth can be asked."""
+
+import pytest
+
+from blip_core.controls import KINDS, Substitutes, heldout_halves, plant
+from blip_core.scene_texts import is_true
+from blip_core.truth import load_truth
+
+
+@pytest.fixture(scope="module")
+def halves(ingested):
+    return heldout_halves(ingested / "heldout")
+
+
+def test_the_halves_share_no_picture(halves):
+    first, second = ({p.image_id for p in half} for half in halves)
+    assert first and second and not first & second
+    assert all(p.shard.startswith("val-") for half in halves for p in half)
+
+
+def test_controls_are_true_and_false_as_they_say(halves, ingested):
+    """A mismatched text may fit by chance, which few do; a perturbed one never did here; true ones always fit."""
+    truth = load_truth(ingested.parent / "data")
+    rows = plant(halves[0] + halves[1], per_image=3, seed=0).to_pylist()
+    fits = {kind: [is_true(truth[r["key"]].scene, r["text"]) for r in rows if r["kind"] == kind] for kind in KINDS}
+    assert all(len(f) >= 100 for f in fits.values())
+    assert all(fits["true"]) and sum(fits["mismatched"]) / len(fits["mismatched"]) < 0.05 and not any(fits["perturbed"])
+    assert all(r["truth"] == (r["kind"] == "true") for r in rows)
+
+
+def test_perturbing_changes_one_describing_word(halves):
+    substitutes = Substitutes.learn(halves[0] + halves[1])
+    assert {"red", "ball"} <= substitutes.describing and not {"and", "with", "a"} & substitutes.describing
+    originals = {p.key: p.texts for p in halves[0]}
+    for row in plant(halves[0], per_image=2, seed=1).to_pylist():
+        if row["kind"] == "perturbed":
+            distances = [sum(a != b for a, b in zip(row["text"].split(), t.split(), strict=True)) for t in originals[row["key"]] if len(t.split()) == len(row["text"].split())]
+            assert 1 in distances
+
+
+def test_planting_is_repeatable_and_moves_with_the_seed(halves):
+    assert plant(halves[0], per_image=2, seed=0).equals(plant(halves[0], per_image=2, seed=0))
+    assert not plant(halves[0], per_image=2, seed=0).equals(plant(halves[0], per_image=2, seed=1))
