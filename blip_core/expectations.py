@@ -132,7 +132,8 @@ def schema_faults(path: Path, schema: pa.Schema = SCHEMA, *, exact: bool = True)
         return [f"{path}: not a readable Parquet file ({e})"]
     faults = [f"{path}: no column {n}" for n in schema.names if n not in got.names]
     both = [n for n in schema.names if n in got.names]
-    faults += [f"{path}: column {n} is {got.field(n).type}, expected {schema.field(n).type}" for n in both if got.field(n).type != schema.field(n).type]
+    types = [(n, got.field(n).type, schema.field(n).type) for n in both]
+    faults += [f"{path}: column {n} is {found}, expected {expected}" for n, found, expected in types if found != expected]
     if exact and not faults and got.names != schema.names:
         faults = [f"{path}: columns are {got.names}, expected {schema.names}"]
     return faults
@@ -144,13 +145,15 @@ def folder_faults(*folders: Path) -> list[str]:
     for folder in folders:
         faults += [fault for path in table_paths(folder) for fault in schema_faults(path)]
         listed = read_manifest(folder)["files"]
-        faults += [f"{folder / n}: altered since the manifest was written" for n, f in listed.items() if sha256_file(folder / n) != f["sha256"]]
+        altered = [n for n, f in listed.items() if sha256_file(folder / n) != f["sha256"]]
+        faults += [f"{folder / n}: altered since the manifest was written" for n in altered]
     return faults
 
 
 def broken(faults: list[str]) -> list[dict]:
     """The results when tables can't be read: one failed check per fault."""
-    return [{"name": "contract", "says": "tables as their manifest and the schema say", "observed": f, "limit": "no fault", "passed": False} for f in faults]
+    shared = {"name": "contract", "says": "tables as their manifest and the schema say", "limit": "no fault", "passed": False}
+    return [{**shared, "observed": fault} for fault in faults]
 
 
 def _closing(suite: str, expectations: list[Expect]) -> list[Expect]:
@@ -158,8 +161,9 @@ def _closing(suite: str, expectations: list[Expect]) -> list[Expect]:
     own = {(e.columns[0], e.where) for e in expectations if e.kind == "never_null"}
     judged = {(c, e.where): None for e in expectations if e.kind != "never_null" for c in e.columns}
     added = [
-        Expect(f"{suite}_{column}_known" + (f"_{where[1]}" if where else ""), "never_null", f"rows without a value in {column}", (column,), where=where)
+        Expect("_".join(name), "never_null", f"rows without a value in {column}", (column,), where=where)
         for column, where in judged
+        for name in [[suite, column, "known", *(where or ())[1:]]]
         if (column, where) not in own and (column, None) not in own
     ]
     return [Expect(f"{suite}_rows", "rows", f"rows of the table of {suite}", low=1.0), *added]

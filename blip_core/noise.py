@@ -19,7 +19,7 @@ import numpy as np
 
 TRUE = "true"
 FALSE_KINDS = ("mismatched", "perturbed")
-DRAWS = 20_000
+DRAWS = 5_000
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Noise:
     upper: float  # bound with the asked confidence; 1 when there is no estimate
 
 
-def residual_noise(kind: np.ndarray, passed: np.ndarray, image: np.ndarray, *, kept: np.ndarray, kept_image: np.ndarray, confidence: float) -> Noise:
+def residual_noise(
+    kind: np.ndarray, passed: np.ndarray, image: np.ndarray, *, kept: np.ndarray, kept_image: np.ndarray, confidence: float
+) -> Noise:
     """Noise among the crawl's texts that pass, from planted pairs.
 
     `kind`, `passed`, `image`: one entry per planted pair: true | mismatched | perturbed, whether it passes the rule, whose picture.

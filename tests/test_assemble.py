@@ -15,15 +15,15 @@ NONE = pa.array([], pa.string())
 
 
 def config(**changes) -> AssembleConfig:
-    return AssembleConfig(
-        **{"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}, "sources": ("web", "synthetic"), "max_repeat": 3, "max_share": 0.3} | changes
-    )
+    rule = {"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}, "sources": ("web", "synthetic")}
+    return AssembleConfig(**rule | {"max_repeat": 3, "max_share": 0.3} | changes)
 
 
 def row(key: str, text: str, source: str, score: float | None = 0.9, *, candidate: int = 0, reason: str = "") -> dict:
     scores = {} if source == "human" else {"itm": score, "itc": score, "match": score, "filter": "f"}
     fresh = {"round": "r1", "model": "m", "sampler": "beam 3", "seed": 0} if source == "synthetic" else {}
-    return {"key": key, "image_id": f"id-{key}", "text": text, "source": source, "candidate": candidate, "reason": reason, **scores, **fresh}
+    identity = {"key": key, "image_id": f"id-{key}", "source": source, "candidate": candidate}
+    return {**identity, "text": text, "reason": reason, **scores, **fresh}
 
 
 def reasons(rows: list[dict], cfg: AssembleConfig | None = None, common: pa.Array = NONE) -> list[str]:
@@ -43,7 +43,10 @@ def small_world(tmp_path: Path) -> tuple[Path, Path]:
     base = {
         "web-00000": [row("web-1", "kept one", "web", reason="kept"), row("web-2", "low two", "web", reason="kept")],
         "web-00001": [row("web-3", "low three", "web", reason="kept"), row("web-4", "kept four", "web", reason="kept")],
-        "train-00000": [row("train-1", "a human text", "human", reason="kept"), row("train-1", "another", "human", candidate=1, reason="kept")],
+        "train-00000": [
+            row("train-1", "a human text", "human", reason="kept"),
+            row("train-1", "another", "human", candidate=1, reason="kept"),
+        ],
     }
     scored = {
         "web-00000": [
@@ -73,7 +76,8 @@ def test_each_reason():
         row("web-2", "common", "synthetic", 0.9, candidate=2),
         row("web-2", "common", "web", 0.9),
     ]
-    assert reasons(rows, common=pa.array(["common"])) == ["kept", "below_threshold", "kept", "degenerate", "degenerate", "degenerate", "kept"]
+    expected = ["kept", "below_threshold", "kept", "degenerate", "degenerate", "degenerate", "kept"]
+    assert reasons(rows, common=pa.array(["common"])) == expected
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,8 @@ def test_a_text_that_is_out_itself_makes_no_duplicate():
 
 
 def test_the_decision_does_not_depend_on_the_order_of_rows():
-    rows = [row(f"web-{i % 5}", "a cat" if i % 3 else f"text {i}", ("web", "synthetic")[i % 2], (i * 7 % 10) / 10, candidate=i) for i in range(60)]
+    texts = [("a cat" if i % 3 else f"text {i}", ("web", "synthetic")[i % 2], (i * 7 % 10) / 10) for i in range(60)]
+    rows = [row(f"web-{i % 5}", *text, candidate=i) for i, text in enumerate(texts)]
     forward = dict(zip([(r["key"], r["candidate"]) for r in rows], reasons(rows), strict=True))
     backward = dict(zip([(r["key"], r["candidate"]) for r in rows[::-1]], reasons(rows[::-1]), strict=True))
     assert forward == backward and set(forward.values()) == {"kept", "duplicate", "below_threshold"}
@@ -129,10 +134,10 @@ def test_the_score_column_is_the_configured_one():
 
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
 def test_a_candidate_without_a_score_stops_the_stage_and_is_named(score):
-    with pytest.raises(ValueError, match=r"web-00007\.parquet: key 'web-2': text 'a dog' has match (None|nan|inf), expected a number \(1 such rows\)"):
-        choose(
-            caption_table([row("web-1", "a cat", "web"), row("web-2", "a dog", "synthetic", score)]), overused=NONE, cfg=config(), where="web-00007.parquet"
-        )
+    table = caption_table([row("web-1", "a cat", "web"), row("web-2", "a dog", "synthetic", score)])
+    message = r"web-7\.parquet: key 'web-2': text 'a dog' has match (None|nan|inf), expected a number \(1 such rows\)"
+    with pytest.raises(ValueError, match=message):
+        choose(table, overused=NONE, cfg=config(), where="web-7.parquet")
 
 
 @pytest.mark.parametrize("threshold", [{"web": 0.5}, {"web": 0.5, "synthetic": float("nan")}, {"web": 0.5, "synthetic": float("inf")}])
@@ -160,7 +165,8 @@ def test_the_stage_writes_every_candidate_with_its_reason_and_human_texts_as_the
         made, scored = (read_table(folder / f"{stem}.parquet") for folder in (tmp_path / "g1", scores))
         assert made.schema.equals(SCHEMA) and made.drop_columns(["reason"]).equals(scored.drop_columns(["reason"]))
         for found in made.to_pylist():
-            expected = {"KEPT, one!": "duplicate", "dog dog dog": "degenerate"}.get(found["text"], "below_threshold" if "low" in found["text"] else "kept")
+            expected = "below_threshold" if "low" in found["text"] else "kept"
+            expected = {"KEPT, one!": "duplicate", "dog dog dog": "degenerate"}.get(found["text"], expected)
             assert found["reason"] == expected, found
 
 
@@ -233,7 +239,8 @@ def test_a_lost_shard_or_image_is_an_error_that_names_it(tmp_path):
     base, scores = small_world(tmp_path)
     (scores / "web-00001.parquet").unlink()
     write_manifest(scores)
-    with pytest.raises(ValueError, match=r"scores/web-00001\.parquet: 2 images of .*g0/web-00001\.parquet are not in it \(e\.g\. web-3, web-4\)"):
+    message = r"scores/web-00001\.parquet: 2 images of .*g0/web-00001\.parquet are not in it \(e\.g\. web-3, web-4\)"
+    with pytest.raises(ValueError, match=message):
         assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())
     assert not (tmp_path / "g1").exists()
 

@@ -85,7 +85,8 @@ def test_a_key_must_match_to_its_end():
 
 def test_an_empty_table_fails_even_where_rows_are_judged_one_by_one():
     columns = {"key": pa.array([], pa.string()), "score": pa.array([], pa.float64())}
-    for expectation in (never_null("key", "k"), unique("u", ("key", "score"), "u"), one_of("o", "key", ("a",), "o"), within("score", 0, 1, "s")):
+    row_wise = never_null("key", "k"), unique("u", ("key", "score"), "u"), one_of("o", "key", ("a",), "o"), within("score", 0, 1, "s")
+    for expectation in row_wise:
         found = verdicts(columns, expectation)
         assert not found["t_rows"]["passed"] and found["t_rows"]["observed"] == 0
     assert not passed(columns, share_at_most("noise", "score", 0.5, "noise"))
@@ -145,9 +146,10 @@ def test_pandas_tables_are_judged_too():
 
 
 def test_the_message_names_each_failed_check_with_observed_limit_and_report(tmp_path):
+    texts, generation = pa.table({"source": ["web", "robot"]}), pa.table({"coverage": [0.1], "distinct": [0.5]})
     suites = {
-        "texts": (pa.table({"source": ["web", "robot"]}), [one_of("source", "source", ("web",), "rows of an unknown source")]),
-        "generation": (pa.table({"coverage": [0.1], "distinct": [0.5]}), [at_least("coverage", 0.2, "share of images"), at_least("distinct", 0.2, "texts")]),
+        "texts": (texts, [one_of("source", "source", ("web",), "rows of an unknown source")]),
+        "generation": (generation, [at_least("coverage", 0.2, "share of images"), at_least("distinct", 0.2, "texts")]),
     }
     docs = tmp_path / "docs"
     results = check(suites, docs=docs, title="gate")

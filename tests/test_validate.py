@@ -21,7 +21,7 @@ def texts(part: str, count: int) -> list[dict]:
     """Two human texts or one crawled per image; the picture of key web-3 is of identity pic-web-3."""
     sources = {"web": ["web"]}.get(part, ["human", "human"])
     return [
-        {"key": f"{part}-{i}", "image_id": f"pic-{part}-{i}", "text": f"text {n} of {part} {i}", "source": s, "candidate": n, "reason": "kept"}
+        {"key": f"{part}-{i}", "image_id": f"pic-{part}-{i}", "text": f"text {n} of {i}", "source": s, "candidate": n, "reason": "kept"}
         for i in range(count)
         for n, s in enumerate(sources)
     ]
@@ -77,7 +77,8 @@ def test_a_good_generation_passes_and_the_gate_file_names_it(world):
     found = world.write().run()
     assert found["passed"] is True and found["generation"] == content_hash(world.root / "g0")
     assert all(c["passed"] is True and {"name", "observed", "limit"} <= set(c) for c in found["checks"])
-    assert {"images_web", "key_source_candidate", "heldout_in_training", "duplicate_share_web", "texts_rows"} <= {c["name"] for c in found["checks"]}
+    names = {c["name"] for c in found["checks"]}
+    assert {"images_web", "key_source_candidate", "heldout_in_training", "duplicate_share_web", "texts_rows"} <= names
     metrics = json.loads(world.metrics.read_text())
     assert (metrics["images_web"], metrics["images_human"], metrics["checks_failed"]) == (8, 4, 0)
     assert (world.docs / "index.html").exists()

@@ -76,10 +76,10 @@ def choose(table: pa.Table, *, overused: pa.Array, cfg: AssembleConfig, where: s
     duplicate        a better candidate of the image says the same
     """
     words = normalised(table["text"])
-    synthetic, off = pc.equal(table["source"], "synthetic"), pc.invert(pc.is_in(table["source"], value_set=pa.array(cfg.sources, pa.string())))
+    synthetic, takes_part = (pc.is_in(table["source"], value_set=pa.array(s, pa.string())) for s in (["synthetic"], cfg.sources))
     useless = pa.concat_arrays([overused, _repetitive(words, cfg.max_repeat)])
     reasons = {
-        "source_off": off,
+        "source_off": pc.invert(takes_part),
         "degenerate": pc.and_(synthetic, pc.is_in(words, value_set=useless)),
         "below_threshold": rejected(table, cfg=cfg, where=where),
     }
@@ -110,7 +110,8 @@ def _threshold(source: str, cfg: AssembleConfig) -> float:
         return -math.inf
     limit = cfg.threshold.get(source, math.nan)
     if not math.isfinite(limit):
-        raise ValueError(f"assemble.threshold: expected a finite number for source {source!r}, got {cfg.threshold.get(source)}; set it in params.yaml")
+        got = f"expected a finite number for source {source!r}, got {cfg.threshold.get(source)}"
+        raise ValueError(f"assemble.threshold: {got}; set it in params.yaml")
     return limit
 
 

@@ -28,7 +28,7 @@ from blip_core.noise import FALSE_KINDS, TRUE, Noise, residual_noise
 from blip_core.shards import KEY
 from blip_core.stages.assemble import CONTROLS, SOURCES, candidate_paths, choose, measure, overused, read_candidates, rejected
 
-REMEDY = "The generation stays out of training. Look at its texts, the filter, or the limits in sections assemble and gate of params.yaml, and run the stages again."
+REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."
 CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])
 RANGES = {"match": (0, 1), "itm": (0, 1), "itc": (-1.01, 1.01)}  # a cosine of bf16 features may stand beyond 1
 
@@ -84,7 +84,8 @@ def _facts(generation: Path, scores: Path, *, cfg: GateConfig, rule: AssembleCon
             facts[f"noise_{source}"] = facts[f"rejected_share_{source}"]
     facts["texts_off_rule"] = _off_rule(generation, scores, rule=rule)
     controls = read_table(scores / CONTROLS, CONTROL_SCHEMA.names)
-    facts |= {"controls_true": pc.sum(controls["truth"], min_count=0).as_py(), "controls_false": pc.sum(pc.invert(controls["truth"]), min_count=0).as_py()}
+    facts["controls_true"] = pc.sum(controls["truth"], min_count=0).as_py()
+    facts["controls_false"] = controls.num_rows - facts["controls_true"]
     return facts | _noise_facts(_residual(generation, controls, scores / CONTROLS, cfg=cfg, rule=rule))
 
 
@@ -110,9 +111,8 @@ def _residual(generation: Path, controls: pa.Table, where: Path, *, cfg: GateCon
         return None
     planted = controls.set_column(SCHEMA.get_field_index("source"), "source", pa.array(["web"] * controls.num_rows, pa.string()))
     kept, passed = (~rejected(t, cfg=rule, where=str(p)).to_numpy().astype(bool) for t, p in ((web, generation), (planted, where)))
-    kind, image = (np.array(controls[name].to_pylist(), dtype=object) for name in ("kind", "image_id"))
-    kept_image = np.array(web["image_id"].to_pylist(), dtype=object)
-    return residual_noise(kind.astype(str), passed, image.astype(str), kept=kept, kept_image=kept_image.astype(str), confidence=cfg.confidence)
+    kind, image, kept_image = (np.array(c.to_pylist(), str) for c in (controls["kind"], controls["image_id"], web["image_id"]))
+    return residual_noise(kind, passed, image, kept=kept, kept_image=kept_image, confidence=cfg.confidence)
 
 
 def _noise_facts(noise: Noise | None) -> dict[str, float]:
@@ -124,7 +124,8 @@ def _noise_facts(noise: Noise | None) -> dict[str, float]:
     return facts if noise.point is None else {**facts, "residual_noise_web": noise.point}
 
 
-def _suites(generation: Path, facts: dict[str, float], *, cfg: GateConfig, rule: AssembleConfig) -> dict[str, tuple[pa.Table, list[Expect]]]:
+def _suites(generation: Path, facts: dict[str, float], *, cfg: GateConfig, rule: AssembleConfig) -> dict[str, tuple]:
+    """Tables and their expectations: all texts, the crawl's candidates, and what was measured of the generation as a whole."""
     columns = ["key", "image_id", "text", "source", "round", "candidate", "reason", *RANGES]
     texts = read_tables(generation, columns)
     crawl = texts.filter(pc.not_equal(texts["source"], "human"))
@@ -134,7 +135,8 @@ def _suites(generation: Path, facts: dict[str, float], *, cfg: GateConfig, rule:
     limits = _fact_expectations(cfg, rule)
     # what could not be measured stands as null, and null fails
     measured = pa.table({e.columns[0]: pa.array([facts.get(e.columns[0])], pa.float64()) for e in limits})
-    return {"texts": (texts, _text_expectations()), "candidates": (crawl, _candidate_expectations(cfg, rule)), "generation": (measured, limits)}
+    candidates = (crawl, _candidate_expectations(cfg, rule))
+    return {"texts": (texts, _text_expectations()), "candidates": candidates, "generation": (measured, limits)}
 
 
 def _text_expectations() -> list[Expect]:
@@ -142,7 +144,7 @@ def _text_expectations() -> list[Expect]:
         never_null("text", "rows without a text"),
         never_null("image_id", "rows without the identity of their picture"),
         matches("key_form", "key", KEY.pattern, f"rows whose key is not of the form {KEY.pattern}"),
-        unique("key_source_candidate", ("key", "source", "round", "candidate"), "rows that share key, source, round and candidate number with another"),
+        unique("key_source_candidate", ("key", "source", "round", "candidate"), "rows that share key, source, round and number with another"),
         one_of("source", "source", ("human", *SOURCES), "rows of an unknown source"),
         one_of("reason", "reason", REASONS, "rows without a decision"),
         one_of("reason_human", "reason", ("kept",), "human texts that are not kept", where=("source", "human")),
@@ -157,7 +159,8 @@ def _candidate_expectations(cfg: GateConfig, rule: AssembleConfig) -> list[Expec
         expectations.append(share_at_most(f"noise_{source}", "rejected", _limit(cfg, source), says, kind="noise", where=("source", source)))
     if "synthetic" in rule.sources:
         says = "share of the synthetic texts that are degenerate: empty, repetitive, or the same for too many images"
-        expectations.append(share_at_most("degenerate_share_synthetic", "degenerate", cfg.max_degenerate, says, where=("source", "synthetic")))
+        where = ("source", "synthetic")
+        expectations.append(share_at_most("degenerate_share_synthetic", "degenerate", cfg.max_degenerate, says, where=where))
     return expectations
 
 
@@ -178,6 +181,6 @@ def _fact_expectations(cfg: GateConfig, rule: AssembleConfig) -> list[Expect]:
     if "synthetic" in rule.sources:
         expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, "different texts among the kept synthetic ones"))
     if "web" in rule.sources:
-        says = f"noise left in the kept web texts, upper {cfg.confidence:.0%} bound by planted controls, if all noise were of the worst kind"
+        says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls, as if all noise were of the worst kind"
         expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))
     return expectations

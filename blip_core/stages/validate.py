@@ -10,7 +10,21 @@ import pyarrow.compute as pc
 
 from blip_core.captions import SCHEMA, content_hash, read_manifest, read_table, read_tables, table_paths, write_json
 from blip_core.config import ValidateConfig
-from blip_core.expectations import Expect, at_least, at_most, broken, check, folder_faults, matches, never_null, one_of, pairs, require, share_at_most, unique
+from blip_core.expectations import (
+    Expect,
+    at_least,
+    at_most,
+    broken,
+    check,
+    folder_faults,
+    matches,
+    never_null,
+    one_of,
+    pairs,
+    require,
+    share_at_most,
+    unique,
+)
 from blip_core.shards import INDEX_SCHEMA, KEY, read_index
 
 # folder / part of a table: the one source that its texts may have
@@ -18,8 +32,13 @@ SOURCES = {"generation/web": "web", "generation/train": "human", "heldout/val": 
 REMEDY = "Nothing trains on this generation. Mend the data, or the limits in section validate of params.yaml, and run the stage again."
 
 
-def validate(generation: Path, heldout: Path, shards: Path, out_gate: Path, out_metrics: Path, out_docs: Path, *, cfg: ValidateConfig) -> None:
-    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed. Metrics are written either way."""
+def validate(
+    generation: Path, heldout: Path, shards: Path, out_gate: Path, out_metrics: Path, out_docs: Path, *, cfg: ValidateConfig
+) -> None:
+    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed.
+
+    Metrics are written either way.
+    """
     for path in (out_gate, out_metrics):
         path.unlink(missing_ok=True)
     identity, faults = content_hash(generation), folder_faults(generation, heldout)
@@ -28,7 +47,8 @@ def validate(generation: Path, heldout: Path, shards: Path, out_gate: Path, out_
         write_json({"checks": len(faults), "checks_failed": len(faults)}, out_metrics)
     else:
         facts, docs = _facts(generation, heldout, shards), out_docs
-        suites = {"texts": (_texts(generation, heldout), _text_expectations(cfg)), "images": (pa.Table.from_pylist([facts]), _fact_expectations(cfg))}
+        texts, images = _texts(generation, heldout), pa.Table.from_pylist([facts])
+        suites = {"texts": (texts, _text_expectations(cfg)), "images": (images, _fact_expectations(cfg))}
         results = check(suites, docs=out_docs, title="validate")
         write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
     require(results, what=f"{generation} does not keep its contract", remedy=REMEDY, docs=docs)
@@ -57,7 +77,7 @@ def _text_expectations(cfg: ValidateConfig) -> list[Expect]:
         never_null("image_id", "rows without the identity of their picture"),
         matches("key_form", "key", KEY.pattern, f"rows whose key is not of the form {KEY.pattern}"),
         unique("key_source_candidate", ("key", "source", "candidate"), "rows that share key, source and candidate number with another"),
-        pairs("source", ("place", "source"), tuple(SOURCES.items()), "rows whose source is not that of their part (web: web; train, val, test: human)"),
+        pairs("source", ("place", "source"), tuple(SOURCES.items()), "rows whose source is not that of their part (web, else human)"),
         one_of("reason", "reason", ("kept",), "rows that are not marked kept"),
         share_at_most("empty_share", "blank", cfg.max_empty, "share of texts without a letter or digit"),
     ]

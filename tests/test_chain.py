@@ -1,0 +1,128 @@
+"""The whole chain on tiny data, through DVC as a user drives it: from raw files to a registered version."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+import yaml
+
+from blip_core.captions import read_tables
+from tests.conftest import small_values
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+
+
+def change(folder: Path, section: str, **values) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params[section] |= values
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def ran(done: subprocess.CompletedProcess) -> list[str]:
+    """Stages that DVC ran."""
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A copy of the project with small parameters, its chain run once."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("blip_core", "flows", "mlflow", ".dvc"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))))
+    assert run("git", "init", "-q", cwd=folder).returncode == 0
+    assert run("python", "-m", "blip_core", "sample", "--out", "data", cwd=folder).returncode == 0
+    assert run("dvc", "add", "-q", "data", cwd=folder).returncode == 0
+    done = run("dvc", "repro", cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+def test_a_second_run_has_nothing_to_do(project):
+    done = run("dvc", "repro", cwd=project)
+    assert done.returncode == 0 and not ran(done)
+
+
+def test_the_next_generation_holds_every_candidate_with_its_decision(project):
+    """No text is lost: human rows are kept as they were, every web text and one caption per image stand in g1 with a reason."""
+    base, following = (read_tables(project / "artifacts/generations" / g) for g in ("g0", "g1"))
+
+    def texts(table, source: str) -> list[tuple[str, str]]:
+        chosen = table.filter(pc.equal(table["source"], source))
+        return sorted(zip(chosen["key"].to_pylist(), chosen["text"].to_pylist(), strict=True))
+
+    assert texts(base, "web") == texts(following, "web") and texts(base, "human") == texts(following, "human")
+    assert [k for k, _ in texts(following, "synthetic")] == [k for k, _ in texts(base, "web")]
+    synthetic = following.filter(pc.equal(following["source"], "synthetic"))
+    assert all(synthetic["model"].to_pylist()) and not synthetic["match"].null_count
+    assert set(synthetic["sampler"].to_pylist()) == {"nucleus p=0.9"} and set(synthetic["round"].to_pylist()) == {"r1"}
+    assert set(following["reason"].to_pylist()) <= {"kept", "below_threshold", "duplicate", "degenerate"}
+
+
+def test_metrics_and_plots_speak(project):
+    shown = json.loads(run("dvc", "metrics", "show", "--json", cwd=project).stdout)[""]["data"]
+    assert 0 <= shown["artifacts/metrics/evaluate-g1.json"]["data"]["tr_r1"] <= 1
+    assert shown["artifacts/metrics/ingest.json"]["data"]["images_web"] > 200
+    plots = json.loads(run("dvc", "plots", "show", "--json", cwd=project).stdout)
+    assert any("pretrain-g0" in name for name in plots["data"])
+
+
+def test_the_version_is_registered_and_captions_a_file(project):
+    registration = json.loads((project / "artifacts/registration.json").read_text())
+    code = (
+        "import json, sys, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        "image = sorted(__import__('glob').glob('data/clean/images/*.jpg'))[0];"
+        f"print(json.dumps(list(mlflow.pyfunc.load_model('models:/{registration['name']}@challenger').predict([image]))))"
+    )
+    done = run("python", "-c", code, cwd=project)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (caption,) = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(caption, str) and len(caption.split()) >= 3
+
+
+def test_a_misspelt_key_stops_every_verb_with_its_place(project):
+    params = (project / "params.yaml").read_text()
+    try:
+        (project / "params.yaml").write_text(params.replace("threshold:", "treshold:"))
+        done = run("python", "-m", "blip_core", "params", cwd=project)
+    finally:
+        (project / "params.yaml").write_text(params)
+    assert done.returncode == 1 and "assemble.treshold: unknown key; did you mean 'threshold'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_data_folder_is_said_plainly(project):
+    os.rename(project / "data", project / "elsewhere")
+    try:
+        flags = [f"--out-{n}={n}" for n in ("shards", "generation", "heldout", "vocab", "quarantine", "metrics")]
+        done = run("python", "-m", "blip_core", "ingest", "--data", "data", *flags, cwd=project)
+    finally:
+        os.rename(project / "elsewhere", project / "data")
+    assert done.returncode == 1 and "data" in done.stderr and "make data" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_new_threshold_scores_nothing_anew_and_an_impossible_gate_stops_before_training(project):
+    """One run shows both: assemble and gate run, the slow stages do not; the gate fails, so nothing is trained or promoted on it."""
+    registration = (project / "artifacts/registration.json").read_text()
+    change(project, "assemble", threshold={"web": 0.35, "synthetic": 0.3})
+    change(project, "gate", min_coverage=1.0, max_noise={"web": 0.0, "synthetic": 0.0})
+    done = run("dvc", "repro", cwd=project)
+    assert done.returncode != 0 and ran(done) == ["assemble@r1", "gate@r1"]
+    assert "noise" in done.stderr and "Traceback" not in done.stderr
+    assert not (project / "artifacts/gates/g1.json").exists()
+    assert (project / "artifacts/registration.json").read_text() == registration
+    assert (project / "artifacts/docs/gate-r1/index.html").exists()
