@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,6 +136,11 @@ def run_folder(work: Path, name: str, **identity) -> Path:
     """Where a training keeps its checkpoints: named by all that decides its result, so that a changed input starts afresh."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return work / f"{name}-{digest}"
+
+
+def discard(folder: Path) -> None:
+    """Drop the checkpoints of a training whose model is written."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def summarize(history: list[dict[str, float]]) -> dict[str, float]:

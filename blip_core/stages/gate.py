@@ -144,7 +144,7 @@ def _text_expectations() -> list[Expect]:
         never_null("text", "rows without a text"),
         never_null("image_id", "rows without the identity of their picture"),
         matches("key_form", "key", KEY.pattern, f"rows whose key is not of the form {KEY.pattern}"),
-        unique("key_source_candidate", ("key", "source", "round", "candidate"), "rows that share key, source, round and number with another"),
+        unique("key_source_candidate", ("key", "source", "round", "candidate"), "rows that share key, source, round, number with another"),
         one_of("source", "source", ("human", *SOURCES), "rows of an unknown source"),
         one_of("reason", "reason", REASONS, "rows without a decision"),
         one_of("reason_human", "reason", ("kept",), "human texts that are not kept", where=("source", "human")),
@@ -181,6 +181,6 @@ def _fact_expectations(cfg: GateConfig, rule: AssembleConfig) -> list[Expect]:
     if "synthetic" in rule.sources:
         expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, "different texts among the kept synthetic ones"))
     if "web" in rule.sources:
-        says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls, as if all noise were of the worst kind"
+        says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls, all noise being of the worst kind"
         expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))
     return expectations

@@ -9,7 +9,7 @@ from blip_core.data import Batches, Rows, batch_shares
 from blip_core.objectives import PretrainObjective
 from blip_core.shards import ShardImages
 from blip_core.tokenizer import Tokenizer
-from blip_core.train import Log, fit, run_folder, summarize, write_history
+from blip_core.train import Log, discard, fit, run_folder, summarize, write_history
 
 
 def pretrain(
@@ -51,3 +51,4 @@ def pretrain(
     save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens)
     write_history(history, out_history)
     write_json({"texts": len(rows.text), **summarize(history)}, out_metrics)
+    discard(folder)

@@ -8,7 +8,7 @@ from blip_core.config import CaptionerConfig
 from blip_core.data import Batches, Rows
 from blip_core.objectives import CaptionObjective
 from blip_core.shards import ShardImages
-from blip_core.train import Log, fit, run_folder, summarize, write_history
+from blip_core.train import Log, discard, fit, run_folder, summarize, write_history
 
 
 def tune_captioner(
@@ -44,3 +44,4 @@ def tune_captioner(
     save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens)
     write_history(history, out_history)
     write_json(summarize(history), out_metrics)
+    discard(folder)

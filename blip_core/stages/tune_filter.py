@@ -20,7 +20,7 @@ from blip_core.model.blip import Blip
 from blip_core.objectives import PretrainObjective
 from blip_core.shards import ShardImages
 from blip_core.tokenizer import Tokenizer
-from blip_core.train import Log, fit, run_folder, summarize, write_history
+from blip_core.train import Log, discard, fit, run_folder, summarize, write_history
 
 
 def tune_filter(
@@ -53,6 +53,7 @@ def tune_filter(
     calibration.save(out, **metrics, curve=curve)
     write_history(history, out_history)
     write_json({**summarize(history), **metrics}, out_metrics)
+    discard(folder)
 
 
 def calibrate(
