@@ -1,5 +1,6 @@
 """What a run leaves in Prefect's UI: the table of results, the gates' checks, links to the pages."""
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from prefect.artifacts import create_image_artifact, create_link_artifact, creat
 from flows.stage import slug
 
 TABLE = Path("artifacts/report/table.txt")
+FIGURES = ("models", "scores")
 
 
 def publish(root: Path, *, with_table: bool) -> None:
@@ -19,8 +21,11 @@ def publish(root: Path, *, with_table: bool) -> None:
         create_table_artifact(key="gates", table=rows, description="checks of the gates")
     for name, link in links(root / "artifacts").items():
         create_link_artifact(key=slug(name), link=link, link_text=name)
-    for image in sorted((root / "artifacts/report").glob("*.png")):
-        create_image_artifact(key=slug(image.stem), image_url=image.as_uri())
+    for name in FIGURES:
+        if with_table and (image := root / TABLE.parent / f"figures/{name}.png").exists():
+            # within the URL: a browser loads no file:// from the server's pages
+            url = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
+            create_image_artifact(key=slug(f"figure {name}"), image_url=url)
 
 
 def gate_checks(artifacts: Path) -> list[dict]:

@@ -1,0 +1,84 @@
+"""The stages caption and score: every image and text once, the same bytes whoever computes them, resumed after an interruption."""
+
+import pytest
+
+from blip_core.capfilt import Calibration
+from blip_core.captions import content_hash, read_table, read_tables
+from blip_core.checkpoint import new_model, save_model
+from blip_core.stages import caption as caption_stage
+from blip_core.stages.caption import caption
+from blip_core.stages.score import score
+from blip_core.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def models(ingested, params, tmp_path_factory):
+    """An untrained captioner and filter."""
+    folder, tokenizer = tmp_path_factory.mktemp("models"), Tokenizer.load(ingested / "vocab.txt")
+    for name, seed in (("captioner", 1), ("filter", 2)):
+        save_model(new_model(params.model, tokenizer, seed=seed), tokenizer, folder / name, prompt="", max_tokens=24)
+    Calibration(itm_logit=1.0, itc=2.0, bias=0.0).save(folder / "filter")
+    return folder
+
+
+def run_caption(ingested, models, out, work, params, **changes):
+    cfg = params.caption.model_copy(update=changes)
+    g0 = ingested / "generations/g0"
+    caption(models / "captioner", g0, ingested / "shards", ingested / "gates/g0.json", out, round="r1", cfg=cfg, seed=3, work=work)
+
+
+def run_score(ingested, models, captions, out, work, params):
+    g0 = ingested / "generations/g0"
+    score(models / "filter", g0, captions, ingested / "shards", ingested / "heldout", out, cfg=params.score, seed=3, work=work)
+
+
+def test_each_image_gets_its_captions_once(ingested, models, params, tmp_path):
+    run_caption(ingested, models, tmp_path / "captions", tmp_path / "work", params, num_candidates=2)
+    made, base = read_tables(tmp_path / "captions"), read_tables(ingested / "generations/g0")
+    web = [k for k, s in zip(base["key"].to_pylist(), base["source"].to_pylist(), strict=True) if s == "web"]
+    assert sorted(zip(made["key"].to_pylist(), made["candidate"].to_pylist(), strict=True)) == sorted((k, c) for k in web for c in (0, 1))
+    assert not list((tmp_path / "work").glob("caption-*"))
+
+
+def test_batches_and_interruptions_leave_the_bytes_as_they_are(ingested, models, params, tmp_path, monkeypatch):
+    run_caption(ingested, models, tmp_path / "whole", tmp_path / "work", params)
+    run_caption(ingested, models, tmp_path / "small", tmp_path / "work", params, batch_size=7)
+    assert content_hash(tmp_path / "whole") == content_hash(tmp_path / "small")
+
+    calls, batch = [], caption_stage.caption_batch
+
+    def dies(*args, **kwargs):
+        calls.append(args[3])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return batch(*args, **kwargs)
+
+    monkeypatch.setattr(caption_stage, "caption_batch", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_caption(ingested, models, tmp_path / "broken", tmp_path / "work", params)
+    assert not (tmp_path / "broken").exists()
+    run_caption(ingested, models, tmp_path / "broken", tmp_path / "work", params)
+    assert content_hash(tmp_path / "whole") == content_hash(tmp_path / "broken")
+    assert len(set(calls[3:]) & set(calls[:2])) == 0  # finished shards were not captioned again
+
+
+def test_all_texts_and_controls_are_scored(ingested, models, params, tmp_path):
+    run_caption(ingested, models, tmp_path / "captions", tmp_path / "work", params)
+    run_score(ingested, models, tmp_path / "captions", tmp_path / "scores", tmp_path / "work", params)
+    names = sorted(p.name for p in (tmp_path / "scores").glob("web-*.parquet"))
+    tables = [read_table(tmp_path / "scores" / n) for n in names]
+    assert all(t["match"].null_count == 0 and set(t["source"].to_pylist()) == {"web", "synthetic"} for t in tables)
+    for table in tables:
+        for row in table.slice(0, 5).to_pylist():
+            assert 0 <= row["itm"] <= 1 and -1.001 <= row["itc"] <= 1.001 and 0 < row["match"] < 1
+    controls = read_table(tmp_path / "scores/controls.parquet")
+    assert set(controls["kind"].to_pylist()) == {"true", "mismatched", "perturbed"} and controls["match"].null_count == 0
+    first = content_hash(tmp_path / "scores")
+    run_score(ingested, models, tmp_path / "captions", tmp_path / "scores", tmp_path / "work", params)
+    assert content_hash(tmp_path / "scores") == first
+
+
+def test_captioning_refuses_what_did_not_pass_its_gate(ingested, models, params, tmp_path):
+    g0 = ingested / "generations/g0"
+    with pytest.raises(ValueError, match="did not pass its gate"):
+        caption(models / "captioner", g0, ingested / "shards", tmp_path / "none.json", tmp_path / "c", round="r1", cfg=params.caption, seed=0, work=tmp_path)
