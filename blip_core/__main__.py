@@ -69,6 +69,10 @@ def _parser(argv: list[str]) -> argparse.Namespace:
     sample = verbs.add_parser("sample", help="write the built-in sample data")
     sample.add_argument("--out", type=Path, required=True)
     sample.set_defaults(act=_sample)
+    history = verbs.add_parser("history", help="what happened to an image: every text, its scores, its fate")
+    history.add_argument("key", help="of the image, as web-000000012")
+    history.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="default: artifacts")
+    history.set_defaults(act=_history)
     verbs.add_parser("params", help="check params.yaml").set_defaults(act=lambda args: _params(args))
     for verb in verbs.choices.values():
         verb.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
@@ -100,6 +104,12 @@ def _sample(args: argparse.Namespace) -> None:
     from blip_core.sample import write_sample
 
     write_sample(args.out, _params(args).sample)
+
+
+def _history(args: argparse.Namespace) -> None:
+    from blip_core.history import history
+
+    print(history(args.key, args.artifacts))
 
 
 def _run_stage(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 KEPT = "kept"
+CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
 REASONS = (KEPT, "below_threshold", "degenerate", "duplicate", "outranked", "source_off")
 
 SCHEMA = pa.schema(

@@ -12,11 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.captions import KEPT, REASONS, SCHEMA, content_hash, read_table, table_paths, write_json, write_manifest, write_table
+from blip_core.captions import CONTROLS, KEPT, REASONS, SCHEMA, content_hash, read_table, table_paths, write_json, write_manifest, write_table
 from blip_core.config import AssembleConfig
 from blip_core.expectations import schema_faults
 
-CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
 SOURCES = ("web", "synthetic")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.captions import REASONS, SCHEMA, content_hash, read_manifest, read_table, read_tables, table_paths, write_json
+from blip_core.captions import CONTROLS, REASONS, SCHEMA, content_hash, read_manifest, read_table, read_tables, table_paths, write_json
 from blip_core.config import AssembleConfig, GateConfig
 from blip_core.expectations import (
     Expect,
@@ -26,7 +26,7 @@ from blip_core.expectations import (
 )
 from blip_core.noise import FALSE_KINDS, TRUE, Noise, residual_noise
 from blip_core.shards import KEY
-from blip_core.stages.assemble import CONTROLS, SOURCES, candidate_paths, choose, measure, overused, read_candidates, rejected
+from blip_core.stages.assemble import SOURCES, candidate_paths, choose, measure, overused, read_candidates, rejected
 
 REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."
 CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])

@@ -1,0 +1,36 @@
+"""What happened to an image: every text that was ever considered for it, its scores, and why it stayed or went."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from blip_core.captions import table_paths
+
+
+def history(key: str, artifacts: Path) -> str:
+    """Lines for a person, generation by generation. ValueError when the key is nowhere below `artifacts`."""
+    generations = sorted((artifacts / "generations").glob("*/manifest.json"), key=lambda p: (len(p.parent.name), p.parent.name))
+    if not generations:
+        raise ValueError(f"{artifacts / 'generations'}: holds no generation; run the chain, or name another folder with --artifacts")
+    lines = []
+    for manifest in generations:
+        rows = [row for path in table_paths(manifest.parent) for row in pq.read_table(path, filters=[("key", "==", key)]).to_pylist()]
+        if rows:
+            lines += [f"{manifest.parent.name}:", *(f"  {_describe(row)}" for row in rows)]
+    aside = artifacts / "quarantine.parquet"
+    if aside.exists():
+        bare = key.split("-", 1)[-1]
+        for row in pq.read_table(aside, filters=[("key", "in", [key, bare])]).to_pylist():
+            lines.append(f"set aside at ingest: {row['reason']} ({row['detail'] or 'no detail'}), from {row['where']}")
+    if not lines:
+        raise ValueError(f"key {key!r} is in no generation and not in quarantine; keys read like web-000000012")
+    return "\n".join(lines)
+
+
+def _describe(row: dict) -> str:
+    origin = row["source"]
+    if origin == "synthetic":
+        origin += f" {row['round']}#{row['candidate']} ({row['sampler']}, captioner {row['model']}, seed {row['seed']})"
+    scores = [f"{name} {row[name]:.3f}" for name in ("match", "itm", "itc") if row[name] is not None]
+    judged = f"; {', '.join(scores)} by filter {row['filter']}" if scores else ""
+    return f"{row['reason'] or 'undecided'}: {row['text']!r}, {origin}{judged}"
