@@ -26,7 +26,7 @@ SMALL = SampleConfig(seed=4, num_web=1200, num_train=40, num_val=12, num_test=15
 TINY = SampleConfig(seed=5, num_web=60, num_train=12, num_val=3, num_test=4)
 
 GOLDEN_TEXT = ("mismatch", "a blue star")
-GOLDEN_PIXELS = "983518287f48fb0a"
+GOLDEN_PIXELS = "1b19d0fd390ede0d"
 
 WRITE_TINY = """
 import sys
