@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FloatingPointError) as e:
         _leave_reason("input", str(e))
         print(f"{args.verb}: {e}", file=sys.stderr)
+        _keep_traceback(args.work / "errors" / f"{args.verb}.log")
         return 1
     except KeyboardInterrupt:
         print(f"{args.verb}: stopped; nothing half-written is left, and running it again goes on", file=sys.stderr)
@@ -48,6 +50,12 @@ def main(argv: list[str] | None = None) -> int:
         _leave_reason("crash", f"{type(e).__name__}: {e}")
         raise
     return 0
+
+
+def _keep_traceback(path: Path) -> None:
+    """For whoever doubts that the input is to blame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(traceback.format_exc())
 
 
 def _leave_reason(kind: str, message: str) -> None:
