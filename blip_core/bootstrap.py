@@ -54,7 +54,7 @@ def interval(columns: np.ndarray, statistic: Statistic = mean, *, resamples: int
     """Percentile interval of a statistic. `columns` [images, columns], as from `sums_by_image`, rows in an order of their own."""
     drawn = np.concatenate([statistic(sums) for sums in _resampled(columns, resamples, seed)])
     low, high = np.quantile(drawn, _tails(confidence))
-    return Interval(float(statistic(columns.sum(axis=0))), float(low), float(high))
+    return Interval(*map(_rounded, (statistic(columns.sum(axis=0)), low, high)))
 
 
 def paired(
@@ -67,10 +67,15 @@ def paired(
     both = np.concatenate([challenger, baseline], axis=1)
     drawn = np.concatenate([statistic(s[:, :width]) - statistic(s[:, width:]) for s in _resampled(both, resamples, seed)])
     low, high = np.quantile(drawn, _tails(confidence))
-    ours, theirs = float(statistic(challenger.sum(axis=0))), float(statistic(baseline.sum(axis=0)))
+    ours, theirs = (statistic(sums.sum(axis=0)) for sums in (challenger, baseline))
     rarer = min((drawn <= 0).sum(), (drawn >= 0).sum())
     p = min(1.0, 2 * (rarer + 1) / (resamples + 1))  # + 1: the sample itself, so that p is never 0
-    return Paired(ours, theirs, ours - theirs, float(low), float(high), float(p))
+    return Paired(*map(_rounded, (ours, theirs, ours - theirs, low, high, p)))
+
+
+def _rounded(value: float) -> float:
+    """Matrix products differ in the last bits by memory alignment and threads; files made of equal data shall not."""
+    return round(float(value), 9)
 
 
 def _resampled(columns: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
