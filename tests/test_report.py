@@ -17,8 +17,8 @@ from PIL import Image
 
 from blip_core.captions import caption_table, read_table, write_json, write_manifest, write_table
 from blip_core.config import Params, SampleConfig
-from blip_core.digest import pick_examples
-from blip_core.page import Section, Table, as_html, as_text
+from blip_core.report.digest import pick_examples
+from blip_core.report.page import Section, Table, as_html, as_text
 from blip_core.sample import write_sample
 from blip_core.scene_texts import human_captions
 from blip_core.shards import ShardWriter

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blip_core.captions import read_table
 from blip_core.config import Params
-from blip_core.digest import RoundDigest, digest_round
+from blip_core.report.digest import RoundDigest, digest_round
 from blip_core.truth import Truth, caption_truth, load_truth
 
 SPLITS = ("web", "train", "val", "test")

@@ -11,7 +11,7 @@ from html import escape
 
 from PIL import Image
 
-from blip_core.digest import Example, ExampleText
+from blip_core.report.digest import Example, ExampleText
 
 TEXT_WIDTH = 100
 GAP = 2  # spaces between columns
