@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import BertWordPieceTokenizer
+import tokenizers
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -29,7 +31,10 @@ class Tokenizer:
             raise ValueError(f"vocabulary of {len(vocab)} entries has duplicates or holds one of {ROLE_TOKENS}")
         self.pad, self.cls, self.sep, self.dec, self.enc = (ids[t] for t in ("[PAD]", "[CLS]", "[SEP]", "[DEC]", "[ENC]"))
         self.size = len(ids)
-        self._pieces = BertWordPieceTokenizer({t: i for i, t in enumerate(vocab)}, lowercase=True)
+        # no token is declared special: a "[SEP]" within a crawled text is five plain characters, not the end of it
+        self._pieces = tokenizers.Tokenizer(WordPiece({t: i for i, t in enumerate(vocab)}, unk_token="[UNK]"))
+        self._pieces.normalizer, self._pieces.pre_tokenizer = BertNormalizer(lowercase=True), BertPreTokenizer()
+        self._pieces.decoder = WordPieceDecoder()
         self._special = {self.pad, self.cls, self.sep, self.dec, self.enc, ids["[MASK]"]}
 
     @classmethod

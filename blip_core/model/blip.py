@@ -7,6 +7,7 @@ B texts, T tokens, I images, N image tokens, D width, E width of the ITC space, 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +15,21 @@ from torch import Tensor, nn
 from blip_core.config import InitConfig, ModelConfig
 from blip_core.model.med import KeysValues, Med
 from blip_core.model.vit import Vit
+
+
+# what a checkpoint may have or lack
+PARTS = {
+    "image": "the image encoder",
+    "text": "embeddings and MLPs of the text transformer",
+    "encoder": "its bidirectional self-attention",
+    "decoder": "its causal self-attention",
+    "cross": "its cross-attention",
+    "language": "the language-modelling head",
+    "contrast": "the projections of ITC",
+    "match": "the head of ITM",
+}
+CAPTIONING = ("decoder", "cross", "language")
+RETRIEVAL = ("encoder", "cross", "contrast", "match")
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,14 @@ class SpecialTokens:
 
 
 class Blip(nn.Module):
-    """Random weights; loading others is a separate call (blip_core/checkpoint.py, blip_core/model/pretrained.py)."""
+    """Random weights; loading others is a separate call (blip_core/checkpoint.py, blip_core/public.py).
+
+    `missing` names the parts that a loaded checkpoint lacked. What needs one of them raises ValueError; whoever trains them empties it.
+    `match_token` is the first token of a pair: [ENC] as in training, or [CLS] as the public inference code.
+    """
+
+    match_token: Literal["enc", "cls"] = "enc"
+    missing: frozenset[str] = frozenset()
 
     def __init__(self, cfg: ModelConfig, special: SpecialTokens):
         super().__init__()
@@ -47,10 +70,12 @@ class Blip(nn.Module):
 
     def image_features(self, image_IND: Tensor) -> Tensor:
         """ITC features of images, unit length, fp32: I x E."""
+        self.require("contrast")
         return F.normalize(self.image_projection(image_IND[:, 0]).float(), dim=-1)
 
     def text_features(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """ITC features of texts, unit length, fp32: B x E."""
+        self.require("encoder", "contrast")
         return F.normalize(self.text_projection(self.med.encode(ids_BT, mask_BT)[:, 0]).float(), dim=-1)
 
     def keys_values(self, image_IND: Tensor) -> list[KeysValues]:
@@ -59,12 +84,23 @@ class Blip(nn.Module):
 
     def match_logits(self, ids_BT: Tensor, mask_BT: Tensor, images: list[KeysValues]) -> Tensor:
         """ITM logits (mismatch, match) in fp32: B x 2."""
-        hidden_BTD = self.med.ground(self._begin(ids_BT, self.special.enc), mask_BT, images)
+        self.require("encoder", "cross", "match")
+        first = self.special.enc if self.match_token == "enc" else self.special.cls
+        hidden_BTD = self.med.ground(self._begin(ids_BT, first), mask_BT, images)
         return self.match_head(hidden_BTD[:, 0]).float()
 
     def caption_hidden(self, ids_BT: Tensor, images: list[KeysValues]) -> Tensor:
         """Decoder states, of which `med.vocabulary_logits` makes the logits of each next token: B x T x D."""
+        self.require(*CAPTIONING)
         return self.med.decode(self._begin(ids_BT, self.special.dec), images)
+
+    def require(self, *parts: str) -> None:
+        """ValueError when the checkpoint that filled this model had no weights for one of these parts."""
+        if lacking := [p for p in parts if p in self.missing]:
+            raise ValueError(
+                f"{', '.join(f'{p} ({PARTS[p]})' for p in lacking)}: not in the loaded checkpoint, so still random; load one that has it, "
+                "or train it and then set model.missing = frozenset()"
+            )
 
     def _begin(self, ids_BT: Tensor, first: int) -> Tensor:
         ids_BT = ids_BT.clone()

@@ -1,4 +1,4 @@
-"""Caption generation: beam search with the results of transformers' `generate`, and nucleus sampling seeded from outside.
+"""Caption generation: greedy and beam search with the results of transformers' `generate`, and nucleus sampling seeded from outside.
 
 All beams or samples of one image attend to one copy of its keys and values (model/med.py), and each step computes only the
 newest token.
@@ -6,12 +6,13 @@ newest token.
 I images, K beams or samples per image, L tokens so far, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from blip_core.model.blip import Blip
+from blip_core.model.blip import CAPTIONING, Blip
 from blip_core.model.med import KeysValues
 
 NEVER = -1.0e9
@@ -32,16 +33,29 @@ def nucleus(model: Blip, images: list[KeysValues], prompt: list[int], limits: Li
 
     `draws_IKL` holds a uniform number in [0, 1) for each token to be drawn, so the caller decides what a sample depends on.
     """
-    num_images, num_samples, _ = draws_IKL.shape
-    device = images[0][0].device
-    draws = draws_IKL.flatten(0, 1).to(device)
+    draws = draws_IKL.to(images[0][0].device)
+    return _one_by_one(model, images, prompt, limits, draws.shape[1], lambda logits, i: draw_nucleus(logits, p, draws[:, :, i].flatten()))
+
+
+@torch.inference_mode()
+def greedy(model: Blip, images: list[KeysValues], prompt: list[int], limits: Limits) -> Tensor:
+    """The most probable token at each step: ids of new tokens, I x L, [PAD] behind [SEP]."""
+    return _one_by_one(model, images, prompt, limits, 1, lambda logits, i: logits.argmax(-1)).squeeze(1)
+
+
+def _one_by_one(
+    model: Blip, images: list[KeysValues], prompt: list[int], limits: Limits, num_samples: int, choose: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """Grow each sample by what `choose` makes of the logits and the number of the token, until all ended: I x K x L."""
+    model.require(*CAPTIONING)
+    num_images, device = len(images[0][0]), images[0][0].device
     ids = torch.tensor(prompt, device=device).repeat(num_images * num_samples, 1)
     alive = torch.ones(len(ids), dtype=torch.bool, device=device)
     past, newest = None, ids
     for i in range(limits.max_tokens):
         hidden, past = model.med.step(newest, images, past)
         logits = restrict(model.med.vocabulary_logits(hidden[:, -1]).float(), ids, limits, num_new=i, sep=model.special.sep)
-        newest = draw_nucleus(logits, p, draws[:, i]).masked_fill(~alive, model.special.pad)[:, None]
+        newest = choose(logits, i).masked_fill(~alive, model.special.pad)[:, None]
         ids = torch.cat([ids, newest], dim=1)
         alive &= newest[:, 0] != model.special.sep
         if not alive.any():
@@ -77,7 +91,11 @@ def beam_search(model: Blip, images: list[KeysValues], prompt: list[int], limits
 
     Follows transformers' `generate(num_beams=..., early_stopping=False)`: finished beams score log-probability divided by
     their length ** length_penalty, and an image is done when its best running beam can no longer enter the finished ones.
+    One beam is the greedy search, as there.
     """
+    if beams == 1:
+        return greedy(model, images, prompt, limits)
+    model.require(*CAPTIONING)
     num_images, device, pad = len(images[0][0]), images[0][0].device, model.special.pad
     length = len(prompt) + limits.max_tokens
     running = torch.full((num_images, beams, length), pad, device=device)

@@ -21,7 +21,7 @@ class VitBlock(nn.Module):
         self.qkv = nn.Linear(cfg.width, 3 * cfg.width)
         self.out = nn.Linear(cfg.width, cfg.width)
         self.mlp_norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
-        hidden = int(cfg.width * cfg.mlp_ratio)
+        hidden = round(cfg.width * cfg.mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(cfg.width, hidden), ACTIVATIONS[cfg.activation](), nn.Linear(hidden, cfg.width))
 
     def forward(self, x_BND: Tensor) -> Tensor:

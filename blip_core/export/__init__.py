@@ -1,0 +1,1 @@
+"""A generation in the formats that other tools read, with scores, provenance and a card."""

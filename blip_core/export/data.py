@@ -1,0 +1,114 @@
+"""A generation in a form that others read: WebDataset tars, Hugging Face's imagefolder or Parquet, COCO's or BLIP's lists, and a card.
+
+One shard is in memory at a time, without its images. The folder appears by rename, whole, its manifest.json written last.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from blip_core.captions import CONTROLS, KEPT, content_hash, read_table, sha256_file, table_paths, write_json
+from blip_core.export.card import Totals, card
+from blip_core.export.formats import WRITERS, Item
+from blip_core.shards import ShardImages
+
+_SHOWN = ("text", "source", "reason", "match", "itm", "itc", "round", "candidate", "model", "sampler", "seed", "filter")
+
+
+def export(
+    generation: Path,
+    out: Path,
+    *,
+    form: str,
+    everything: bool = False,
+    licence: str = "unknown",
+    shards: Path | None = None,
+    metrics: Path | None = None,
+) -> dict:
+    """Write `out` and return its manifest. `everything`: also the texts that were not kept, each with its reason.
+
+    `shards` and `metrics` are, where not given, those beside the generation. ValueError when something is missing or `out` is
+    in the way."""
+    if form not in WRITERS:
+        raise ValueError(f"--format {form}: expected one of {', '.join(WRITERS)}")
+    artifacts = generation.resolve().parents[1] if generation.resolve().parent.name == "generations" else generation.resolve().parent
+    images = ShardImages(shards or artifacts / "shards")
+    _check_free(out)
+    temporary, old = (out.parent / f"_tmp.{out.name}.{uuid.uuid4().hex}" for _ in range(2))
+    try:
+        temporary.mkdir(parents=True)
+        totals = _write(generation, images, temporary, form, everything)
+        text = card(totals, name=out.name, form=form, licence=licence, metrics=metrics or artifacts / "metrics")
+        (temporary / "README.md").write_text(text)
+        manifest = _manifest(temporary, generation, form, everything, totals)
+        write_json(manifest, temporary / "manifest.json")
+        if out.exists():
+            os.rename(out, old)
+        os.rename(temporary, out)
+        return manifest
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_free(out: Path) -> None:
+    """An earlier export is replaced; anything else is not ours to remove."""
+    if not out.exists() or out.is_dir() and not any(out.iterdir()):
+        return
+    try:
+        earlier = json.loads((out / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        earlier = {}
+    if "export" not in earlier:
+        raise ValueError(f"{out}: exists and is no earlier export; name another folder with --out, or remove it")
+
+
+def _write(generation: Path, images: ShardImages, folder: Path, form: str, everything: bool) -> Totals:
+    totals, paths = Totals(everything=everything), [p for p in table_paths(generation) if p.name != CONTROLS]
+    if not paths:
+        raise ValueError(f"{generation}: holds no table")
+    with WRITERS[form](folder) as writer:
+        for path in paths:
+            split = path.stem.rpartition("-")[0]
+            items = _items(path, images, everything, totals, split)
+            if (first := next(items, None)) is not None:  # an empty tar would read as a damaged one
+                writer.write(split, path.stem, chain([first], items))
+    if not totals.images:
+        raise ValueError(f"{generation}: no image has a {'' if everything else 'kept '}text, so there is nothing to export")
+    return totals
+
+
+def _items(path: Path, images: ShardImages, everything: bool, totals: Totals, split: str) -> Iterator[Item]:
+    """Each image that has a text, with its texts in the table's order."""
+    table = read_table(path)
+    totals.reasons.update(table["reason"].to_pylist())
+    if not everything:
+        table = table.filter(pc.equal(table["reason"], KEPT))
+    texts: dict[str, list[dict]] = {}
+    for row in table.to_pylist():
+        texts.setdefault(row["key"], []).append(row)
+    for key, rows in texts.items():
+        totals.count(split, rows)
+        width, height = images.size(path.stem, key)
+        candidates = [{name: row[name] for name in _SHOWN} for row in rows]
+        yield Item(key, rows[0]["image_id"], images.bytes(path.stem, key), width, height, candidates)
+
+
+def _manifest(folder: Path, generation: Path, form: str, everything: bool, totals: Totals) -> dict:
+    """Every file but the single images, of which the count stands; their bytes are in the shards' indexes."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".jpg")
+    return {
+        "export": form,
+        "everything": everything,
+        "generation": content_hash(generation),
+        "images": totals.images,
+        "texts": dict(Counter({f"{split}/{source}": n for (split, source), n in sorted(totals.texts.items())})),
+        "files": {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files},
+    }

@@ -1,0 +1,191 @@
+"""What public checkpoints call our weights: transformers' BLIP, the authors' BLIP, BERT and ViT/DeiT.
+
+A pair (ours, theirs) says that our tensor is theirs, joined along the first dimension where there are several (query, key, value).
+A tensor of ours may stand in several pairs: theirs are copies then, and must be equal.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+Pair = tuple[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The account of every key of a checkpoint."""
+
+    required: list[Pair]
+    copies: list[Pair]  # need not be there
+    left_out: tuple[tuple[str, str], ...]  # keys that we have no place for, as a pattern of the whole key, and the reason
+
+
+AUTHORS_LEFT_OUT = (
+    (r"(visual_encoder|text_encoder|vision_proj|text_proj)_m\..*", "momentum copies: a new training begins with its own"),
+    (r"(image|text|idx)_queue|queue_ptr|ptr_queue", "features of past batches: a new training fills its own queue"),
+    (r"temp", "the temperature of ITC belongs to the training, not to the model"),
+)
+POSITION_IDS = (r"(.*\.)?position_ids", "0, 1, 2, ...: a constant that older versions saved")
+ANSWERS = (r"text_decoder\..*", "VQA's answer decoder: it reads question states and shares no weights with the encoder")
+BLIP_MODEL_LEFT_OUT = (
+    (r"text_model\.pooler\..*", "BlipModel's own text features: no BLIP was trained with them"),
+    (r"(visual|text)_projection\.weight|logit_scale", "BlipModel's own ITC space, of a second norm: no BLIP was trained with it"),
+)
+BERT_LEFT_OUT = (
+    POSITION_IDS,
+    (r"(bert\.)?embeddings\.token_type_embeddings\.weight", "BLIP has no second segment, and the authors drop both"),
+    (r"(bert\.)?pooler\..*|cls\.seq_relationship\..*", "next-sentence prediction: BLIP has none"),
+)
+VIT_LEFT_OUT = (
+    (r"classifier\..*|(cls|distillation)_classifier\..*|head(_dist)?\..*", "ImageNet's classifier"),
+    (r"((vit|deit)\.)?pooler\..*|pre_logits\..*", "a layer before ImageNet's classifier"),
+    (r"(deit\.)?embeddings\.distillation_token|dist_token", "DeiT's second token: BLIP has [CLS] alone"),
+)
+
+
+def blip_layout(keys: Iterable[str], *, vision_depth: int, text_depth: int) -> Layout:
+    """Of a BLIP checkpoint of transformers or of the authors, any class of either that fits, by the keys it has."""
+    keys = set(keys)
+    authors = "visual_encoder.cls_token" in keys
+    required = list(timm_vision("visual_encoder.", vision_depth) if authors else huggingface_vision(vision_depth))
+    copies: list[Pair] = []
+    left_out = (POSITION_IDS, *(AUTHORS_LEFT_OUT if authors else ()))
+    starts = {key.split(".")[0] for key in keys}
+    heads = bool(starts & {"itm_head", "vision_proj", "text_proj"})
+    if "text_model" in starts:
+        required += text_stack("text_model.", text_depth, attention="encoder_attention")
+        left_out += BLIP_MODEL_LEFT_OUT
+    if "text_encoder" in starts:
+        required += text_stack("text_encoder.", text_depth, attention="encoder_attention")
+    if heads:
+        required += retrieval_heads()
+    if "text_decoder" in starts:
+        if "text_encoder" in starts and not heads:
+            left_out += (ANSWERS,)
+        else:
+            required += text_stack("text_decoder.bert.", text_depth, attention="decoder_attention")
+            required += language_head("text_decoder.cls.predictions.")
+            copies += tied_output("text_decoder.cls.predictions.")
+    return Layout(required, copies, left_out)
+
+
+def bert_layout(keys: Iterable[str], *, depth: int) -> Layout:
+    """Of transformers' BertModel, BertForMaskedLM or BertForPreTraining: both self-attentions of our blocks get BERT's."""
+    keys = set(keys)
+    prefix = "bert." if any(key.startswith("bert.") for key in keys) else ""
+    required = [pair for a in ("encoder_attention", "decoder_attention") for pair in text_stack(prefix, depth, attention=a, cross=False)]
+    copies: list[Pair] = []
+    if any(key.startswith("cls.predictions.") for key in keys):
+        required += language_head("cls.predictions.")
+        copies += tied_output("cls.predictions.")
+    return Layout(required, copies, BERT_LEFT_OUT)
+
+
+def vit_layout(keys: Iterable[str], *, depth: int) -> Layout:
+    """Of transformers' ViT and DeiT classes, or of timm's and DeiT's own files."""
+    keys = set(keys)
+    if "cls_token" in keys:
+        return Layout(list(timm_vision("", depth)), [], VIT_LEFT_OUT)
+    prefix = next((p for p in ("vit.", "deit.") if any(key.startswith(p) for key in keys)), "")
+    return Layout(list(_vit_classes(prefix, depth)), [], VIT_LEFT_OUT)
+
+
+def huggingface_vision(depth: int) -> Iterator[Pair]:
+    prefix = "vision_model."
+    yield "vit.cls", (f"{prefix}embeddings.class_embedding",)
+    yield "vit.positions", (f"{prefix}embeddings.position_embedding",)
+    yield from _linear("vit.patches", f"{prefix}embeddings.patch_embedding")
+    names = {"attention_norm": "layer_norm1", "qkv": "self_attn.qkv", "out": "self_attn.projection"}
+    names |= {"mlp_norm": "layer_norm2", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
+    for i in range(depth):
+        for ours, theirs in names.items():
+            yield from _linear(f"vit.blocks.{i}.{ours}", f"{prefix}encoder.layers.{i}.{theirs}")
+    yield from _linear("vit.norm", f"{prefix}post_layernorm")
+
+
+def timm_vision(prefix: str, depth: int) -> Iterator[Pair]:
+    """The names of timm's ViT, which the authors and DeiT use."""
+    yield "vit.cls", (f"{prefix}cls_token",)
+    yield "vit.positions", (f"{prefix}pos_embed",)
+    yield from _linear("vit.patches", f"{prefix}patch_embed.proj")
+    names = {"attention_norm": "norm1", "qkv": "attn.qkv", "out": "attn.proj", "mlp_norm": "norm2", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
+    for i in range(depth):
+        for ours, theirs in names.items():
+            yield from _linear(f"vit.blocks.{i}.{ours}", f"{prefix}blocks.{i}.{theirs}")
+    yield from _linear("vit.norm", f"{prefix}norm")
+
+
+def _vit_classes(prefix: str, depth: int) -> Iterator[Pair]:
+    """The names of transformers' ViT and DeiT."""
+    yield "vit.cls", (f"{prefix}embeddings.cls_token",)
+    yield "vit.positions", (f"{prefix}embeddings.position_embeddings",)
+    yield from _linear("vit.patches", f"{prefix}embeddings.patch_embeddings.projection")
+    names = {"attention_norm": "layernorm_before", "out": "attention.output.dense"}
+    names |= {"mlp_norm": "layernorm_after", "mlp.0": "intermediate.dense", "mlp.2": "output.dense"}
+    for i in range(depth):
+        ours, theirs = f"vit.blocks.{i}", f"{prefix}encoder.layer.{i}"
+        yield from _linear(f"{ours}.qkv", *(f"{theirs}.attention.attention.{n}" for n in ("query", "key", "value")))
+        for own, other in names.items():
+            yield from _linear(f"{ours}.{own}", f"{theirs}.{other}")
+    yield from _linear("vit.norm", f"{prefix}layernorm")
+
+
+def text_stack(prefix: str, depth: int, *, attention: str, cross: bool = True) -> Iterator[Pair]:
+    """A BERT: its self-attention becomes `attention` of our blocks; everything else is what all roles share."""
+    yield "med.tokens.weight", (f"{prefix}embeddings.word_embeddings.weight",)
+    yield "med.positions.weight", (f"{prefix}embeddings.position_embeddings.weight",)
+    yield from _linear("med.embedding_norm", f"{prefix}embeddings.LayerNorm")
+    for i in range(depth):
+        ours, theirs = f"med.blocks.{i}", f"{prefix}encoder.layer.{i}"
+        yield from _linear(f"{ours}.{attention}.qkv", *(f"{theirs}.attention.self.{n}" for n in ("query", "key", "value")))
+        yield from _linear(f"{ours}.{attention}.out", f"{theirs}.attention.output.dense")
+        yield from _linear(f"{ours}.{attention}.norm", f"{theirs}.attention.output.LayerNorm")
+        if cross:
+            yield from _linear(f"{ours}.cross_attention.query", f"{theirs}.crossattention.self.query")
+            yield from _linear(f"{ours}.cross_attention.kv", *(f"{theirs}.crossattention.self.{n}" for n in ("key", "value")))
+            yield from _linear(f"{ours}.cross_attention.out", f"{theirs}.crossattention.output.dense")
+            yield from _linear(f"{ours}.cross_attention.norm", f"{theirs}.crossattention.output.LayerNorm")
+        yield from _linear(f"{ours}.mlp.0", f"{theirs}.intermediate.dense")
+        yield from _linear(f"{ours}.mlp.2", f"{theirs}.output.dense")
+        yield from _linear(f"{ours}.mlp_norm", f"{theirs}.output.LayerNorm")
+
+
+def language_head(prefix: str) -> Iterator[Pair]:
+    yield from _linear("med.head.0", f"{prefix}transform.dense")
+    yield from _linear("med.head.2", f"{prefix}transform.LayerNorm")
+    yield "med.head_bias", (f"{prefix}bias",)
+
+
+def tied_output(prefix: str) -> Iterator[Pair]:
+    """Second names that some versions saved of tensors that the head shares."""
+    yield "med.tokens.weight", (f"{prefix}decoder.weight",)
+    yield "med.head_bias", (f"{prefix}decoder.bias",)
+
+
+def retrieval_heads() -> Iterator[Pair]:
+    yield from _linear("image_projection", "vision_proj")
+    yield from _linear("text_projection", "text_proj")
+    yield from _linear("match_head", "itm_head")
+
+
+def _linear(ours: str, *theirs: str) -> Iterator[Pair]:
+    """Weight and bias of a layer."""
+    for end in ("weight", "bias"):
+        yield f"{ours}.{end}", tuple(f"{name}.{end}" for name in theirs)
+
+
+_PARTS = (
+    (r"vit\..*", "image"),
+    (r"med\.blocks\.\d+\.encoder_attention\..*", "encoder"),
+    (r"med\.blocks\.\d+\.decoder_attention\..*", "decoder"),
+    (r"med\.blocks\.\d+\.cross_attention\..*", "cross"),
+    (r"med\.head.*", "language"),
+    (r"(image|text)_projection\..*", "contrast"),
+    (r"match_head\..*", "match"),
+    (r"med\..*", "text"),
+)
+
+
+def part_of(name: str) -> str:
+    """The part of the model (blip.PARTS) that one of our tensors belongs to."""
+    return next(part for pattern, part in _PARTS if re.fullmatch(pattern, name))
