@@ -81,6 +81,23 @@ def _parser(argv: list[str]) -> argparse.Namespace:
     history.add_argument("key", help="of the image, as web-000000012")
     history.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="default: artifacts")
     history.set_defaults(act=_history)
+    plan = verbs.add_parser("plan", help="parameters, work and memory of the trainings of a params.yaml; trains nothing")
+    plan.set_defaults(act=_plan)
+    look = verbs.add_parser("inspect", help="a look at raw data before ingest: format, counts, first rows, what is wrong")
+    look.add_argument("path", type=Path, help="a folder (or file) of images and texts")
+    look.add_argument("--limit", type=int, default=1000, help="samples to look at; 0 looks at all; default: 1000")
+    look.set_defaults(act=_inspect)
+    export = verbs.add_parser("export", help="write a generation for others: WebDataset, Hugging Face, COCO or BLIP lists, with a card")
+    export.add_argument("generation", type=Path, help="as artifacts/generations/g1, or artifacts/heldout")
+    export.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export there is replaced")
+    export.add_argument("--format", required=True, help="webdataset, imagefolder, parquet, coco or salesforce")
+    which = export.add_mutually_exclusive_group()
+    which.add_argument("--kept-only", action="store_true", help="only the texts that were kept (default)")
+    which.add_argument("--all", action="store_true", help="every text, each with the reason for its fate")
+    export.add_argument("--license", default="unknown", help="for the card")
+    export.add_argument("--shards", type=Path, help="default: artifacts/shards beside the generation")
+    export.add_argument("--metrics", type=Path, help="default: artifacts/metrics beside the generation")
+    export.set_defaults(act=_export)
     verbs.add_parser("params", help="check params.yaml").set_defaults(act=lambda args: _params(args))
     for verb in verbs.choices.values():
         verb.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
@@ -114,10 +131,30 @@ def _sample(args: argparse.Namespace) -> None:
     write_sample(args.out, _params(args).sample)
 
 
+def _plan(args: argparse.Namespace) -> None:
+    from blip_core.plan import plan
+
+    print(plan(_params(args)))
+
+
 def _history(args: argparse.Namespace) -> None:
     from blip_core.history import history
 
     print(history(args.key, args.artifacts))
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from blip_core.inspect import inspect
+
+    print(inspect(args.path, cfg=_params(args).ingest, limit=args.limit))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from blip_core.export.data import export
+
+    options = {"form": args.format, "everything": args.all, "licence": args.license, "shards": args.shards, "metrics": args.metrics}
+    manifest = export(args.generation, args.out, **options)
+    print(f"{args.out}: {manifest['images']} images with {sum(manifest['texts'].values())} texts; {args.out / 'README.md'} is its card")
 
 
 def _run_stage(args: argparse.Namespace) -> None:

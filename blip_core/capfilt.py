@@ -18,15 +18,12 @@ from torch import Tensor
 from blip_core.captions import write_json
 from blip_core.config import SamplerConfig
 from blip_core.data import hash64, load_pixels, tokenize
+from blip_core.distributed import device
 from blip_core.images import decode_rgb
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search, nucleus
 from blip_core.shards import ShardImages
 from blip_core.tokenizer import Tokenizer
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def autocast(precision: str) -> torch.autocast:

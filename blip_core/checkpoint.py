@@ -37,7 +37,8 @@ def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts) -> None
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
         tokenizer.save(temporary / "vocab.txt")
-        write_json({"model": model.cfg.model_dump(), **facts}, temporary / "config.json")
+        about = {"model": model.cfg.model_dump(), "match_token": model.match_token, "missing": sorted(model.missing)}
+        write_json({**about, **facts}, temporary / "config.json")
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -50,8 +51,9 @@ def load_model(folder: Path) -> tuple[Blip, Tokenizer]:
     config = folder / "config.json"
     if not config.exists():
         raise ValueError(f"{folder}: no config.json, so this is no model folder; expected config.json, vocab.txt and model.safetensors")
-    tokenizer = Tokenizer.load(folder / "vocab.txt")
-    model = new_model(ModelConfig(**json.loads(config.read_text())["model"]), tokenizer, seed=0)
+    tokenizer, about = Tokenizer.load(folder / "vocab.txt"), json.loads(config.read_text())
+    model = new_model(ModelConfig(**about["model"]), tokenizer, seed=0)
+    model.match_token, model.missing = about["match_token"], frozenset(about["missing"])
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, OSError, RuntimeError) as e:
@@ -70,21 +72,37 @@ def save_checkpoint(state: dict, folder: Path, step: int, *, keep: int = 2) -> N
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     temporary = folder / f"_tmp.{uuid.uuid4().hex}"
-    torch.save(state, temporary)
-    path.with_suffix(".sha256").write_text(sha256_file(temporary))
-    os.replace(temporary, path)
+    try:
+        torch.save(state, temporary)
+        path.with_suffix(".sha256").write_text(sha256_file(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
         old.unlink()
         old.with_suffix(".sha256").unlink(missing_ok=True)
-    for orphan in folder.glob("_tmp.*"):
+    for orphan in folder.glob("_tmp.*"):  # of a process that was killed
         orphan.unlink()
 
 
-def load_checkpoint(folder: Path) -> dict | None:
+def newest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint, or None. A damaged one is reported and passed over for the one before."""
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
         digest = path.with_suffix(".sha256")
         if digest.exists() and digest.read_text() == sha256_file(path):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return path
         log.warning("%s is damaged (its sha256 differs); taking the checkpoint before it", path)
     return None
+
+
+def read_checkpoint(path: Path) -> dict:
+    """ValueError when it is not there: some process may see other folders than the one that chose it."""
+    if not path.exists():
+        raise ValueError(f"{path}: process 0 goes on from here, but it is not here; --work must be a folder that all processes share")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_checkpoint(folder: Path) -> dict | None:
+    """What the newest whole checkpoint holds, or None."""
+    path = newest_checkpoint(folder)
+    return path and read_checkpoint(path)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Source = Literal["web", "human", "synthetic"]
+Format = Literal["webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parquet", "table", "sidecar"]  # blip_core/formats
 
 
 class Config(BaseModel):
@@ -53,6 +54,8 @@ class TextLimits(Config):
 class IngestConfig(Config):
     web: str = Field(description="the noisy crawl, below the data folder")
     clean: str = Field(description="the clean set with human captions, below the data folder")
+    web_format: Format | None = Field(description="of the crawl; null takes the first format that recognises its files")
+    clean_format: Format | None = Field(description="of the clean set; null as above")
     shard_images: Positive = Field(description="images in a shard at most")
     short_side: Positive | None = Field(description="larger images are resized to this short side; null keeps their size")
     quality: int = Field(ge=50, le=100, description="JPEG quality of images that must be re-encoded")
@@ -139,10 +142,15 @@ class AugmentConfig(Config):
 
 class OptimConfig(Config):
     steps: Positive
-    batch_size: Annotated[int, Field(ge=2)] = Field(description="images per step over all processes")
+    batch_size: Annotated[int, Field(ge=2)] = Field(description="images per step over all processes and micro-batches")
+    accumulate: Positive = Field(description="micro-batches that make a step, one after the other; ITC and ITM see the pairs of one at a time")
+    recompute: int = Field(ge=0, description="last blocks of the ViT that keep no activations but compute them twice: less memory, equal gradients")
     lr: float = Field(gt=0, description="peak learning rate")
     min_lr: float = Field(ge=0)
-    warmup: Share = Field(description="share of the steps with a linearly rising rate")
+    warmup: Share = Field(description="share of the steps with a linearly rising rate; never cut short")
+    schedule: Literal["cosine", "step"] = Field(description="after the warm-up: cosine to min_lr, or the paper's decay in steps")
+    decay_rate: float = Field(gt=0, le=1, description="schedule step: factor of the rate; the paper has 0.85")
+    decay_every: Positive = Field(description="schedule step: steps between two decays; the paper decays once per epoch")
     weight_decay: float = Field(ge=0)
     betas: tuple[Share, Share]
     clip_norm: float = Field(gt=0, description="of the gradient, over all parameters")
@@ -151,7 +159,9 @@ class OptimConfig(Config):
     threads: int = Field(ge=0, description="CPU threads; 0 takes all. Bit-equal reruns need an equal number")
     workers: int = Field(ge=0, description="data loading processes; the order of samples does not depend on it")
     checkpoint_every: Positive = Field(description="steps between checkpoints of a running training")
-    log_every: Positive
+    log_every: Positive = Field(description="steps between lines of the history")
+    health: Literal["warn", "stop", "off"] = Field(description="when a training learns nothing (blip_core/health.py): say so, end it, or neither")
+    timeout: Positive = Field(description="seconds that one of several processes waits for the others before it gives up")
     augment: AugmentConfig
 
 
@@ -176,9 +186,17 @@ class LanguageConfig(Config):
     prompt: str = Field(description="put before each caption; its tokens are masked in the loss")
 
 
+class InitFromConfig(Config):
+    """Weights to begin with, as the paper does; null stays random (blip_core/public/load.py)."""
+
+    vit: Path | None = Field(description="folder of transformers with an ImageNet ViT or DeiT, or DeiT's .pth file")
+    bert: Path | None = Field(description="folder of transformers with BERT; its vocab.txt must be ingest.vocab")
+
+
 class PretrainConfig(Config):
     """ITC + ITM + LM, from random weights or `init_from`."""
 
+    init_from: InitFromConfig
     optim: OptimConfig
     contrast: ContrastConfig
     language: LanguageConfig

@@ -65,38 +65,62 @@ def batch_shares(rows: Rows, *, human: float, synthetic: float) -> dict[str, flo
     return shares
 
 
-def pick(rows: Rows, shares: dict[str, float], *, step: int, batch_size: int, seed: int) -> np.ndarray:
-    """Row indices of a global batch. Each source is walked through in its own order, shuffled anew at every pass."""
+def pick(rows: Rows, shares: dict[str, float], *, step: int, batch_size: int, seed: int, orders: dict | None = None) -> np.ndarray:
+    """Row indices of a global batch. Each source is walked through in its own order, shuffled anew at every pass.
+
+    `orders` keeps the current orders between calls: shuffling millions of rows takes a good part of a second.
+    """
+    orders = {} if orders is None else orders
     bounds = np.round(np.cumsum([0.0, *shares.values()]) * batch_size).astype(int)
     parts = []
     for source, count in zip(shares, np.diff(bounds), strict=True):
         pool = rows.by_source[source]
         places = np.arange(step * count, (step + 1) * count)
         for epoch in np.unique(places // len(pool)):
-            order = np.random.default_rng([seed, hash64(source) & 0xFFFFFFFF, int(epoch)]).permutation(pool)
-            parts.append(order[places[places // len(pool) == epoch] % len(pool)])
+            if (source, epoch) not in orders:
+                orders[source, epoch] = np.random.default_rng([seed, hash64(source) & 0xFFFFFFFF, int(epoch)]).permutation(pool)
+                orders.pop((source, epoch - 2), None)
+            parts.append(orders[source, epoch][places[places // len(pool) == epoch] % len(pool)])
     return np.random.default_rng([seed, step]).permutation(np.concatenate(parts))
 
 
 class Batches(Dataset):
-    """Training batches of this process, by step."""
+    """Training batches of this process: cfg.accumulate micro-batches for each step.
+
+    Micro-batch p of a step holds the p-th block of its rows, and each process the block's part that its rank says: the pairs
+    that meet in a micro-batch are the same for any number of processes.
+    """
 
     def __init__(
-        self, rows: Rows, images: ShardImages, tokenizer: Tokenizer, *, shares: dict[str, float], cfg: OptimConfig, image_size: int, prompt: str, seed: int
+        self,
+        rows: Rows,
+        images: ShardImages,
+        tokenizer: Tokenizer,
+        *,
+        shares: dict[str, float],
+        cfg: OptimConfig,
+        image_size: int,
+        prompt: str,
+        seed: int,
     ):
         self.rows, self.images, self.tokenizer, self.shares = rows, images, tokenizer, shares
         self.cfg, self.image_size, self.prompt, self.seed = cfg, image_size, prompt, seed
         self.rank, self.world_size = rank(), world_size()
-        if cfg.batch_size % self.world_size:
-            raise ValueError(f"batch_size {cfg.batch_size} does not divide among {self.world_size} processes")
+        self._orders: dict = {}
+        if cfg.batch_size % (self.world_size * cfg.accumulate) or cfg.batch_size < 2 * cfg.accumulate:
+            raise ValueError(
+                f"batch_size {cfg.batch_size} does not divide into {cfg.accumulate} micro-batches of two images or more, each shared out "
+                f"among {self.world_size} processes; take a multiple of {cfg.accumulate * self.world_size}"
+            )
 
     def __len__(self) -> int:
-        return self.cfg.steps
+        return self.cfg.steps * self.cfg.accumulate
 
-    def __getitem__(self, step: int) -> Batch:
-        size = self.cfg.batch_size // self.world_size
-        own = slice(self.rank * size, (self.rank + 1) * size)
-        picked = pick(self.rows, self.shares, step=step, batch_size=self.cfg.batch_size, seed=self.seed)[own]
+    def __getitem__(self, place: int) -> Batch:
+        step, part = divmod(place, self.cfg.accumulate)
+        size = self.cfg.batch_size // (self.world_size * self.cfg.accumulate)
+        own = slice((part * self.world_size + self.rank) * size, (part * self.world_size + self.rank + 1) * size)
+        picked = pick(self.rows, self.shares, step=step, batch_size=self.cfg.batch_size, seed=self.seed, orders=self._orders)[own]
         draws = np.random.default_rng([self.seed, step, 1]).random((self.cfg.batch_size, NUM_DRAWS))[own]
         pixels = [
             augment(decode_rgb(self.images.bytes(self.rows.shard[i], self.rows.key[i])), self.image_size, self.cfg.augment, draw)
@@ -114,12 +138,15 @@ class Batches(Dataset):
             step=step,
             progress=step / self.cfg.steps,
             seed=self.seed,
+            keys=tuple(self.rows.key[i] for i in picked),
+            part=part,
+            parts=self.cfg.accumulate,
         )
 
     def loader(self, start: int) -> Iterator[Batch]:
-        """Batches from step `start` to the last, read ahead by cfg.workers processes."""
-        steps = range(start, self.cfg.steps)
-        return iter(DataLoader(self, batch_size=None, sampler=steps, num_workers=self.cfg.workers, persistent_workers=False))
+        """Micro-batches from step `start` to the last, read ahead by cfg.workers processes."""
+        places = range(start * self.cfg.accumulate, len(self))
+        return iter(DataLoader(self, batch_size=None, sampler=places, num_workers=self.cfg.workers, persistent_workers=False))
 
 
 NUM_DRAWS = 10  # uniform numbers that `augment` uses for one image

@@ -1,8 +1,28 @@
-"""The few collectives that training needs. Without a process group each is the identity, so one process needs none."""
+"""Several processes that train one model, as torchrun starts them. Without them every function here is the identity.
+
+On one machine:
+
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 OMP_NUM_THREADS=4 torchrun --nproc-per-node 8 --max-restarts 3 -m blip_core pretrain ...
+
+All processes read the inputs and checkpoints from folders that they share; process 0 alone writes. The batch of a step is
+divided among them, so the number of processes changes no loss and no gradient, and may change between two runs.
+"""
+
+import functools
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -11,6 +31,89 @@ def world_size() -> int:
 
 def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def device() -> torch.device:
+    """The GPU of this process, by its place on its machine, or the CPU."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def on_every_process(stage: Callable[..., None]) -> Callable[..., None]:
+    """A stage that trains: runs in each process of torchrun's, and returns in each when process 0 has written the outputs."""
+
+    @functools.wraps(stage)
+    def run(*args, cfg, **kwargs) -> None:
+        with process_group(cfg.optim.timeout):
+            stage(*args, cfg=cfg, **kwargs)
+
+    return run
+
+
+@contextmanager
+def process_group(timeout: int) -> Iterator[None]:
+    """Join the processes that the environment names (RANK, WORLD_SIZE, ...); leave them when all have come to the end.
+
+    When another process ends early, or does not answer for `timeout` seconds, RuntimeError says so.
+    """
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    _join(timeout)
+    try:
+        yield
+        dist.barrier()
+    except RuntimeError as e:
+        if isinstance(e, dist.DistError) or "gloo" in str(e).lower():
+            raise RuntimeError(_lost(timeout, str(e).strip().splitlines()[0])) from None  # where it waited tells nothing
+        raise
+    dist.destroy_process_group()  # not behind an error: NCCL might wait there for the others
+
+
+def _join(timeout: int) -> None:
+    backend, on_one_machine = "gloo", os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    if torch.cuda.is_available():
+        backend = "nccl"
+        torch.cuda.set_device(device())
+    elif on_one_machine and any(name == "lo" for _, name in socket.if_nameindex()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name does not always lead to it
+    bound = device() if backend == "nccl" else None
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout), device_id=bound)
+    if rank() > 0:
+        logging.getLogger("blip_core").setLevel(logging.WARNING)
+    elif int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        log.warning("set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, or its restarts may look for processes that are gone")
+    log.info("%d processes, %s", world_size(), backend)
+
+
+def _lost(timeout: int, reason: str) -> str:
+    return (
+        f"process {rank()} of {world_size()}: another process of this training ended, or did not answer for {timeout} seconds, "
+        f"so this one ends too ({reason}). See that one's message. Running again goes on from the last checkpoint; "
+        "torchrun --max-restarts does so by itself"
+    )
+
+
+def agree(value: T) -> T:
+    """The value that process 0 has, whatever the others bring."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def total(values: Tensor) -> Tensor:
+    """Sum over the processes."""
+    if world_size() == 1:
+        return values
+    values = values.detach().clone()
+    dist.all_reduce(values)
+    return values
+
+
+def average(values: Tensor) -> Tensor:
+    """Mean over the processes."""
+    return total(values) / world_size()
 
 
 class _Gather(torch.autograd.Function):
@@ -24,9 +127,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+        return total(gradient.contiguous()).chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def gather(x: Tensor) -> Tensor:
@@ -34,10 +135,6 @@ def gather(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _Gather.apply(x)
 
 
-def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
-    """total / count over all ranks, scaled so that the mean of the ranks' gradients (DDP) is the gradient of the global mean."""
-    if world_size() == 1:
-        return total / count
-    count = count.detach().clone().float()
-    dist.all_reduce(count)
-    return total * world_size() / count
+def global_mean(summed: Tensor, count: Tensor) -> Tensor:
+    """summed / count over all ranks, scaled so that the mean of the ranks' gradients (DDP) is the gradient of the global mean."""
+    return summed * world_size() / total(count)

@@ -1,6 +1,12 @@
 """Objectives: each turns a batch into a dict of losses. ITC and ITM as in ALBEF (Li et al. 2021) and BLIP section 3.2; LM as BLIP.
 
 B pairs of this process, G pairs over all processes, Q queued features, C = G + Q candidates, E width of the ITC space.
+
+A step may come in micro-batches (OptimConfig.accumulate). Against the same pairs in one batch:
+LM   equal: each micro-batch weighs as many tokens as it has in the step.
+ITM  a mean over as many pairs, but a pair's negatives are drawn from its own micro-batch.
+ITC  a mean over as many pairs; the candidates of a pair are its own micro-batch and the queue, which the micro-batches enter one
+     after the other: the last sees the whole batch, and the queue behind the step is the same. The twin moves once per step.
 """
 
 import copy
@@ -12,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip_core.config import ContrastConfig, LanguageConfig
-from blip_core.distributed import gather, mean_over_ranks, rank, world_size
+from blip_core.distributed import gather, global_mean, rank, total, world_size
 from blip_core.model.blip import Blip
 from blip_core.model.med import KeysValues
 
@@ -21,7 +27,7 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of image and text. Identities are hashes: equal numbers mean the same picture, or the same text."""
+    """Pairs of image and text, one micro-batch of a step. Identities are hashes: equal numbers mean the same picture, or the same text."""
 
     pixels: Tensor  # B x 3 x H x W, normalised
     ids: Tensor  # B x T: [CLS] text [SEP], padding behind
@@ -32,6 +38,9 @@ class Batch:
     step: int
     progress: float  # share of the steps done, in [0, 1)
     seed: int
+    keys: tuple[str, ...] = ()  # B, of the images in their shards
+    part: int = 0  # which micro-batch of the step
+    parts: int = 1
 
     def to(self, device: torch.device) -> "Batch":
         moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -64,9 +73,9 @@ class Contrast(nn.Module):
         """The ITC loss, and the similarities for hard negatives."""
         image_BE, text_BE = model.image_features(image_tokens), model.text_features(batch.ids, batch.mask)
         twin_image, twin_text = self._twin_features(batch)
-        images_CE, texts_CE = (torch.cat([gather(twin), queue]) for twin, queue in ((twin_image, self._filled("image")), (twin_text, self._filled("text"))))
-        image_ids_C = torch.cat([gather(batch.image_ids), self._filled("image_id")])
-        text_ids_C = torch.cat([gather(batch.text_ids), self._filled("text_id")])
+        fresh = {"image": twin_image, "text": twin_text, "image_id": batch.image_ids, "text_id": batch.text_ids}
+        fresh = {name: gather(rows) for name, rows in fresh.items()}
+        images_CE, texts_CE, image_ids_C, text_ids_C = (torch.cat([rows, self._filled(name)]) for name, rows in fresh.items())
         same_image = batch.image_ids[:, None] == image_ids_C
         # a text that another picture has too is neither a positive nor a negative
         hidden = (batch.text_ids[:, None] == text_ids_C) & ~same_image
@@ -80,7 +89,8 @@ class Contrast(nn.Module):
                 target_BC = alpha * soft + (1 - alpha) * hard
             losses.append(-(target_BC * logits_BC.log_softmax(-1).masked_fill(hidden, 0)).sum(-1).mean())
             logits.append(logits_BC.detach())
-        self._enqueue(gather(twin_image), gather(twin_text), gather(batch.image_ids), gather(batch.text_ids))
+        self._enqueue(**fresh)
+        self._seen = (image_BE.detach(), text_BE.detach(), len(texts_CE))
         num_global = len(batch.image_ids) * world_size()
         related = (same_image | hidden)[:, :num_global]
         return sum(losses) / 2, Similarities(logits[0][:, :num_global], logits[1][:, :num_global], related)
@@ -100,6 +110,11 @@ class Contrast(nn.Module):
     def clamp_temperature(self) -> None:
         self.temperature.clamp_(*self.cfg.temperature_range)
 
+    def vitals(self) -> dict[str, float]:
+        """Of the last batch: how alike the features of different pairs are, and the loss of equal similarities to all candidates."""
+        image_BE, text_BE, num_candidates = self._seen
+        return {"image_cosine": mean_cosine(image_BE), "text_cosine": mean_cosine(text_BE), "itc_chance": math.log(num_candidates)}
+
     def get_extra_state(self) -> dict[str, int]:
         return {"queue_filled": self.queue_filled, "queue_next": self.queue_next}
 
@@ -110,17 +125,24 @@ class Contrast(nn.Module):
         return getattr(self, f"{name}_queue")[: self.queue_filled]
 
     @torch.no_grad()
-    def _enqueue(self, image_GE: Tensor, text_GE: Tensor, image_ids_G: Tensor, text_ids_G: Tensor) -> None:
-        """Ring buffer: any batch size, any queue size."""
+    def _enqueue(self, **rows: Tensor) -> None:
+        """G rows for each of the queues, by name. A ring buffer: any batch size, any queue size."""
         size = self.cfg.queue_size
         if size == 0:
             return
-        newest = min(len(image_GE), size)
-        slots = (torch.arange(newest, device=image_GE.device) + self.queue_next) % size
-        for queue, values in ((self.image_queue, image_GE), (self.text_queue, text_GE), (self.image_id_queue, image_ids_G), (self.text_id_queue, text_ids_G)):
+        newest = min(len(rows["image"]), size)
+        slots = (torch.arange(newest, device=rows["image"].device) + self.queue_next) % size
+        for name, values in rows.items():
+            queue = getattr(self, f"{name}_queue")
             queue[slots] = values[-newest:].to(queue.dtype)
         self.queue_next = (self.queue_next + newest) % size
         self.queue_filled = min(size, self.queue_filled + newest)
+
+
+def mean_cosine(unit_BE: Tensor) -> float:
+    """Mean cosine of all pairs of different rows, which have unit length: near 1 when features have collapsed."""
+    count = len(unit_BE)
+    return float((unit_BE.sum(0).square().sum() - count) / max(1, count * (count - 1)))
 
 
 def momentum_twin(model: Blip) -> Blip:
@@ -132,11 +154,12 @@ def momentum_twin(model: Blip) -> Blip:
     return twin.eval().requires_grad_(False)
 
 
-def matching_loss(model: Blip, batch: Batch, image_tokens: Tensor, keys_values: list[KeysValues], similarities: Similarities, hardness: float) -> Tensor:
+def matching_loss(
+    model: Blip, batch: Batch, image_tokens: Tensor, keys_values: list[KeysValues], similarities: Similarities, hardness: float
+) -> Tensor:
     """ITM: each pair against one hard negative text and one hard negative image of the global batch, in one pass of 3B."""
-    draws = torch.rand(2, len(batch.ids) * world_size(), generator=torch.Generator().manual_seed(batch.seed * 1_000_003 + batch.step))
     own = slice(rank() * len(batch.ids), (rank() + 1) * len(batch.ids))
-    draws = draws[:, own].to(batch.ids.device)
+    draws = _draws(batch)[:, own].to(batch.ids.device)
     text, has_text = draw_negatives(similarities.image_to_text_BG, similarities.related_BG, draws[0], hardness)
     image, has_image = draw_negatives(similarities.text_to_image_BG, similarities.related_BG, draws[1], hardness)
     all_ids, all_masks = gather_texts(batch.ids, batch.mask, pad=model.special.pad)
@@ -150,7 +173,14 @@ def matching_loss(model: Blip, batch: Batch, image_tokens: Tensor, keys_values: 
     labels = torch.cat([torch.ones_like(text), torch.zeros_like(text), torch.zeros_like(text)])
     valid = torch.cat([torch.ones_like(has_text), has_text, has_image])
     losses = F.cross_entropy(logits, labels, reduction="none")
-    return mean_over_ranks((losses * valid).sum(), valid.sum())
+    return global_mean((losses * valid).sum(), valid.sum())
+
+
+def _draws(batch: Batch) -> Tensor:
+    """Uniform numbers for the two negatives of each of the G pairs, the same in every process: 2 x G."""
+    num_global = len(batch.ids) * world_size()
+    generator = torch.Generator().manual_seed(batch.seed * 1_000_003 + batch.step)
+    return torch.rand(2, num_global * batch.parts, generator=generator)[:, batch.part * num_global :][:, :num_global]
 
 
 def draw_negatives(similarity_BG: Tensor, related_BG: Tensor, draw_B: Tensor, hardness: float) -> tuple[Tensor, Tensor]:
@@ -179,12 +209,29 @@ def gather_texts(ids_BT: Tensor, mask_BT: Tensor, *, pad: int) -> tuple[Tensor, 
 def language_loss(model: Blip, batch: Batch, keys_values: list[KeysValues], label_smoothing: float) -> Tensor:
     """LM: cross-entropy of each next token, the prompt and the padding masked. Logits are made only where they count."""
     hidden_BTD = model.caption_hidden(batch.ids, keys_values)[:, :-1]
+    counted = counted_tokens(batch)
+    logits = model.med.vocabulary_logits(hidden_BTD[counted]).float()
+    summed = F.cross_entropy(logits, batch.ids[:, 1:][counted], label_smoothing=label_smoothing, reduction="sum")
+    return global_mean(summed, counted.sum())
+
+
+def counted_tokens(batch: Batch) -> Tensor:
+    """True where the next token counts for LM: not in the prompt, not in the padding. B x (T - 1)."""
     counted = batch.mask[:, 1:].clone()
     counted[:, : batch.prompt_tokens] = False
-    logits = model.med.vocabulary_logits(hidden_BTD[counted]).float()
-    targets = batch.ids[:, 1:][counted]
-    total = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
-    return mean_over_ranks(total, counted.sum())
+    return counted
+
+
+def language_shares(batches: list[Batch]) -> Tensor:
+    """Share of each micro-batch of a step in the tokens that LM learns, over all processes."""
+    counts = total(torch.stack([counted_tokens(b).sum() for b in batches]))
+    return counts / counts.sum()
+
+
+def word_entropy(batch: Batch) -> float:
+    """Entropy in nats of the tokens that LM learns, by their frequency in the batch: what knowing frequencies alone would cost."""
+    _, counts = batch.ids[:, 1:][counted_tokens(batch)].unique(return_counts=True)
+    return float(torch.distributions.Categorical(counts.float()).entropy())
 
 
 class PretrainObjective(nn.Module):
@@ -193,9 +240,13 @@ class PretrainObjective(nn.Module):
     def __init__(self, model: Blip, contrast: ContrastConfig, language: LanguageConfig | None):
         super().__init__()
         self.contrast, self.language = Contrast(model, contrast), language
+        self.uses_all_parameters = language is not None
+        self.bounds = {"temperature": contrast.temperature_range}
+
+    def before_step(self, model: Blip) -> None:
+        self.contrast.update_twin(model)
 
     def forward(self, model: Blip, batch: Batch) -> Losses:
-        self.contrast.update_twin(model)
         image_tokens = model.image_tokens(batch.pixels)
         keys_values = model.keys_values(image_tokens)
         itc, similarities = self.contrast(model, batch, image_tokens)
@@ -206,22 +257,41 @@ class PretrainObjective(nn.Module):
             losses["lm"] = language_loss(model, batch, keys_values, self.language.label_smoothing)
         return losses
 
+    def shares(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """Weights of the micro-batches of a step, by loss; one that is not named is a plain mean."""
+        return {} if self.language is None else {"lm": language_shares(batches)}
+
     def after_step(self) -> dict[str, Tensor]:
         """Called behind the optimizer: bounds the temperature; returns what is worth a line in the log."""
         self.contrast.clamp_temperature()
         return {"temperature": self.contrast.temperature.detach()}
 
+    def vitals(self, batch: Batch) -> dict[str, float]:
+        """What tells whether anything is learned. Waits for the device: only for steps that are logged."""
+        return self.contrast.vitals() | ({} if self.language is None else {"lm_chance": word_entropy(batch)})
+
 
 class CaptionObjective(nn.Module):
     """LM alone: fine-tunes the captioner."""
 
+    uses_all_parameters = False
+
     def __init__(self, language: LanguageConfig):
         super().__init__()
-        self.language = language
+        self.language, self.bounds = language, {}
+
+    def before_step(self, model: Blip) -> None:
+        """Nothing to do."""
 
     def forward(self, model: Blip, batch: Batch) -> Losses:
         keys_values = model.keys_values(model.image_tokens(batch.pixels))
         return {"lm": language_loss(model, batch, keys_values, self.language.label_smoothing)}
 
+    def shares(self, batches: list[Batch]) -> dict[str, Tensor]:
+        return {"lm": language_shares(batches)}
+
     def after_step(self) -> dict[str, Tensor]:
         return {}
+
+    def vitals(self, batch: Batch) -> dict[str, float]:
+        return {"lm_chance": word_entropy(batch)}

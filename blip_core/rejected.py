@@ -19,6 +19,7 @@ REASONS = {
     "missing_in_tar": "the side table or statistics count it as a success, the tar does not hold it",
     "bad_json": "a sample's JSON that cannot be read, or holds no caption where one is needed",
     "bad_row": "an entry of the annotation file that lacks a needed field",
+    "bad_table": "a table of images and captions that cannot be read, or a part of one",
     "bad_side_table": "a Parquet or statistics file beside a tar that cannot be read",
     "unknown_split": "a split that is neither train, restval, val nor test",
     "duplicate_key": "the key was seen before in this part",

@@ -35,7 +35,7 @@ class Tokenizer:
         self._pieces = tokenizers.Tokenizer(WordPiece({t: i for i, t in enumerate(vocab)}, unk_token="[UNK]"))
         self._pieces.normalizer, self._pieces.pre_tokenizer = BertNormalizer(lowercase=True), BertPreTokenizer()
         self._pieces.decoder = WordPieceDecoder()
-        self._special = {self.pad, self.cls, self.sep, self.dec, self.enc, ids["[MASK]"]}
+        self._special = {self.pad, self.cls, self.sep, self.dec, self.enc, ids["[MASK]"], ids["[UNK]"]}
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":

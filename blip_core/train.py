@@ -6,20 +6,27 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from blip_core.checkpoint import load_checkpoint, save_checkpoint
+from blip_core.captions import write_json
+from blip_core.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 from blip_core.config import OptimConfig
 from blip_core.data import Batches
-from blip_core.distributed import rank, world_size
+from blip_core.distributed import agree, average, device, rank, world_size
+from blip_core.health import Health, History
 from blip_core.model.blip import Blip
+from blip_core.objectives import Batch
 from blip_core.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -28,43 +35,50 @@ Log = Callable[..., None]
 
 @dataclass
 class TrainState:
-    """All that a resumed run needs besides its inputs. Randomness is drawn anew from (seed, step), so none is kept."""
+    """All that a resumed run needs besides its inputs. Randomness is drawn anew from (seed, step), so none is kept.
+
+    Nothing in it belongs to one process: a run may go on with another number of them.
+    """
 
     step: int
     model: dict
     objective: dict
     optimizer: dict
-    history: list[dict[str, float]]
+    history: History
 
 
-def fit(model: Blip, objective: nn.Module, batches: Batches, cfg: OptimConfig, *, name: str, folder: Path, seed: int, report: Log | None) -> list[dict[str, float]]:
+def fit(
+    model: Blip, objective: nn.Module, batches: Batches, cfg: OptimConfig, *, name: str, folder: Path, seed: int, report: Log | None
+) -> History:
     """Train `model` in place for cfg.steps and return the history, one row per cfg.log_every steps.
 
     Checkpoints go to `folder`, which the caller names by everything that decides the result: a rerun resumes from the newest,
-    bit for bit on one CPU process. FloatingPointError on a loss that is not finite, before the optimizer moves.
+    bit for bit on one CPU process. FloatingPointError on a loss or gradient that is not finite, before the optimizer moves.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    model.to(device).train()
-    objective.to(device)
-    step_module = _Step(model, objective)
-    stepper = nn.parallel.DistributedDataParallel(step_module, broadcast_buffers=False) if world_size() > 1 else step_module
+    stepper = parallel(model, objective, recompute=cfg.recompute)
     optimizer = torch.optim.AdamW(parameter_groups(model, objective, cfg.weight_decay), lr=cfg.lr, betas=cfg.betas)
     start, history = _resume(folder, model, objective, optimizer)
-    progress = Progress(name, cfg.steps, start=start, unit_size=cfg.batch_size, unit="images")
-    for batch in batches.loader(start):
-        row = _train_step(stepper, optimizer, batch.to(device), cfg, seed)
-        step = batch.step + 1
-        progress.update(step, loss=row["loss"])
+    first = rank() == 0
+    progress = Progress(name, cfg.steps, start=start, unit_size=cfg.batch_size, unit="images") if first else None
+    report = report if first else None
+    health = Health(cfg, objective.bounds, report)
+    for parts in grouped(batches.loader(start), cfg.accumulate):
+        parts = [part.to(device()) for part in parts]
+        row, step = _train_step(stepper, optimizer, parts, cfg, seed), parts[0].step + 1
+        if progress:
+            progress.update(step, loss=row["loss"])
         if step % cfg.log_every == 0 or step == cfg.steps:
-            row = {"step": step, **{k: float(v) for k, v in row.items()}}
-            history.append(row)
+            history.append(_history_row(step, row | objective.vitals(parts[-1])))
             if report:
-                report({f"{k}": v for k, v in row.items() if k != "step"}, step=step)
-        if (step % cfg.checkpoint_every == 0 and step < cfg.steps) and rank() == 0:
-            save_checkpoint(vars(TrainState(step, model.state_dict(), objective.state_dict(), optimizer.state_dict(), history)), folder, step)
-    progress.close()
+                report({k: v for k, v in history[-1].items() if k != "step"}, step=step)
+            health.check(history)
+        if step % cfg.checkpoint_every == 0 and step < cfg.steps and first:
+            state = TrainState(step, model.state_dict(), objective.state_dict(), optimizer.state_dict(), history)
+            save_checkpoint(vars(state), folder, step)
+    if progress:
+        progress.close()
     return history
 
 
@@ -75,38 +89,92 @@ class _Step(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         return self.objective(self.model, batch)
 
 
-def _train_step(stepper: nn.Module, optimizer: torch.optim.Optimizer, batch, cfg: OptimConfig, seed: int) -> dict[str, Tensor]:
-    torch.manual_seed((seed * 1_000_003 + batch.step) * 1009 + rank())  # dropout and stochastic depth: a function of the step
-    rate = learning_rate(batch.step, cfg)
+def parallel(model: Blip, objective: nn.Module, *, recompute: int = 0) -> nn.Module:
+    """Both on this process's device in training mode, as one module from a micro-batch to its losses."""
+    model.to(device()).train()
+    model.vit.recompute = recompute
+    step = _Step(model, objective.to(device()))
+    if world_size() == 1:
+        return step
+    # the buffers (queues) are equal on all ranks by construction
+    return DistributedDataParallel(step, forward_sync_buffers=False, find_unused_parameters=not objective.uses_all_parameters)
+
+
+def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """The micro-batches of each step."""
+    batches = iter(batches)
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def _train_step(
+    stepper: nn.Module, optimizer: torch.optim.Optimizer, parts: list[Batch], cfg: OptimConfig, seed: int
+) -> dict[str, Tensor | float]:
+    """Move the weights once; returns what a row of the history shows."""
+    step, inner = parts[0].step, getattr(stepper, "module", stepper)
+    torch.manual_seed((seed * 1_000_003 + step) * 1009 + rank())  # dropout and stochastic depth: a function of the step
+    rate = learning_rate(step, cfg)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-        losses = stepper(batch)
-    loss = sum(losses.values())
-    _require_finite(losses, batch.step)
+    inner.objective.before_step(inner.model)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    losses = backward(stepper, parts, precision=cfg.precision)
     norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], cfg.clip_norm)
+    _require_finite(losses, norm, parts)
     optimizer.step()
-    inner = stepper.module if isinstance(stepper, nn.parallel.DistributedDataParallel) else stepper
-    return {"loss": loss.detach(), **{k: v.detach() for k, v in losses.items()}, **inner.objective.after_step(), "grad_norm": norm, "lr": torch.tensor(rate)}
+    return {"loss": sum(losses.values()), **losses, **inner.objective.after_step(), "grad_norm": norm, "lr": rate}
 
 
-def _require_finite(losses: dict[str, Tensor], step: int) -> None:
-    if not torch.isfinite(torch.stack([v.detach() for v in losses.values()])).all():
-        values = ", ".join(f"{k} {v.item():.4g}" for k, v in losses.items())
-        raise FloatingPointError(f"step {step}: a loss is not finite ({values}); nothing was updated. Lower lr, or train in fp32 to find the cause")
+def backward(stepper: nn.Module, parts: list[Batch], *, precision: str) -> dict[str, Tensor]:
+    """Add up the gradients of a step's micro-batches; returns its losses. Processes exchange gradients once, with the last."""
+    shares = getattr(stepper, "module", stepper).objective.shares(parts) if len(parts) > 1 else {}
+    sums: dict[str, Tensor] = {}
+    for i, part in enumerate(parts):
+        alone = isinstance(stepper, DistributedDataParallel) and i < len(parts) - 1
+        with stepper.no_sync() if alone else nullcontext():
+            with torch.autocast(part.pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                losses = stepper(part)
+            losses = {k: v * shares[k][i] if k in shares else v / len(parts) for k, v in losses.items()}
+            sum(losses.values()).backward()
+        sums = {k: sums.get(k, 0) + v.detach() for k, v in losses.items()}
+    return sums
+
+
+def _require_finite(losses: dict[str, Tensor], norm: Tensor, parts: list[Batch]) -> None:
+    """The one place in a step that waits for the device: what is not finite must not reach the weights."""
+    if torch.isfinite(torch.stack([*losses.values(), norm])).all():
+        return
+    values = {**losses, "gradient norm": norm}
+    bad = ", ".join(f"{k} {v.item():.4g}" for k, v in values.items() if not torch.isfinite(v))
+    good = ", ".join(f"{k} {v.item():.4g}" for k, v in values.items() if torch.isfinite(v))
+    where = f" in process {rank()} of {world_size()}" if world_size() > 1 else ""
+    raise FloatingPointError(
+        f"step {parts[0].step}{where}: not finite: {bad} ({good or 'nothing is finite'}); nothing was updated. Lower lr, or train in fp32 "
+        f"to find the cause. Images of the batch: {' '.join(key for part in parts for key in part.keys)}"
+    )
+
+
+def _history_row(step: int, values: dict[str, Tensor | float]) -> dict[str, float]:
+    """Means over the processes, which makes global losses of each one's part."""
+    means = average(torch.tensor([float(v) for v in values.values()], dtype=torch.float64, device=device()))
+    return {"step": step, **dict(zip(values, means.tolist(), strict=True))}
 
 
 def learning_rate(step: int, cfg: OptimConfig) -> float:
-    """Linear warm-up over cfg.warmup of the steps, then cosine to cfg.min_lr: a pure function of the step."""
+    """Linear warm-up over cfg.warmup of the steps, then cfg.schedule, never below cfg.min_lr: a pure function of the step.
+
+    The warm-up is whole however short an epoch is (the public code ends it with the first one), and the decays of the schedule
+    `step` are counted from its end, so that the peak is always reached.
+    """
     warmup = round(cfg.warmup * cfg.steps)
     if step < warmup:
         return cfg.lr * (step + 1) / warmup
+    if cfg.schedule == "step":
+        return max(cfg.min_lr, cfg.lr * cfg.decay_rate ** ((step - warmup) // cfg.decay_every))
     progress = (step - warmup) / max(1, cfg.steps - warmup)
     return cfg.min_lr + (cfg.lr - cfg.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -121,21 +189,58 @@ def parameter_groups(model: nn.Module, objective: nn.Module, weight_decay: float
     return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def _resume(folder: Path, model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]]]:
-    state = load_checkpoint(folder)
-    if state is None:
+def _resume(folder: Path, model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, History]:
+    """Process 0 chooses the checkpoint; all read that one."""
+    path = agree(newest_checkpoint(folder) if rank() == 0 else None)
+    if path is None:
+        log.info("starting fresh: no checkpoint in %s", folder)
         return 0, []
-    model.load_state_dict(state["model"])
-    objective.load_state_dict(state["objective"])
-    optimizer.load_state_dict(state["optimizer"])
-    log.info("resumed at step %d from %s", state["step"], folder)
+    state = read_checkpoint(path)
+    try:
+        model.load_state_dict(state["model"])
+        objective.load_state_dict(state["objective"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as e:
+        reason = str(e)[:300]
+        raise ValueError(f"{path}: other code wrote it, it does not fit this model; delete {folder} to start fresh ({reason})") from None
+    log.info("resumed at step %d from %s", state["step"], path)
     return state["step"], state["history"]
 
 
+# keys of OptimConfig that decide when something is written or said, and no number
+INDIFFERENT = {"checkpoint_every", "workers", "health", "timeout"}
+
+
 def run_folder(work: Path, name: str, **identity) -> Path:
-    """Where a training keeps its checkpoints: named by all that decides its result, so that a changed input starts afresh."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return work / f"{name}-{digest}"
+    """Where a training keeps its checkpoints: named by all that decides its result, so that a changed input starts afresh.
+
+    `identity["cfg"]` may hold the settings; the indifferent ones of its `optim` do not count. Says what has changed against an
+    unfinished training of the same name.
+    """
+    identity = json.loads(json.dumps(identity, sort_keys=True, default=str))
+    if isinstance(identity.get("cfg"), dict) and "optim" in identity["cfg"]:
+        identity["cfg"]["optim"] = {k: v for k, v in identity["cfg"]["optim"].items() if k not in INDIFFERENT}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder = work / f"{name}-{digest}"
+    if rank() == 0 and not folder.exists():
+        _say_what_changed(folder, name, identity)
+        write_json(identity, folder / "identity.json")
+    return folder
+
+
+def _say_what_changed(folder: Path, name: str, identity: dict) -> None:
+    others = [p for p in folder.parent.glob(f"{name}-*/identity.json") if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{16}}", p.parent.name)]
+    if others:
+        newest = max(others, key=lambda p: p.stat().st_mtime)
+        changes = ", ".join(_changes(json.loads(newest.read_text()), identity))
+        log.info("%s: config or input changed (%s): starting fresh; the checkpoints of before stay in %s", name, changes, newest.parent)
+
+
+def _changes(old: object, new: object, name: str = "") -> list[str]:
+    """The entries in which two nested dicts differ, as `a.b 1 -> 2`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [c for k in sorted({*old, *new}) for c in _changes(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
+    return [] if old == new else [f"{name} {old} -> {new}"]
 
 
 def discard(folder: Path) -> None:
@@ -143,18 +248,21 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def summarize(history: list[dict[str, float]]) -> dict[str, float]:
+def summarize(history: History) -> dict[str, float]:
     """The last tenth of a training in one number per column: its mean, less noisy than the last step."""
     tail = history[-max(1, len(history) // 10) :]
-    return {k: round(sum(row[k] for row in tail) / len(tail), 6) for k in tail[0] if k not in ("step", "lr")}
+    return {k: round(sum(row[k] for row in tail) / len(tail), 6) for k in tail[0] if k not in ("step", "lr") and not k.endswith("_chance")}
 
 
-def write_history(history: list[dict[str, float]], path: Path) -> None:
+def write_history(history: History, path: Path) -> None:
     """The history as CSV, by rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"_tmp.{path.name}.{uuid.uuid4().hex}"
-    with temporary.open("w", newline="") as f:
-        writer = csv.DictWriter(f, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", newline="") as f:
+            writer = csv.DictWriter(f, fieldnames=list(history[0]))
+            writer.writeheader()
+            writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -73,6 +73,23 @@ def test_two_processes_share_out_the_global_batch(batches):
     assert torch.equal(torch.cat([p.image_ids for p in parts]), whole.image_ids)
 
 
+def test_micro_batches_hold_the_step_and_meet_the_same_pairs_on_any_number_of_processes(batches):
+    """Step 2 in four micro-batches: on one process, and shared out among two."""
+    whole, cfg = batches[2], batches.cfg
+    batches.cfg = cfg.model_copy(update={"accumulate": 4})
+    parts = [batches[8 + i] for i in range(4)]
+    shared = []
+    for i in range(4):
+        for rank in (0, 1):
+            batches.rank, batches.world_size = rank, 2
+            shared.append((i, batches[8 + i]))
+    batches.cfg, batches.rank, batches.world_size = cfg, 0, 1
+    assert torch.equal(torch.cat([p.pixels for p in parts]), whole.pixels) and sum((p.keys for p in parts), ()) == whole.keys
+    assert [(p.step, p.part, p.parts, p.progress) for p in parts] == [(2, i, 4, whole.progress) for i in range(4)]
+    for i, part in enumerate(parts):
+        assert part.keys == sum((p.keys for place, p in shared if place == i), ())
+
+
 def test_workers_change_nothing(batches):
     cfg = batches.cfg
     alone = [b.pixels for b in batches.loader(9)]

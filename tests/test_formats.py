@@ -21,6 +21,14 @@ def test_every_format_offers_what_ingest_asks_for():
         assert isinstance(module.EXPECTS, str) and all(callable(getattr(module, f)) for f in ("recognises", "units", "read"))
 
 
+def test_params_know_every_format():
+    from typing import get_args
+
+    from blip_core.config import Format
+
+    assert get_args(Format) == FORMATS
+
+
 def test_an_unknown_folder_is_told_what_is_expected(tmp_path):
     (tmp_path / "photos.zip").write_bytes(b"")
     (tmp_path / "notes.json").write_text("[1, 2]")

@@ -28,6 +28,8 @@ from blip_core.tokenizer import Tokenizer
 CFG = IngestConfig(
     web="web",
     clean="clean",
+    web_format=None,
+    clean_format=None,
     shard_images=4,
     short_side=None,
     quality=90,
@@ -357,6 +359,22 @@ def test_a_clean_set_that_names_no_splits_is_dealt(data, tmp_path):
     assert metrics["images_train"] + metrics["images_val"] + metrics["images_test"] == 60
     assert metrics["images_train"] > 30
     assert {row["source"] for row in read_tables(tmp_path / "heldout").to_pylist()} == {"human"}
+
+
+def test_a_format_can_be_demanded(data, tmp_path):
+    """Texts beside images are seen only where no list lies among them, unless they are asked for."""
+    for i in range(4):
+        (data / f"clean/images/n{i}.txt").write_text(f"beside n{i}")
+    assert run(data, tmp_path)["texts_train"] == 16
+    with pytest.raises(ValueError, match="clean: no known format.*\n  parquet: "):
+        run(data, tmp_path, clean_format="parquet")
+    for i, split in ((0, "train"), (8, "val"), (13, "test")):
+        (data / f"clean/images/{split}").mkdir()
+        (data / f"clean/images/n{i}.jpg").rename(data / f"clean/images/{split}/n{i}.jpg")
+        (data / f"clean/images/{split}/n{i}.txt").write_text("one\ntwo")
+    metrics = run(data, tmp_path, clean_format="sidecar", max_rejected=0.9)
+    assert metrics["images_val"] >= 1 and metrics["rejected_missing_text"] == 10
+    assert pairs(tmp_path / "heldout")["val-images_val_n8", "two"] == 1
 
 
 def test_real_crawl(shared, data, tmp_path):

@@ -12,7 +12,7 @@ from blip_core.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
 # values of config are tracked as params; the others show or record a run and decide nothing
-UNTRACKED = {"blip_core/__init__.py", "blip_core/stages/__init__.py", "blip_core/report/__init__.py", "blip_core/config.py", "blip_core/progress.py"}
+UNTRACKED = {"blip_core/__init__.py", "blip_core/stages/__init__.py", "blip_core/report/__init__.py", "blip_core/public/__init__.py", "blip_core/config.py", "blip_core/progress.py"}
 
 
 def imports(path: Path) -> set[str]:

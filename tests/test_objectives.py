@@ -1,6 +1,7 @@
 """ITC, ITM and LM against slow references written from the papers' equations (BLIP section 3.2, ALBEF sections 3.2 and 3.3)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 
 from blip_core.config import ContrastConfig
 from blip_core.data import hash64, tokenize
-from blip_core.objectives import Batch, Contrast, PretrainObjective, draw_negatives, language_loss, matching_loss, momentum_twin
+from blip_core.objectives import Batch, Contrast, PretrainObjective, _draws, draw_negatives, language_loss, matching_loss, momentum_twin
 
 TEXTS = ["a red ball", "a blue star on grass", "there is a green box", "a photo of a red star", "a box and a ball", "a green ball"]
 
@@ -96,7 +97,7 @@ def test_queue_holds_the_newest_features_for_any_sizes(model, queue_size, batch_
     for size in batch_sizes:
         ids = torch.arange(number, number + size)
         features = ids[:, None].float().expand(-1, model.cfg.embed_dim)
-        contrast._enqueue(features, features, ids, ids)
+        contrast._enqueue(image=features, text=features, image_id=ids, text_id=ids)
         number += size
         pushed += ids.tolist()[-queue_size:]
     assert sorted(contrast._filled("image_id").tolist()) == sorted(pushed[-queue_size:])
@@ -129,6 +130,13 @@ def test_negatives_are_drawn_in_proportion_to_similarity_and_never_related():
     assert exists.all()
     uniform, _ = draw_negatives(similarity, related, torch.rand(40_000, generator=torch.Generator().manual_seed(1)), hardness=0.0)
     torch.testing.assert_close(torch.bincount(uniform, minlength=4) / 40_000, torch.tensor([0, 1 / 3, 1 / 3, 1 / 3]), atol=0.01, rtol=0)
+
+
+def test_micro_batches_draw_what_the_whole_batch_would(tokenizer):
+    """No two of them share their numbers, so one in three parts and one whole draw alike."""
+    whole = batch_of(tokenizer, texts=TEXTS * 3, step=4)
+    parts = [replace(batch_of(tokenizer, step=4), part=i, parts=3) for i in range(3)]
+    assert torch.equal(torch.cat([_draws(p) for p in parts], dim=1), _draws(whole))
 
 
 def test_itm_against_one_pass_per_pair(model, tokenizer):

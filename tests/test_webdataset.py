@@ -56,6 +56,16 @@ def test_real_crawl(shared):
     assert {r.key: r.texts for r in records} == {key: (caption,) for key, caption in captions.items()}
 
 
+def test_side_tables_with_more_columns_and_other_case(tmp_path):
+    write_img2dataset(tmp_path, "00000", ["a", "b", "c"], failed={"b": "failed_to_download"}, lost=["c"])
+    table = pq.read_table(tmp_path / "00000.parquet").rename_columns(["TEXT", "KEY", "Status", "Error_Message"])
+    table = table.append_column("similarity", pa.array([0.3] * 3)).append_column("all_captions", pa.array([["x"]] * 3))
+    pq.write_table(table, tmp_path / "00000.parquet")
+    records, rejected = read_all(tmp_path)
+    assert [r.key for r in records] == ["a"] and fits(records[0])
+    assert [(r.key, r.reason, r.detail[:4]) for r in rejected] == [("b", "failed_to_download", "b is"), ("c", "missing_in_tar", "not ")]
+
+
 def test_a_success_that_the_tar_lacks_is_told(tmp_path):
     write_img2dataset(tmp_path, "00000", ["a", "b", "c"], lost=["b"])
     records, rejected = read_all(tmp_path)
@@ -133,6 +143,9 @@ def test_extensions_in_upper_case_and_other_members(tmp_path):
         ([("0.json", b'{"caption": ["one", "two"]}')], ("one", "two")),
         ([("0.txt", b"one"), ("0.json", b'["two", "one"]')], ("one", "two")),
         ([("0.txt", b"one"), ("0.json", b'{"caption": "two"}')], ("one",)),
+        ([("0.txt", b"one"), ("0.json", b'{"caption": ["two", "one"], "key": "0"}')], ("one", "two")),
+        ([("0.json", b'{"URL": "http://a.example", "TEXT": "one", "punsafe": 0.1}')], ("one",)),
+        ([("0.json", b'{"Caption": "one", "text": "two"}')], ("one",)),
         ([("0.txt", b"one"), ("0.json", b"not JSON")], ("one",)),
         ([("0.txt", b"")], ("",)),
     ],

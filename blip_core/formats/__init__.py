@@ -5,8 +5,8 @@
     units(path: Path) -> list[unit]                 work for one process each, in a fixed order; a unit pickles and has a `name`
     read(unit) -> Iterator[Record | RejectedRow]    every sample or row of the unit, in a fixed order, one in memory at a time
 
-To add a format, write the module and put its name into FORMATS. Where images lie as files beside a list, `files.py` has
-units and read already: only the list has to be understood.
+To add a format, write the module and put its name into FORMATS. Where images lie as files beside a list, `files.py` (a JSON list,
+parsed whole) or `listing.py` (a table, read row by row) has units and read already: only the list has to be understood.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-FORMATS = ("webdataset", "karpathy", "coco")  # in this order: the first that recognises a folder reads it
+# in this order: the first that recognises a folder reads it
+FORMATS = ("webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parquet", "table", "sidecar")
 SPLITS = ("train", "val", "test")
 _SPLIT_WORDS = {"train": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 
@@ -44,17 +45,22 @@ class RejectedRow:
     split: str | None = None
 
 
-def recognise(path: Path) -> ModuleType:
-    """The module that reads the files at `path`. ValueError says what was found there and what is expected."""
+def recognise(path: Path, name: str | None = None) -> ModuleType:
+    """The module that reads the files at `path`: the one of this `name`, or the first that recognises them. ValueError says what was
+    found there and what is expected."""
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder; `make data` makes the built-in sample, or put your own data there")
-    modules = [format_module(name) for name in FORMATS]
+    modules = [format_module(name) for name in ((name,) if name else FORMATS)]
     for module in modules:
         if module.recognises(path):
             return module
+    if advice := importlib.import_module("blip_core.formats.urls").advice(path):
+        raise ValueError(advice)
     found = sorted(p.name + "/" * p.is_dir() for p in path.iterdir()) if path.is_dir() else [path.name]
     listed = f"{len(found)} entries: {', '.join(found[:8])}{', ...' * (len(found) > 8)}" if found else "nothing"
-    expected = "".join(f"\n  {name}: {module.EXPECTS}" for name, module in zip(FORMATS, modules, strict=True))
+    if broken := importlib.import_module("blip_core.formats.table").unreadable(path):
+        listed += f" ({'; '.join(broken)[:500]})"
+    expected = "".join(f"\n  {name}: {module.EXPECTS}" for name, module in zip((name,) if name else FORMATS, modules, strict=True))
     raise ValueError(f"{path}: no known format; found {listed}. Expected one of{expected}\n`make data` makes the built-in sample")
 
 

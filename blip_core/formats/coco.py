@@ -32,7 +32,7 @@ def units(path: Path) -> list[FileUnit]:
 
 def _lists(path: Path) -> list[Path]:
     """Lists of captions; of several JSON files, those that are called so (COCO's own folder also holds instances and key points)."""
-    found = files.json_files(path) or (files.json_files(path / "annotations") if path.is_dir() else [])
+    found = files.json_files(path) + (files.json_files(path / "annotations") if path.is_dir() else [])
     named = [p for p in found if p.name.startswith("captions")] or found
     return [p for p in named if files.head_holds(p, "annotations", "file_name")]
 

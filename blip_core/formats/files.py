@@ -1,5 +1,6 @@
 """Images that lie as files beside a list of captions: what the formats of this kind share."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -8,11 +9,15 @@ from pathlib import Path, PurePosixPath
 
 from blip_core.formats import SPLITS, Record, RejectedRow
 from blip_core.rejected import Rejected
+from blip_core.shards import KEY
 
+IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 MOST_IMAGE_BYTES = 64 << 20  # what is read at all; ingest's own limit is a parameter
 _UNIT_ENTRIES = 1000
 _HEAD = 1 << 20
 _MOST_NAME, _MOST_PATH = 255, 2000  # bytes; the system refuses more
+_MOST_FOLDERS = 8  # of another machine's path that are looked for
+_MOST_READABLE_KEY = 120
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,44 @@ def slices(root: Path, name: str, entries: list[Entry]) -> list[FileUnit]:
 
 def read(unit: FileUnit) -> Iterator[Record | RejectedRow]:
     for entry in unit.entries:
-        try:
-            if entry.fault:
-                raise Rejected(*entry.fault)
-            if not entry.texts:
-                raise Rejected("missing_text", "no caption in the list")
-            yield Record(entry.key, _image(unit.root, entry.paths), entry.texts, entry.image_id, entry.split, entry.where)
-        except Rejected as e:
-            yield RejectedRow(entry.key, entry.where, e.reason, e.detail, entry.split)
+        yield read_entry(unit.root, entry)
+
+
+def read_entry(root: Path, entry: Entry) -> Record | RejectedRow:
+    try:
+        if entry.fault:
+            raise Rejected(*entry.fault)
+        if not entry.texts:
+            raise Rejected("missing_text", "no caption in the list")
+        return Record(entry.key, _image(root, entry.paths), entry.texts, entry.image_id, entry.split, entry.where)
+    except Rejected as e:
+        return RejectedRow(entry.key, entry.where, e.reason, e.detail, entry.split)
+
+
+def places(name: str, *folders: str) -> tuple[str, ...]:
+    """Where an image of this name may lie below the root: in one of the folders, in their `images`, with an extension where it has none.
+
+    Lists often carry the paths of their author's machine. Of an absolute one its ends are tried, down to the last folder and name:
+    a bare name could be another picture's."""
+    name = name.replace("\\", "/") if "/" not in name else name
+    drive = re.match(r"[A-Za-z]:/", name)
+    parts = [p for p in name[2 * bool(drive) :].split("/") if p not in ("", ".")]
+    absolute = drive or name.startswith("/")
+    first = max(0, len(parts) - _MOST_FOLDERS)
+    ends = ["/".join(parts[i:]) for i in range(first, max(first + 1, len(parts) - 1))] if absolute else ["/".join(parts)]
+    dressed = [e + x for e in ends for x in (("",) if e.lower().endswith(IMAGE_ENDS) else ("", *IMAGE_ENDS[:4]))]
+    found = [f"{folder}/{middle}{e}".removeprefix("./") for e in dressed for folder in (*folders, ".") for middle in ("", "images/")]
+    return tuple(dict.fromkeys(found))
+
+
+def key_of(name: str) -> str:
+    """A key from an image's path: readable where the path allows it, and another for every other path."""
+    stem = name.rpartition(".")[0] if name.lower().endswith(IMAGE_ENDS) else name
+    key = stem.strip("./").replace("/", "_")
+    if KEY.fullmatch(key) and len(key) <= _MOST_READABLE_KEY:
+        return key
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', key)[-60:]}-{digest}".lstrip("_-")
 
 
 def _image(root: Path, paths: tuple[str, ...]) -> bytes:
@@ -79,21 +114,24 @@ def json_files(path: Path, *, pattern: str = "*.json") -> list[Path]:
     return sorted(p for p in path.glob(pattern) if p.is_file() and not p.name.startswith("."))
 
 
-def head_holds(path: Path, *words: str) -> bool:
-    """Whether the file is a JSON object that names one of these keys in its first megabyte."""
+def head_holds(path: Path, *words: str, opens: str = "{") -> bool:
+    """Whether the file is a JSON object (`opens` "[": a list) that names one of these keys in its first megabyte."""
     with path.open("rb") as f:
-        head = f.read(_HEAD)
-    return head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") and any(re.search(rb'"%s"\s*:' % w.encode(), head) for w in words)
+        head = f.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return head.startswith(opens.encode()) and any(re.search(rb'"%s"\s*:' % w.encode(), head) for w in words)
 
 
-def load_json(path: Path) -> dict:
-    """A JSON object, whole. ValueError names the file and, for a syntax error, its line."""
+def load_json(path: Path, kind: type = dict) -> dict | list:
+    """A JSON object (or a list, by `kind`), whole. ValueError names the file and, for a syntax error, its line.
+
+    Bytes that are no UTF-8 become lone surrogates, which no text may hold: they cost their text, not the list."""
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(data.decode("utf-8", "surrogateescape") if data[:1] in b"{[ \r\n\t" else data)
     except (ValueError, RecursionError) as e:
         raise ValueError(f"{path}: not valid JSON: {e}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}, got {type(value).__name__}")
     return value
 
 

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip_core.formats import Record, RejectedRow, split_of_name
+from blip_core.formats.columns import column
 from blip_core.formats.files import MOST_IMAGE_BYTES
+from blip_core.formats.rows import PARQUET_FAULTS
 from blip_core.formats.tar import Member, members
 from blip_core.rejected import REASONS, Rejected
 from blip_core.texts import decode_text
@@ -24,7 +25,9 @@ EXPECTS = "NNNNN.tar with <key>.jpg|png|webp and <key>.txt or <key>.json, as img
 _IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 _WANTED = {**dict.fromkeys(_IMAGES, MOST_IMAGE_BYTES), "txt": 1 << 16, "json": 1 << 18}
 _TARS = (".tar", ".tar.gz", ".tgz")
-_SIDE_COLUMNS = ["key", "status", "error_message"]
+_SIDE_COLUMNS = ("key", "status", "error_message")
+_CAPTIONS = ("caption", "captions", "text")  # in any case: LAION writes TEXT
+_LISTED = re.compile(rb'^\s*\[|"captions?"\s*:\s*\[', re.IGNORECASE)
 _PART = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -89,8 +92,8 @@ def _stem(root: Path, path: Path) -> str:
 def _is_side_table(path: Path) -> bool:
     """Tables of other columns are not ours; one that can't be read may be."""
     try:
-        return {"key", "status"} <= set(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError):
+        return {"key", "status"} <= set(map(str.lower, pq.read_schema(path).names))
+    except PARQUET_FAULTS:
         return True
 
 
@@ -170,10 +173,10 @@ def _finish(unit: TarUnit, sample: _Sample | None, split: str | None, found: set
 
 
 def _texts(found: dict[str, bytes]) -> tuple[str, ...]:
-    """The .txt; without one, the JSON's caption. JSON that is a list is a list of captions (LAVIS) and is taken in any case."""
+    """The .txt; without one, the JSON's caption. Captions that the JSON lists (as LAVIS and `export` do) are taken in any case."""
     texts = [decode_text(found["txt"])] if "txt" in found else []
     data = found.get("json", b"")
-    if data and (not texts or data.lstrip().startswith(b"[")):
+    if data and (not texts or _LISTED.search(data)):
         texts += _json_captions(data)
     if not texts:
         raise Rejected("missing_text", "neither a .txt nor a caption in a .json; the members of a sample must stand together")
@@ -185,7 +188,7 @@ def _json_captions(data: bytes) -> list[str]:
         value = json.loads(data)
     except (ValueError, RecursionError) as e:
         raise Rejected("bad_json", str(e)) from None
-    caption = value.get("caption") if isinstance(value, dict) else value
+    caption = value.get(column(list(value), _CAPTIONS)) if isinstance(value, dict) else value
     captions = caption if isinstance(caption, list) else [] if caption is None else [caption]
     if not all(isinstance(c, str) for c in captions):
         raise Rejected("bad_json", f"expected a caption or a list of captions, got {str(value)[:100]}")
@@ -196,9 +199,10 @@ def _read_table(unit: TarUnit, found: set[str]) -> Iterator[RejectedRow]:
     """Failed rows, and rows that should be in the tar and are not."""
     name, split = unit.table.relative_to(unit.root).as_posix(), split_of_name(unit.name)
     try:
-        columns = [c for c in _SIDE_COLUMNS if c in pq.read_schema(unit.table).names]
-        rows = pq.read_table(unit.table, columns=columns).to_pylist()
-    except (pa.ArrowException, OSError) as e:
+        columns = [c for c in pq.read_schema(unit.table).names if c.lower() in _SIDE_COLUMNS]
+        table = pq.read_table(unit.table, columns=columns)
+        rows = table.rename_columns([c.lower() for c in columns]).to_pylist()
+    except PARQUET_FAULTS as e:
         yield RejectedRow("", name, "bad_side_table", str(e), split)
         return
     for number, row in enumerate(rows):

@@ -45,7 +45,7 @@ class SpecialTokens:
 
 
 class Blip(nn.Module):
-    """Random weights; loading others is a separate call (blip_core/checkpoint.py, blip_core/public.py).
+    """Random weights; loading others is a separate call (blip_core/checkpoint.py, blip_core/public/load.py).
 
     `missing` names the parts that a loaded checkpoint lacked. What needs one of them raises ValueError; whoever trains them empties it.
     `match_token` is the first token of a pair: [ENC] as in training, or [CLS] as the public inference code.

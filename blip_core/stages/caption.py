@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-from blip_core.capfilt import caption_images, device, set_threads
+from blip_core.capfilt import caption_images, set_threads
 from blip_core.captions import caption_table, content_hash, read_table, require_gate, table_paths, write_table
 from blip_core.checkpoint import load_model, model_hash
 from blip_core.config import CaptionConfig
+from blip_core.distributed import device
 from blip_core.images import decode_rgb
 from blip_core.model.blip import Blip
 from blip_core.progress import Progress

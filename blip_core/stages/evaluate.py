@@ -12,12 +12,13 @@ import pyarrow as pa
 import torch
 
 from blip_core import bootstrap
-from blip_core.capfilt import autocast, caption_images, device, score_table, set_threads
+from blip_core.capfilt import autocast, caption_images, score_table, set_threads
 from blip_core.captions import read_tables, write_json, write_table
 from blip_core.checkpoint import load_model
 from blip_core.config import EvaluateConfig
 from blip_core.controls import Picture, pictures
 from blip_core.data import load_pixels, tokenize
+from blip_core.distributed import device
 from blip_core.images import decode_rgb
 from blip_core.metrics import RECALLS, bleu, caption_scores, image_ranks, text_ranks
 from blip_core.model.blip import Blip

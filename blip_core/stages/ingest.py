@@ -96,8 +96,8 @@ def _identity(data: Path, cfg: IngestConfig) -> str:
 
 def _tasks(data: Path, staging: Path, cfg: IngestConfig) -> list[Task]:
     tasks = []
-    for part, place in (("web", cfg.web), ("clean", cfg.clean)):
-        module = recognise(data / place)
+    for part, place, chosen in (("web", cfg.web, cfg.web_format), ("clean", cfg.clean, cfg.clean_format)):
+        module = recognise(data / place, chosen)
         name = module.__name__.rpartition(".")[2]
         units = module.units(data / place)
         tasks += [Task(part, place, name, unit, staging / f"{part}-{i:06d}", cfg) for i, unit in enumerate(units)]

@@ -6,12 +6,15 @@ from blip_core.captions import content_hash, require_gate, sha256_file, write_js
 from blip_core.checkpoint import new_model, save_model
 from blip_core.config import ModelConfig, PretrainConfig
 from blip_core.data import Batches, Rows, batch_shares
+from blip_core.distributed import on_every_process, rank
 from blip_core.objectives import PretrainObjective
+from blip_core.public.load import initialize
 from blip_core.shards import ShardImages
 from blip_core.tokenizer import Tokenizer
 from blip_core.train import Log, discard, fit, run_folder, summarize, write_history
 
 
+@on_every_process
 def pretrain(
     generation: Path,
     sources: str,
@@ -33,6 +36,8 @@ def pretrain(
     rows = Rows.of(generation, sources.split(","))
     tokenizer = Tokenizer.load(vocab)
     model = new_model(model_cfg, tokenizer, seed=seed)
+    if cfg.init_from.vit or cfg.init_from.bert:
+        initialize(model, vit=cfg.init_from.vit, bert=cfg.init_from.bert)
     batches = Batches(
         rows,
         ShardImages(shards),
@@ -43,11 +48,12 @@ def pretrain(
         prompt=cfg.language.prompt,
         seed=seed,
     )
-    folder = run_folder(
-        work, "pretrain", cfg=cfg.model_dump(), model=model_cfg.model_dump(), seed=seed, sources=sources, data=content_hash(generation), vocab=sha256_file(vocab)
-    )
+    inputs = {"sources": sources, "data": content_hash(generation), "vocab": sha256_file(vocab)}
+    folder = run_folder(work, f"pretrain-{out.name}", cfg=cfg.model_dump(), model=model_cfg.model_dump(), seed=seed, **inputs)
     objective = PretrainObjective(model, cfg.contrast, cfg.language)
     history = fit(model, objective, batches, cfg.optim, name=f"pretrain {out.name}", folder=folder, seed=seed, report=log)
+    if rank() > 0:
+        return
     save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens)
     write_history(history, out_history)
     write_json({"texts": len(rows.text), **summarize(history)}, out_metrics)

@@ -6,11 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.capfilt import Calibration, PairScores, device, score_table, set_threads
+from blip_core.capfilt import Calibration, PairScores, score_table, set_threads
 from blip_core.captions import CONTROLS, SCHEMA, content_hash, read_table, table_paths, write_table
 from blip_core.checkpoint import load_model, model_hash
 from blip_core.config import ScoreConfig
 from blip_core.controls import heldout_halves, plant
+from blip_core.distributed import device
 from blip_core.progress import Progress
 from blip_core.shards import ShardImages
 from blip_core.work import publish, run_folder

@@ -6,11 +6,13 @@ from blip_core.captions import content_hash, require_gate, write_json
 from blip_core.checkpoint import load_model, model_hash, save_model
 from blip_core.config import CaptionerConfig
 from blip_core.data import Batches, Rows
+from blip_core.distributed import on_every_process, rank
 from blip_core.objectives import CaptionObjective
 from blip_core.shards import ShardImages
 from blip_core.train import Log, discard, fit, run_folder, summarize, write_history
 
 
+@on_every_process
 def tune_captioner(
     base: Path,
     generation: Path,
@@ -41,6 +43,8 @@ def tune_captioner(
     )
     folder = run_folder(work, "tune_captioner", cfg=cfg.model_dump(), seed=seed, base=model_hash(base), data=content_hash(generation))
     history = fit(model, CaptionObjective(cfg.language), batches, cfg.optim, name="tune_captioner", folder=folder, seed=seed, report=log)
+    if rank() > 0:
+        return
     save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens)
     write_history(history, out_history)
     write_json(summarize(history), out_metrics)

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from blip_core.capfilt import Calibration, device, score_table, threshold_for_precision
+from blip_core.capfilt import Calibration, score_table, threshold_for_precision
 from blip_core.captions import content_hash, require_gate, write_json
 from blip_core.checkpoint import load_model, model_hash, save_model
 from blip_core.config import FilterConfig
 from blip_core.controls import heldout_halves, plant
 from blip_core.data import Batches, Rows
+from blip_core.distributed import device, on_every_process, rank
 from blip_core.metrics import expected_calibration_error, precision_recall_curve, roc_auc
 from blip_core.model.blip import Blip
 from blip_core.objectives import PretrainObjective
@@ -23,6 +24,7 @@ from blip_core.tokenizer import Tokenizer
 from blip_core.train import Log, discard, fit, run_folder, summarize, write_history
 
 
+@on_every_process
 def tune_filter(
     base: Path,
     generation: Path,
@@ -49,6 +51,8 @@ def tune_filter(
     objective = PretrainObjective(model, cfg.contrast, language=None)
     history = fit(model, objective, batches, cfg.optim, name="tune_filter", folder=folder, seed=seed, report=log)
     calibration, metrics, curve = calibrate(model, tokenizer, plant(heldout_halves(heldout)[0], per_image=cfg.controls_per_image, seed=seed), images, cfg)
+    if rank() > 0:  # it calibrated too, so that none waits long for another
+        return
     save_model(model, tokenizer, out, prompt="", max_tokens=cfg.optim.max_tokens)
     calibration.save(out, **metrics, curve=curve)
     write_history(history, out_history)

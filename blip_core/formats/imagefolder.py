@@ -1,0 +1,47 @@
+"""Hugging Face's imagefolder: metadata.csv, .jsonl or .parquet beside the images, in the folder or in one folder for each split.
+
+Loaders that get the bare path may drop the metadata without a word; here a metadata file without captions is an error.
+"""
+
+from pathlib import Path
+
+from blip_core.formats.columns import TEXTS, column
+from blip_core.formats.listing import BadTable, Listing, RowUnit, read
+from blip_core.formats.listing import units as list_units
+from blip_core.formats.rows import open_table
+from blip_core.rejected import Rejected
+
+__all__ = ["EXPECTS", "read", "recognises", "units"]
+
+EXPECTS = "metadata.csv|jsonl|parquet with the columns file_name and text (or caption), beside the images, here or in split folders"
+
+_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+def recognises(path: Path) -> bool:
+    return bool(_files(path))
+
+
+def units(path: Path) -> list[RowUnit | BadTable]:
+    root, listings, bad = path if path.is_dir() else path.parent, [], []
+    for file in _files(path):
+        try:
+            table = open_table(file)
+        except Rejected as e:
+            bad.append(BadTable(file.relative_to(root).as_posix(), e.detail))
+            continue
+        image = next((n for n in table.names if n.strip().lower() == "file_name"), None)
+        image = image or next((n for n in table.names if n.strip().lower().endswith("_file_name")), None)
+        text = column(table.names, TEXTS)
+        if image is None or text is None:
+            lacking = "file_name" if image is None else f"captions ({', '.join(TEXTS[:5])}, ...)"
+            raise ValueError(f"{file}: no column for {lacking}; its columns are {list(table.names)}. Rename one of them")
+        listings.append(Listing(root, table, image, text, column(table.names, ("split",)), path_splits=True))
+    return list_units(listings, bad)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.name.lower() in _NAMES else []
+    places = [path, *sorted(p for p in path.glob("*") if p.is_dir()), *sorted(p for p in path.glob("*/*") if p.is_dir())]
+    return [file for place in places for file in sorted(place.iterdir()) if file.name.lower() in _NAMES and file.is_file()]

@@ -1,0 +1,80 @@
+"""Lists as the public BLIP code reads them: [{image, caption}], with a caption in training lists and a list of captions in val and test.
+
+The whole list is parsed in memory. A training list has an entry for each caption: those of one image are brought together here, or
+ITM would take a picture's own captions for its negatives.
+"""
+
+from pathlib import Path
+
+from blip_core.formats import files, named_split, split_of_name
+from blip_core.formats.columns import is_url, texts_of
+from blip_core.formats.files import Entry, FileUnit, read
+from blip_core.rejected import Rejected
+
+__all__ = ["EXPECTS", "read", "recognises", "units"]
+
+EXPECTS = "*.json with [{image: path, caption: text or list of texts, image_id?}], here or in annotation(s)/, and the images"
+
+
+def recognises(path: Path) -> bool:
+    return bool(_lists(path))
+
+
+def units(path: Path) -> list[FileUnit]:
+    root = path if path.is_dir() else path.parent
+    return [unit for file in _lists(path) for unit in files.slices(root, file.name, _entries(file))]
+
+
+def _lists(path: Path) -> list[Path]:
+    places = [path, *(path / name for name in ("annotation", "annotations"))] if path.is_dir() else [path]
+    found = [p for place in places if place.exists() for p in files.json_files(place)]
+    return [p for p in found if files.head_holds(p, "image", opens="[") and files.head_holds(p, "caption", opens="[")]
+
+
+def _entries(file: Path) -> list[Entry]:
+    """An entry for each image, in order of appearance, and one for each row that can't be used."""
+    entries: list[Entry] = []
+    place: dict[tuple[str, str | None], int] = {}
+    for i, row in enumerate(files.load_json(file, list)):
+        entry = _entry(row, f"{file.name}:[{i}]", split_of_name(file.stem))
+        at = place.get((entry.image_id, entry.split)) if not entry.fault else None
+        if at is not None:
+            texts = tuple(dict.fromkeys(entries[at].texts + entry.texts))
+            entries[at] = Entry(**{**vars(entries[at]), "texts": texts})
+            continue
+        if not entry.fault:
+            place[entry.image_id, entry.split] = len(entries)
+        entries.append(entry)
+    return entries
+
+
+def _entry(row: object, where: str, split: str | None) -> Entry:
+    """The image's path is its identity: `image_id` is text here and a number there, and starts anew in each list."""
+    try:
+        name, texts, split = _fields(row, split)
+    except Rejected as e:
+        return Entry("", (), (), None, split, where, (e.reason, e.detail))
+    return Entry(key_of_path(name), files.places(name), texts, name, split, where)
+
+
+def key_of_path(name: str) -> str:
+    """COCO's names are known by themselves; others may be the same in two folders."""
+    stem = name.rpartition("/")[2].rpartition(".")[0]
+    return stem if stem.startswith("COCO_") and files.KEY.fullmatch(stem) else files.key_of(name)
+
+
+def _fields(row: object, split: str | None) -> tuple[str, tuple[str, ...], str | None]:
+    if not isinstance(row, dict):
+        raise Rejected("bad_row", f"expected an object with image and caption, got {type(row).__name__}")
+    name, texts = row.get("image"), texts_of(row.get("caption"))
+    if name is None and is_url(row.get("url")):
+        raise Rejected("missing_image", f"a URL and no image: {row['url'][:100]!r}; img2dataset downloads images")
+    if is_url(name):
+        raise Rejected("missing_image", f"a URL where a file is expected: {name[:100]!r}; img2dataset downloads images")
+    if not isinstance(name, str) or not name.strip():
+        raise Rejected("bad_row", f"expected image and caption, got the fields {sorted(map(str, row))[:10]}")
+    if texts is None or "caption" not in row:
+        raise Rejected("bad_row", f"expected a caption or a list of captions, got {str(row.get('caption'))[:100]!r}")
+    if "split" in row and (split := named_split(str(row["split"]))) is None:
+        raise Rejected("unknown_split", f"split {str(row['split'])[:50]!r}, expected train, restval, val or test")
+    return name, texts, split
