@@ -61,7 +61,8 @@ def caption_images(
 def sample_draws(keys: list[str], num_candidates: int, num_tokens: int, seed: int) -> Tensor:
     """Uniform numbers, images x candidates x tokens; a longer limit or more candidates leave the first ones as they are."""
     draws = [
-        [np.random.default_rng([seed, hash64(key) & 0xFFFFFFFFFFFF, candidate]).random(num_tokens) for candidate in range(num_candidates)] for key in keys
+        [np.random.default_rng([seed, hash64(key) & 0xFFFFFFFFFFFF, candidate]).random(num_tokens) for candidate in range(num_candidates)]
+        for key in keys
     ]
     return torch.from_numpy(np.array(draws)).float()
 
@@ -162,6 +163,8 @@ def score_table(
         batch = ordered[start : start + batch_size]
         rows = np.concatenate([rows for _, rows in batch])
         pictures = [decode_rgb(images.bytes(shard, key)) for (shard, key), _ in batch]
-        scores = score_texts(model, tokenizer, pictures, [[texts[r] for r in rows] for _, rows in batch], max_tokens=max_tokens, precision=precision)
+        scores = score_texts(
+            model, tokenizer, pictures, [[texts[r] for r in rows] for _, rows in batch], max_tokens=max_tokens, precision=precision
+        )
         itm_logit[rows], itc[rows] = scores.itm_logit, scores.itc
     return PairScores(itm_logit, itc)

@@ -143,8 +143,12 @@ class AugmentConfig(Config):
 class OptimConfig(Config):
     steps: Positive
     batch_size: Annotated[int, Field(ge=2)] = Field(description="images per step over all processes and micro-batches")
-    accumulate: Positive = Field(description="micro-batches that make a step, one after the other; ITC and ITM see the pairs of one at a time")
-    recompute: int = Field(ge=0, description="last blocks of the ViT that keep no activations but compute them twice: less memory, equal gradients")
+    accumulate: Positive = Field(
+        description="micro-batches that make a step, one after the other; ITC and ITM see the pairs of one at a time"
+    )
+    recompute: int = Field(
+        ge=0, description="last blocks of the ViT that keep no activations but compute them twice: less memory, equal gradients"
+    )
     lr: float = Field(gt=0, description="peak learning rate")
     min_lr: float = Field(ge=0)
     warmup: Share = Field(description="share of the steps with a linearly rising rate; never cut short")
@@ -160,7 +164,9 @@ class OptimConfig(Config):
     workers: int = Field(ge=0, description="data loading processes; the order of samples does not depend on it")
     checkpoint_every: Positive = Field(description="steps between checkpoints of a running training")
     log_every: Positive = Field(description="steps between lines of the history")
-    health: Literal["warn", "stop", "off"] = Field(description="when a training learns nothing (blip_core/health.py): say so, end it, or neither")
+    health: Literal["warn", "stop", "off"] = Field(
+        description="when a training learns nothing (blip_core/health.py): say so, end it, or neither"
+    )
     timeout: Positive = Field(description="seconds that one of several processes waits for the others before it gives up")
     augment: AugmentConfig
 
@@ -173,7 +179,7 @@ class ContrastConfig(Config):
     alpha: Share = Field(description="weight of the momentum encoder's soft targets")
     alpha_ramp: Share = Field(description="alpha rises linearly from 0 over this share of the steps")
     hardness_ramp: Share = Field(
-        description="ITM negatives go from uniform to in proportion to similarity over this share of the steps; 0: hard from the start, as the paper"
+        description="ITM negatives go from uniform to proportional to similarity over this share of the steps; 0: hard at once (paper)"
     )
     temperature: float = Field(gt=0, description="initial value; learned within temperature_range")
     temperature_range: tuple[float, float]
@@ -247,18 +253,26 @@ class ScoreConfig(Config):
 class AssembleConfig(Config):
     """Which candidates make the next generation."""
 
-    score: Literal["match", "itm", "itc"] = Field(description="match: calibrated P(match); itm: the raw ITM probability, as the authors; itc: cosine")
+    score: Literal["match", "itm", "itc"] = Field(
+        description="match: calibrated P(match); itm: the raw ITM probability, as the authors; itc: cosine"
+    )
     threshold: dict[Literal["web", "synthetic"], float] = Field(description="a candidate below is dropped")
     sources: tuple[Literal["web", "synthetic"], ...] = Field(description="which candidates take part")
-    max_repeat: int = Field(ge=2, description="a synthetic text is degenerate when a word or a pair of words stands in it this many times in a row")
+    max_repeat: int = Field(
+        ge=2, description="a synthetic text is degenerate when a word or a pair of words stands in it this many times in a row"
+    )
     max_share: Share = Field(description="a synthetic text given to more than this share of the images is degenerate")
 
 
 class GateConfig(Config):
     """Limits on the next generation. A value beyond its limit stops retraining, promotion and the next round."""
 
-    max_noise: dict[Literal["web", "synthetic"], Share] = Field(description="share of the source's texts that the filter rejected (the paper's noise ratio)")
-    max_residual_noise: Share = Field(description="upper confidence bound of the noise left in the kept web texts, estimated from planted controls")
+    max_noise: dict[Literal["web", "synthetic"], Share] = Field(
+        description="share of the source's texts that the filter rejected (the paper's noise ratio)"
+    )
+    max_residual_noise: Share = Field(
+        description="upper confidence bound of the noise left in the kept web texts, estimated from planted controls"
+    )
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_coverage: Share = Field(description="share of the crawl's images that keep a text")
     min_distinct: Share = Field(description="different texts / kept synthetic texts")
@@ -347,7 +361,10 @@ class Params(Config):
             if model.generation not in known:
                 raise ValueError(f"models.{name}.generation is {model.generation!r}; the rounds make {sorted(known)}")
         if self.challenger.generation != self.models[self.challenger.model].generation:
-            raise ValueError(f"challenger.generation is {self.challenger.generation!r}; its model trains on {self.models[self.challenger.model].generation!r}")
+            raise ValueError(
+                f"challenger.generation is {self.challenger.generation!r}; "
+                f"its model trains on {self.models[self.challenger.model].generation!r}"
+            )
         return self
 
 

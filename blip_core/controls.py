@@ -52,7 +52,10 @@ def plant(items: list[Picture], *, per_image: int, seed: int) -> pa.Table:
     for i, picture in enumerate(items):
         draw = np.random.default_rng([seed, hash64(picture.image_id) & 0xFFFFFFFF])
         own = [picture.texts[j] for j in draw.permutation(len(picture.texts))[:per_image]]
-        false = {"mismatched": _other_texts(items, i, per_image, draw), "perturbed": [p for t in own if (p := substitutes.perturb(t, picture, draw))]}
+        false = {
+            "mismatched": _other_texts(items, i, per_image, draw),
+            "perturbed": [p for t in own if (p := substitutes.perturb(t, picture, draw))],
+        }
         for kind, texts in {"true": own, **false}.items():
             rows += [_row(picture, text, kind, n) for n, text in enumerate(texts)]
     columns = {name: [r.get(name) for r in rows] for name in [*SCHEMA.names, "shard", "truth", "kind"]}
@@ -62,7 +65,15 @@ def plant(items: list[Picture], *, per_image: int, seed: int) -> pa.Table:
 
 def _row(picture: Picture, text: str, kind: str, number: int) -> dict:
     names = {"source": "human", "round": "", "candidate": number, "model": "", "sampler": "", "filter": "", "reason": ""}
-    return {"key": picture.key, "image_id": picture.image_id, "text": text, **names, "shard": picture.shard, "truth": kind == "true", "kind": kind}
+    return {
+        "key": picture.key,
+        "image_id": picture.image_id,
+        "text": text,
+        **names,
+        "shard": picture.shard,
+        "truth": kind == "true",
+        "kind": kind,
+    }
 
 
 def _other_texts(items: list[Picture], own: int, count: int, draw: np.random.Generator) -> list[str]:

@@ -41,7 +41,8 @@ def _describe(stage: str, cfg: ModelConfig, optim: OptimConfig, model: Blip) -> 
         f"{stage}: {optim.steps:,} steps of {optim.batch_size:,} images = {optim.steps * optim.batch_size / 1e6:.2f} M images",
         f"  work: {flops / 1e9:.1f} GFLOP per image, {flops * optim.steps * optim.batch_size / 1e15:.3g} PFLOP in all",
         f"  memory on one process: {state / GIB:.1f} GiB for weights, gradients and optimizer, about {per_image / 2**20:.0f} MiB per image"
-        f" of activations: {(state + per_image * micro) / GIB:.1f} GiB for the {micro:,} images of a micro-batch; n processes hold 1/n of the images",
+        f" of activations: {(state + per_image * micro) / GIB:.1f} GiB for the {micro:,} images of a micro-batch; "
+        "n processes hold 1/n of the images",
     ]
 
 

@@ -12,10 +12,7 @@ import re
 PUNCTUATION = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 # Unicode beyond what `\w` says: marks that act as letters, numerals that do not, symbols that make a token. All else is a space
-_MARKS = (
-    "\u02c2-\u02ff\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u0618-\u061a\u064b-\u065e\u0900-\u0903\u093c-\u094d"
-    "\u0e31-\u0e4e"
-)
+_MARKS = "\u02c2-\u02ff\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u0618-\u061a\u064b-\u065e\u0900-\u0903\u093c-\u094d\u0e31-\u0e4e"
 _SYMBOLS = (
     "\u0080\u0091-\u0094\u0096\u0097\u00a1-\u00ac\u00ae-\u00bf\u00d7\u00f7\u060c\u061b\u061f\u06d4\u0964\u0965\u0e3f"
     "\u2010\u2011\u2013-\u2023\u2026\u2030-\u203b\u203e-\u2042\u2044\u20a0\u20a4\u20ac\u2100-\u214f\u2190-\u2bff"
@@ -66,7 +63,7 @@ _RULES = [
     re.compile(pattern)
     for pattern in (
         # tags
-        rf"</?[A-Za-z][\w.:-]*(?:\s+[A-Za-z][\w.:-]*(?:=\"[^\"]*\"|='[^']*')?)*\s*/?>|<[!?][A-Za-z-][^>]*>",
+        r"</?[A-Za-z][\w.:-]*(?:\s+[A-Za-z][\w.:-]*(?:=\"[^\"]*\"|='[^']*')?)*\s*/?>|<[!?][A-Za-z-][^>]*>",
         # contractions: the stem here, what is left of the word comes next
         rf"(?i:(can)not|(gon|wan)na|(got)ta|(gim|lem)me)(?!{_Q}{_SUFFIX}(?!{_L}))|('[tT])(?i:is|was)(?!{_L})",
         rf"([A-Za-z]*[A-MO-Za-mo-z])[nN]{_Q}[tT]|[nN]{_Q}[tT]",

@@ -19,9 +19,9 @@ class Captioner(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context):
         """Read the model folder; settings come from the stages that made and measured the model."""
-        from blip_core.distributed import device
         from blip_core.checkpoint import load_model
         from blip_core.config import ImageLimits, SamplerConfig
+        from blip_core.distributed import device
 
         self.model, self.tokenizer = load_model(Path(context.artifacts["model"]))
         self.model.to(device())

@@ -35,7 +35,9 @@ def model_cfg():
     from blip_core.config import ModelConfig
 
     return ModelConfig(
-        vision=dict(image_size=16, patch_size=8, width=32, depth=2, heads=4, mlp_ratio=2.0, activation="gelu", norm_eps=1e-6, drop_path=0.0),
+        vision=dict(
+            image_size=16, patch_size=8, width=32, depth=2, heads=4, mlp_ratio=2.0, activation="gelu", norm_eps=1e-6, drop_path=0.0
+        ),
         text=dict(width=24, depth=2, heads=3, mlp_width=48, max_positions=24, activation="gelu", norm_eps=1e-12, dropout=0.0),
         embed_dim=16,
         init=dict(weight=0.2, patch=0.2, image_position=0.2, token=0.2, text_position=0.2),
@@ -95,5 +97,13 @@ def ingested(tmp_path_factory, params) -> Path:
     a = root / "artifacts"
     outs = (a / "shards", a / "generations/g0", a / "heldout", a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
     ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
-    validate(a / "generations/g0", a / "heldout", a / "shards", a / "gates/g0.json", a / "metrics/validate.json", a / "docs", cfg=params.section("validate"))
+    validate(
+        a / "generations/g0",
+        a / "heldout",
+        a / "shards",
+        a / "gates/g0.json",
+        a / "metrics/validate.json",
+        a / "docs",
+        cfg=params.section("validate"),
+    )
     return a

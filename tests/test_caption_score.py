@@ -81,4 +81,14 @@ def test_all_texts_and_controls_are_scored(ingested, models, params, tmp_path):
 def test_captioning_refuses_what_did_not_pass_its_gate(ingested, models, params, tmp_path):
     g0 = ingested / "generations/g0"
     with pytest.raises(ValueError, match="did not pass its gate"):
-        caption(models / "captioner", g0, ingested / "shards", tmp_path / "none.json", tmp_path / "c", round="r1", cfg=params.caption, seed=0, work=tmp_path)
+        caption(
+            models / "captioner",
+            g0,
+            ingested / "shards",
+            tmp_path / "none.json",
+            tmp_path / "c",
+            round="r1",
+            cfg=params.caption,
+            seed=0,
+            work=tmp_path,
+        )

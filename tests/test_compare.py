@@ -19,7 +19,7 @@ GOOD, BAD = "a red ball lies on the grass", "a red ball lies on a box"
 
 
 def evaluation(folder, *, level=0.5, spoil=(), images=IMAGES, noise=0, **levels):
-    """An evaluation whose metrics lie at `level` or at their own, with noise per item by the seed `noise`; `spoil`: images with a bad caption."""
+    """An evaluation whose metrics lie at `level` or their own, with noise per item by seed; `spoil`: images with a bad caption."""
     rng, rows = np.random.default_rng(noise), []
     for metric in ("tr_r1", "ir_r1", "cider", "rouge_l"):
         for image in images:

@@ -34,7 +34,11 @@ def test_perturbing_changes_one_describing_word(halves):
     originals = {p.key: p.texts for p in halves[0]}
     for row in plant(halves[0], per_image=2, seed=1).to_pylist():
         if row["kind"] == "perturbed":
-            distances = [sum(a != b for a, b in zip(row["text"].split(), t.split(), strict=True)) for t in originals[row["key"]] if len(t.split()) == len(row["text"].split())]
+            distances = [
+                sum(a != b for a, b in zip(row["text"].split(), t.split(), strict=True))
+                for t in originals[row["key"]]
+                if len(t.split()) == len(row["text"].split())
+            ]
             assert 1 in distances
 
 

@@ -52,7 +52,9 @@ def batches(ingested, params):
     table = Rows.of(ingested / "generations/g0", ["human", "web"])
     tokenizer = Tokenizer.load(ingested / "vocab.txt")
     shares = batch_shares(table, human=0.4, synthetic=0.4)
-    return Batches(table, ShardImages(ingested / "shards"), tokenizer, shares=shares, cfg=params.pretrain.optim, image_size=48, prompt="", seed=0)
+    return Batches(
+        table, ShardImages(ingested / "shards"), tokenizer, shares=shares, cfg=params.pretrain.optim, image_size=48, prompt="", seed=0
+    )
 
 
 def test_text_and_image_of_a_pair_belong_together(batches, ingested):
@@ -118,7 +120,9 @@ def test_shift_moves_by_whole_pixels_within_bounds():
     image = np.zeros((8, 8, 3), dtype=np.uint8)
     image[4, 4] = 255
     cfg = AugmentConfig(crop=(1, 1), shift=2, brightness=0, flip=False)
-    places = {tuple((augment(image, 8, cfg, draw)[0] == 255).nonzero()[0].tolist()) for draw in np.random.default_rng(0).random((300, NUM_DRAWS))}
+    places = {
+        tuple((augment(image, 8, cfg, draw)[0] == 255).nonzero()[0].tolist()) for draw in np.random.default_rng(0).random((300, NUM_DRAWS))
+    }
     assert places == {(y, x) for y in range(2, 7) for x in range(2, 7)}
 
 
@@ -134,7 +138,9 @@ def test_resize_follows_pillow():
 
 def test_pixels_are_normalised_as_clip_has_it():
     white = normalize(torch.full((3, 2, 2), 255, dtype=torch.uint8))
-    torch.testing.assert_close(white[:, 0, 0], (1 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor([0.26862954, 0.26130258, 0.27577711]))
+    torch.testing.assert_close(
+        white[:, 0, 0], (1 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    )
 
 
 def test_unknown_sources_are_an_error(ingested):

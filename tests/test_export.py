@@ -11,8 +11,17 @@ from archives import jpeg, karpathy_image, read_all, write_img2dataset, write_ka
 from test_ingest import SPLITS, run
 
 from blip_core.__main__ import main
-from blip_core.captions import KEPT, caption_table, read_manifest, read_tables, sha256_file, table_paths
-from blip_core.captions import write_json, write_manifest, write_table
+from blip_core.captions import (
+    KEPT,
+    caption_table,
+    read_manifest,
+    read_tables,
+    sha256_file,
+    table_paths,
+    write_json,
+    write_manifest,
+    write_table,
+)
 from blip_core.export.data import export
 from blip_core.export.formats import WRITERS
 from blip_core.formats import recognise

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 ENV = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
 
-CLI = '''
+CLI = """
 import json, os, sys, time
 from pathlib import Path
 import yaml
@@ -48,7 +48,7 @@ if verb == "gate" and params["noise"] > params["limit"]:
     fail(f"gate: noise {params['noise']} > {params['limit']}; clean the data")
 out.parent.mkdir(parents=True, exist_ok=True)
 out.write_text(verb + "".join(p.read_text() for p in sources if p.is_file()))
-'''
+"""
 PARAMS = {"limit": 0.5, "noise": 0.4, "seconds": 0, "die": False}
 DVC_YAML = """
 stages:

@@ -11,7 +11,6 @@ from archives import jpeg, karpathy_image, read_all, write_karpathy
 from blip_core import formats
 from blip_core.formats import FORMATS, deal_split, format_module, recognise, split_of_name
 
-
 # recognising
 
 

@@ -42,7 +42,12 @@ def test_a_sample_depends_on_its_key_and_not_on_the_batch(model, tokenizer):
     together = nucleus(model, all_images, start, limits, p=0.9, draws_IKL=sample_draws(keys, 2, 8, seed=5))
     order = [2, 0, 1]
     shuffled = nucleus(
-        model, [(k[order], v[order]) for k, v in all_images], start, limits, p=0.9, draws_IKL=sample_draws([keys[i] for i in order], 2, 8, seed=5)
+        model,
+        [(k[order], v[order]) for k, v in all_images],
+        start,
+        limits,
+        p=0.9,
+        draws_IKL=sample_draws([keys[i] for i in order], 2, 8, seed=5),
     )
     alone = nucleus(model, [(k[1:2], v[1:2]) for k, v in all_images], start, limits, p=0.9, draws_IKL=sample_draws(keys[1:2], 3, 8, seed=5))
     assert torch.equal(together[order][..., : shuffled.shape[-1]], shuffled)
@@ -54,7 +59,12 @@ def test_a_sample_depends_on_its_key_and_not_on_the_batch(model, tokenizer):
 
 def test_limits_hold(model, tokenizer):
     for ids in nucleus(
-        model, images(model, 4), tokenizer.encode_prompt(""), Limits(min_tokens=3, max_tokens=5), p=1.0, draws_IKL=sample_draws(list("abcd"), 5, 5, 0)
+        model,
+        images(model, 4),
+        tokenizer.encode_prompt(""),
+        Limits(min_tokens=3, max_tokens=5),
+        p=1.0,
+        draws_IKL=sample_draws(list("abcd"), 5, 5, 0),
     ).flatten(0, 1):
         before_end = ids.tolist().index(tokenizer.sep) if tokenizer.sep in ids else 5
         assert before_end >= 3

@@ -12,7 +12,14 @@ from blip_core.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
 # values of config are tracked as params; the others show or record a run and decide nothing
-UNTRACKED = {"blip_core/__init__.py", "blip_core/stages/__init__.py", "blip_core/report/__init__.py", "blip_core/public/__init__.py", "blip_core/config.py", "blip_core/progress.py"}
+UNTRACKED = {
+    "blip_core/__init__.py",
+    "blip_core/stages/__init__.py",
+    "blip_core/report/__init__.py",
+    "blip_core/public/__init__.py",
+    "blip_core/config.py",
+    "blip_core/progress.py",
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -28,7 +35,9 @@ def imports(path: Path) -> set[str]:
 
 def own_files(path: Path) -> set[Path]:
     """Files of blip_core that a file imports directly."""
-    candidates = {ROOT / (name.replace(".", "/") + end) for name in imports(path) if name.startswith("blip_core") for end in (".py", "/__init__.py")}
+    candidates = {
+        ROOT / (name.replace(".", "/") + end) for name in imports(path) if name.startswith("blip_core") for end in (".py", "/__init__.py")
+    }
     return {c for c in candidates if c.exists()}
 
 
@@ -107,7 +116,12 @@ def test_our_mlflow_folder_does_not_hide_the_library():
 
 def test_no_package_host_and_no_machine_path_is_named():
     files = [p for p in ROOT.iterdir() if p.suffix in (".toml", ".txt", ".md", ".yaml") or p.name == "Makefile"]
-    files += [p for folder in ("blip_core", "flows", "mlflow", "docs", ".ci") for p in (ROOT / folder).rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    files += [
+        p
+        for folder in ("blip_core", "flows", "mlflow", "docs", ".ci")
+        for p in (ROOT / folder).rglob("*")
+        if p.is_file() and p.suffix != ".pyc"
+    ]
     for path in files:
         text = path.read_text()
         assert not re.search(r"--(extra-)?index-url|files\.pythonhosted|pypi\.org|/root/|/home/\w", text), path

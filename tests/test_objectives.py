@@ -38,12 +38,17 @@ def test_itc_without_soft_targets_is_infonce_over_batch_and_queue(model, tokeniz
     past_images, past_texts = [], []
     for step in range(3):
         images = list(range(6 * step, 6 * step + 6))
-        batch = batch_of(tokenizer, texts=[f"{t} {'and grass' if step else ''} {'next to a star' if step == 2 else ''}" for t in TEXTS], images=images)
+        batch = batch_of(
+            tokenizer, texts=[f"{t} {'and grass' if step else ''} {'next to a star' if step == 2 else ''}" for t in TEXTS], images=images
+        )
         loss, _ = run_contrast(contrast, model, batch)
         image, text = model.image_features(model.image_tokens(batch.pixels)), model.text_features(batch.ids, batch.mask)
         # the twin equals the model here: it was never updated
         candidates_text, candidates_image = torch.cat([text, *past_texts[::1]]), torch.cat([image, *past_images])
-        expected = (F.cross_entropy(image @ candidates_text.T / 0.1, torch.arange(6)) + F.cross_entropy(text @ candidates_image.T / 0.1, torch.arange(6))) / 2
+        expected = (
+            F.cross_entropy(image @ candidates_text.T / 0.1, torch.arange(6))
+            + F.cross_entropy(text @ candidates_image.T / 0.1, torch.arange(6))
+        ) / 2
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
         past_images.append(image.detach())
         past_texts.append(text.detach())

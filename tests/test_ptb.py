@@ -37,7 +37,7 @@ CASES = {
     "10,000 and 1.5 and .5 at 12:30 -1": "10,000 and 1.5 and .5 at 12:30 -1",
     "$5.00 US$10 £5 €5 5% #1 50¢": "$ 5.00 us$ 10 # 5 $ 5 5 % # 1 50 cents",
     "1 1/2 cups, ½ cup 2nd 5x7 5ft.": "1\u00a01/2 cups 1/2 cup 2nd 5x7 5ft",
-    '6\'2" tall, 5:30pm': "6 2 tall 5:30 pm",
+    "6'2\" tall, 5:30pm": "6 2 tall 5:30 pm",
     # brackets stay, for the list that drops them is in capitals
     "shoe(s) [a] {b}": "shoe -lrb- s -rrb- -lsb- a -rsb- -lcb- b -rcb-",
     "wow! wow!! what?! :)": "wow wow !! what ?! :-rrb-",

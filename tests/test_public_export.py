@@ -10,10 +10,10 @@ from PIL import Image
 
 from blip_core.checkpoint import new_model
 from blip_core.data import STD, load_pixels, tokenize
-from blip_core.public.export import export_huggingface
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, greedy
 from blip_core.model.pretrained import captioning_weights, retrieval_weights
+from blip_core.public.export import export_huggingface
 from blip_core.public.load import load_pretrained
 from blip_core.public.sizes import INIT, huggingface_config
 from blip_core.tokenizer import Tokenizer
@@ -90,7 +90,13 @@ def test_the_exported_processor_is_ours(processor_class, model_cfg, shared, tmp_
     processor = getattr(transformers, processor_class).from_pretrained(tmp_path / "out")
     assert len(processor.tokenizer) == tokenizer.size == 30524
     assert processor.tokenizer.convert_tokens_to_ids(["[DEC]", "[ENC]"]) == [tokenizer.dec, tokenizer.enc] == [30522, 30523]
-    texts = ["A photo of naïve café-goers, isn't it?", "漢字 and emoji \U0001f600 ñandú", "antidisestablishmentarianism  3.14", "", "x" * 99]
+    texts = [
+        "A photo of naïve café-goers, isn't it?",
+        "漢字 and emoji \U0001f600 ñandú",
+        "antidisestablishmentarianism  3.14",
+        "",
+        "x" * 99,
+    ]
     for text in texts:
         inputs = processor(text=text)
         assert set(inputs) == {"input_ids", "attention_mask"}

@@ -12,8 +12,8 @@ import pytest
 from blip_core.captions import caption_table, content_hash, write_json, write_manifest, write_table
 from blip_core.checkpoint import model_hash, new_model, save_model
 from blip_core.config import CompareConfig, RegisterConfig, load_params
-from blip_core.stages.register import PACKAGES, listed_hash, register
 from blip_core.provenance import chain_id
+from blip_core.stages.register import PACKAGES, listed_hash, register
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 COMPARE = CompareConfig(metrics=("cider",), margin={}, bootstrap=200, confidence=0.95)

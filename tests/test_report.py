@@ -4,8 +4,8 @@ import csv
 import io
 import re
 import shutil
-from html.parser import HTMLParser
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +211,9 @@ def test_noise_of_the_synthetic_texts(out):
 def page_rows(out: Path) -> list[list[str]]:
     """Cells of every table row of the page."""
     rows = re.findall(r"<tr>(.*?)</tr>", (out / "index.html").read_text(), re.DOTALL)
-    return [[unescape(re.sub(r"<.*?>", "", cell)).strip() for cell in re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row, re.DOTALL)] for row in rows]
+    return [
+        [unescape(re.sub(r"<.*?>", "", cell)).strip() for cell in re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row, re.DOTALL)] for row in rows
+    ]
 
 
 def test_kept_texts_by_true_kind(out, data):

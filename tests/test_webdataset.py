@@ -1,7 +1,6 @@
 """WebDataset tars, of img2dataset and plain, whole and hostile: whatever is lost has its row."""
 
 import gzip
-import json
 import tarfile
 from collections import Counter
 from pathlib import Path

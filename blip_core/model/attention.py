@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(q_BHTd: Tensor, k_BHSd: Tensor, v_BHSd: Tensor, *, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0) -> Tensor:
+def attend(
+    q_BHTd: Tensor, k_BHSd: Tensor, v_BHSd: Tensor, *, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+) -> Tensor:
     """Attention of T queries to S keys: B x H x T x d. `mask` is True where a key may be seen, broadcast to B x H x T x S.
 
     On a CPU the bf16 backward kernel is several times slower than the fp32 one (benchmarks/attention.py), so there the

@@ -16,7 +16,6 @@ from blip_core.config import InitConfig, ModelConfig
 from blip_core.model.med import KeysValues, Med
 from blip_core.model.vit import Vit
 
-
 # what a checkpoint may have or lack
 PARTS = {
     "image": "the image encoder",

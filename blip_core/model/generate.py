@@ -86,7 +86,9 @@ def restrict(scores_BV: Tensor, ids_BL: Tensor, limits: Limits, *, num_new: int,
 
 
 @torch.inference_mode()
-def beam_search(model: Blip, images: list[KeysValues], prompt: list[int], limits: Limits, *, beams: int, length_penalty: float = 1.0) -> Tensor:
+def beam_search(
+    model: Blip, images: list[KeysValues], prompt: list[int], limits: Limits, *, beams: int, length_penalty: float = 1.0
+) -> Tensor:
     """The best caption of each image: ids of new tokens, I x L, [PAD] behind [SEP].
 
     Follows transformers' `generate(num_beams=..., early_stopping=False)`: finished beams score log-probability divided by

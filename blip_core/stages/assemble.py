@@ -12,7 +12,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.captions import CONTROLS, KEPT, REASONS, SCHEMA, content_hash, read_table, table_paths, write_json, write_manifest, write_table
+from blip_core.captions import (
+    CONTROLS,
+    KEPT,
+    REASONS,
+    SCHEMA,
+    content_hash,
+    read_table,
+    table_paths,
+    write_json,
+    write_manifest,
+    write_table,
+)
 from blip_core.config import AssembleConfig
 from blip_core.expectations import schema_faults
 

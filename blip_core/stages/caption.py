@@ -16,12 +16,16 @@ from blip_core.tokenizer import Tokenizer
 from blip_core.work import publish, run_folder
 
 
-def caption(captioner: Path, generation: Path, shards: Path, gate: Path, out: Path, *, round: str, cfg: CaptionConfig, seed: int, work: Path) -> None:
+def caption(
+    captioner: Path, generation: Path, shards: Path, gate: Path, out: Path, *, round: str, cfg: CaptionConfig, seed: int, work: Path
+) -> None:
     """A shard's table is a function of captioner, sampler, seed and shard. Those finished before an interruption are kept."""
     require_gate(gate, generation)
     set_threads(cfg.threads)
     identity = model_hash(captioner)
-    staged = run_folder(work, "caption", cfg=cfg.model_dump(), seed=seed, captioner=identity, generation=content_hash(generation), round=round)
+    staged = run_folder(
+        work, "caption", cfg=cfg.model_dump(), seed=seed, captioner=identity, generation=content_hash(generation), round=round
+    )
     model, tokenizer = load_model(captioner)
     model.to(device())
     prompt, images = json.loads((captioner / "config.json").read_text())["prompt"], ShardImages(shards)
@@ -45,7 +49,15 @@ def caption(captioner: Path, generation: Path, shards: Path, gate: Path, out: Pa
 
 
 def caption_batch(
-    model: Blip, tokenizer: Tokenizer, images: ShardImages, shard: str, batch: list[tuple[str, str]], cfg: CaptionConfig, *, seed: int, prompt: str
+    model: Blip,
+    tokenizer: Tokenizer,
+    images: ShardImages,
+    shard: str,
+    batch: list[tuple[str, str]],
+    cfg: CaptionConfig,
+    *,
+    seed: int,
+    prompt: str,
 ) -> list[dict]:
     """Rows of the candidates of a few images of one shard."""
     keys = [key for key, _ in batch]

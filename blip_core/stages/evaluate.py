@@ -115,7 +115,13 @@ def rerank(subject: Subject, itc: np.ndarray) -> np.ndarray:
     pairs = pa.table({"shard": [items[i].shard for i in image], "key": [items[i].key for i in image], "text": [texts[t] for t in text]})
     cfg = subject.cfg
     scores = score_table(
-        subject.model, subject.tokenizer, pairs, subject.images, max_tokens=subject.max_tokens, precision=cfg.precision, batch_size=cfg.batch_size
+        subject.model,
+        subject.tokenizer,
+        pairs,
+        subject.images,
+        max_tokens=subject.max_tokens,
+        precision=cfg.precision,
+        batch_size=cfg.batch_size,
     )
     anew = np.zeros_like(itc)
     anew[image, text] = scores.itm_logit + scores.itc

@@ -8,14 +8,25 @@ import shutil
 import uuid
 from pathlib import Path
 
-from blip_core.report import figures
 from blip_core.config import Params, ReportConfig
+from blip_core.rejected import REASONS
+from blip_core.report import figures
 from blip_core.report.digest import SOURCES, RoundDigest, pick_examples
 from blip_core.report.findings import SPLITS, Findings, read_findings
 from blip_core.report.page import Picture, Section, Table, as_html, as_text
-from blip_core.rejected import REASONS
+from blip_core.report.wording import (
+    METRICS,
+    MISSING,
+    amount,
+    is_share,
+    listed,
+    metric_change,
+    metric_interval,
+    metric_value,
+    number,
+    percent,
+)
 from blip_core.truth import TrueNoise
-from blip_core.report.wording import METRICS, MISSING, amount, is_share, listed, metric_change, metric_interval, metric_value, number, percent
 
 TITLE = "What the bootstrapping did"
 SHOWN = ("tr_r1", "ir_r1", "itm_tr_r1", "itm_ir_r1", "cider")  # of every model

@@ -17,7 +17,9 @@ from blip_core.shards import ShardImages
 from blip_core.work import publish, run_folder
 
 
-def score(filter: Path, generation: Path, captions: Path, shards: Path, heldout: Path, out: Path, *, cfg: ScoreConfig, seed: int, work: Path) -> None:
+def score(
+    filter: Path, generation: Path, captions: Path, shards: Path, heldout: Path, out: Path, *, cfg: ScoreConfig, seed: int, work: Path
+) -> None:
     """One table per shard with all its web texts and synthetic captions, and controls.parquet with the planted pairs.
 
     Tables finished before an interruption are kept.

@@ -50,7 +50,9 @@ def tune_filter(
     folder = run_folder(work, "tune_filter", cfg=cfg.model_dump(), seed=seed, base=model_hash(base), data=content_hash(generation))
     objective = PretrainObjective(model, cfg.contrast, language=None)
     history = fit(model, objective, batches, cfg.optim, name="tune_filter", folder=folder, seed=seed, report=log)
-    calibration, metrics, curve = calibrate(model, tokenizer, plant(heldout_halves(heldout)[0], per_image=cfg.controls_per_image, seed=seed), images, cfg)
+    calibration, metrics, curve = calibrate(
+        model, tokenizer, plant(heldout_halves(heldout)[0], per_image=cfg.controls_per_image, seed=seed), images, cfg
+    )
     if rank() > 0:  # it calibrated too, so that none waits long for another
         return
     save_model(model, tokenizer, out, prompt="", max_tokens=cfg.optim.max_tokens)
@@ -67,7 +69,9 @@ def calibrate(
 
     Two folds: each pair's P(match) in the metrics comes from a fit that did not see its picture.
     """
-    scores = score_table(model.eval().to(device()), tokenizer, pairs, images, max_tokens=cfg.optim.max_tokens, precision=cfg.optim.precision, batch_size=100)
+    scores = score_table(
+        model.eval().to(device()), tokenizer, pairs, images, max_tokens=cfg.optim.max_tokens, precision=cfg.optim.precision, batch_size=100
+    )
     truth = np.array(pairs["truth"].to_pylist())
     fold = np.unique(pairs["image_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1] % 2
     match = np.empty(len(truth))
