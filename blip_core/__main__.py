@@ -38,11 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser(argv if argv is not None else sys.argv[1:])
     try:
         args.act(args)
+        sys.stdout.flush()
     except (ValueError, FloatingPointError) as e:
         _leave_reason("input", str(e))
         print(f"{args.verb}: {e}", file=sys.stderr)
         _keep_traceback(args.work / "errors" / f"{args.verb}.log")
         return 1
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"{args.verb}: stopped; nothing half-written is left, and running it again goes on", file=sys.stderr)
         return 130
