@@ -98,7 +98,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def read_checkpoint(path: Path) -> dict:
     """ValueError when it is not there: some process may see other folders than the one that chose it."""
     if not path.exists():
-        raise ValueError(f"{path}: process 0 goes on from here, but it is not here; --work must be a folder that all processes share")
+        raise ValueError(f"{path}: process 0 resumes from this checkpoint, which is not here; --work must be one folder for all processes")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -1,11 +1,12 @@
 """Several processes that train one model, as torchrun starts them. Without them every function here is the identity.
 
-On one machine:
+On one machine (the `--` keeps torchrun from reading our --run as one of its own flags):
 
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 OMP_NUM_THREADS=4 torchrun --nproc-per-node 8 --max-restarts 3 -m blip_core pretrain ...
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 OMP_NUM_THREADS=4 torchrun --nproc-per-node 8 --max-restarts 3 -m -- blip_core pretrain ...
 
 All processes read the inputs and checkpoints from folders that they share; process 0 alone writes. The batch of a step is
-divided among them, so the number of processes changes no loss and no gradient, and may change between two runs.
+divided among them, so their number changes no loss and no gradient (but for dropout and stochastic depth, which each draws for
+its own images), and may change between two runs.
 """
 
 import functools
@@ -58,8 +59,8 @@ def process_group(timeout: int) -> Iterator[None]:
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    _join(timeout)
     try:
+        _join(timeout)
         yield
         dist.barrier()
     except RuntimeError as e:
@@ -79,17 +80,17 @@ def _join(timeout: int) -> None:
     bound = device() if backend == "nccl" else None
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), device_id=bound)
     if rank() > 0:
-        logging.getLogger("blip_core").setLevel(logging.WARNING)
+        logging.getLogger("blip_core").setLevel(logging.ERROR)  # process 0 speaks for all
     elif int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         log.warning("set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, or its restarts may look for processes that are gone")
     log.info("%d processes, %s", world_size(), backend)
 
 
 def _lost(timeout: int, reason: str) -> str:
+    who = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
     return (
-        f"process {rank()} of {world_size()}: another process of this training ended, or did not answer for {timeout} seconds, "
-        f"so this one ends too ({reason}). See that one's message. Running again goes on from the last checkpoint; "
-        "torchrun --max-restarts does so by itself"
+        f"{who}: another process of this training ended, or did not answer for {timeout} seconds, so this one ends too ({reason}). "
+        "See that one's message. Running again goes on from the last checkpoint; torchrun --max-restarts does so by itself"
     )
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from blip_core.checkpoint import load_checkpoint, load_model, model_hash, new_model, save_checkpoint, save_model
+from blip_core.checkpoint import load_checkpoint, load_model, model_hash, new_model, read_checkpoint, save_checkpoint, save_model
 from blip_core.data import Batches, Rows, batch_shares
 from blip_core.objectives import PretrainObjective
 from blip_core.shards import ShardImages
@@ -187,6 +187,18 @@ def test_itm_and_itc_in_micro_batches_are_means_over_them_with_one_queue_and_one
     for name in ("itc", "itm"):
         assert seen["steps"][0]["losses"][name] == pytest.approx((halves[0][name] + halves[1][name]) / 2, abs=1e-5)
         assert halves[0][name] != halves[1][name]
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_twin_moves_once_in_a_step(ingested, tmp_path, accumulate):
+    """Step 0 finds it equal to the model; step 1 takes it (1 - momentum) of the way to the model of then."""
+    training = Training(ingested, accumulate=accumulate, checkpoint_every=1, lr=1e-2)
+    before = {k: v.detach().clone() for k, v in training.objective.contrast.twin.named_parameters()}
+    training.fit(tmp_path, stop_at=2)
+    then = read_checkpoint(tmp_path / "step-00000001.pt")["model"]
+    expected = {k: v + (1 - training.objective.contrast.cfg.momentum) * (then[k] - v) for k, v in before.items()}
+    assert largest_difference(dict(training.objective.contrast.twin.named_parameters()), expected) < 1e-6
+    assert largest_difference(before, expected) > 1e-4
 
 
 def test_a_resumed_run_in_micro_batches_equals_an_unbroken_one(ingested, tmp_path):
