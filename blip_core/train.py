@@ -1,13 +1,9 @@
 """The training loop: knows a model, an objective's dict of losses and batches by step, and none of them by name."""
 
 import csv
-import hashlib
-import json
 import logging
 import math
 import os
-import re
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -19,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from blip_core.captions import write_json
 from blip_core.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 from blip_core.config import OptimConfig
 from blip_core.data import Batches
@@ -205,47 +200,6 @@ def _resume(folder: Path, model: nn.Module, objective: nn.Module, optimizer: tor
         raise ValueError(f"{path}: other code wrote it, it does not fit this model; delete {folder} to start fresh ({reason})") from None
     log.info("resumed at step %d from %s", state["step"], path)
     return state["step"], state["history"]
-
-
-# keys of OptimConfig that decide when something is written or said, and no number
-INDIFFERENT = {"checkpoint_every", "workers", "health", "timeout"}
-
-
-def run_folder(work: Path, name: str, **identity) -> Path:
-    """Where a training keeps its checkpoints: named by all that decides its result, so that a changed input starts afresh.
-
-    `identity["cfg"]` may hold the settings; the indifferent ones of its `optim` do not count. Says what has changed against an
-    unfinished training of the same name.
-    """
-    identity = json.loads(json.dumps(identity, sort_keys=True, default=str))
-    if isinstance(identity.get("cfg"), dict) and "optim" in identity["cfg"]:
-        identity["cfg"]["optim"] = {k: v for k, v in identity["cfg"]["optim"].items() if k not in INDIFFERENT}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    folder = work / f"{name}-{digest}"
-    if rank() == 0 and not folder.exists():
-        _say_what_changed(folder, name, identity)
-        write_json(identity, folder / "identity.json")
-    return folder
-
-
-def _say_what_changed(folder: Path, name: str, identity: dict) -> None:
-    others = [p for p in folder.parent.glob(f"{name}-*/identity.json") if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{16}}", p.parent.name)]
-    if others:
-        newest = max(others, key=lambda p: p.stat().st_mtime)
-        changes = ", ".join(_changes(json.loads(newest.read_text()), identity))
-        log.info("%s: config or input changed (%s): starting fresh; the checkpoints of before stay in %s", name, changes, newest.parent)
-
-
-def _changes(old: object, new: object, name: str = "") -> list[str]:
-    """The entries in which two nested dicts differ, as `a.b 1 -> 2`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [c for k in sorted({*old, *new}) for c in _changes(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
-    return [] if old == new else [f"{name} {old} -> {new}"]
-
-
-def discard(folder: Path) -> None:
-    """Drop the checkpoints of a training whose model is written."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def summarize(history: History) -> dict[str, float]:

@@ -11,7 +11,8 @@ from blip_core.data import Batches, Rows, batch_shares
 from blip_core.objectives import PretrainObjective
 from blip_core.shards import ShardImages
 from blip_core.tokenizer import Tokenizer
-from blip_core.train import backward, fit, learning_rate, parallel, parameter_groups, run_folder
+from blip_core.train import backward, fit, learning_rate, parallel, parameter_groups
+from blip_core.work import run_folder
 from tests.trainings import Stopped, Training
 
 

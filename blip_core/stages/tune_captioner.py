@@ -9,7 +9,8 @@ from blip_core.data import Batches, Rows
 from blip_core.distributed import on_every_process, rank
 from blip_core.objectives import CaptionObjective
 from blip_core.shards import ShardImages
-from blip_core.train import Log, discard, fit, run_folder, summarize, write_history
+from blip_core.train import Log, fit, summarize, write_history
+from blip_core.work import discard, run_folder
 
 
 @on_every_process

@@ -21,7 +21,8 @@ from blip_core.model.blip import Blip
 from blip_core.objectives import PretrainObjective
 from blip_core.shards import ShardImages
 from blip_core.tokenizer import Tokenizer
-from blip_core.train import Log, discard, fit, run_folder, summarize, write_history
+from blip_core.train import Log, fit, summarize, write_history
+from blip_core.work import discard, run_folder
 
 
 @on_every_process
