@@ -1,6 +1,7 @@
 """A training that is killed at any moment goes on as if nothing had happened, and leaves nothing half-written."""
 
 import csv
+import functools
 import os
 import random
 import signal
@@ -17,7 +18,9 @@ STEPS = 300
 
 
 def start(command: list[str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    """With Ctrl-C as on a terminal: what a shell starts in the background has it ignored, and so would this."""
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
 def interrupt(process: subprocess.Popen, folder: Path, by: signal.Signals) -> str:
