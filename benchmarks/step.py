@@ -8,6 +8,7 @@ resident memory of two steps, each side in a process of its own. Writes benchmar
 """
 
 import argparse
+import functools
 import resource
 import subprocess
 import sys
@@ -130,11 +131,15 @@ def measure_time(size: str, runs: int) -> None:
     difference = check(sides)
     print(f"losses of two steps agree: greatest difference {difference:.1e}")
     # each side counts for itself, so that all have the same batch in a round
-    numbered = {name: (lambda s=side, n=count(2): s(next(n))) for name, side in sides.items()}
+    numbered = {name: functools.partial(_next_step, side, count(2)) for name, side in sides.items()}
     times = alternate(numbered, runs=runs, warmup=0)
     rows = compared(times, theirs=SIDES[0])
     show(f"One pre-training step, {size}, batch 4", rows, items=4, unit="images")
     print(write(f"step-{size}", {"size": size, "batch": 4, "greatest_loss_difference": difference, "rows": rows}))
+
+
+def _next_step(side, numbers) -> object:
+    return side(next(numbers))
 
 
 def measure_memory(size: str, threads: int) -> None:
