@@ -6,13 +6,13 @@ serves a generation (candidates with their decision), candidates fresh from the 
 
 import hashlib
 import json
-import os
-import uuid
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from blip_core.atomic import new_file
 
 KEPT = "kept"
 CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
@@ -46,13 +46,8 @@ def caption_table(rows: list[dict]) -> pa.Table:
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write by rename, with page checksums, so that a reader sees the whole file or none and a flipped bit is an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"_tmp.{path.name}.{uuid.uuid4().hex}"
-    try:
+    with new_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -122,13 +117,8 @@ def sha256_file(path: Path) -> str:
 
 def write_json(value: object, path: Path) -> None:
     """Write JSON by rename, keys sorted, so that equal values are equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"_tmp.{path.name}.{uuid.uuid4().hex}"
-    try:
+    with new_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def require_gate(gate: Path, generation: Path) -> None:

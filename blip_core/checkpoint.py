@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import uuid
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from blip_core.atomic import new_folder
 from blip_core.captions import sha256_file, write_json
 from blip_core.config import ModelConfig
 from blip_core.model.blip import Blip, SpecialTokens
@@ -32,18 +32,11 @@ def new_model(cfg: ModelConfig, tokenizer: Tokenizer, *, seed: int) -> Blip:
 
 def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts) -> None:
     """Write a model folder by rename; `facts` go into its config.json. An older folder of that name is replaced."""
-    temporary = folder.parent / f"_tmp.{folder.name}.{uuid.uuid4().hex}"
-    temporary.mkdir(parents=True)
-    try:
+    with new_folder(folder) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
         tokenizer.save(temporary / "vocab.txt")
         about = {"model": model.cfg.model_dump(), "match_token": model.match_token, "missing": sorted(model.missing)}
         write_json({**about, **facts}, temporary / "config.json")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_model(folder: Path) -> tuple[Blip, Tokenizer]:

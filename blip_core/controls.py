@@ -27,18 +27,18 @@ class Picture:
     texts: list[str]
 
 
-def pictures(table: pa.Table) -> list[Picture]:
-    """Group a held-out table (with the column `shard`) by picture, in order of key."""
+def heldout_pictures(heldout: Path, split: str) -> list[Picture]:
+    """The pictures of a held-out split, val or test, in order of key."""
     groups: dict[str, list[dict]] = defaultdict(list)
-    for row in table.select(["shard", "key", "image_id", "text"]).to_pylist():
-        groups[row["key"]].append(row)
+    for row in read_tables(heldout, ["key", "image_id", "text"]).to_pylist():
+        if row["shard"].startswith(f"{split}-"):
+            groups[row["key"]].append(row)
     return [Picture(rows[0]["shard"], key, rows[0]["image_id"], [r["text"] for r in rows]) for key, rows in sorted(groups.items())]
 
 
 def heldout_halves(heldout: Path) -> tuple[list[Picture], list[Picture]]:
     """The pictures of the held-out split val in two disjoint halves: one calibrates, the other controls."""
-    table = read_tables(heldout)
-    items = pictures(table.filter(pa.array([s.startswith("val-") for s in table["shard"].to_pylist()])))
+    items = heldout_pictures(heldout, "val")
     return [p for p in items if hash64(p.image_id) % 2 == 0], [p for p in items if hash64(p.image_id) % 2]
 
 

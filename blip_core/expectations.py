@@ -8,8 +8,6 @@ mean, a limit that is missing or NaN, a suite without expectations. Here each of
 import logging
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blip_core.atomic import new_folder
 from blip_core.captions import SCHEMA, read_manifest, sha256_file, table_paths
 
 
@@ -257,19 +256,12 @@ def _exception(answer) -> str | None:
 
 def _write_docs(context, docs: Path) -> None:
     """Static HTML, replaced as a whole."""
-    temporary, old = (docs.parent / f"_tmp.{docs.name}.{uuid.uuid4().hex}" for _ in range(2))
-    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(temporary.absolute())}
-    index = {"class_name": "DefaultSiteIndexBuilder"}
-    site = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store, "show_how_to_buttons": False}
-    try:
+    with new_folder(docs) as temporary:
+        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(temporary.absolute())}
+        index = {"class_name": "DefaultSiteIndexBuilder"}
+        site = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store, "show_how_to_buttons": False}
         context.add_data_docs_site("docs", site)
         context.build_data_docs(site_names=["docs"])
-        if docs.exists():
-            os.replace(docs, old)
-        os.replace(temporary, docs)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _number(value: object) -> str:

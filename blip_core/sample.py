@@ -6,10 +6,7 @@ Each image has its own random generator, by (seed, part, number): changing the s
 import hashlib
 import io
 import json
-import os
-import shutil
 import tarfile
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
+from blip_core.atomic import new_folder
 from blip_core.captions import write_json, write_table
 from blip_core.config import SampleConfig
 from blip_core.scene_texts import human_captions, is_true, web_text
@@ -73,14 +71,9 @@ def write_sample(out: Path, cfg: SampleConfig) -> None:
     scene. It is for reports and tests; nothing else may read it."""
     if out.exists():
         raise ValueError(f"{out} exists already and is not overwritten; delete it or name another folder with --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f"_tmp.{out.name}.{uuid.uuid4().hex}"
-    try:
+    with new_folder(out) as temporary:
         truth = _write_web(temporary / "web", cfg) + _write_clean(temporary / "clean", cfg)
         write_table(pa.Table.from_pylist(truth, TRUTH_SCHEMA), temporary / "truth.parquet")
-        os.rename(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _generator(cfg: SampleConfig, part: str, number: int) -> np.random.Generator:

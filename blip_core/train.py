@@ -3,8 +3,6 @@
 import csv
 import logging
 import math
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from blip_core.atomic import new_file
 from blip_core.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 from blip_core.config import OptimConfig
 from blip_core.data import Batches
@@ -210,13 +209,7 @@ def summarize(history: History) -> dict[str, float]:
 
 def write_history(history: History, path: Path) -> None:
     """The history as CSV, by rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"_tmp.{path.name}.{uuid.uuid4().hex}"
-    try:
-        with temporary.open("w", newline="") as f:
-            writer = csv.DictWriter(f, fieldnames=list(history[0]))
-            writer.writeheader()
-            writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as temporary, temporary.open("w", newline="") as f:
+        writer = csv.DictWriter(f, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)

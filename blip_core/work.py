@@ -3,11 +3,11 @@
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
 
+from blip_core.atomic import replace_folder
 from blip_core.captions import write_json, write_manifest
 from blip_core.distributed import rank
 
@@ -59,7 +59,4 @@ def publish(staged: Path, out: Path, **facts) -> None:
     """Seal a folder of finished tables and give it its final name; an older folder of that name is replaced."""
     (staged / IDENTITY).unlink(missing_ok=True)
     write_manifest(staged, **facts)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        shutil.rmtree(out)
-    os.replace(staged, out)
+    replace_folder(staged, out)

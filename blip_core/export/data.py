@@ -4,9 +4,6 @@ One shard is in memory at a time, without its images. The folder appears by rena
 """
 
 import json
-import os
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
@@ -14,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from blip_core.atomic import new_folder
 from blip_core.captions import CONTROLS, KEPT, content_hash, read_table, sha256_file, table_paths, write_json
 from blip_core.export.card import Totals, card
 from blip_core.export.formats import WRITERS, Item
@@ -41,21 +39,13 @@ def export(
     artifacts = generation.resolve().parents[1] if generation.resolve().parent.name == "generations" else generation.resolve().parent
     images = ShardImages(shards or artifacts / "shards")
     _check_free(out)
-    temporary, old = (out.parent / f"_tmp.{out.name}.{uuid.uuid4().hex}" for _ in range(2))
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(out) as temporary:
         totals = _write(generation, images, temporary, form, everything)
         text = card(totals, name=out.name, form=form, licence=licence, metrics=metrics or artifacts / "metrics")
         (temporary / "README.md").write_text(text)
         manifest = _manifest(temporary, generation, form, everything, totals)
         write_json(manifest, temporary / "manifest.json")
-        if out.exists():
-            os.rename(out, old)
-        os.rename(temporary, out)
-        return manifest
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    return manifest
 
 
 def _check_free(out: Path) -> None:

@@ -1,13 +1,11 @@
 """Public weights out: folders that transformers' from_pretrained and BlipProcessor load offline, with equal outputs."""
 
-import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import Literal
 
 from safetensors.torch import save_file
 
+from blip_core.atomic import new_folder
 from blip_core.captions import write_json
 from blip_core.data import MEAN, STD
 from blip_core.model.blip import Blip
@@ -27,18 +25,13 @@ def export_huggingface(model: Blip, tokenizer: Tokenizer, folder: Path, *, kind:
     if folder.exists():
         raise ValueError(f"{folder} exists; name another folder or remove it")
     tensors = _WEIGHTS[kind](model)
-    temporary = folder.parent / f"_tmp.{folder.name}.{uuid.uuid4().hex}"
-    temporary.mkdir(parents=True)
-    try:
+    with new_folder(folder) as temporary:
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save(temporary / "vocab.txt")
         write_json(model_config(model, kind), temporary / "config.json")
         write_json(tokenizer_config(model, tokenizer), temporary / "tokenizer_config.json")
         write_json(image_processor_config(model), temporary / "preprocessor_config.json")
         (temporary / "README.md").write_text(_card(model, kind))
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def model_config(model: Blip, kind: str) -> dict:

@@ -13,10 +13,10 @@ import torch
 
 from blip_core import bootstrap
 from blip_core.capfilt import autocast, caption_images, score_table, set_threads
-from blip_core.captions import read_tables, write_json, write_table
+from blip_core.captions import write_json, write_table
 from blip_core.checkpoint import load_model
 from blip_core.config import EvaluateConfig
-from blip_core.controls import Picture, pictures
+from blip_core.controls import Picture, heldout_pictures
 from blip_core.data import load_pixels, tokenize
 from blip_core.distributed import device
 from blip_core.images import decode_rgb
@@ -61,8 +61,7 @@ def evaluate(model: Path, heldout: Path, shards: Path, out: Path, out_metrics: P
     set_threads(cfg.threads)
     network, tokenizer = load_model(model)
     facts = json.loads((model / "config.json").read_text())
-    table = read_tables(heldout)
-    items = pictures(table.filter(pa.array([s.startswith("test-") for s in table["shard"].to_pylist()])))
+    items = heldout_pictures(heldout, "test")
     subject = Subject(network.to(device()), tokenizer, items, ShardImages(shards), facts["prompt"], facts["max_tokens"], cfg)
     progress = Progress(f"evaluate {out.name}", 3)
     itc = itc_scores(subject)

@@ -3,11 +3,9 @@
 Start at `report`; below it stand the sections in the order of the page.
 """
 
-import os
-import shutil
-import uuid
 from pathlib import Path
 
+from blip_core.atomic import new_folder
 from blip_core.config import Params, ReportConfig
 from blip_core.rejected import REASONS
 from blip_core.report import figures
@@ -267,20 +265,12 @@ def _training(found: Findings) -> Section:
 
 
 def _write(sections: list[Section], out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (out.parent / f"_tmp.{out.name}.{uuid.uuid4().hex}" for _ in range(2))
-    try:
-        (temporary / "figures").mkdir(parents=True)
+    with new_folder(out) as temporary:
+        (temporary / "figures").mkdir()
         for picture in (p for section in sections for p in section.pictures):
             (temporary / "figures" / f"{picture.name}.png").write_bytes(picture.png)
         (temporary / "index.html").write_text(as_html(TITLE, sections), encoding="utf-8")
         (temporary / "table.txt").write_text(as_text(TITLE, sections), encoding="utf-8")
-        if out.exists():
-            os.rename(out, old)
-        os.rename(temporary, out)
-    finally:
-        for folder in (temporary, old):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kept(digest: RoundDigest, source: str) -> int:

@@ -1,0 +1,47 @@
+"""Outputs that appear whole, by rename: a reader sees all of a file or folder, or what stood there before."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A path to write to; the file takes its name when the block ends well, and is gone when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, likewise; an older folder of that name is replaced."""
+    temporary = _beside(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """`new` takes the name `path`. What stood there is removed behind it, so that neither is lost on the way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = _beside(path)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(new, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """Readers of folders pass over names that begin with `_tmp.`"""
+    return path.parent / f"_tmp.{path.name}.{uuid.uuid4().hex}"
