@@ -1,6 +1,6 @@
 """ITM of 6 texts per image: ours against transformers' BlipForImageTextRetrieval, the same weights.
 
-    python benchmarks/scoring.py [--size tiny|vit-b16] [--runs N] [--threads N]
+    python benchmarks/scoring.py [--size tiny|vit-b16|vit-l16] [--runs N] [--threads N]
 
 384 pixels, two images. transformers twice: by its `forward`, which wants an image for every text and encodes each of them, and as
 someone would write it who calls its image encoder once per image and repeats the tokens for the texts. All texts have 12 tokens, so
@@ -8,6 +8,7 @@ no side pads. Logits must agree to 1e-4 before anything is timed. Writes benchma
 """
 
 import argparse
+import copy
 import os
 import tempfile
 from functools import partial
@@ -17,6 +18,7 @@ import torch
 from side_by_side import SIZES, alternate, build, compared, random_texts, show, write
 
 from blip_core.model.blip import Blip
+from blip_core.model.inference import for_inference
 from blip_core.public.export import export_huggingface
 from blip_core.tokenizer import Tokenizer
 
@@ -63,7 +65,8 @@ def make_sides(size: str) -> dict:
     given = (pixels, *random_texts(tokenizer, [TOKENS] * NUM_IMAGES * TEXTS_PER_IMAGE, seed=0))
     sides = {"transformers, fp32": partial(forward, peer, *given, enc=tokenizer.enc)}
     sides["transformers, images once, fp32"] = partial(images_once, peer, *given, enc=tokenizer.enc)
-    return sides | {f"ours, {p}": partial(ours, model, *given, bf16=p == "bf16") for p in ("fp32", "bf16")}
+    lowered = for_inference(copy.deepcopy(model), "bf16")
+    return sides | {"ours, fp32": partial(ours, model, *given), "ours, bf16": partial(ours, lowered, *given, bf16=True)}
 
 
 def check(sides: dict) -> float:

@@ -20,13 +20,13 @@ from blip_core.model.blip import Blip  # noqa: E402
 from blip_core.public.sizes import INIT  # noqa: E402
 from blip_core.tokenizer import BERT_TOKENS, Tokenizer  # noqa: E402
 
-SIZES = ("tiny", "vit-b16")
+SIZES = ("tiny", "vit-b16", "vit-l16")
 Times = dict[str, list[tuple[float, float]]]  # per side and run: seconds by the clock, and of CPU
 
 
 def model_config(size: str, *, image_size: int) -> ModelConfig:
     """Sizes of a model without dropout and stochastic depth, so that two implementations can be compared number by number."""
-    cfg = load_params(ROOT / "configs/vit-b16.yaml").model.model_dump()
+    cfg = load_params(ROOT / f"configs/{'vit-l16' if size == 'vit-l16' else 'vit-b16'}.yaml").model.model_dump()
     vision, text = {"image_size": image_size, "drop_path": 0.0}, {"dropout": 0.0}
     if size == "tiny":
         vision |= {"patch_size": 16, "width": 48, "depth": 2, "heads": 3}
@@ -38,8 +38,8 @@ def model_config(size: str, *, image_size: int) -> ModelConfig:
 
 
 def build(size: str, *, image_size: int) -> tuple[Blip, Tokenizer]:
-    """A model with random weights and a vocabulary of made-up words, as large as that of BERT at vit-b16."""
-    num_words = {"tiny": 200, "vit-b16": 30522 - len(BERT_TOKENS)}[size]
+    """A model with random weights and a vocabulary of made-up words, as large as that of BERT but for tiny."""
+    num_words = 200 if size == "tiny" else 30522 - len(BERT_TOKENS)
     tokenizer = Tokenizer([*BERT_TOKENS, *(f"w{i}" for i in range(num_words))])
     return new_model(model_config(size, image_size=image_size), tokenizer, seed=0), tokenizer
 

@@ -45,10 +45,11 @@ def load_model(folder: Path) -> tuple[Blip, Tokenizer]:
     if not config.exists():
         raise ValueError(f"{folder}: no config.json, so this is no model folder; expected config.json, vocab.txt and model.safetensors")
     tokenizer, about = Tokenizer.load(folder / "vocab.txt"), json.loads(config.read_text())
-    model = new_model(ModelConfig(**about["model"]), tokenizer, seed=0)
+    with torch.device("meta"):  # weights that are about to be replaced need not be drawn
+        model = new_model(ModelConfig(**about["model"]), tokenizer, seed=0)
     model.match_token, model.missing = about["match_token"], frozenset(about["missing"])
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
     except (SafetensorError, OSError, RuntimeError) as e:
         raise ValueError(f"{folder / 'model.safetensors'}: does not load ({e}); run the stage that makes it again") from None
     return model.eval(), tokenizer

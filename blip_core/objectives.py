@@ -167,9 +167,8 @@ def matching_loss(
         negative_images = [(k[image], v[image]) for k, v in keys_values]
     else:
         negative_images = model.keys_values(gather(image_tokens)[image])
-    images = [(torch.cat([k, k, nk]), torch.cat([v, v, nv])) for (k, v), (nk, nv) in zip(keys_values, negative_images, strict=True)]
-    own_ids, own_mask = all_ids[own], all_masks[own]
-    logits = model.match_logits(torch.cat([own_ids, all_ids[text], own_ids]), torch.cat([own_mask, all_masks[text], own_mask]), images)
+    ids, mask = (torch.cat([t[own], t[text], t[own]]) for t in (all_ids, all_masks))
+    logits = model.match_logits(ids, mask, keys_values, keys_values, negative_images)
     labels = torch.cat([torch.ones_like(text), torch.zeros_like(text), torch.zeros_like(text)])
     valid = torch.cat([torch.ones_like(has_text), has_text, has_image])
     losses = F.cross_entropy(logits, labels, reduction="none")

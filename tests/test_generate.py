@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chisquare
 
 from blip_core.capfilt import sample_draws
-from blip_core.model.generate import Limits, beam_search, draw_nucleus, nucleus
+from blip_core.model.generate import Limits, beam_search, draw_nucleus, most_probable, nucleus
 
 
 def images(model, count: int):
@@ -33,6 +33,22 @@ def test_nucleus_of_one_keeps_every_token_and_of_zero_the_best():
     draws = torch.linspace(0, 1 - 1e-6, 1000)
     assert set(draw_nucleus(logits, 1.0, draws).tolist()) == {0, 1, 2, 3}
     assert set(draw_nucleus(logits, 1e-9, draws).tolist()) == {2}
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 8.0])
+@pytest.mark.parametrize("levels", [0, 3])
+def test_the_short_list_holds_what_the_whole_sort_begins_with(spread, levels):
+    """Also where many tokens are equally probable, as in bf16: the same token for the same draw."""
+    generator = torch.Generator().manual_seed(int(spread * 100) + levels)
+    logits = torch.randn(6, 500, generator=generator) * spread
+    if levels:
+        logits = (logits * levels).round() / levels
+    probability = logits.softmax(-1)
+    whole_probability, whole = most_probable(probability, 0.9, first=500)
+    short_probability, short = most_probable(probability, 0.9, first=32)
+    inside = int(((whole_probability.cumsum(-1) - whole_probability) < 0.9).sum(-1).max())
+    assert torch.equal(short[:, :inside], whole[:, :inside]) and torch.equal(short_probability[:, :inside], whole_probability[:, :inside])
+    assert short.shape[1] == (32 if spread == 8.0 else 500)
 
 
 def test_a_sample_depends_on_its_key_and_not_on_the_batch(model, tokenizer):

@@ -1,8 +1,12 @@
 """The network: three roles that share all but self-attention, and shortcuts that change no number."""
 
+import copy
+
 import torch
 
+from blip_core.checkpoint import load_model, save_model
 from blip_core.data import tokenize
+from blip_core.model.inference import for_inference
 
 TEXTS = ["a red ball", "there is a blue star on grass", "a photo of a green box next to a red ball"]
 
@@ -32,6 +36,68 @@ def test_texts_of_one_image_share_its_keys_and_values(model, tokenizer):
     folded = model.match_logits(ids, mask, model.keys_values(tokens))
     repeated = model.match_logits(ids, mask, model.keys_values(tokens.repeat_interleave(3, dim=0)))
     torch.testing.assert_close(folded, repeated, atol=1e-6, rtol=1e-6)
+
+
+def test_groups_of_images_share_out_the_texts(model, tokenizer):
+    """One pass over several groups gives what repeating the images in one gives."""
+    ids, mask = tokenize(tokenizer, TEXTS + TEXTS[::-1], max_tokens=20)
+    images = model.keys_values(model.image_tokens(pixels(3)))
+    swapped = [(k[[1, 2, 0]], v[[1, 2, 0]]) for k, v in images]
+    grouped = model.match_logits(ids, mask, images, swapped)
+    joined = model.match_logits(ids, mask, [(torch.cat([k, j]), torch.cat([v, w])) for (k, v), (j, w) in zip(images, swapped, strict=True)])
+    torch.testing.assert_close(grouped, joined, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(grouped[3:], model.match_logits(ids, mask, images, images)[3:], atol=1e-4)
+
+
+def kept_values(model) -> tuple[int, list[torch.Tensor]]:
+    """Numbers that a forward pass keeps for the backward one, weights left out; and the gradients."""
+    weights, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def pack(x):
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes() // 4
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = model.image_tokens(pixels(2)).square().sum()
+    out.backward()
+    return sum(kept.values()), [p.grad for p in model.vit.parameters()]
+
+
+def test_what_is_cheap_to_make_again_is_not_kept(model, monkeypatch):
+    """The same gradients, bit for bit, and a third of the activations less."""
+    thrifty, gradients = kept_values(copy.deepcopy(model))
+    monkeypatch.setattr("blip_core.model.vit.keep_input", lambda module, x: module(x))
+    plain, expected = kept_values(copy.deepcopy(model))
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+    assert thrifty < 0.75 * plain
+
+
+def test_weights_in_bf16_give_what_autocast_makes_of_fp32(model, tokenizer):
+    ids, mask = tokenize(tokenizer, TEXTS, max_tokens=20)
+    lowered = for_inference(copy.deepcopy(model), "bf16")
+    assert lowered.med.blocks[0].mlp[0].weight.dtype == torch.bfloat16 and lowered.vit.norm.weight.dtype == torch.float32
+
+    @torch.inference_mode()
+    def logits(network, bf16: bool) -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            images = network.keys_values(network.image_tokens(pixels(3)))
+            hidden = network.caption_hidden(ids, images)
+            return [network.match_logits(ids, mask, images), network.med.vocabulary_logits(hidden).float()]
+
+    for exact, cast, low in zip(logits(model, False), logits(model, True), logits(lowered, True), strict=True):
+        assert 0 < (low - exact).std() < 1.5 * (cast - exact).std(), "further from fp32 than autocast"
+    unchanged = for_inference(copy.deepcopy(model), "fp32")
+    assert all(torch.equal(a, b) for a, b in zip(unchanged.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def test_a_loaded_model_can_be_trained(model, tokenizer, tmp_path):
+    save_model(model, tokenizer, tmp_path / "model")
+    loaded, _ = load_model(tmp_path / "model")
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    loaded.image_tokens(pixels(1)).sum().backward()
+    assert loaded.vit.cls.grad.abs().sum() > 0 and all(p.requires_grad and p.is_leaf for p in loaded.parameters())
 
 
 def test_padding_changes_nothing(model, tokenizer):

@@ -10,16 +10,18 @@ def attend(
 ) -> Tensor:
     """Attention of T queries to S keys: B x H x T x d. `mask` is True where a key may be seen, broadcast to B x H x T x S.
 
-    On a CPU the bf16 backward kernel is several times slower than the fp32 one (benchmarks/attention.py), so there the
-    three are lifted to fp32; autocast is off within, or it would lower them again.
+    Autocast is off within, or it would lower again what `lift` has lifted.
     """
-    if q_BHTd.device.type == "cpu" and q_BHTd.dtype == torch.bfloat16:
-        with torch.autocast("cpu", enabled=False):
-            out = F.scaled_dot_product_attention(
-                q_BHTd.float(), k_BHSd.float(), v_BHSd.float(), attn_mask=mask, is_causal=causal, dropout_p=dropout
-            )
-        return out.to(q_BHTd.dtype)
-    return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+    q, k, v = lift(q_BHTd), lift(k_BHSd), lift(v_BHSd)
+    with torch.autocast("cpu", enabled=False):
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+    return out.to(q_BHTd.dtype)
+
+
+def lift(x: Tensor) -> Tensor:
+    """bf16 to fp32 on a CPU, where the bf16 kernels of attention are no faster forwards and several times slower backwards
+    (benchmarks/attention.py). Keys and values that serve many queries are lifted once, where they are made."""
+    return x.float() if x.device.type == "cpu" and x.dtype == torch.bfloat16 else x
 
 
 def split_heads(x_BTD: Tensor, num_heads: int) -> Tensor:

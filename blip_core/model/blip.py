@@ -81,11 +81,11 @@ class Blip(nn.Module):
         """What grounding and decoding read of an image; compute once, use for every text of it."""
         return self.med.keys_values(image_IND)
 
-    def match_logits(self, ids_BT: Tensor, mask_BT: Tensor, images: list[KeysValues]) -> Tensor:
-        """ITM logits (mismatch, match) in fp32: B x 2."""
+    def match_logits(self, ids_BT: Tensor, mask_BT: Tensor, *groups: list[KeysValues]) -> Tensor:
+        """ITM logits (mismatch, match) in fp32: B x 2. The groups of images have equal parts of the texts."""
         self.require("encoder", "cross", "match")
         first = self.special.enc if self.match_token == "enc" else self.special.cls
-        hidden_BTD = self.med.ground(self._begin(ids_BT, first), mask_BT, images)
+        hidden_BTD = self.med.ground(self._begin(ids_BT, first), mask_BT, *groups)
         return self.match_head(hidden_BTD[:, 0]).float()
 
     def caption_hidden(self, ids_BT: Tensor, images: list[KeysValues]) -> Tensor:

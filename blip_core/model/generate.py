@@ -65,13 +65,28 @@ def _one_by_one(
 
 def draw_nucleus(logits_BV: Tensor, p: float, draw_B: Tensor) -> Tensor:
     """One token per row from the smallest set of most probable tokens whose probability reaches p, by inverse distribution."""
-    probability, token = logits_BV.softmax(-1).sort(descending=True, stable=True)
+    probability, token = most_probable(logits_BV.softmax(-1), p)
     cumulative = probability.cumsum(-1)
     inside = cumulative - probability < p  # the token that crosses p still belongs
     mass = (probability * inside).cumsum(-1)
     place = torch.searchsorted(mass, draw_B[:, None].to(mass) * mass[:, -1:], right=True)
     place = torch.minimum(place, inside.sum(-1, keepdim=True) - 1)  # a draw next to 1 may round past the last one
     return token.gather(1, place).squeeze(1)
+
+
+def most_probable(probability_BV: Tensor, p: float, *, first: int = 1024) -> tuple[Tensor, Tensor]:
+    """At least the tokens of each row that reach p together, most probable first, equal ones by their id: their probability and ids.
+
+    A trained captioner mostly needs few tokens, and sorting the whole vocabulary at each step would cost as much as the decoder.
+    """
+    if first < probability_BV.shape[-1]:
+        top, token = probability_BV.topk(first)
+        # those equal to the last one may be outside as well, so only what is above it is sure to be all there
+        if ((top * (top > top[:, -1:])).sum(-1) > p).all():
+            token, place = token.sort()
+            top, order = top.gather(1, place).sort(descending=True, stable=True)
+            return top, token.gather(1, order)
+    return probability_BV.sort(descending=True, stable=True)
 
 
 def restrict(scores_BV: Tensor, ids_BL: Tensor, limits: Limits, *, num_new: int, sep: int) -> Tensor:

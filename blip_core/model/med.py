@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip_core.config import TextConfig
-from blip_core.model.attention import attend, join_heads, split_heads
+from blip_core.model.attention import attend, join_heads, lift, split_heads
+from blip_core.model.memory import keep_input
 from blip_core.model.vit import ACTIVATIONS
 
 KeysValues = tuple[Tensor, Tensor]  # each I x H x N x d
@@ -64,19 +65,22 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
 
     def keys_values(self, image_IND: Tensor) -> KeysValues:
-        k, v = (split_heads(t, self.num_heads) for t in self.kv(image_IND).chunk(2, dim=-1))
+        k, v = (split_heads(lift(t), self.num_heads) for t in self.kv(image_IND).chunk(2, dim=-1))
         return k, v
 
-    def forward(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
-        k, v = image
-        num_texts, num_tokens, _ = x_BTD.shape
-        num_images = len(k)
+    def forward(self, x_BTD: Tensor, *groups: KeysValues) -> Tensor:
+        """The texts fall to the groups of images in equal parts, and within a group to its images in equal parts."""
+        queries = self.query(x_BTD).chunk(len(groups))
+        out_BTD = torch.cat([self._attend(q, *images) for q, images in zip(queries, groups, strict=True)])
+        return self.norm(x_BTD + F.dropout(self.out(out_BTD), self.dropout, self.training))
+
+    def _attend(self, q_BTD: Tensor, k_IHNd: Tensor, v_IHNd: Tensor) -> Tensor:
+        num_texts, num_images = len(q_BTD), len(k_IHNd)
         assert num_texts % num_images == 0, f"{num_texts} texts do not divide among {num_images} images"
         # the texts of one image become one long query, so that its keys and values are read once and never repeated
-        q = split_heads(self.query(x_BTD).reshape(num_images, -1, x_BTD.shape[-1]), self.num_heads)
-        rate = self.dropout if self.training else 0.0
-        out = join_heads(attend(q, k, v, dropout=rate)).reshape(num_texts, num_tokens, -1)
-        return self.norm(x_BTD + F.dropout(self.out(out), self.dropout, self.training))
+        q = split_heads(q_BTD.reshape(num_images, -1, q_BTD.shape[-1]), self.num_heads)
+        out = attend(q, k_IHNd, v_IHNd, dropout=self.dropout if self.training else 0.0)
+        return join_heads(out).reshape(q_BTD.shape)
 
 
 class MedBlock(nn.Module):
@@ -94,8 +98,8 @@ class MedBlock(nn.Module):
     def encode(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         return self._mlp(self.encoder_attention(x_BTD, mask_BT=mask_BT))
 
-    def ground(self, x_BTD: Tensor, mask_BT: Tensor, image: KeysValues) -> Tensor:
-        return self._mlp(self.cross_attention(self.encoder_attention(x_BTD, mask_BT=mask_BT), image))
+    def ground(self, x_BTD: Tensor, mask_BT: Tensor, *groups: KeysValues) -> Tensor:
+        return self._mlp(self.cross_attention(self.encoder_attention(x_BTD, mask_BT=mask_BT), *groups))
 
     def decode(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
         """Padding stands at the end, where causal attention does not look: no mask is needed."""
@@ -106,7 +110,7 @@ class MedBlock(nn.Module):
         return self._mlp(self.cross_attention(x_BTD, image)), past
 
     def _mlp(self, x_BTD: Tensor) -> Tensor:
-        return self.mlp_norm(x_BTD + F.dropout(self.mlp(x_BTD), self.dropout, self.training))
+        return self.mlp_norm(x_BTD + F.dropout(keep_input(self.mlp[1:], self.mlp[0](x_BTD)), self.dropout, self.training))
 
 
 class Med(nn.Module):
@@ -139,10 +143,11 @@ class Med(nn.Module):
             x_BTD = block.encode(x_BTD, mask_BT)
         return x_BTD
 
-    def ground(self, ids_BT: Tensor, mask_BT: Tensor, images: list[KeysValues]) -> Tensor:
+    def ground(self, ids_BT: Tensor, mask_BT: Tensor, *groups: list[KeysValues]) -> Tensor:
+        """Each group of images has an equal part of the texts: several groups in one pass need no copy of keys and values."""
         x_BTD = self.embed(ids_BT)
-        for block, image in zip(self.blocks, images, strict=True):
-            x_BTD = block.ground(x_BTD, mask_BT, image)
+        for block, *images in zip(self.blocks, *groups, strict=True):
+            x_BTD = block.ground(x_BTD, mask_BT, *images)
         return x_BTD
 
     def decode(self, ids_BT: Tensor, images: list[KeysValues]) -> Tensor:

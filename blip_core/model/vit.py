@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from blip_core.config import VisionConfig
 from blip_core.model.attention import attend, join_heads, split_heads
+from blip_core.model.memory import keep_input
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
@@ -25,9 +26,11 @@ class VitBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(cfg.width, hidden), ACTIVATIONS[cfg.activation](), nn.Linear(hidden, cfg.width))
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        q, k, v = (split_heads(t, self.num_heads) for t in self.qkv(self.attention_norm(x_BND)).chunk(3, dim=-1))
+        qkv_BN = keep_input(nn.Sequential(self.attention_norm, self.qkv), x_BND)
+        q, k, v = (split_heads(t, self.num_heads) for t in qkv_BN.chunk(3, dim=-1))
         x_BND = x_BND + self._drop(self.out(join_heads(attend(q, k, v))))
-        return x_BND + self._drop(self.mlp(self.mlp_norm(x_BND)))
+        hidden = keep_input(nn.Sequential(self.mlp_norm, self.mlp[0]), x_BND)
+        return x_BND + self._drop(keep_input(self.mlp[1:], hidden))
 
     def _drop(self, branch_BND: Tensor) -> Tensor:
         """Stochastic depth: leave the branch out for some images, scaled so that the mean stays."""

@@ -1,0 +1,15 @@
+"""What a training step keeps for its backward pass."""
+
+from torch import Tensor, is_grad_enabled, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def keep_input(cheap_then_linear: nn.Module, x: Tensor) -> Tensor:
+    """Apply a cheap function (norm, activation) and the linear layer behind it, and keep only `x` for the backward pass.
+
+    The cheap part is computed again there; the linear layer is not, because recomputing ends as soon as all that the
+    backward pass needs is there: its input.
+    """
+    if not is_grad_enabled():
+        return cheap_then_linear(x)
+    return checkpoint(cheap_then_linear, x, use_reentrant=False, preserve_rng_state=False)
