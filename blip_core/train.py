@@ -52,7 +52,7 @@ def fit(
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     stepper = parallel(model, objective, recompute=cfg.recompute)
-    optimizer = torch.optim.AdamW(parameter_groups(model, objective, cfg.weight_decay), lr=cfg.lr, betas=cfg.betas)
+    optimizer = make_optimizer(model, objective, cfg)
     start, history = _resume(folder, model, objective, optimizer)
     first = rank() == 0
     progress = Progress(name, cfg.steps, start=start, unit_size=cfg.batch_size, unit="images") if first else None
@@ -171,6 +171,10 @@ def learning_rate(step: int, cfg: OptimConfig) -> float:
         return max(cfg.min_lr, cfg.lr * cfg.decay_rate ** ((step - warmup) // cfg.decay_every))
     progress = (step - warmup) / max(1, cfg.steps - warmup)
     return cfg.min_lr + (cfg.lr - cfg.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_optimizer(model: nn.Module, objective: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameter_groups(model, objective, cfg.weight_decay), lr=cfg.lr, betas=cfg.betas, fused=True)
 
 
 def parameter_groups(model: nn.Module, objective: nn.Module, weight_decay: float) -> list[dict]:
