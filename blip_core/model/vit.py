@@ -37,7 +37,8 @@ class VitBlock(nn.Module):
         if not self.training or self.drop_path == 0:
             return branch_BND
         keep = 1 - self.drop_path
-        return branch_BND * torch.empty(len(branch_BND), 1, 1, device=branch_BND.device).bernoulli_(keep).div_(keep)
+        stays = torch.rand(len(branch_BND), 1, 1, device=branch_BND.device) < keep  # bernoulli_ would be compiled anew for each rate
+        return branch_BND * (stays / keep).to(branch_BND.dtype)
 
 
 class Vit(nn.Module):
