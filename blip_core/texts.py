@@ -19,6 +19,11 @@ def decode_text(data: bytes) -> str:
 
 def clean_text(text: str, limits: TextLimits) -> str:
     """The text as it is stored, at least one visible character long; Rejected says what is wrong with it."""
+    return by_rule(tidy(text, limits), limits)
+
+
+def tidy(text: str, limits: TextLimits) -> str:
+    """The text in NFC with single spaces, its capitals and punctuation as they were found: what the screens judge."""
     if "\0" in text:
         raise Rejected("nul_text", f"at character {text.index(chr(0))}")
     try:
@@ -33,11 +38,16 @@ def clean_text(text: str, limits: TextLimits) -> str:
     if not any(unicodedata.category(c)[0] not in "CZ" for c in clean):
         raise Rejected("control_text", f"{ascii(text[:20])}")
     _check_length(clean, limits.max_chars)
-    if limits.rule == "paper":
-        clean = pre_caption(clean, limits.max_words)
-        if not clean:
-            raise Rejected("empty_text", f"nothing left of {text[:20]!r} by the paper's rule")
     return clean
+
+
+def by_rule(text: str, limits: TextLimits) -> str:
+    """What `limits.rule` makes of a tidy text; Rejected when that is nothing."""
+    if limits.rule == "keep":
+        return text
+    if clean := pre_caption(text, limits.max_words):
+        return clean
+    raise Rejected("empty_text", f"nothing left of {text[:20]!r} by the paper's rule")
 
 
 def pre_caption(text: str, max_words: int) -> str:

@@ -4,29 +4,13 @@ import os
 import subprocess
 import sys
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from blip_core.captions import SCHEMA, caption_table, write_manifest, write_table
-from blip_core.expectations import (
-    Expect,
-    at_least,
-    at_most,
-    broken,
-    check,
-    folder_faults,
-    matches,
-    never_null,
-    one_of,
-    pairs,
-    require,
-    schema_faults,
-    share_at_most,
-    unique,
-    within,
-)
+from blip_core.expect import Expect, at_least, at_most, matches, never_null, one_of, pairs, share_at_most, unique, within
+from blip_core.expectations import broken, check, folder_faults, require, schema_faults
 
 NAN = float("nan")
 
@@ -140,9 +124,42 @@ def test_only_the_rows_of_a_source_count_and_a_source_without_rows_fails():
     assert not passed(unknown, share_at_most("noise_web", "rejected", 0.5, "noise", where=("source", "web")))
 
 
-def test_pandas_tables_are_judged_too():
-    results = check({"t": (pd.DataFrame({"share": [0.9]}), [at_most("share", 0.5, "a share")])}, docs=None, title="test")
-    assert [r["passed"] for r in results if r["name"] == "share"] == [False]
+def test_tables_of_a_suite_count_as_one_however_they_are_cut():
+    """What breaks an expectation in one table, or only across two, is found, counted and named as in a single table."""
+    table = pa.table(
+        {
+            "key": ["a", "b", "c", None, "b", "a", "d", "e"],
+            "n": [0, 0, 0, 0, 0, 1, 0, 0],
+            "source": ["web", "web", "web", "robot", "web", "human", "web", None],
+            "score": [0.1, 0.9, 2.0, NAN, 0.5, -1.0, float("inf"), None],
+            "rejected": [1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0],
+        }
+    )
+    expectations = [
+        never_null("key", "rows without a key"),
+        unique("keys", ("key", "n"), "rows that share key and n"),
+        one_of("source", "source", ("web", "human"), "rows of another source"),
+        pairs("pair", ("key", "source"), (("a", "web"), ("b", "web"), ("c", "web"), ("d", "web")), "rows in a wrong place"),
+        matches("form", "key", "[a-c]", "rows of another form"),
+        within("score", 0, 1, "scores beyond 0 to 1"),
+        share_at_most("noise", "rejected", 0.5, "noise ratio", kind="noise", where=("source", "web")),
+        at_most("score", 0.5, "greatest score"),
+        at_least("n", 0, "least number"),
+    ]
+    whole = check({"t": (table, expectations)}, docs=None, title="test")
+    found = {r["name"]: (r["observed"], r.get("examples")) for r in whole}
+    assert found["t_rows"] == (8.0, None) and found["keys"] == (2, ["{'key': 'b', 'n': 0}"] * 2)
+    assert found["noise"] == (0.4, None) and found["score"] == (float("inf"), None)
+    assert found["score_range"] == (3, ["2.0", "-1.0", "inf"]) and found["form"] == (2, ["d", "e"])
+    assert found["pair"] == (3, ["(None, 'robot')", "('a', 'human')", "('e', None)"])
+    for size in (1, 3):
+        parts = [table.slice(start, size) for start in range(0, 8, size)]
+        assert check({"t": ([*parts, table.slice(0, 0)], expectations)}, docs=None, title="test") == whole
+
+
+def test_no_table_at_all_fails():
+    results = check({"t": ([], [never_null("key", "rows without a key")])}, docs=None, title="test")
+    assert [r["name"] for r in results if not r["passed"]] == ["t_rows"]
 
 
 def test_the_message_names_each_failed_check_with_observed_limit_and_report(tmp_path):
@@ -180,7 +197,7 @@ def test_checking_imports_late_and_talks_to_nobody(tmp_path):
         "def refuse(*args): raise AssertionError(f'connects to {args[1:]}')\n"
         "import blip_core.expectations, blip_core.stages.gate, blip_core.stages.validate\n"
         "assert not {'great_expectations', 'scipy', 'pandas', 'torch'} & set(sys.modules), 'imported too early'\n"
-        "import pyarrow as pa; from blip_core.expectations import at_most, check\n"
+        "import pyarrow as pa; from blip_core.expect import at_most; from blip_core.expectations import check\n"
         "socket.socket.connect = refuse\n"
         f"results = check({{'t': (pa.table({{'a': [1]}}), [at_most('a', 1, 'a')])}}, docs=Path({str(tmp_path / 'docs')!r}), title='t')\n"
         "assert all(r['passed'] for r in results) and os.environ['GX_ANALYTICS_ENABLED'] == 'false'\n"

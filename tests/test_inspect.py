@@ -5,8 +5,10 @@ import json
 import pytest
 from archives import jpeg, karpathy_image, sample, tar_bytes, write_img2dataset, write_karpathy
 from test_ingest import CFG
+from test_salesforce import write_images
 
 from blip_core.__main__ import main
+from blip_core.config import FieldsConfig
 from blip_core.inspect import inspect
 
 
@@ -21,6 +23,9 @@ def test_a_whole_crawl(tmp_path):
         "looked at    all 16 samples",
         "usable       12 images with 12 texts",
         "splits       none named; a clean set is dealt 80/10/10 by image",
+        "languages    und 12 (und: too short to tell)",
+        "       0  boilerplate: at more than 3 of the 12 images\n      10  file_name: 'picture 000000000', ",
+        "       0  markup\n       0  repeats",
         "per image    1 to 1 texts, 1.00 on average; words in a text 2 to 2",
         "sizes        short side 36 to 36, long side 40 to 40; most often 40x36 (12 of 12)",
         "  000000000  40x36  picture 000000000",
@@ -39,6 +44,65 @@ def test_a_limited_look_goes_to_all_parts(tmp_path):
     assert "looked at    9 samples, up to 3 of each of 3 units; --limit 0 looks at all" in text
     assert "splits       test 3, train 3, val 3" in text and "2 to 2 texts" in text and "(+1)" in text
     assert "looked at    all 30 samples" in inspect(tmp_path, cfg=CFG, limit=0)
+
+
+def test_what_the_screens_would_hit(tmp_path):
+    """Whether they are on or not, and as the texts were found."""
+    said = [
+        "Buy now!",
+        "buy now",
+        "BUY NOW",
+        "buy, now",
+        "IMG_2231.JPG",
+        "logo.png",
+        "&lt;b&gt;",
+        "dog dog dog",
+        "ein roter Ball auf der Wiese",
+    ]
+    files = [member for i, text in enumerate(said) for member in sample(f"{i}", text)]
+    (tmp_path / "0.tar").write_bytes(tar_bytes([*files, ("9.jpg", jpeg("9")), ("9.json", b'["dog dog dog", "Dog, dog, dog"]')]))
+    cfg = CFG.model_copy(update={"texts": CFG.texts.model_copy(update={"rule": "paper"})})
+    text = inspect(tmp_path, cfg=cfg)
+    for line in (
+        "       4  boilerplate: at more than 3 of the 10 images; most often 'buy now' 4, 'Dog, dog, dog' 2\n",
+        "       2  file_name: 'IMG_2231.JPG', 'logo.png'\n",
+        "       1  markup: '&lt;b&gt;'\n",
+        "       3  repeats: 'dog dog dog', 'Dog, dog, dog'\n",
+        "de 1",
+    ):
+        assert line in text, text
+    screens = CFG.screens.model_copy(update={"languages": ("en",)})
+    assert "       1  language: in another than en" in inspect(tmp_path, cfg=CFG.model_copy(update={"screens": screens}))
+
+
+def test_declared_fields_and_dealt_splits(tmp_path):
+    write_images(tmp_path, "train/a.jpg", "train/b.jpg")
+    (tmp_path / "train/metadata.csv").write_text("file_name,text,titel\na.jpg,x,ein Ball\nb.jpg,y,ein Hund\n")
+    dealt = CFG.model_copy(update={"split": CFG.split.model_copy(update={"by": "dealt", "val": 0.6, "test": 0.6})})
+    fields = FieldsConfig(image=None, text="titel", split=None)
+    text = inspect(tmp_path, cfg=dealt, fields=fields)
+    assert "ein Ball" in text and "splits       train 2; by ingest.split a clean set is dealt 40/30/30 by image" in text
+
+
+def test_a_folder_of_two_formats_is_said_to_be_one(tmp_path):
+    write_karpathy(tmp_path, [karpathy_image("n0", 0, "train")])
+    (tmp_path / "c.csv").write_text("image,caption\nimages/n0.jpg,x\n")
+    assert "there too    table: not read unless ingest.web_format or clean_format names it" in inspect(tmp_path, cfg=CFG)
+
+
+def test_what_lies_there_instead_is_told(tmp_path):
+    """A mistyped name, a folder above the data, pictures without texts."""
+    write_karpathy(tmp_path / "data/clean", [karpathy_image("n0", 0, "train")])
+    write_images(tmp_path / "pictures", *(f"{i}.jpg" for i in range(12)))
+    with pytest.raises(ValueError, match=r"no such file or folder \(.*data holds clean\)"):
+        inspect(tmp_path / "data/claen", cfg=CFG)
+    with pytest.raises(ValueError, match=r"found 1 entries: clean/.* 1 .jpg, 1 .json. Below it lie clean/ \(karpathy\): name one"):
+        inspect(tmp_path / "data", cfg=CFG)
+    with pytest.raises(ValueError, match="found 12 entries: .*; files by their ending: 12 .jpg. Expected one of"):
+        inspect(tmp_path / "pictures", cfg=CFG)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no known format; found nothing. Expected one of"):
+        inspect(tmp_path / "empty", cfg=CFG)
 
 
 def test_hostile_texts_stay_on_their_line(tmp_path):

@@ -303,7 +303,7 @@ def test_lists_of_urls_are_sent_to_img2dataset(tmp_path, name, content, expected
 def test_laion_parquet_is_sent_to_img2dataset(tmp_path):
     rows = {"URL": [URL], "TEXT": ["IMG_2231"], "top_caption": ["a table"], "all_captions": [["a table"]], "punsafe": [0.1]}
     pq.write_table(pa.table(rows), tmp_path / "part-0.parquet")
-    with pytest.raises(ValueError, match="--input_format parquet --url_col URL --caption_col top_caption --output_format webdataset"):
+    with pytest.raises(ValueError, match="--input_format parquet --url_col URL --caption_col TEXT --output_format webdataset"):
         recognise(tmp_path)
 
 

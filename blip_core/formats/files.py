@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from blip_core.formats import SPLITS, Record, RejectedRow
+from blip_core.formats.columns import IMAGE_ENDS
 from blip_core.rejected import Rejected
 from blip_core.shards import KEY
 
-IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 MOST_IMAGE_BYTES = 64 << 20  # what is read at all; ingest's own limit is a parameter
 _UNIT_ENTRIES = 1000
 _HEAD = 1 << 20
@@ -83,6 +84,19 @@ def places(name: str, *folders: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def image_folder(root: Path) -> tuple[str, ...]:
+    """The one folder below, two deep at most, that holds images, whatever it is called: flickr30k-images, Flicker8k_Dataset. None when
+    there are several, as names may repeat in them."""
+    found = [f for f in _folders(root, 2) if any(e.name.lower().endswith(IMAGE_ENDS) for e in os.scandir(f))]
+    return (found[0].relative_to(root).as_posix(),) if len(found) == 1 else ()
+
+
+def _folders(root: Path, depth: int) -> Iterator[Path]:
+    for path in [Path(e.path) for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")] if depth else ():
+        yield path
+        yield from _folders(path, depth - 1)
+
+
 def key_of(name: str) -> str:
     """A key from an image's path: readable where the path allows it, and another for every other path."""
     stem = name.rpartition(".")[0] if name.lower().endswith(IMAGE_ENDS) else name
@@ -114,11 +128,12 @@ def json_files(path: Path, *, pattern: str = "*.json") -> list[Path]:
     return sorted(p for p in path.glob(pattern) if p.is_file() and not p.name.startswith("."))
 
 
-def head_holds(path: Path, *words: str, opens: str = "{") -> bool:
-    """Whether the file is a JSON object (`opens` "[": a list) that names one of these keys in its first megabyte."""
+def head_holds(path: Path, *words: str, opens: str = "{", value: bytes = b"") -> bool:
+    """Whether the file is a JSON object (`opens` "[": a list) that names one of these keys (regular expressions) in its first megabyte,
+    before a value that begins with `value` (likewise)."""
     with path.open("rb") as f:
         head = f.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return head.startswith(opens.encode()) and any(re.search(rb'"%s"\s*:' % w.encode(), head) for w in words)
+    return head.startswith(opens.encode()) and any(re.search(rb'"%s"\s*:\s*%s' % (w.encode(), value), head, re.IGNORECASE) for w in words)
 
 
 def load_json(path: Path, kind: type = dict) -> dict | list:

@@ -5,7 +5,8 @@ Loaders that get the bare path may drop the metadata without a word; here a meta
 
 from pathlib import Path
 
-from blip_core.formats.columns import TEXTS, column
+from blip_core.config import FieldsConfig
+from blip_core.formats.columns import SEARCH, TEXTS, column, text_columns
 from blip_core.formats.listing import BadTable, Listing, RowUnit, read
 from blip_core.formats.listing import units as list_units
 from blip_core.formats.rows import open_table
@@ -18,11 +19,11 @@ EXPECTS = "metadata.csv|jsonl|parquet with the columns file_name and text (or ca
 _NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
-def recognises(path: Path) -> bool:
+def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
     return bool(_files(path))
 
 
-def units(path: Path) -> list[RowUnit | BadTable]:
+def units(path: Path, fields: FieldsConfig = SEARCH) -> list[RowUnit | BadTable]:
     root, listings, bad = path if path.is_dir() else path.parent, [], []
     for file in _files(path):
         try:
@@ -30,14 +31,21 @@ def units(path: Path) -> list[RowUnit | BadTable]:
         except Rejected as e:
             bad.append(BadTable(file.relative_to(root).as_posix(), e.detail))
             continue
-        image = next((n for n in table.names if n.strip().lower() == "file_name"), None)
-        image = image or next((n for n in table.names if n.strip().lower().endswith("_file_name")), None)
-        text = column(table.names, TEXTS)
-        if image is None or text is None:
-            lacking = "file_name" if image is None else f"captions ({', '.join(TEXTS[:5])}, ...)"
-            raise ValueError(f"{file}: no column for {lacking}; its columns are {list(table.names)}. Rename one of them")
-        listings.append(Listing(root, table, image, text, column(table.names, ("split",)), path_splits=True))
+        image, texts = _image_column(table.names, fields.image), text_columns(table.names, fields.text)
+        if image is None or not texts:
+            captions = fields.text or f"captions ({', '.join(TEXTS[:5])}, ...)"
+            lacking = (fields.image or "file_name") if image is None else captions
+            raise ValueError(
+                f"{file}: no column for {lacking}; its columns are {list(table.names)}. Rename one of them, or name it in "
+                "ingest.web_fields or clean_fields"
+            )
+        listings.append(Listing(root, table, image, texts, column(table.names, ("split",), fields.split), path_splits=True))
     return list_units(listings, bad)
+
+
+def _image_column(names: tuple[str, ...], declared: str | None) -> str | None:
+    one = column(names, ("file_name",), declared)
+    return one if one or declared else next((n for n in names if n.strip().lower().endswith("_file_name")), None)
 
 
 def _files(path: Path) -> list[Path]:

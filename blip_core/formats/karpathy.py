@@ -18,11 +18,11 @@ def recognises(path: Path) -> bool:
 def units(path: Path) -> list[FileUnit]:
     lists = _lists(path)
     root = path if path.is_dir() else path.parent
-    found = []
+    found, folder = [], files.image_folder(root)
     for file in lists:
         images = files.listed(file, files.load_json(file), "images")
         prefix = f"{file.stem}-" if len(lists) > 1 else ""  # ids count from 0 in each list
-        entries = [_entry(image, f"{file.name}:images[{i}]", prefix) for i, image in enumerate(images)]
+        entries = [_entry(image, f"{file.name}:images[{i}]", prefix, folder) for i, image in enumerate(images)]
         found += files.slices(root, file.name, entries)
     return found
 
@@ -31,7 +31,7 @@ def _lists(path: Path) -> list[Path]:
     return [p for p in files.json_files(path) if files.head_holds(p, "sentences")]
 
 
-def _entry(image: object, where: str, prefix: str) -> Entry:
+def _entry(image: object, where: str, prefix: str, folders: tuple[str, ...]) -> Entry:
     image = image if isinstance(image, dict) else {}
     filename, sentences = image.get("filename"), image.get("sentences")
     number = image.get("cocoid", image.get("imgid"))
@@ -44,7 +44,7 @@ def _entry(image: object, where: str, prefix: str) -> Entry:
     stem = str(filename).rpartition(".")[0]
     return Entry(
         key=stem if KEY.fullmatch(stem) else f"{prefix}{number}",
-        paths=_paths(image.get("filepath"), str(filename)),
+        paths=_paths(image.get("filepath"), str(filename), folders),
         texts=tuple(text for text in map(_text, sentences) if text) if not fault else (),
         image_id=f"{prefix}{number}",
         split=split,
@@ -53,9 +53,9 @@ def _entry(image: object, where: str, prefix: str) -> Entry:
     )
 
 
-def _paths(folder: object, filename: str) -> tuple[str, ...]:
+def _paths(folder: object, filename: str, folders: tuple[str, ...]) -> tuple[str, ...]:
     places = [f"{folder}/{filename}", f"images/{folder}/{filename}"] * isinstance(folder, str) + [f"images/{filename}", filename]
-    return tuple(dict.fromkeys(places))
+    return tuple(dict.fromkeys([*places, *(f"{other}/{filename}" for other in folders)]))
 
 
 def _text(sentence: object) -> str:

@@ -8,12 +8,13 @@ import hashlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from blip_core.formats import SPLITS, Record, RejectedRow, named_split, split_of_name
-from blip_core.formats.columns import is_url, texts_of
+from blip_core.formats.columns import is_url, texts_in, without_number
 from blip_core.formats.files import Entry, key_of, places, read_entry
 from blip_core.formats.rows import Row, Table, fetch, scan
 from blip_core.rejected import Rejected
@@ -28,25 +29,33 @@ class Listing:
     root: Path
     table: Table
     image: str
-    text: str
+    texts: tuple[str, ...]
     split: str | None
     path_splits: bool = False
+    folders: tuple[str, ...] = ()  # where images may lie besides
+    lists: tuple[tuple[str, str], ...] = ()  # name of an image and its split, by the split lists that lie beside
 
     @property
     def columns(self) -> list[str]:
-        return [c for c in dict.fromkeys((self.image, self.text, self.split)) if c is not None]
+        return [c for c in dict.fromkeys((self.image, *self.texts, self.split)) if c is not None]
 
     @property
     def name(self) -> str:
         return self.table.path.relative_to(self.root).as_posix()
 
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        return dict(self.lists)
+
     def split_of(self, values: dict) -> str | None:
-        """By the row, by the image's folder, by the table's name; Rejected for a word that is no split."""
+        """By the row, by a list of names, by the image's folder, by the table's name; Rejected for a word that is no split."""
         if self.split is not None and values.get(self.split) not in (None, ""):
             found = named_split(str(values[self.split]).strip())
             if found is None:
                 raise Rejected("unknown_split", f"split {str(values[self.split])[:50]!r}, expected train, restval, val or test")
             return found
+        if self.lists and (listed := self._by_name.get(without_number(str(values.get(self.image)).strip()))):
+            return listed
         folder = str(values.get(self.image)).rpartition("/")[0] if self.path_splits else ""
         return (split_of_name(folder) if folder else None) or split_of_name(self.name)
 
@@ -143,13 +152,14 @@ def _image(listing: Listing, row: Row) -> str:
         raise Rejected("missing_image", f"a URL, no file: {name[:100]!r}; img2dataset downloads images")
     if not isinstance(name, str) or not name.strip():
         raise Rejected("bad_row", f"expected the name of an image under {listing.image!r}, got {str(name)[:100]!r}")
-    return name.strip()
+    return without_number(name.strip())
 
 
 def _texts(listing: Listing, row: Row) -> tuple[str, ...]:
-    texts = texts_of(row.values.get(listing.text))
+    texts = texts_in(row.values, listing.texts)
     if texts is None:
-        raise Rejected("bad_row", f"expected a text or a list of texts under {listing.text!r}, got {str(row.values[listing.text])[:100]!r}")
+        got = str([row.values.get(c) for c in listing.texts])[:100]
+        raise Rejected("bad_row", f"expected a text or a list of texts under {', '.join(listing.texts)}, got {got}")
     return texts
 
 
@@ -158,7 +168,7 @@ def _record(listing: Listing, group: list[tuple[Row, str, str | None, tuple[str,
     folder = listing.table.path.parent.relative_to(listing.root).as_posix()
     name = image if folder == "." else f"{folder}/{image}"
     texts = tuple(dict.fromkeys(text for *_, texts in group for text in texts))
-    entry = Entry(key_of(name), places(image, folder), texts, name, split, _where(listing, row))
+    entry = Entry(key_of(name), places(image, folder, ".", *listing.folders), texts, name, split, _where(listing, row))
     return read_entry(listing.root, entry)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_core.formats import Record, RejectedRow, named_split, split_of_name
-from blip_core.formats.columns import SPLITS, TEXTS, column, texts_of
+from blip_core.config import FieldsConfig
+from blip_core.formats import Record, RejectedRow, failure, named_split, split_of_name
+from blip_core.formats.columns import SEARCH, SPLITS, column, text_columns, texts_in
 from blip_core.formats.files import MOST_IMAGE_BYTES, Entry, key_of, places, read_entry
 from blip_core.formats.rows import PARQUET_FAULTS
 from blip_core.rejected import Rejected
@@ -31,16 +32,17 @@ class GroupUnit:
     group: int | None
     start: int  # number of its first row
     image: str = ""
-    text: str = ""
+    texts: tuple[str, ...] = ()
     split: str | None = None
+    status: tuple[str, ...] = ()  # img2dataset's columns for what it could not get
     detail: str = ""
 
 
-def recognises(path: Path) -> bool:
-    return any(_columns(file) for file in _files(path))
+def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
+    return any(_columns(file, fields) for file in _files(path))
 
 
-def units(path: Path) -> list[GroupUnit]:
+def units(path: Path, fields: FieldsConfig = SEARCH) -> list[GroupUnit]:
     root, found = path if path.is_dir() else path.parent, []
     for file in _files(path):
         name = file.relative_to(root).as_posix()
@@ -49,7 +51,7 @@ def units(path: Path) -> list[GroupUnit]:
         except PARQUET_FAULTS as e:
             found.append(GroupUnit(name, root, file, None, 0, detail=str(e)))
             continue
-        columns, start = _columns(file), 0
+        columns, start = _columns(file, fields), 0
         for group in range(metadata.num_row_groups if columns else 0):
             found.append(GroupUnit(f"{name} {group}", root, file, group, start, *columns))
             start += metadata.row_group(group).num_rows
@@ -61,7 +63,7 @@ def read(unit: GroupUnit) -> Iterator[Record | RejectedRow]:
     if unit.group is None:
         yield RejectedRow("", name, "bad_table", unit.detail)
         return
-    columns = [c for c in (unit.image, unit.text, unit.split) if c]
+    columns = list(dict.fromkeys(c for c in (unit.image, *unit.texts, unit.split, *unit.status) if c))
     try:
         with pq.ParquetFile(unit.file, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=_BATCH, row_groups=[unit.group], columns=columns):
@@ -77,16 +79,17 @@ def _files(path: Path) -> list[Path]:
     return sorted(p for p in found if p.suffix.lower() == ".parquet" and p.is_file() and not p.name.startswith((".", "_")))
 
 
-def _columns(file: Path) -> tuple[str, str, str | None] | None:
-    """The columns of image, text and split."""
+def _columns(file: Path, fields: FieldsConfig) -> tuple[str, tuple[str, ...], str | None, tuple[str, ...]] | None:
+    """The columns of image, texts and split, and those in which img2dataset tells of failures."""
     try:
         schema = pq.read_schema(file)
     except PARQUET_FAULTS:
         return None
     images = [f.name for f in schema if _holds_image(f.type)]
-    image = column(images, _IMAGES) or (images[0] if len(images) == 1 else None)
-    text = column(schema.names, TEXTS)
-    return (image, text, column(schema.names, SPLITS)) if image and text else None
+    image = column(images, _IMAGES, fields.image) or (images[0] if len(images) == 1 and not fields.image else None)
+    texts, split = text_columns(schema.names, fields.text), column(schema.names, SPLITS, fields.split)
+    status = tuple(c for c in ("status", "error_message") if c in schema.names) if {"key", "status"} <= set(schema.names) else ()
+    return (image, texts, split, status) if image and texts and not (fields.split and split is None) else None
 
 
 def _holds_image(kind: pa.DataType) -> bool:
@@ -100,11 +103,14 @@ def _item(unit: GroupUnit, values: dict, name: str, at: int) -> Record | Rejecte
     key, where, split = f"{key_of(re.sub('[.]parquet$', '', name))}-{at}", f"{name}:row {at}", None
     try:
         split = _split(unit, values, name)
-        texts = texts_of(values[unit.text])
+        if unit.status and values["status"] != "success":
+            raise failure(values["status"], values.get("error_message"))
+        texts = texts_in(values, unit.texts)
         if texts is None:
-            raise Rejected("bad_row", f"expected a text or a list of texts under {unit.text!r}, got {str(values[unit.text])[:100]!r}")
+            got = str([values[c] for c in unit.texts])[:100]
+            raise Rejected("bad_row", f"expected a text or a list of texts under {', '.join(unit.texts)}, got {got}")
         if not texts:
-            raise Rejected("missing_text", f"nothing under {unit.text!r}")
+            raise Rejected("missing_text", f"nothing under {', '.join(unit.texts)}")
         image = values[unit.image]
         data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
         if not data and isinstance(path, str) and path:

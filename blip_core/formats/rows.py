@@ -6,6 +6,7 @@ row is set aside and reading goes on with the next line.
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import pyarrow.parquet as pq
 
 from blip_core.rejected import Rejected
 
-ENDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_ENDS = {".csv": "csv", ".tsv": "csv", ".token": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_TEXT_TABLE = re.compile(r"(?:.*[._-])?(?:captions|token|results)(?:[._-].*)?\.txt", re.IGNORECASE)  # Flickr's; other .txt hold texts
 PARQUET_FAULTS = (pa.ArrowException, OSError, UnicodeDecodeError)  # of a file that is none or damaged; the last by names of columns
 _BOM = b"\xef\xbb\xbf"
 _MOST_LINE = 1 << 17  # bytes, also of a whole row
@@ -47,9 +49,14 @@ class Row:
     values: Values | Rejected
 
 
+def kind_of(path: Path) -> str | None:
+    """csv | jsonl | parquet, by the file's name; None for what is no table."""
+    return "csv" if _TEXT_TABLE.fullmatch(path.name) else _ENDS.get(path.suffix.lower())
+
+
 def open_table(path: Path) -> Table:
     """The table with the names of its columns; a CSV's first line is taken for names. Rejected when it can't be read."""
-    kind = ENDS[path.suffix.lower()]
+    kind = kind_of(path)
     if kind == "parquet":
         return Table(path, kind, _parquet_names(path))
     with path.open("rb") as file:
@@ -61,8 +68,18 @@ def open_table(path: Path) -> Table:
         return _open_jsonl(path, start) if kind == "jsonl" else _open_csv(path, file, start)
 
 
+def first_row(table: Table) -> Values:
+    """Of a table that may have no names: the cells of a CSV's first line, or the first row of another, by the number of the column."""
+    if table.kind == "csv":
+        return {str(i): cell for i, cell in enumerate(table.names)}
+    values = next((row.values for row in scan(table) if isinstance(row.values, dict)), {}) if table.kind == "jsonl" else {}
+    return values if all(name.isdigit() for name in values) else {}
+
+
 def without_header(table: Table) -> Table:
     """The same CSV with its first line taken for a row; its columns are called by their number."""
+    if table.kind != "csv":
+        return table
     with table.path.open("rb") as file:
         start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
     return Table(table.path, table.kind, tuple(map(str, range(len(table.names)))), table.delimiter, start, 1)
@@ -129,7 +146,9 @@ def _json_object(line: bytes) -> Values | Rejected:
         value = json.loads(line)
     except (ValueError, RecursionError) as e:
         return Rejected("bad_json", str(e))
-    return value if isinstance(value, dict) else Rejected("bad_row", f"expected a JSON object, got {type(value).__name__}")
+    if isinstance(value, list) and value:
+        return {str(i): cell for i, cell in enumerate(value)}
+    return value if isinstance(value, dict) else Rejected("bad_row", f"expected a JSON object or list, got {type(value).__name__}")
 
 
 def _cells(first: bytes, file: BinaryIO, delimiter: str, num_cells: int | None = None) -> tuple[list[str] | Rejected, int]:

@@ -1,4 +1,7 @@
-"""A text file beside each image: 1.jpg and 1.txt, as kohya's trainers and many scrapers keep them. Each line is a text."""
+"""A text file beside each image: 1.jpg and 1.txt, as kohya's trainers and many scrapers keep them. Each line is a text.
+
+img2dataset writes such folders too (its output format `files`), with a side table for each; what that lists as failed is told.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ from pathlib import Path
 
 from blip_core.formats import SPLITS, Record, RejectedRow, split_of_name
 from blip_core.formats.files import IMAGE_ENDS, Entry, key_of, read_entry
+from blip_core.formats.webdataset import is_side_table, read_side_table
 from blip_core.rejected import Rejected
 from blip_core.texts import decode_text
 
@@ -27,21 +31,34 @@ class PairUnit:
     pairs: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
 
 
+@dataclass(frozen=True)
+class SideUnit:
+    """img2dataset's table for the folder of its name."""
+
+    name: str
+    root: Path
+    table: Path
+
+
 def recognises(path: Path) -> bool:
     return path.is_dir() and any(images and texts for images, texts in _pairs(path))
 
 
-def units(path: Path) -> list[PairUnit]:
+def units(path: Path) -> list[PairUnit | SideUnit]:
     found, own = [], {split: [] for split in (*SPLITS, None)}
     for images, texts in _pairs(path):
         own[split_of_name((images or texts)[0].rpartition("/")[0])].append((images, texts))
     for split, pairs in own.items():
         for start in range(0, len(pairs), _UNIT_FILES):
             found.append(PairUnit(f"{split or 'any'} {start}", path, split, tuple(pairs[start : start + _UNIT_FILES])))
-    return found
+    tables = (p for p in sorted(path.rglob("*.parquet")) if not p.name.startswith(".") and is_side_table(p))
+    return found + [SideUnit(table.relative_to(path).as_posix(), path, table) for table in tables]
 
 
-def read(unit: PairUnit) -> Iterator[Record | RejectedRow]:
+def read(unit: PairUnit | SideUnit) -> Iterator[Record | RejectedRow]:
+    if isinstance(unit, SideUnit):
+        yield from _failed(unit)
+        return
     for images, texts in unit.pairs:
         where = (images or texts)[0]
         key = key_of(where.rpartition(".")[0])
@@ -56,6 +73,13 @@ def read(unit: PairUnit) -> Iterator[Record | RejectedRow]:
             yield read_entry(unit.root, Entry(key, images, tuple(dict.fromkeys(lines)), where.rpartition(".")[0], unit.split, where))
         except Rejected as e:
             yield RejectedRow(key, where, e.reason, e.detail, unit.split)
+
+
+def _failed(unit: SideUnit) -> Iterator[RejectedRow]:
+    """Rows without an image, and rows whose image is gone."""
+    folder = unit.table.with_suffix("")
+    found = {p.stem for p in folder.iterdir() if p.suffix.lower() in IMAGE_ENDS} if folder.is_dir() else set()
+    yield from read_side_table(unit.root, unit.table, found, prefix="", where=f"the images of {folder.relative_to(unit.root).as_posix()}/")
 
 
 def _lines(path: Path) -> list[str]:

@@ -29,9 +29,10 @@ def advice(path: Path) -> str | None:
 def _columns(table: Table) -> tuple[str, str, str, str] | None:
     """img2dataset's input format, the columns of URLs and texts, and a remark."""
     kind = {"jsonl": "jsonl", "parquet": "parquet"}.get(table.kind, "tsv" if table.delimiter == "\t" else "csv")
-    url, text = column(table.names, URLS), column(table.names, ("top_caption", *TEXTS))
+    url, text = column(table.names, URLS), column(table.names, TEXTS)
     if url is not None:
-        return kind, url, text or "caption", ""
+        rest = "" if text else f"\nWhich column holds the texts is not plain: it has {', '.join(table.names)}; put one for COLUMN"
+        return kind, url, text or "COLUMN", rest
     at = [i for i, cell in enumerate(table.names) if is_url(cell)]
     if table.kind != "csv" or len(at) != 1 or len(table.names) < 2:
         return None

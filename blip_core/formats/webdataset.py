@@ -12,12 +12,13 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
 
-from blip_core.formats import Record, RejectedRow, split_of_name
-from blip_core.formats.columns import column
+from blip_core.config import FieldsConfig
+from blip_core.formats import Record, RejectedRow, failure, split_of_name
+from blip_core.formats.columns import SEARCH, column
 from blip_core.formats.files import MOST_IMAGE_BYTES
 from blip_core.formats.rows import PARQUET_FAULTS
 from blip_core.formats.tar import Member, members
-from blip_core.rejected import REASONS, Rejected
+from blip_core.rejected import Rejected
 from blip_core.texts import decode_text
 
 EXPECTS = "NNNNN.tar with <key>.jpg|png|webp and <key>.txt or <key>.json, as img2dataset writes them (with NNNNN.parquet beside) or plain"
@@ -25,6 +26,7 @@ EXPECTS = "NNNNN.tar with <key>.jpg|png|webp and <key>.txt or <key>.json, as img
 _IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 _WANTED = {**dict.fromkeys(_IMAGES, MOST_IMAGE_BYTES), "txt": 1 << 16, "json": 1 << 18}
 _TARS = (".tar", ".tar.gz", ".tgz")
+STATS = "_stats.json"
 _SIDE_COLUMNS = ("key", "status", "error_message")
 _CAPTIONS = ("caption", "captions", "text")  # in any case: LAION writes TEXT
 _LISTED = re.compile(rb'^\s*\[|"captions?"\s*:\s*\[', re.IGNORECASE)
@@ -40,6 +42,7 @@ class TarUnit:
     tar: Path | None
     table: Path | None
     prefix: str  # put before each key
+    caption: str | None = None  # the JSON's key of the caption where it is declared; the .txt then is no matter
 
 
 @dataclass
@@ -53,20 +56,25 @@ class _Sample:
     fault: Rejected | None = None
 
 
-def recognises(path: Path) -> bool:
-    return bool(_tars(path))
+def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
+    return bool(_tars(path)) and fields.image is None and fields.split is None
 
 
-def units(path: Path) -> list[TarUnit]:
+def units(path: Path, fields: FieldsConfig = SEARCH) -> list[TarUnit]:
     """A side table without its tar is a unit too: what it lists as downloaded has been lost."""
     root = path if path.is_dir() else path.parent
-    tars = {_stem(root, p): p for p in _tars(path)}
-    tables = {_stem(root, p): p for p in path.rglob("*.parquet") if _is_side_table(p)} if path.is_dir() else {}
-    # a plain tar may count its keys from 0 again, img2dataset's keys are unique
+    tars = {stem_of(p.relative_to(root).as_posix()): p for p in _tars(path)}
+    tables = {stem_of(p.relative_to(root).as_posix()): p for p in path.rglob("*.parquet") if is_side_table(p)} if path.is_dir() else {}
     return [
-        TarUnit(name, root, tars.get(name), tables.get(name), "" if tables else re.sub(r"[^A-Za-z0-9_-]", "_", name) + "-")
+        TarUnit(name, root, tars.get(name), tables.get(name), "" if tables else key_prefix(name), fields.text)
         for name in sorted(tars.keys() | tables.keys())
     ]
+
+
+def units_of(root: Path, tars: list[Path], fields: FieldsConfig = SEARCH) -> list[TarUnit]:
+    """Tars that were named one by one, without their side tables."""
+    stems = {stem_of(tar.relative_to(root).as_posix()): tar for tar in tars}
+    return [TarUnit(name, root, stems[name], None, key_prefix(name), fields.text) for name in sorted(stems)]
 
 
 def read(unit: TarUnit) -> Iterator[Record | RejectedRow]:
@@ -74,22 +82,33 @@ def read(unit: TarUnit) -> Iterator[Record | RejectedRow]:
     if unit.tar:
         yield from _read_tar(unit, found)
     if unit.table:
-        yield from _read_table(unit, found)
+        where = f"the {len(found)} samples of {unit.tar.name}" if unit.tar else "any: there is no tar of this name"
+        yield from read_side_table(unit.root, unit.table, found, prefix=unit.prefix, where=where)
     elif unit.tar:
         yield from _read_stats(unit, found)
 
 
+def is_tar(name: str) -> bool:
+    """By the path's last part; hidden files are passed over."""
+    return name.lower().endswith(_TARS) and not name.rpartition("/")[2].startswith(".")
+
+
+def stem_of(name: str) -> str:
+    """What a tar and its side files have in common: their path below the root, without an extension."""
+    return next((name[: -len(e)] for e in (*_TARS, ".parquet", STATS) if name.lower().endswith(e)), name)
+
+
+def key_prefix(name: str) -> str:
+    """For the keys of a tar without side files: those of plain tars may count from 0 again, img2dataset's are unique."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name) + "-"
+
+
 def _tars(path: Path) -> list[Path]:
     candidates = [path] if path.is_file() else sorted(path.rglob("*"))
-    return [p for p in candidates if p.name.lower().endswith(_TARS) and p.is_file() and not p.name.startswith(".")]
+    return [p for p in candidates if is_tar(p.name) and p.is_file()]
 
 
-def _stem(root: Path, path: Path) -> str:
-    name = path.relative_to(root).as_posix()
-    return next((name[: -len(e)] for e in (*_TARS, ".parquet") if name.lower().endswith(e)), name)
-
-
-def _is_side_table(path: Path) -> bool:
+def is_side_table(path: Path) -> bool:
     """Tables of other columns are not ours; one that can't be read may be."""
     try:
         return {"key", "status"} <= set(map(str.lower, pq.read_schema(path).names))
@@ -167,40 +186,42 @@ def _finish(unit: TarUnit, sample: _Sample | None, split: str | None, found: set
             raise sample.fault
         if not sample.images:
             raise Rejected("missing_image", f"only {', '.join(sorted(sample.texts))}; the members of a sample must stand together")
-        yield Record(key, sample.images[0], _texts(sample.texts), None, split, sample.where)
+        yield Record(key, sample.images[0], _texts(sample.texts, unit.caption), None, split, sample.where)
     except Rejected as e:
         yield RejectedRow(key, sample.where, e.reason, e.detail, split)
 
 
-def _texts(found: dict[str, bytes]) -> tuple[str, ...]:
-    """The .txt; without one, the JSON's caption. Captions that the JSON lists (as LAVIS and `export` do) are taken in any case."""
-    texts = [decode_text(found["txt"])] if "txt" in found else []
+def _texts(found: dict[str, bytes], declared: str | None) -> tuple[str, ...]:
+    """The .txt; without one, the JSON's caption. Captions that the JSON lists (as LAVIS and `export` do) are taken in any case.
+    A `declared` key of the JSON goes before all."""
+    texts = [decode_text(found["txt"])] if "txt" in found and not declared else []
     data = found.get("json", b"")
     if data and (not texts or _LISTED.search(data)):
-        texts += _json_captions(data)
+        texts += _json_captions(data, declared)
     if not texts:
         raise Rejected("missing_text", "neither a .txt nor a caption in a .json; the members of a sample must stand together")
     return tuple(dict.fromkeys(texts))
 
 
-def _json_captions(data: bytes) -> list[str]:
+def _json_captions(data: bytes, declared: str | None) -> list[str]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as e:
         raise Rejected("bad_json", str(e)) from None
-    caption = value.get(column(list(value), _CAPTIONS)) if isinstance(value, dict) else value
+    caption = value.get(column(list(value), _CAPTIONS, declared)) if isinstance(value, dict) else value
     captions = caption if isinstance(caption, list) else [] if caption is None else [caption]
     if not all(isinstance(c, str) for c in captions):
         raise Rejected("bad_json", f"expected a caption or a list of captions, got {str(value)[:100]}")
     return captions
 
 
-def _read_table(unit: TarUnit, found: set[str]) -> Iterator[RejectedRow]:
-    """Failed rows, and rows that should be in the tar and are not."""
-    name, split = unit.table.relative_to(unit.root).as_posix(), split_of_name(unit.name)
+def read_side_table(root: Path, path: Path, found: set[str], *, prefix: str, where: str) -> Iterator[RejectedRow]:
+    """Failed rows of img2dataset's table, and rows whose key is not `found` among what `where` names, as it should be."""
+    name = path.relative_to(root).as_posix()
+    split = split_of_name(stem_of(name))
     try:
-        columns = [c for c in pq.read_schema(unit.table).names if c.lower() in _SIDE_COLUMNS]
-        table = pq.read_table(unit.table, columns=columns)
+        columns = [c for c in pq.read_schema(path).names if c.lower() in _SIDE_COLUMNS]
+        table = pq.read_table(path, columns=columns)
         rows = table.rename_columns([c.lower() for c in columns]).to_pylist()
     except PARQUET_FAULTS as e:
         yield RejectedRow("", name, "bad_side_table", str(e), split)
@@ -208,17 +229,15 @@ def _read_table(unit: TarUnit, found: set[str]) -> Iterator[RejectedRow]:
     for number, row in enumerate(rows):
         key, status = str(row["key"]), str(row["status"])
         if status != "success":
-            reason = status if status in REASONS and status.startswith("failed_") else "failed_upstream"
-            detail = str(row.get("error_message") or "") if reason == status else f"status {status!r}: {row.get('error_message')}"
-            yield RejectedRow(unit.prefix + key, f"{name}:row {number}", reason, detail, split)
+            why = failure(status, row.get("error_message"))
+            yield RejectedRow(prefix + key, f"{name}:row {number}", why.reason, why.detail, split)
         elif key not in found:
-            detail = f"not among the {len(found)} samples of {unit.tar.name}" if unit.tar else "there is no tar of this name"
-            yield RejectedRow(unit.prefix + key, f"{name}:row {number}", "missing_in_tar", detail, split)
+            yield RejectedRow(prefix + key, f"{name}:row {number}", "missing_in_tar", f"not among {where}", split)
 
 
 def _read_stats(unit: TarUnit, found: set[str]) -> Iterator[RejectedRow]:
     """Without a side table the statistics still tell how many samples there should be; one row for each that is lost."""
-    stats = unit.root / f"{unit.name}_stats.json"
+    stats = unit.root / f"{unit.name}{STATS}"
     if not stats.is_file():
         return
     where, split = stats.relative_to(unit.root).as_posix(), split_of_name(unit.name)
