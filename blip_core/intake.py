@@ -15,16 +15,18 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from blip_core.bounds import bounded, survive
 from blip_core.captions import KEPT, caption_table, write_json, write_table
 from blip_core.config import IngestConfig
+from blip_core.duplicates import fingerprint
 from blip_core.formats import Record, RejectedRow, deal_split, format_module
-from blip_core.images import admit
+from blip_core.images import Admitted, admit
 from blip_core.rejected import Rejected
+from blip_core.screens import fill
 from blip_core.shards import KEY, ShardWriter
-from blip_core.texts import clean_text
+from blip_core.texts import by_rule, tidy
 
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "where", "reason", "detail", "part")])
-DEALT = {"train": 0.8, "val": 0.1, "test": 0.1}  # of a clean set whose files name no split
 
 _MOST_DETAIL = 300
 
@@ -40,21 +42,32 @@ class Task:
     folder: Path
     cfg: IngestConfig
 
+    @property
+    def unit_name(self) -> str:
+        return getattr(self.unit, "name", str(self.unit))
 
-def take_in(task: Task) -> None:
-    """Read the unit and write its folder; nothing to do where it is there."""
+
+def take_in(task: Task, *, careful: bool = False) -> None:
+    """Read the unit and write its folder; nothing to do where it is there. `careful`: an image that would end this process is noticed."""
     if task.folder.exists():
         return
     temporary = task.folder.parent / f"_tmp.{task.folder.name}.{uuid.uuid4().hex}"
     try:
         with ExitStack() as stack:
-            intake = _Intake(task, temporary, stack)
+            intake = _Intake(task, temporary, stack, careful=careful)
             for item in format_module(task.format).read(task.unit):
                 intake.take(item)
         intake.write_tables()
         _rename(temporary, task.folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_folders(tasks: list[Task]) -> list[Path]:
+    """What was begun of these and neither finished nor cleared away, since its process died."""
+    names = {task.folder.name for task in tasks}
+    begun = (folder for parent in {task.folder.parent for task in tasks} for folder in parent.glob("_tmp.*"))
+    return [folder for folder in begun if folder.name.split(".")[1] in names]
 
 
 def quarantine_row(part: str, key: str, where: str, reason: str, detail: str) -> dict[str, str]:
@@ -74,8 +87,8 @@ def _rename(temporary: Path, folder: Path) -> None:
 class _Intake:
     """What was taken from one unit so far. `lost` counts the texts that were set aside, one for what has no known number."""
 
-    def __init__(self, task: Task, folder: Path, stack: ExitStack):
-        self.task, self.folder, self.stack = task, folder, stack
+    def __init__(self, task: Task, folder: Path, stack: ExitStack, *, careful: bool):
+        self.task, self.folder, self.stack, self.careful = task, folder, stack, careful
         self.lost = 0
         self._keys: set[str] = set()
         self._writers: dict[str, ShardWriter] = {}
@@ -85,13 +98,17 @@ class _Intake:
 
     def take(self, item: Record | RejectedRow) -> None:
         if isinstance(item, RejectedRow):
-            self._set_aside(self._key(item.key, item.split), item.where, Rejected(item.reason, item.detail), texts=1)
+            split = item.split if self.task.cfg.split.by == "declared" else None
+            self._set_aside(self._key(item.key, split), item.where, Rejected(item.reason, item.detail), texts=1)
         else:
             self._take_record(item)
 
     def write_tables(self) -> None:
         for stem, rows in self._captions.items():
-            write_table(caption_table(rows), self.folder / f"{stem}.parquet")
+            table, screens = caption_table(rows), self.task.cfg.screens
+            if self.task.part == "web":
+                table = fill(table, screens, max_repeat=screens.max_repeat, raw=[r["raw"] for r in rows])
+            write_table(table, self.folder / f"{stem}.parquet")
         write_table(pa.Table.from_pylist(self._quarantine, QUARANTINE_SCHEMA), self.folder / "quarantine.parquet")
         write_json({"lost": self.lost}, self.folder / "counts.json")
 
@@ -103,41 +120,57 @@ class _Intake:
             return
         try:
             self._check_key(key)
-            cfg = self.task.cfg
-            jpeg, width, height = admit(record.image, cfg.images, short_side=cfg.short_side, quality=cfg.quality)
+            image = self._admit(record.image)
         except Rejected as e:
             self._set_aside(key, record.where, e, texts=len(texts))
             return
         self._keys.add(key)
-        self._store(split, key, record, jpeg, (width, height), texts)
+        self._store(split, key, record, image, texts)
 
-    def _store(self, split: str, key: str, record: Record, jpeg: bytes, size: tuple[int, int], texts: list[str]) -> None:
+    def _admit(self, data: bytes) -> Admitted:
+        cfg = self.task.cfg
+
+        def act() -> Admitted:
+            with bounded(cfg.images):
+                return admit(data, cfg.images, short_side=cfg.short_side, quality=cfg.quality)
+
+        if self.careful:
+            survive(act)
+        return act()
+
+    def _store(self, split: str, key: str, record: Record, image: Admitted, texts: list[tuple[str, str]]) -> None:
         if split == "web":
-            source, image_id = "web", hashlib.sha256(jpeg).hexdigest()[:16]
+            source, image_id = "web", hashlib.sha256(image.jpeg).hexdigest()[:16]
         else:
             source, image_id = "human", f"clean-{record.image_id or record.key}"
-        stem = self._writer(split).add(key, jpeg, image_id=image_id, width=size[0], height=size[1])
+        prints = fingerprint(image.pixels) if self.task.cfg.near_copies.look else None
+        stem = self._writer(split).add(key, image.jpeg, image_id=image_id, width=image.width, height=image.height, fingerprint=prints)
         self._captions[stem] += [
-            {"key": key, "image_id": image_id, "text": text, "source": source, "candidate": i, "reason": KEPT}
-            for i, text in enumerate(texts)
+            {"key": key, "image_id": image_id, "text": text, "raw": raw, "source": source, "candidate": i, "reason": KEPT}
+            for i, (raw, text) in enumerate(texts)
         ]
 
     def _split(self, record: Record) -> str:
         if self.task.part == "web":
             return "web"
-        return record.split or deal_split(record.image_id or record.key, DEALT)
+        split = self.task.cfg.split
+        if split.by == "declared" and record.split:
+            return record.split
+        shares = {"train": split.train, "val": split.val, "test": split.test}
+        return deal_split(record.image_id or record.key, shares, seed=split.seed)
 
     def _key(self, key: str, split: str | None) -> str:
         """The key by which the image is known from here on; a row without one has none."""
         prefix = "web" if self.task.part == "web" else split
         return f"{prefix}-{key}" if key and prefix else key
 
-    def _texts(self, record: Record, key: str) -> list[str]:
-        """The texts that can be used; the others are set aside one by one."""
-        texts = []
+    def _texts(self, record: Record, key: str) -> list[tuple[str, str]]:
+        """The texts that can be used, as found and as stored; the others are set aside one by one."""
+        texts, limits = [], self.task.cfg.texts
         for text in record.texts:
             try:
-                texts.append(clean_text(text, self.task.cfg.texts))
+                raw = tidy(text, limits)
+                texts.append((raw, by_rule(raw, limits)))
             except Rejected as e:
                 self._set_aside(key, record.where, e, texts=1)
         return texts

@@ -5,6 +5,7 @@ REASONS = {
     "truncated": "the image file ends early",
     "corrupt": "the image file is damaged or of a kind that no decoder here reads",
     "bomb": "the header announces more pixels, or more passes over them, than allowed",
+    "decoder_crash": "decoding it ends the process",
     "too_small": "a side is shorter than images.min_side",
     "too_large": "a side is longer than images.max_side",
     "extreme_aspect": "long side / short side is above images.max_aspect",
@@ -16,7 +17,7 @@ REASONS = {
     "text_too_long": "more than texts.max_chars characters",
     "missing_text": "an image without a text",
     "missing_image": "a text without its image",
-    "missing_in_tar": "the side table or statistics count it as a success, the tar does not hold it",
+    "missing_in_tar": "the side table or statistics count it as a success, the tar or folder does not hold it",
     "bad_json": "a sample's JSON that cannot be read, or holds no caption where one is needed",
     "bad_row": "an entry of the annotation file that lacks a needed field",
     "bad_table": "a table of images and captions that cannot be read, or a part of one",
@@ -36,6 +37,8 @@ REASONS = {
     "failed_to_resize": "img2dataset could not read the image",
     "failed_upstream": "the side table has another status than success",
     "leaks_heldout": "the same picture, byte by byte, is held out for evaluation",
+    "heldout_near_copy": "nearly the same picture, or its mirror image, is held out for evaluation",
+    "near_copy": "nearly the same picture comes earlier in the crawl; set aside by choice, so that it does not count as a fault",
 }
 
 

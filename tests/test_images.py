@@ -34,9 +34,9 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
 
 def stored(data: bytes, short_side: int | None = None) -> np.ndarray:
     """What training reads of an admitted image; checks that the announced size is true."""
-    jpeg, width, height = admit(data, LIMITS, short_side=short_side, quality=90)
-    pixels = decode_rgb(jpeg)
-    assert pixels.shape == (height, width, 3)
+    image = admit(data, LIMITS, short_side=short_side, quality=90)
+    pixels = decode_rgb(image.jpeg)
+    assert pixels.shape == image.pixels.shape == (image.height, image.width, 3)
     return pixels
 
 
@@ -52,11 +52,31 @@ def looks_like(pixels: np.ndarray, image: Image.Image, tolerance: float = 12) ->
     return pixels.shape[:2] == image.size[::-1] and abs(a - b).max() < tolerance
 
 
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
 def test_a_plain_jpeg_keeps_its_bytes(options):
     data = encoded(picture(), quality=80, **options)
-    assert admit(data, LIMITS, short_side=None, quality=90) == (data, 96, 64)
+    assert admit(data, LIMITS, short_side=None, quality=90)[:3] == (data, 96, 64)
     assert admit(data, LIMITS, short_side=64, quality=90)[0] == data
+
+
+def test_quality_is_that_of_what_is_encoded_anew():
+    """Of a PNG and of a JPEG that is too large, not of one that may stay as it is."""
+    kept, png, large = encoded(picture(), quality=80), encoded(NOISE, "PNG"), encoded(NOISE.resize((300, 200)))
+    for data, changes in ((kept, False), (png, True), (large, True)):
+        low, high = (admit(data, LIMITS, short_side=100, quality=quality).jpeg for quality in (50, 95))
+        assert len(low) < len(high) if changes else low == high == data
+
+
+def test_fill_bytes_go():
+    """0xff may be repeated before any marker, also before the one that ends a scan; nothing else changes."""
+    data = encoded(NOISE, restart_marker_rows=1, comment=b"x")
+    plain = encoded(NOISE, restart_marker_rows=1)
+    at, scan = data.index(b"\xff\xdb"), data.index(b"\xff\xda")
+    filled = data[:at] + b"\xff" * 9 + data[at:scan] + b"\xff" * 3 + data[scan:-2] + b"\xff" * 5 + data[-2:]
+    assert admit(filled, LIMITS, short_side=None, quality=90).jpeg == plain
 
 
 def test_a_grey_jpeg_keeps_its_bytes_and_reads_as_rgb():
@@ -141,7 +161,6 @@ def test_of_an_animation_the_first_frame():
         assert looks_like(stored(data), picture())
 
 
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
 JPEG = encoded(NOISE, quality=95)
 EXIF_JPEG = encoded(picture(), exif=b"Exif\0\0" + bytes(100))
 
