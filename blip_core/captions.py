@@ -6,6 +6,7 @@ serves a generation (candidates with their decision), candidates fresh from the 
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,8 @@ from blip_core.atomic import new_file
 
 KEPT = "kept"
 CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
-REASONS = (KEPT, "below_threshold", "degenerate", "duplicate", "outranked", "source_off")
+SCREENS = ("boilerplate", "file_name", "markup", "repeats", "language")  # told by the text alone, see screens.py
+REASONS = (KEPT, "below_threshold", "degenerate", "duplicate", "outranked", "source_off", *SCREENS)
 
 SCHEMA = pa.schema(
     [
@@ -34,6 +36,12 @@ SCHEMA = pa.schema(
         ("match", pa.float64()),  # calibrated P(match)
         ("filter", pa.string()),  # content hash of the filter that scored it
         ("reason", pa.string()),  # decision, one of REASONS; "" before one was made
+        # what the screens say; null: nobody looked
+        ("boilerplate", pa.bool_()),  # the same text stands at many images
+        ("file_name", pa.bool_()),
+        ("markup", pa.bool_()),
+        ("repeats", pa.bool_()),
+        ("language", pa.string()),  # ISO 639-1 code, "und" where it can't be told; "": nobody looked
     ]
 )
 
@@ -51,13 +59,16 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file, checksums verified. ValueError names a file that is missing or broken."""
+    """Read one Parquet file, checksums verified. ValueError names a file that is missing or broken, or lacks one of the columns."""
     try:
-        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such table") from None
     except (pa.ArrowException, OSError) as e:
         raise ValueError(f"{path}: not a readable Parquet file ({e}); make it again") from None
+    if lacking := [name for name in columns or () if name not in table.column_names]:
+        raise ValueError(f"{path}: no column {', '.join(lacking)}; its columns are {table.column_names}; make it again")
+    return table
 
 
 def write_manifest(folder: Path, **facts) -> dict:
@@ -88,15 +99,19 @@ def table_paths(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(read_manifest(folder)["files"]) if name.endswith(".parquet")]
 
 
-def read_tables(folder: Path, columns: list[str] | None = None) -> pa.Table:
-    """All tables of a sealed folder as one, with the column `shard` (the file's stem) added."""
-    tables = []
-    for path in table_paths(folder):
-        table = read_table(path, columns)
-        tables.append(table.append_column("shard", pa.array([path.stem] * table.num_rows, pa.string())))
-    if not tables:
+def each_table(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The tables of a sealed folder one after the other, with the column `shard` (the file's stem) added."""
+    paths = table_paths(folder)
+    if not paths:
         raise ValueError(f"{folder}: holds no table")
-    return pa.concat_tables(tables)
+    for path in paths:
+        table = read_table(path, columns)
+        yield table.append_column("shard", pa.array([path.stem] * table.num_rows, pa.string()))
+
+
+def read_tables(folder: Path, columns: list[str] | None = None) -> pa.Table:
+    """All of them as one."""
+    return pa.concat_tables(each_table(folder, columns))
 
 
 def kept(table: pa.Table) -> pa.Table:
@@ -106,8 +121,16 @@ def kept(table: pa.Table) -> pa.Table:
 
 def content_hash(folder: Path) -> str:
     """Identity of a sealed folder by what its files hold now, not by what the manifest says they held."""
-    names = sorted(read_manifest(folder)["files"])
-    return hashlib.sha256("".join(f"{n} {sha256_file(folder / n)}\n" for n in names).encode()).hexdigest()
+    return _identity({name: sha256_file(folder / name) for name in read_manifest(folder)["files"]})
+
+
+def listed_hash(folder: Path) -> str:
+    """The same by the manifest alone: for who has just compared the files with it."""
+    return _identity({name: listed["sha256"] for name, listed in read_manifest(folder)["files"].items()})
+
+
+def _identity(sha256: dict[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name} {sha256[name]}\n" for name in sorted(sha256)).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:

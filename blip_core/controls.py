@@ -6,17 +6,18 @@ mismatched  a caption of another picture
 perturbed   a caption of the picture with one describing word replaced by one that fits the sentence
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from blip_core.captions import SCHEMA, read_tables
+from blip_core.captions import SCHEMA, read_table, table_paths
 from blip_core.data import hash64
 
 KINDS = ("true", "mismatched", "perturbed")
+_NEIGHBOURS = 4096  # pictures around one, by key, among which a mismatched text is sought: to shuffle all for each would be quadratic
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,10 @@ class Picture:
 def heldout_pictures(heldout: Path, split: str) -> list[Picture]:
     """The pictures of a held-out split, val or test, in order of key."""
     groups: dict[str, list[dict]] = defaultdict(list)
-    for row in read_tables(heldout, ["key", "image_id", "text"]).to_pylist():
-        if row["shard"].startswith(f"{split}-"):
-            groups[row["key"]].append(row)
+    for path in table_paths(heldout):
+        if path.stem.startswith(f"{split}-"):
+            for row in read_table(path, ["key", "image_id", "text"]).to_pylist():
+                groups[row["key"]].append({**row, "shard": path.stem})
     return [Picture(rows[0]["shard"], key, rows[0]["image_id"], [r["text"] for r in rows]) for key, rows in sorted(groups.items())]
 
 
@@ -79,7 +81,8 @@ def _row(picture: Picture, text: str, kind: str, number: int) -> dict:
 def _other_texts(items: list[Picture], own: int, count: int, draw: np.random.Generator) -> list[str]:
     """Captions of other pictures that are none of this picture's own."""
     texts = []
-    for other in draw.permutation(len(items)):
+    start = max(0, min(own - _NEIGHBOURS // 2, len(items) - _NEIGHBOURS))
+    for other in start + draw.permutation(min(len(items), _NEIGHBOURS)):
         if len(texts) == count:
             break
         text = items[other].texts[int(draw.integers(len(items[other].texts)))]
@@ -95,12 +98,12 @@ class Substitutes:
     things and colours do, "with" and "near" do not) and that most pictures do without ("a" they do not).
     """
 
-    def __init__(self, contexts: dict[str, Counter], describing: set[str]):
-        self.contexts, self.describing = contexts, describing
+    def __init__(self, fitting: dict[tuple[str, str], set[str]], describing: set[str]):
+        self.fitting, self.describing = fitting, describing  # by the neighbours, the describing words that were met between them
 
     @classmethod
     def learn(cls, items: list[Picture]) -> "Substitutes":
-        contexts: dict[str, Counter] = defaultdict(Counter)
+        met: dict[tuple[str, str], set[str]] = defaultdict(set)
         shares: dict[str, list[float]] = defaultdict(list)
         for picture in items:
             words = [t.lower().split() for t in picture.texts]
@@ -108,8 +111,9 @@ class Substitutes:
                 shares[word].append(sum(word in text for text in words) / len(words))
             for text in words:
                 for left, word, right in zip(["<", *text], text, [*text[1:], ">"], strict=False):
-                    contexts[word][left, right] += 1
-        return cls(contexts, {w for w, s in shares.items() if np.mean(s) >= 0.5 and 1 < len(s) <= len(items) / 2})
+                    met[left, right].add(word)
+        describing = {w for w, s in shares.items() if np.mean(s) >= 0.5 and 1 < len(s) <= len(items) / 2}
+        return cls({between: words & describing for between, words in met.items()}, describing)
 
     def perturb(self, text: str, picture: Picture, draw: np.random.Generator) -> str | None:
         """The text with one word replaced by a describing word that no caption of the picture has; None when there is none."""
@@ -118,7 +122,7 @@ class Substitutes:
         for place in draw.permutation(len(words)):
             context = (words[place - 1] if place else "<", words[place + 1] if place + 1 < len(words) else ">")
             if words[place] in self.describing:
-                fitting = sorted(w for w in self.describing - own if self.contexts[w][context])
+                fitting = sorted(self.fitting.get(context, set()) - own)
                 if fitting:
                     words[place] = fitting[int(draw.integers(len(fitting)))]
                     return " ".join(words)

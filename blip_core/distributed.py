@@ -40,11 +40,11 @@ def device() -> torch.device:
 
 
 def on_every_process(stage: Callable[..., None]) -> Callable[..., None]:
-    """A stage that trains: runs in each process of torchrun's, and returns in each when process 0 has written the outputs."""
+    """A stage whose work is divided: runs in each process of torchrun's, and returns in each when process 0 has written the outputs."""
 
     @functools.wraps(stage)
     def run(*args, cfg, **kwargs) -> None:
-        with process_group(cfg.optim.timeout):
+        with process_group(getattr(cfg, "optim", cfg).timeout):
             stage(*args, cfg=cfg, **kwargs)
 
     return run
@@ -101,6 +101,15 @@ def agree(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def every(value: T) -> list[T]:
+    """The values of all processes, in order of rank."""
+    if world_size() == 1:
+        return [value]
+    values: list = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def total(values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Caption metrics equal pycocoevalcap's on the same texts (tests prove it on publi
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -83,16 +84,15 @@ def rouge_l(candidate: str, references: Sequence[str]) -> float:
 
 def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     """CIDEr-D of each image (Vedantam et al. 2015, section 5), with document frequencies from the references given."""
-    cooked = [[_ngrams(text) for text in texts] for texts in references]
-    images_with = Counter(gram for grams in cooked for gram in set().union(*grams))
+    images_with = Counter(gram for texts in references for gram in set().union(*map(_ngrams, texts)))
     log_images = np.log(len(references))
     rarity = {gram: log_images - np.log(count) for gram, count in images_with.items()}
-    return np.array(
-        [
-            10 * np.mean([_similarity(own, _weighted(grams, rarity, log_images)) for grams in others])
-            for own, others in zip((_weighted(_ngrams(text), rarity, log_images) for text in candidates), cooked, strict=True)
-        ]
+    del images_with
+    weighted = (
+        (_weighted(_ngrams(text), rarity, log_images), [_weighted(_ngrams(other), rarity, log_images) for other in others])
+        for text, others in zip(candidates, references, strict=True)
     )
+    return np.array([10 * np.mean([_similarity(own, other) for other in others]) for own, others in weighted])
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,20 @@ def _check_captions(references: Mapping[str, Sequence[str]], candidates: Mapping
             raise ValueError(f"image {key!r}: expected a list of one or more references, got {texts!r}; leave the image out or add one")
 
 
-def text_ranks(scores: np.ndarray, image_of_text: np.ndarray) -> np.ndarray:
+class Scores(Protocol):
+    """A matrix, images x texts, that is looked at in blocks of whole rows or columns: an array, a memory map, or what makes a block when
+    it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def __getitem__(self, place: tuple[slice, slice], /) -> np.ndarray: ...
+
+
+def text_ranks(scores: Scores, image_of_text: np.ndarray) -> np.ndarray:
     """Image to text: for each image, how many wrong texts score at least as high as its best right one (0 is a hit at 1).
 
-    `scores` [images, texts], read in blocks of rows, so a memory map will do; `image_of_text` [texts], the row of each text's image.
+    `scores` [images, texts] is read in blocks of rows; `image_of_text` [texts], the row of each text's image.
     A tie counts against the model, so one that scores everything alike has no hit.
     """
     image_of_text = _check_scores(scores, image_of_text)
@@ -176,20 +186,21 @@ def text_ranks(scores: np.ndarray, image_of_text: np.ndarray) -> np.ndarray:
     if lonely.size:
         raise ValueError(f"{lonely.size} images have no text, the first in row {lonely[0]}; leave them out of the matrix")
     ranks = np.empty(scores.shape[0], dtype=np.int64)
-    for rows, block in _blocks(scores):
+    for rows, block in blocks(scores, 0):
         right = image_of_text == rows[:, None]
         best = np.where(right, block, -np.inf).max(axis=1, keepdims=True)
         ranks[rows] = ((block >= best) & ~right).sum(axis=1)
     return ranks
 
 
-def image_ranks(scores: np.ndarray, image_of_text: np.ndarray) -> np.ndarray:
-    """Text to image: for each text, how many other images score at least as high as its own; arguments as in `text_ranks`."""
+def image_ranks(scores: Scores, image_of_text: np.ndarray) -> np.ndarray:
+    """Text to image: for each text, how many other images score at least as high as its own; arguments as in `text_ranks`, but that
+    `scores` is read in blocks of columns."""
     image_of_text = _check_scores(scores, image_of_text)
-    own = np.asarray(scores[image_of_text, np.arange(len(image_of_text))])
-    ranks = np.full(len(image_of_text), -1, dtype=np.int64)  # its own image is counted too
-    for _, block in _blocks(scores):
-        ranks += (block >= own).sum(axis=0)
+    ranks = np.empty(len(image_of_text), dtype=np.int64)
+    for columns, block in blocks(scores, 1):
+        own = block[image_of_text[columns], np.arange(len(columns))]
+        ranks[columns] = (block >= own).sum(axis=0) - 1  # its own image is counted too
     return ranks
 
 
@@ -198,18 +209,21 @@ def recalls(ranks: np.ndarray, prefix: str) -> dict[str, float]:
     return {f"{prefix}_r{k}": float((ranks < k).mean()) for k in RECALLS}
 
 
-def _blocks(scores: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    step = max(1, BLOCK_CELLS // scores.shape[1])
-    for start in range(0, scores.shape[0], step):
-        block = np.asarray(scores[start : start + step])
+def blocks(scores: Scores, axis: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The numbers of some whole rows (axis 0) or columns (axis 1), and the block that they are."""
+    step, whole = max(1, BLOCK_CELLS // scores.shape[1 - axis]), slice(None)
+    for start in range(0, scores.shape[axis], step):
+        own = slice(start, min(start + step, scores.shape[axis]))
+        block = np.asarray(scores[(own, whole) if axis == 0 else (whole, own)])
         if np.isnan(block).any():
-            raise ValueError(f"scores of images {start} to {start + len(block) - 1} hold NaN; a model that gives NaN has no rank")
-        yield np.arange(start, start + len(block)), block
+            what = ("images", "texts")[axis]
+            raise ValueError(f"scores of {what} {own.start} to {own.stop - 1} hold NaN; a model that gives NaN has no rank")
+        yield np.arange(own.start, own.stop), block
 
 
-def _check_scores(scores: np.ndarray, image_of_text: np.ndarray) -> np.ndarray:
+def _check_scores(scores: Scores, image_of_text: np.ndarray) -> np.ndarray:
     image_of_text = np.asarray(image_of_text)
-    if scores.ndim != 2 or scores.shape[1] != len(image_of_text) or not scores.size:
+    if len(scores.shape) != 2 or scores.shape[1] != len(image_of_text) or 0 in scores.shape:
         raise ValueError(f"expected scores [images, texts] and the image of each text, got shapes {scores.shape} and {image_of_text.shape}")
     if image_of_text.min() < 0 or image_of_text.max() >= scores.shape[0]:
         raise ValueError(f"image_of_text points at rows {image_of_text.min()} to {image_of_text.max()} of {scores.shape[0]}")

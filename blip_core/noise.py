@@ -111,9 +111,12 @@ def _trials(passed: np.ndarray, image: np.ndarray) -> float:
     if not len(passed):
         return 0.0
     _, group, sizes = np.unique(image, return_inverse=True, return_counts=True)
-    fewest, rate = sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum(), float(np.mean(passed))
+    hits = np.bincount(group, weights=np.asarray(passed, float)).astype(np.int64)
+    size, hit, squares, cross, hit_squares = (int(v.sum()) for v in (sizes, hits, sizes**2, sizes * hits, hits**2))
+    fewest, rate = size**2 / squares, float(np.mean(passed))
     if rate in (0.0, 1.0) or len(sizes) < 2:
         return float(fewest)
-    spread = np.bincount(group, weights=np.asarray(passed, float) - rate)
-    variance = (spread**2).sum() * len(sizes) / (len(sizes) - 1) / len(passed) ** 2
-    return float(np.clip(rate * (1 - rate) / variance, fewest, len(passed)))
+    # of the pictures' (hits - rate x size), summed as whole numbers: the order of the pictures is no matter
+    spread = (size**2 * hit_squares - 2 * hit * size * cross + hit**2 * squares) / size**2
+    variance = spread * len(sizes) / (len(sizes) - 1) / size**2
+    return float(np.clip(rate * (1 - rate) / variance, fewest, size))

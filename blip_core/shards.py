@@ -13,6 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
 from blip_core.captions import read_manifest, read_table, write_table
@@ -28,6 +29,8 @@ INDEX_SCHEMA = pa.schema(
         ("width", pa.int32()),  # pixels
         ("height", pa.int32()),
         ("sha256", pa.string()),  # of the JPEG
+        ("phash", pa.uint64()),  # fingerprint, see duplicates.py; null: nobody looked, or a picture too plain for one
+        ("dhash", pa.uint64()),
     ]
 )
 
@@ -45,7 +48,7 @@ class ShardWriter:
         self._rows: list[dict] = []
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, key: str, jpeg: bytes, *, image_id: str, width: int, height: int) -> str:
+    def add(self, key: str, jpeg: bytes, *, image_id: str, width: int, height: int, fingerprint: tuple[int, int] | None = None) -> str:
         """Append one image; returns the stem of its shard."""
         assert KEY.fullmatch(key), key
         if len(self._rows) == self.num_images:
@@ -56,9 +59,8 @@ class ShardWriter:
         offset = self._file.tell()
         self._file.write(jpeg + bytes(-len(jpeg) % tarfile.BLOCKSIZE))
         sha256 = hashlib.sha256(jpeg).hexdigest()
-        self._rows.append(
-            {"key": key, "image_id": image_id, "offset": offset, "size": len(jpeg), "width": width, "height": height, "sha256": sha256}
-        )
+        row = {"key": key, "image_id": image_id, "offset": offset, "size": len(jpeg), "width": width, "height": height, "sha256": sha256}
+        self._rows.append(row | dict(zip(("phash", "dhash"), fingerprint or (None, None), strict=True)))
         return self.stems[-1]
 
     def __enter__(self) -> "ShardWriter":
@@ -100,23 +102,27 @@ def read_index(path: Path) -> pa.Table:
 
 
 class ShardImages:
-    """Random access to the images of a sealed folder. Pickles without its open files, so any worker process may use it."""
+    """Random access to the images of a sealed folder. Pickles without its open files, so any worker process may use it.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    `at_once`: of so many shards the index is held; who walks from shard to shard needs few, who jumps about needs all (None).
+    """
+
+    def __init__(self, folder: Path, *, at_once: int | None = None):
+        self.folder, self.at_once = folder, at_once
         self.shards = [name.removesuffix(".tar") for name in sorted(read_manifest(folder)["files"]) if name.endswith(".tar")]
-        self._indexes: dict[str, _Index] = {}
+        self._indexes: OrderedDict[str, _Index] = OrderedDict()
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_indexes": {}, "_files": OrderedDict()}
+        return {**self.__dict__, "_indexes": OrderedDict(), "_files": OrderedDict()}
 
     def bytes(self, shard: str, key: str) -> bytes:
         """The stored JPEG. ValueError names a shard or key that is not there and a tar that is too short."""
         index = self._index(shard)
         row = index.row(key)
         offset, size = int(index.offset[row]), int(index.size[row])
-        data = os.pread(self._file(shard).fileno(), size, offset)
+        file = self._file(shard)  # held while it is read: another thread may push it out meanwhile
+        data = os.pread(file.fileno(), size, offset)
         if len(data) != size:
             tar = self.folder / f"{shard}.tar"
             raise ValueError(f"{tar}: image {key!r} should have {size} bytes at {offset}, got {len(data)}; run ingest again")
@@ -129,11 +135,14 @@ class ShardImages:
         return int(index.width[row]), int(index.height[row])
 
     def _index(self, shard: str) -> "_Index":
-        if shard not in self._indexes:
+        index = self._indexes.get(shard)
+        if index is None:
             if shard not in self.shards:
                 raise ValueError(f"{self.folder}: no shard {shard!r} among {len(self.shards)}; captions and shards are not of one ingest")
-            self._indexes[shard] = _Index(index_path(self.folder, shard))
-        return self._indexes[shard]
+            index = self._indexes[shard] = _Index(index_path(self.folder, shard))
+            if self.at_once is not None and len(self._indexes) > self.at_once:
+                self._indexes.popitem(last=False)
+        return index
 
     def _file(self, shard: str) -> BinaryIO:
         """Open files are few; one that falls out is closed when the last thread that reads it lets go."""
@@ -145,18 +154,22 @@ class ShardImages:
 
 
 class _Index:
-    """One shard's index in memory: 40 bytes an image and its key."""
+    """One shard's index in memory: 28 bytes an image and its key."""
 
     def __init__(self, path: Path):
         table = read_index(path)
         self.path = path
         self.offset, self.size, self.width, self.height = (table[c].to_numpy() for c in ("offset", "size", "width", "height"))
-        self._rows = {key: row for row, key in enumerate(table["key"].to_pylist())}
+        keys = np.array(table["key"].to_pylist(), dtype=np.bytes_)
+        self._order = np.argsort(keys).astype(np.int32)
+        self._keys = keys[self._order]
 
     def row(self, key: str) -> int:
-        if key not in self._rows:
-            raise ValueError(f"{self.path}: no image {key!r} among its {len(self._rows)}; captions and shards are not of one ingest")
-        return self._rows[key]
+        wanted = key.encode()
+        place = int(self._keys.searchsorted(wanted))
+        if place == len(self._keys) or self._keys[place] != wanted:
+            raise ValueError(f"{self.path}: no image {key!r} among its {len(self._keys)}; captions and shards are not of one ingest")
+        return int(self._order[place])
 
 
 def _header(name: str, size: int) -> bytes:

@@ -7,16 +7,27 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from blip_core.captions import SCHEMA, caption_table, content_hash, read_manifest, read_table, read_tables, write_manifest, write_table
+from blip_core.captions import (
+    SCHEMA,
+    SCREENS,
+    caption_table,
+    content_hash,
+    read_manifest,
+    read_table,
+    read_tables,
+    write_manifest,
+    write_table,
+)
 from blip_core.config import AssembleConfig
-from blip_core.stages.assemble import assemble, choose, normalised
+from blip_core.stages.assemble import assemble, choose
 
 NONE = pa.array([], pa.string())
+SCREENS_OFF = {**dict.fromkeys(SCREENS, "off"), "languages": None, "min_confidence": 0.5}
 
 
 def config(**changes) -> AssembleConfig:
     rule = {"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}, "sources": ("web", "synthetic")}
-    return AssembleConfig(**rule | {"max_repeat": 3, "max_share": 0.3} | changes)
+    return AssembleConfig(**rule | {"screens": SCREENS_OFF, "max_repeat": 3, "max_share": 0.3} | changes)
 
 
 def row(key: str, text: str, source: str, score: float | None = 0.9, *, candidate: int = 0, reason: str = "") -> dict:
@@ -86,6 +97,8 @@ def test_each_reason():
         ("dog dog dog", True),
         ("a dog, dog, Dog!", True),
         ("red car red car red car", True),
+        ("a cat on a mat, a cat on a mat, a cat on a mat", False),  # five words
+        ("cat on a mat cat on a mat cat on a mat", True),
         ("dog dog", False),
         ("red red redder", False),
         ("a dog and a dog and a cat", False),
@@ -94,7 +107,7 @@ def test_each_reason():
         ("猫", False),
     ],
 )
-def test_repetition_is_of_whole_words_and_pairs(text, useless):
+def test_repetition_is_of_one_to_four_whole_words(text, useless):
     assert reasons([row("web-1", text, "synthetic")]) == ["degenerate" if useless else "kept"]
     assert reasons([row("web-1", text, "web")]) == ["kept"]  # a web text is judged by the filter alone
 
@@ -151,11 +164,6 @@ def test_a_source_that_is_off_needs_no_threshold():
     assert reasons(rows, config(threshold={"web": 0.5}, sources=("web",))) == ["kept", "source_off"]
 
 
-def test_normalised_keeps_letters_of_all_scripts_and_their_marks():
-    texts = pa.chunked_array([["A Dog's  life!", "  Größe—№5 ", "हिन्दी", "!?"]])
-    assert normalised(texts).to_pylist() == ["a dog s life", "größe 5", "हिन्दी", ""]
-
-
 def test_the_stage_writes_every_candidate_with_its_reason_and_human_texts_as_they_were(tmp_path):
     base, scores = small_world(tmp_path)
     assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(max_share=1.0))
@@ -190,6 +198,7 @@ def test_metrics_and_manifest_say_what_was_done(tmp_path):
         "reason_outranked": 0,
         "reason_source_off": 0,
         "texts_kept": 3,
+        **{f"reason_{screen}": 0 for screen in SCREENS},
         "coverage": 0.75,
         "distinct_share_synthetic": 1.0,
         "degenerate_share_synthetic": 0.25,

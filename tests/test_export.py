@@ -62,6 +62,7 @@ def grown(row: dict) -> list[dict]:
     web = {**row, **scores, "text": f'{row["text"]}, "水", a\\b: #', "reason": KEPT if number in (1, 2) else "below_threshold"}
     made = {**web, "source": "synthetic", "text": f"made for {row['key']}", "round": "r1"}
     made |= {"model": CAPTIONER, "sampler": "nucleus", "seed": 7}
+    web |= {"file_name": False, "language": "zh"}
     return [web, made | {"reason": KEPT if number in (2, 3) else "degenerate"}]
 
 
@@ -115,6 +116,7 @@ def test_scores_and_provenance_go_along(artifacts, tmp_path):
     assert row["text"] == "made for web-000000003"  # the one that was kept
     assert row["caption_source"] == ["web", "synthetic"] and row["caption_reason"] == ["below_threshold", KEPT]
     assert row["caption_match"] == [0.375, 0.375] and row["caption_model"] == ["", CAPTIONER] and row["caption_seed"] == [None, 7]
+    assert row["caption_file_name"] == [False, None] and row["caption_language"] == ["zh", ""]
     assert row["image"]["bytes"] == jpeg("000000003") and (row["width"], row["height"]) == (40, 36)
     entries = json.loads((tmp_path / "salesforce/annotation/web.json").read_text())
     (entry,) = [e for e in entries if e["caption"] == "made for web-000000003"]

@@ -10,6 +10,7 @@ from test_assemble import config, row, seal
 
 from blip_core.captions import SCHEMA, caption_table, content_hash, read_table, require_gate, write_manifest, write_table
 from blip_core.config import AssembleConfig, GateConfig
+from blip_core.shards import ShardWriter
 from blip_core.stages.assemble import assemble
 from blip_core.stages.gate import gate
 
@@ -37,6 +38,15 @@ def planted(rates: dict[str, float], count: int = NUM_CONTROLS) -> pa.Table:
     return table
 
 
+def write_shards(folder: Path, keys: dict[str, list[str]]) -> None:
+    """Shards that hold a picture for each key, of the identity that `row` gives it."""
+    for part, own in keys.items():
+        with ShardWriter(folder, part, num_images=10_000) as writer:
+            for key in own:
+                writer.add(key, b"no jpeg", image_id=f"id-{key}", width=8, height=8)
+    write_manifest(folder)
+
+
 class World:
     """A round after `score`: of the web texts the first 45 % are kept, of the synthetic ones 80 %."""
 
@@ -59,12 +69,14 @@ class World:
         web = [row(f"web-{i:03d}", f"web text {i}", "web", reason="kept") for i in range(NUM_IMAGES)]
         base = seal(self.root / "g0", {"web-00000": web, "train-00000": human})
         seal(self.scores, {"web-00000": self.candidates, "controls": self.controls})
+        write_shards(self.root / "shards", {"web": [r["key"] for r in web], "train": ["train-1"]})
         assemble(base, self.scores, self.generation, self.root / "assemble.json", cfg=self.rule)
         return self
 
     def run(self, rule: AssembleConfig | None = None, **changes) -> dict:
         cfg = GateConfig(**(LIMITS | changes))
-        gate(self.generation, self.scores, self.gate, self.metrics, self.docs, cfg=cfg, assemble_cfg=rule or self.rule)
+        outs = (self.gate, self.metrics, self.docs)
+        gate(self.generation, self.scores, self.root / "shards", *outs, cfg=cfg, assemble_cfg=rule or self.rule)
         return json.loads(self.gate.read_text())
 
     def failure(self, rule: AssembleConfig | None = None, **changes) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from blip_core.atomic import new_folder
-from blip_core.captions import CONTROLS, KEPT, content_hash, read_table, sha256_file, table_paths, write_json
+from blip_core.captions import CONTROLS, KEPT, SCREENS, content_hash, read_table, sha256_file, table_paths, write_json
 from blip_core.export.card import Totals, card
 from blip_core.export.formats import WRITERS, Item
 from blip_core.shards import ShardImages
 
-_SHOWN = ("text", "source", "reason", "match", "itm", "itc", "round", "candidate", "model", "sampler", "seed", "filter")
+_SHOWN = ("text", "source", "reason", "match", "itm", "itc", "round", "candidate", "model", "sampler", "seed", "filter", *SCREENS)
 
 
 def export(
@@ -37,7 +37,7 @@ def export(
     if form not in WRITERS:
         raise ValueError(f"--format {form}: expected one of {', '.join(WRITERS)}")
     artifacts = generation.resolve().parents[1] if generation.resolve().parent.name == "generations" else generation.resolve().parent
-    images = ShardImages(shards or artifacts / "shards")
+    images = ShardImages(shards or artifacts / "shards", at_once=1)
     _check_free(out)
     with new_folder(out) as temporary:
         totals = _write(generation, images, temporary, form, everything)

@@ -15,7 +15,7 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_core.captions import KEPT
+from blip_core.captions import KEPT, SCREENS
 
 _ROW_GROUP = 100  # images; Hugging Face's viewer reads a group at a time
 
@@ -52,6 +52,8 @@ _COLUMNS = {
     **dict.fromkeys(("match", "itm", "itc"), "float64"),
     **dict.fromkeys(("round", "model", "sampler", "filter"), "string"),
     **dict.fromkeys(("candidate", "seed"), "int64"),
+    **dict.fromkeys(SCREENS, "bool"),
+    "language": "string",
 }
 
 
@@ -128,7 +130,7 @@ def _feature(kind: str, *, many: bool = False) -> dict | list:
 def _parquet_schema() -> pa.Schema:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     fields = [("image", image), ("text", pa.string()), ("captions", pa.list_(pa.string()))]
-    fields += [(f"caption_{name}", pa.list_(getattr(pa, kind)())) for name, kind in _COLUMNS.items()]
+    fields += [(f"caption_{name}", pa.list_(pa.type_for_alias(kind))) for name, kind in _COLUMNS.items()]
     fields += [("key", pa.string()), ("image_id", pa.string()), ("width", pa.int32()), ("height", pa.int32())]
     features = {"image": {"_type": "Image"}, **{name: _feature("string") for name in ("text", "key", "image_id")}}
     features |= {"captions": _feature("string", many=True), **{f"caption_{n}": _feature(kind, many=True) for n, kind in _COLUMNS.items()}}

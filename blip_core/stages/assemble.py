@@ -4,9 +4,8 @@
 """
 
 import math
-import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +16,9 @@ from blip_core.captions import (
     KEPT,
     REASONS,
     SCHEMA,
+    SCREENS,
     content_hash,
+    read_manifest,
     read_table,
     table_paths,
     write_json,
@@ -25,16 +26,19 @@ from blip_core.captions import (
     write_table,
 )
 from blip_core.config import AssembleConfig
+from blip_core.counting import Walk, frequent, hashes, num_distinct
 from blip_core.expectations import schema_faults
+from blip_core.screens import fill, hits, loops, normalised, screened
 
 SOURCES = ("web", "synthetic")
 
 
 def assemble(generation: Path, scores: Path, out: Path, out_metrics: Path, *, cfg: AssembleConfig) -> None:
-    """Write the next generation: the base's human texts as they are, and every candidate with the reason why it stays or not.
+    """Write the next generation: the base's human texts and those that a screen dropped before scoring as they are, and every
+    candidate with the reason why it stays or not.
 
     `generation` is the base of the round. A table of `out` has the name and order of its shard's; one shard is in memory at a
-    time, and the distinct synthetic texts.
+    time, and eight bytes for each synthetic text.
     """
     if out.resolve() in (generation.resolve(), scores.resolve()):
         raise ValueError(f"{out}: a generation is never edited; name another folder for the next one")
@@ -46,13 +50,14 @@ def assemble(generation: Path, scores: Path, out: Path, out_metrics: Path, *, cf
     _clear(out)
     for name, path in base.items():
         table = _read(path)
-        parts = [table.filter(pc.equal(table["source"], "human"))]
+        parts = [table.filter(pc.or_(pc.equal(table["source"], "human"), screened(table)))]
         if name in scored:
             parts.append(choose(read_candidates(scored[name]), overused=common, cfg=cfg, where=str(scored[name])))
         write_table(pa.concat_tables(parts), out / name)
     metrics = measure([out / name for name in base], cfg=cfg)
     counts = {k: v for k, v in metrics.items() if isinstance(v, int)}
-    write_manifest(out, parents=parents, counts=counts, rule=cfg.model_dump(mode="json"))
+    limits = {k: v for k, v in read_manifest(generation).items() if k == "limits"}
+    write_manifest(out, parents=parents, counts=counts, rule=cfg.model_dump(mode="json"), **limits)
     write_json(metrics, out_metrics)
 
 
@@ -81,16 +86,22 @@ def choose(table: pa.Table, *, overused: pa.Array, cfg: AssembleConfig, where: s
     """The rule: fill `reason` of one shard's candidates. The first that applies counts:
 
     source_off       the source takes no part
-    degenerate       a synthetic text that is empty, repeats a word or a pair of words, or is `overused`
+    degenerate       a synthetic text that is empty, says a few words again and again, or is `overused`
+    file_name, ...   a screen that drops what it hits hits it (screens.py)
     below_threshold  the filter rejects it
     duplicate        a better candidate of the image says the same
+
+    Synthetic texts also get what the screens say of them; web texts have it from ingest.
     """
     words = normalised(table["text"])
     synthetic, takes_part = (pc.is_in(table["source"], value_set=pa.array(s, pa.string())) for s in (["synthetic"], cfg.sources))
-    useless = pa.concat_arrays([overused, _repetitive(words, cfg.max_repeat)])
+    useless = pa.concat_arrays([overused, loops(words, cfg.max_repeat), pa.array([""])])
+    table = _screen_synthetic(table, words, synthetic, overused, cfg)
+    hit = hits(table, cfg.screens)
     reasons = {
         "source_off": pc.invert(takes_part),
         "degenerate": pc.and_(synthetic, pc.is_in(words, value_set=useless)),
+        **{name: hit[name] for name in hit if getattr(cfg.screens, name) == "drop"},
         "below_threshold": rejected(table, cfg=cfg, where=where),
     }
     reason = pa.array([KEPT] * table.num_rows, pa.string())
@@ -98,6 +109,20 @@ def choose(table: pa.Table, *, overused: pa.Array, cfg: AssembleConfig, where: s
         reason = pc.if_else(applies, name, reason)
     reason = pc.if_else(_duplicates(table, words, pc.equal(reason, KEPT), cfg.score), "duplicate", reason)
     return table.set_column(SCHEMA.get_field_index("reason"), SCHEMA.field("reason"), reason)
+
+
+def _screen_synthetic(
+    table: pa.Table, words: pa.ChunkedArray, synthetic: pa.ChunkedArray, overused: pa.Array, cfg: AssembleConfig
+) -> pa.Table:
+    """The table with the screens' columns of its synthetic texts. `overused` ones are their boilerplate."""
+    filled = fill(table.filter(synthetic), cfg.screens, max_repeat=cfg.max_repeat)
+    if cfg.screens.boilerplate != "off":
+        common = pc.is_in(words.filter(synthetic), value_set=overused)
+        filled = filled.set_column(SCHEMA.get_field_index("boilerplate"), SCHEMA.field("boilerplate"), common)
+    for name in SCREENS:
+        column = pc.replace_with_mask(table[name].combine_chunks(), synthetic.combine_chunks(), filled[name].combine_chunks())
+        table = table.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), column)
+    return table
 
 
 def rejected(table: pa.Table, *, cfg: AssembleConfig, where: str) -> pa.ChunkedArray:
@@ -125,27 +150,18 @@ def _threshold(source: str, cfg: AssembleConfig) -> float:
     return limit
 
 
-def normalised(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Texts as one compares them: lower case, letters and digits, single spaces."""
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(texts), r"[^\p{L}\p{N}\p{M}]+", " "))
-
-
 def overused(paths: Iterable[Path], *, max_share: float) -> pa.Array:
     """Synthetic texts (normalised) that stand at more than this share of the images, and at more than one."""
-    counts, num_images = Counter(), 0
-    for path in paths:
-        table = read_candidates(path).select(["key", "source", "text"])
-        num_images += pc.count_distinct(table["key"]).as_py()
-        synthetic = table.filter(pc.equal(table["source"], "synthetic"))
-        texts = pa.table({"key": synthetic["key"], "words": normalised(synthetic["text"])}).group_by(["key", "words"]).aggregate([])
-        counts.update({v["values"]: v["counts"] for v in pc.value_counts(texts["words"]).to_pylist()})
-    return pa.array(sorted(t for t, n in counts.items() if n > max(1, max_share * num_images)), pa.string())
+    paths, num_images = list(paths), {}
 
+    def texts() -> Iterator[pa.Table]:
+        for path in paths:
+            table = read_candidates(path).select(["key", "source", "text"])
+            num_images[path] = pc.count_distinct(table["key"]).as_py()
+            synthetic = table.filter(pc.equal(table["source"], "synthetic"))
+            yield pa.table({"key": synthetic["key"], "words": normalised(synthetic["text"])}).group_by(["key", "words"]).aggregate([])
 
-def _repetitive(words: pa.ChunkedArray, max_repeat: int) -> pa.Array:
-    """The distinct texts that are empty or say a word or a pair of words this many times in a row."""
-    again = re.compile(rf"(?<!\S)(\S+(?: \S+)?)(?: \1){{{max_repeat - 1}}}(?!\S)")
-    return pa.array([t for t in pc.unique(words).to_pylist() if not t or again.search(t)], pa.string())
+    return frequent(Walk(texts), "words", more_than=lambda: max(1, max_share * sum(num_images.values())))
 
 
 def _duplicates(table: pa.Table, words: pa.ChunkedArray, eligible: pa.ChunkedArray, score: str) -> pa.Array:
@@ -160,7 +176,7 @@ def _duplicates(table: pa.Table, words: pa.ChunkedArray, eligible: pa.ChunkedArr
 
 def measure(paths: Iterable[Path], *, cfg: AssembleConfig) -> dict[str, float]:
     """What the rule did, by the tables of a generation. A share of nothing (a source without texts) is left out."""
-    reasons, below, images, covered, texts = Counter(), Counter(), 0, 0, set()
+    reasons, below, judged, images, covered, texts = Counter(), Counter(), Counter(), 0, 0, []
     for path in paths:
         table = _read(path)
         human, stays = pc.equal(table["source"], "human"), pc.equal(table["reason"], KEPT)
@@ -169,18 +185,24 @@ def measure(paths: Iterable[Path], *, cfg: AssembleConfig) -> dict[str, float]:
         covered += pc.count_distinct(kept["key"]).as_py()
         groups = table.group_by(["source", "reason"]).aggregate([([], "count_all")]).to_pylist()
         reasons.update({(g["source"], g["reason"]): g["count_all"] for g in groups})
-        below.update(crawl["source"].filter(rejected(crawl, cfg=cfg, where=str(path))).to_pylist())
-        texts.update(pc.unique(normalised(kept.filter(pc.equal(kept["source"], "synthetic"))["text"])).to_pylist())
-    return _metrics(reasons, below, images=images, covered=covered, distinct=len(texts), sources=cfg.threshold)
+        scored = crawl.filter(pc.invert(screened(crawl)))
+        below.update(scored["source"].filter(rejected(scored, cfg=cfg, where=str(path))).to_pylist())
+        judged.update(scored["source"].to_pylist())
+        words = pc.unique(normalised(kept.filter(pc.equal(kept["source"], "synthetic"))["text"]))
+        texts.append(hashes(pa.table({"words": words}), ["words"]))
+    return _metrics(reasons, below, judged, images=images, covered=covered, distinct=num_distinct(texts), sources=cfg.threshold)
 
 
-def _metrics(reasons: Counter, below: Counter, *, images: int, covered: int, distinct: int, sources: Iterable[str]) -> dict[str, float]:
+def _metrics(
+    reasons: Counter, below: Counter, judged: Counter, *, images: int, covered: int, distinct: int, sources: Iterable[str]
+) -> dict[str, float]:
+    """`judged`: how many candidates of each source the filter scored; the others are those that a screen dropped before."""
     found: dict[str, float] = {"images": images, "texts_human": sum(n for (s, _), n in reasons.items() if s == "human")}
     for source in SOURCES:
         candidates, stay = sum(n for (s, _), n in reasons.items() if s == source), reasons[source, KEPT]
         found |= {f"candidates_{source}": candidates, f"kept_{source}": stay}
-        if candidates and source in sources:
-            found[f"rejected_share_{source}"] = below[source] / candidates
+        if judged[source] and source in sources:
+            found[f"rejected_share_{source}"] = below[source] / judged[source]
     for reason in REASONS:
         found[f"reason_{reason}"] = sum(n for (s, r), n in reasons.items() if r == reason and s != "human")
     found["texts_kept"] = found["kept_web"] + found["kept_synthetic"]

@@ -1,77 +1,40 @@
 """Retrieval and captioning on the held-out test images, with bootstrap intervals over images.
 
-Retrieval: ITC ranks all, then ITM ranks the k best anew, by its log-odds plus the ITC cosine (the public BLIP adds the two).
+Retrieval: ITC ranks all, then ITM ranks the k best anew (blip_core/retrieval.py). Under torchrun each process takes its part of the work.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from blip_core import bootstrap
-from blip_core.capfilt import autocast, caption_images, score_table, set_threads
+from blip_core.capfilt import caption_images, set_threads
 from blip_core.captions import write_json, write_table
 from blip_core.checkpoint import load_model
 from blip_core.config import EvaluateConfig
-from blip_core.controls import Picture, heldout_pictures
-from blip_core.data import load_pixels, tokenize
-from blip_core.distributed import device
-from blip_core.images import decode_rgb
-from blip_core.metrics import RECALLS, bleu, caption_scores, image_ranks, text_ranks
-from blip_core.model.blip import Blip
+from blip_core.controls import heldout_pictures
+from blip_core.distributed import device, every, on_every_process, rank
+from blip_core.metrics import RECALLS, Scores, bleu, caption_scores, image_ranks, text_ranks
+from blip_core.model.inference import for_inference
 from blip_core.progress import Progress
+from blip_core.retrieval import Subject, encode, rerank
 from blip_core.shards import ShardImages
-from blip_core.tokenizer import Tokenizer
-
-OUTRANKED = -1000.0  # added to the ITC of pairs that ITM does not rank anew: behind all that it does, in ITC's order
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model and what it is evaluated on. Text t belongs to item owner[t]."""
-
-    model: Blip
-    tokenizer: Tokenizer
-    items: list[Picture]
-    images: ShardImages
-    prompt: str
-    max_tokens: int
-    cfg: EvaluateConfig
-
-    @property
-    def texts(self) -> list[str]:
-        return [t for item in self.items for t in item.texts]
-
-    @property
-    def owner(self) -> np.ndarray:
-        return np.repeat(np.arange(len(self.items)), [len(item.texts) for item in self.items])
-
-    def batches(self):
-        """Items and their decoded images."""
-        for start in range(0, len(self.items), self.cfg.batch_size):
-            part = self.items[start : start + self.cfg.batch_size]
-            yield part, [decode_rgb(self.images.bytes(item.shard, item.key)) for item in part]
-
-
+@on_every_process
 def evaluate(model: Path, heldout: Path, shards: Path, out: Path, out_metrics: Path, *, cfg: EvaluateConfig, seed: int) -> None:
     """Writes metrics.json, items.parquet (the value of each item, for paired tests) and captions.parquet to `out`."""
     set_threads(cfg.threads)
     network, tokenizer = load_model(model)
     facts = json.loads((model / "config.json").read_text())
     items = heldout_pictures(heldout, "test")
-    subject = Subject(network.to(device()), tokenizer, items, ShardImages(shards), facts["prompt"], facts["max_tokens"], cfg)
-    progress = Progress(f"evaluate {out.name}", 3)
-    itc = itc_scores(subject)
-    ranks = {"": ranks_both_ways(itc, subject.owner)}
-    progress.update(1)
-    ranks["itm_"] = ranks_both_ways(rerank(subject, itc), subject.owner)
-    progress.update(2)
-    captions = write_captions(subject, seed)
-    progress.update(3)
-    progress.close()
+    for_inference(network.to(device()), cfg.precision)
+    subject = Subject(network, tokenizer, items, ShardImages(shards), facts["prompt"], facts["max_tokens"], cfg)
+    ranks, captions = _answers(subject, name=out.name, seed=seed)
+    if rank() > 0:
+        return
     references = {item.key: item.texts for item in items}
     scores = caption_scores(references, captions)
     rows = [row for prefix, both in ranks.items() for row in retrieval_rows(subject, prefix, *both)]
@@ -83,53 +46,24 @@ def evaluate(model: Path, heldout: Path, shards: Path, out: Path, out_metrics: P
     write_json(metrics, out_metrics)
 
 
-@torch.inference_mode()
-def itc_scores(subject: Subject) -> np.ndarray:
-    """Cosine of every image with every text: items x texts, fp32."""
-    model, texts, size = subject.model, subject.texts, subject.model.cfg.vision.image_size
-    with autocast(subject.cfg.precision):
-        images = [
-            model.image_features(model.image_tokens(load_pixels(pictures, size).to(device()))).cpu() for _, pictures in subject.batches()
-        ]
-        features = []
-        for start in range(0, len(texts), subject.cfg.batch_size):
-            ids, mask = tokenize(subject.tokenizer, texts[start : start + subject.cfg.batch_size], max_tokens=subject.max_tokens)
-            features.append(model.text_features(ids.to(device()), mask.to(device())).cpu())
-    return (torch.cat(images) @ torch.cat(features).T).numpy()
+def _answers(subject: Subject, *, name: str, seed: int) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, str]]:
+    """Ranks of image to text and of text to image by ITC ("") and by ITM ("itm_"), and captions by key."""
+    progress = Progress(f"evaluate {name}", 3) if rank() == 0 else None
+    itc = encode(subject)
+    ranks = {"": _ranks(itc, itc, subject.owner)}
+    if progress:
+        progress.update(1)
+    ranks["itm_"] = _ranks(*rerank(subject, itc), subject.owner)
+    if progress:
+        progress.update(2)
+    captions = write_captions(subject, seed)
+    if progress:
+        progress.update(3)
+        progress.close()
+    return ranks, captions
 
 
-def rerank(subject: Subject, itc: np.ndarray) -> np.ndarray:
-    """Scores of both directions in two matrices, items x texts: ITM orders each image's k best texts and each text's k best images.
-
-    Every pair that either direction needs is scored once, and each image is encoded once.
-    """
-    k_texts, k_images = min(subject.cfg.rerank, itc.shape[1]), min(subject.cfg.rerank, itc.shape[0])
-    by_image = np.argpartition(-itc, k_texts - 1, axis=1)[:, :k_texts]
-    by_text = np.argpartition(-itc, k_images - 1, axis=0)[:k_images]
-    chosen = np.zeros((2, *itc.shape), dtype=bool)
-    np.put_along_axis(chosen[0], by_image, True, axis=1)
-    np.put_along_axis(chosen[1], by_text, True, axis=0)
-    image, text = np.nonzero(chosen.any(axis=0))
-    texts, items = subject.texts, subject.items
-    pairs = pa.table({"shard": [items[i].shard for i in image], "key": [items[i].key for i in image], "text": [texts[t] for t in text]})
-    cfg = subject.cfg
-    scores = score_table(
-        subject.model,
-        subject.tokenizer,
-        pairs,
-        subject.images,
-        max_tokens=subject.max_tokens,
-        precision=cfg.precision,
-        batch_size=cfg.batch_size,
-    )
-    anew = np.zeros_like(itc)
-    anew[image, text] = scores.itm_logit + scores.itc
-    return np.where(chosen, anew, itc + OUTRANKED)
-
-
-def ranks_both_ways(scores: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks of image to text and of text to image, from one matrix or from one for each direction."""
-    to_text, to_image = scores if scores.ndim == 3 else (scores, scores)
+def _ranks(to_text: Scores, to_image: Scores, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return text_ranks(to_text, owner), image_ranks(to_image, owner)
 
 
@@ -145,22 +79,22 @@ def retrieval_rows(subject: Subject, prefix: str, to_text: np.ndarray, to_image:
 
 
 def write_captions(subject: Subject, seed: int) -> dict[str, str]:
-    """A caption of each item, by key."""
-    captions = {}
-    for items, images in subject.batches():
-        keys = [item.key for item in items]
+    """A caption of each item, by key, in order of the items."""
+    own, keys = {}, [item.key for item in subject.items]
+    for batch, pictures in subject.batches(range(len(keys))):
         texts = caption_images(
             subject.model,
             subject.tokenizer,
-            images,
-            keys,
+            pictures,
+            [keys[i] for i in batch],
             subject.cfg.sampler,
             seed=seed,
             prompt=subject.prompt,
             precision=subject.cfg.precision,
         )
-        captions |= {key: candidates[0] for key, candidates in zip(keys, texts, strict=True)}
-    return captions
+        own |= {keys[i]: candidates[0] for i, candidates in zip(batch, texts, strict=True)}
+    captions = {key: caption for part in every(own) for key, caption in part.items()}
+    return {key: captions[key] for key in keys}
 
 
 def intervals(rows: list[tuple[str, str, str, float]], bleu_counts: np.ndarray, cfg: EvaluateConfig, seed: int) -> dict[str, float]:

@@ -6,35 +6,40 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.captions import CONTROLS, REASONS, SCHEMA, content_hash, read_manifest, read_table, read_tables, table_paths, write_json
-from blip_core.config import AssembleConfig, GateConfig
-from blip_core.expectations import (
-    Expect,
-    at_least,
-    at_most,
-    broken,
-    check,
-    folder_faults,
-    matches,
-    never_null,
-    one_of,
-    require,
-    schema_faults,
-    share_at_most,
-    unique,
-    within,
+from blip_core.captions import (
+    CONTROLS,
+    SCHEMA,
+    content_hash,
+    each_table,
+    listed_hash,
+    read_manifest,
+    read_table,
+    table_paths,
+    write_json,
 )
+from blip_core.config import AssembleConfig, GateConfig
+from blip_core.contract import COLUMNS, RANGES, each_row, max_chars, row_expectations, score_expectations
+from blip_core.counting import Walk, hashes
+from blip_core.expect import Expect, at_least, at_most, share_at_most
+from blip_core.expectations import broken, check, folder_faults, require, schema_faults
 from blip_core.noise import FALSE_KINDS, TRUE, Noise, residual_noise
-from blip_core.shards import KEY
+from blip_core.screens import screened
 from blip_core.stages.assemble import SOURCES, candidate_paths, choose, measure, overused, read_candidates, rejected
 
 REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."
 CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])
-RANGES = {"match": (0, 1), "itm": (0, 1), "itc": (-1.01, 1.01)}  # a cosine of bf16 features may stand beyond 1
 
 
 def gate(
-    generation: Path, scores: Path, out_gate: Path, out_metrics: Path, out_docs: Path, *, cfg: GateConfig, assemble_cfg: AssembleConfig
+    generation: Path,
+    scores: Path,
+    shards: Path,
+    out_gate: Path,
+    out_metrics: Path,
+    out_docs: Path,
+    *,
+    cfg: GateConfig,
+    assemble_cfg: AssembleConfig,
 ) -> None:
     """Write the gate file of `generation` only when every check passed; ValueError lists those that failed. Metrics are written either way.
 
@@ -44,15 +49,15 @@ def gate(
     for path in (out_gate, out_metrics):
         path.unlink(missing_ok=True)
     parents = read_manifest(generation).get("parents", {})
-    identity, faults = content_hash(generation), [*folder_faults(generation), *_score_faults(scores, parents)]
+    faults = [*folder_faults(generation), *_score_faults(scores, parents)]
     if faults:
         results, docs, facts = broken(faults), None, {}
     else:
         facts, docs = _facts(generation, scores, cfg=cfg, rule=assemble_cfg), out_docs
-        results = check(_suites(generation, facts, cfg=cfg, rule=assemble_cfg), docs=out_docs, title="gate")
+        results = check(_suites(generation, shards, facts, cfg=cfg, rule=assemble_cfg), docs=out_docs, title="gate")
     write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
     require(results, what=f"{generation} does not pass its gate", remedy=REMEDY, docs=docs)
-    write_json({"passed": True, "generation": identity, "parents": parents, "checks": results}, out_gate)
+    write_json({"passed": True, "generation": listed_hash(generation), "parents": parents, "checks": results}, out_gate)
 
 
 def _score_faults(scores: Path, parents: dict) -> list[str]:
@@ -96,23 +101,33 @@ def _off_rule(generation: Path, scores: Path, *, rule: AssembleConfig) -> int:
     columns = ["key", "source", "round", "candidate", "text", rule.score, "reason"]
     for name in {*found, *scored}:
         table = read_table(found[name]) if name in found else SCHEMA.empty_table()
-        crawl = table.filter(pc.not_equal(table["source"], "human")).select(columns).to_pylist()
+        crawl = table.filter(_judged(table)).select(columns)
         candidates = read_candidates(scored[name]) if name in scored else SCHEMA.empty_table()
-        chosen = choose(candidates, overused=common, cfg=rule, where=str(scores / name)).select(columns).to_pylist()
-        wrong += sum(a != b for a, b in zip(crawl, chosen, strict=False)) + abs(len(crawl) - len(chosen))
+        chosen = choose(candidates, overused=common, cfg=rule, where=str(scores / name)).select(columns)
+        if not crawl.equals(chosen):
+            wrong += sum(a != b for a, b in zip(crawl.to_pylist(), chosen.to_pylist(), strict=False)) + abs(len(crawl) - len(chosen))
     return wrong
+
+
+def _judged(table: pa.Table) -> pa.ChunkedArray:
+    """The crawl's texts that the filter scored and the rule chose from."""
+    return pc.and_not(pc.not_equal(table["source"], "human"), screened(table))
 
 
 def _residual(generation: Path, controls: pa.Table, where: Path, *, cfg: GateConfig, rule: AssembleConfig) -> Noise | None:
     """Noise left in the web texts: the controls stand for web texts, so they pass by the same score and the web's threshold."""
-    texts = read_tables(generation, ["image_id", "source", *RANGES])
-    web = texts.filter(pc.equal(texts["source"], "web"))
     if "web" not in rule.threshold:
         return None
+    kept, kept_image = [], []
+    for table in each_table(generation, ["key", "image_id", "text", "source", "reason", *RANGES]):
+        web = table.filter(pc.and_(pc.equal(table["source"], "web"), _judged(table)))
+        kept.append(~rejected(web, cfg=rule, where=str(generation)).to_numpy().astype(bool))
+        kept_image.append(hashes(web, ["image_id"]))
     planted = controls.set_column(SCHEMA.get_field_index("source"), "source", pa.array(["web"] * controls.num_rows, pa.string()))
-    kept, passed = (~rejected(t, cfg=rule, where=str(p)).to_numpy().astype(bool) for t, p in ((web, generation), (planted, where)))
-    kind, image, kept_image = (np.array(c.to_pylist(), str) for c in (controls["kind"], controls["image_id"], web["image_id"]))
-    return residual_noise(kind, passed, image, kept=kept, kept_image=kept_image, confidence=cfg.confidence)
+    passed = ~rejected(planted, cfg=rule, where=str(where)).to_numpy().astype(bool)
+    kind, image = (np.array(controls[c].to_pylist(), str) for c in ("kind", "image_id"))
+    images = {"kept": np.concatenate(kept), "kept_image": np.concatenate(kept_image)}
+    return residual_noise(kind, passed, image, **images, confidence=cfg.confidence)
 
 
 def _noise_facts(noise: Noise | None) -> dict[str, float]:
@@ -124,36 +139,28 @@ def _noise_facts(noise: Noise | None) -> dict[str, float]:
     return facts if noise.point is None else {**facts, "residual_noise_web": noise.point}
 
 
-def _suites(generation: Path, facts: dict[str, float], *, cfg: GateConfig, rule: AssembleConfig) -> dict[str, tuple]:
+def _suites(generation: Path, shards: Path, facts: dict[str, float], *, cfg: GateConfig, rule: AssembleConfig) -> dict[str, tuple]:
     """Tables and their expectations: all texts, the crawl's candidates, and what was measured of the generation as a whole."""
-    columns = ["key", "image_id", "text", "source", "round", "candidate", "reason", *RANGES]
-    texts = read_tables(generation, columns)
-    crawl = texts.filter(pc.not_equal(texts["source"], "human"))
-    marks = {"rejected": rejected(crawl, cfg=rule, where=str(generation)), "degenerate": pc.equal(crawl["reason"], "degenerate")}
-    for name, mark in marks.items():
-        crawl = crawl.append_column(name, pc.cast(mark, pa.float64()))
+    texts = Walk(lambda: each_row(table_paths(generation), [*COLUMNS, *RANGES], shards))
+    crawl = Walk(lambda: (_marked(table, generation, rule) for table in texts))
     limits = _fact_expectations(cfg, rule)
     # what could not be measured stands as null, and null fails
     measured = pa.table({e.columns[0]: pa.array([facts.get(e.columns[0])], pa.float64()) for e in limits})
     candidates = (crawl, _candidate_expectations(cfg, rule))
-    return {"texts": (texts, _text_expectations()), "candidates": candidates, "generation": (measured, limits)}
+    return {"texts": (texts, row_expectations(max_chars=max_chars(generation))), "candidates": candidates, "generation": (measured, limits)}
 
 
-def _text_expectations() -> list[Expect]:
-    return [
-        never_null("text", "rows without a text"),
-        never_null("image_id", "rows without the identity of their picture"),
-        matches("key_form", "key", KEY.pattern, f"rows whose key is not of the form {KEY.pattern}"),
-        unique("key_source_candidate", ("key", "source", "round", "candidate"), "rows that share key, source, round, number with another"),
-        one_of("source", "source", ("human", *SOURCES), "rows of an unknown source"),
-        one_of("reason", "reason", REASONS, "rows without a decision"),
-        one_of("reason_human", "reason", ("kept",), "human texts that are not kept", where=("source", "human")),
-    ]
+def _marked(table: pa.Table, generation: Path, rule: AssembleConfig) -> pa.Table:
+    """The crawl's candidates of a table; 1 or 0 whether they are rejected, and degenerate."""
+    crawl = table.filter(_judged(table))
+    marks = {"rejected": rejected(crawl, cfg=rule, where=str(generation)), "degenerate": pc.equal(crawl["reason"], "degenerate")}
+    for name, mark in marks.items():
+        crawl = crawl.append_column(name, pc.cast(mark, pa.float64()))
+    return crawl
 
 
 def _candidate_expectations(cfg: GateConfig, rule: AssembleConfig) -> list[Expect]:
-    low, high = RANGES[rule.score]
-    expectations = [within(rule.score, low, high, f"candidates whose {rule.score} is beyond {low:g} to {high:g}")]
+    expectations = score_expectations()
     for source in rule.sources:
         says = f"noise ratio: share of the {source} texts that the filter rejected"
         expectations.append(share_at_most(f"noise_{source}", "rejected", _limit(cfg, source), says, kind="noise", where=("source", source)))
