@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from blip_core.ahead import read_ahead
 from blip_core.captions import write_json
 from blip_core.config import SamplerConfig
-from blip_core.data import hash64, load_pixels, tokenize
+from blip_core.data import hash64, load_pixels, pad, read_resized
 from blip_core.distributed import device
-from blip_core.images import decode_rgb
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search, nucleus
 from blip_core.shards import ShardImages
@@ -50,7 +49,7 @@ def caption_images(
     limits = Limits(cfg.min_tokens, cfg.max_tokens, cfg.repetition_penalty)
     start = tokenizer.encode_prompt(prompt)
     with autocast(precision):
-        keys_values = model.keys_values(model.image_tokens(load_pixels(images, model.cfg.vision.image_size).to(device())))
+        keys_values = model.keys_values(model.image_tokens(load_pixels(images, model.cfg.vision.image_size)))
         if cfg.name == "beam":
             ids = beam_search(model, keys_values, start, limits, beams=cfg.beams)[:, None]
         else:
@@ -84,16 +83,23 @@ class PairScores:
         return PairScores(self.itm_logit[rows], self.itc[rows])
 
 
-@torch.inference_mode()
 def score_texts(
     model: Blip, tokenizer: Tokenizer, images: list[np.ndarray], texts: list[list[str]], *, max_tokens: int, precision: str = "fp32"
 ) -> PairScores:
     """ITM and ITC of texts[i] against images[i]; [ENC] stands at position 0, the trained score."""
-    most = max(map(len, texts))
-    padded = [t + [""] * (most - len(t)) for t in texts]  # equal numbers, so that each image's keys and values serve its texts at once
+    encoded = [[tokenizer.encode(t, max_tokens=max_tokens) for t in row] for row in texts]
+    return score_encoded(model, images, encoded, precision=precision)
+
+
+@torch.inference_mode()
+def score_encoded(model: Blip, images: list[np.ndarray], texts: list[list[list[int]]], *, precision: str) -> PairScores:
+    """The same of texts that are [CLS] ids [SEP]."""
+    most, special = max(map(len, texts)), model.special
+    empty = [special.cls, special.sep]
+    padded = [t + [empty] * (most - len(t)) for t in texts]  # equal numbers, so that each image's keys and values serve its texts at once
     with autocast(precision):
-        tokens = model.image_tokens(load_pixels(images, model.cfg.vision.image_size).to(device()))
-        ids, mask = (t.to(device()) for t in tokenize(tokenizer, [t for row in padded for t in row], max_tokens=max_tokens))
+        tokens = model.image_tokens(load_pixels(images, model.cfg.vision.image_size))
+        ids, mask = (t.to(device()) for t in pad([t for row in padded for t in row], special.pad))
         logits = model.match_logits(ids, mask, model.keys_values(tokens))
         features = model.text_features(ids, mask).unflatten(0, (len(images), most))
         itc = torch.einsum("ie,ike->ik", model.image_features(tokens), features)
@@ -104,22 +110,32 @@ def score_texts(
 
 @dataclass(frozen=True)
 class Calibration:
-    """P(match) from both scores, by logistic regression on pairs of known truth, either truth weighing the same."""
+    """P(match) from both scores, by logistic regression on pairs of known truth, either truth weighing the same.
+
+    Planted pairs are like texts of the web. That a synthetic text deserves less trust at the same scores only labels tell.
+    """
 
     itm_logit: float
     itc: float
     bias: float
+    synthetic: float = 0.0  # of synthetic texts, on top of the bias
 
     @classmethod
-    def fit(cls, scores: PairScores, truth: np.ndarray) -> "Calibration":
-        features = np.stack([scores.itm_logit, scores.itc], axis=1)
-        scale = features.std(axis=0) + 1e-9
-        regression = LogisticRegression(class_weight="balanced").fit(features / scale, truth)
-        itm_logit, itc = regression.coef_[0] / scale
-        return cls(float(itm_logit), float(itc), float(regression.intercept_[0]))
+    def fit(
+        cls, scores: PairScores, truth: np.ndarray, *, synthetic: np.ndarray | None = None, weight: np.ndarray | None = None
+    ) -> "Calibration":
+        """`synthetic`: which texts are, default none; `weight`: of the pairs of a truth among each other, default the same for all."""
+        from sklearn.linear_model import LogisticRegression
 
-    def match(self, scores: PairScores) -> np.ndarray:
-        return 1 / (1 + np.exp(-(self.itm_logit * scores.itm_logit + self.itc * scores.itc + self.bias)))
+        origin = np.zeros(len(truth)) if synthetic is None else synthetic
+        features = np.stack([scores.itm_logit, scores.itc, origin], axis=1)
+        scale = features.std(axis=0) + 1e-9
+        regression = LogisticRegression().fit(features / scale, truth, sample_weight=_balanced(truth, weight))
+        return cls(*map(float, (*(regression.coef_[0] / scale)[:2], regression.intercept_[0], regression.coef_[0][2] / scale[2])))
+
+    def match(self, scores: PairScores, *, synthetic: np.ndarray | bool = False) -> np.ndarray:
+        offset = self.bias + self.synthetic * np.asarray(synthetic)
+        return 1 / (1 + np.exp(-(self.itm_logit * scores.itm_logit + self.itc * scores.itc + offset)))
 
     @classmethod
     def load(cls, folder: Path) -> "Calibration":
@@ -131,6 +147,12 @@ class Calibration:
 
     def save(self, folder: Path, **facts) -> None:
         write_json({"weights": vars(self), **facts}, folder / "calibration.json")
+
+
+def _balanced(truth: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """Weights of which either truth has half, and that add up to the number of pairs."""
+    weight = np.ones(len(truth)) if weight is None else weight
+    return weight * np.where(truth, len(truth) / 2 / weight[truth].sum(), len(truth) / 2 / weight[~truth].sum())
 
 
 def threshold_for_precision(match: np.ndarray, truth: np.ndarray, target: float) -> float | None:
@@ -155,16 +177,14 @@ def score_table(
     groups: dict[tuple[str, str], list[int]] = {}
     for row, image in enumerate(zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True)):
         groups.setdefault(image, []).append(row)
-    texts = table["text"].to_pylist()
+    texts = [tokenizer.encode(t, max_tokens=max_tokens) for t in table["text"].to_pylist()]
     itm_logit, itc = np.empty(table.num_rows), np.empty(table.num_rows)
-    # images with equally many texts go together, which keeps the padding small
-    ordered = sorted(groups.items(), key=lambda item: len(item[1]))
-    for start in range(0, len(ordered), batch_size):
-        batch = ordered[start : start + batch_size]
+    # images with equally many texts and texts of one length go together, which keeps the padding small
+    ordered = sorted(groups.items(), key=lambda item: (len(item[1]), max(len(texts[r]) for r in item[1])))
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    size = model.cfg.vision.image_size
+    for batch, pictures in read_ahead(lambda group: read_resized(images, *group[0], size), batches):
         rows = np.concatenate([rows for _, rows in batch])
-        pictures = [decode_rgb(images.bytes(shard, key)) for (shard, key), _ in batch]
-        scores = score_texts(
-            model, tokenizer, pictures, [[texts[r] for r in rows] for _, rows in batch], max_tokens=max_tokens, precision=precision
-        )
+        scores = score_encoded(model, pictures, [[texts[r] for r in rows] for _, rows in batch], precision=precision)
         itm_logit[rows], itc[rows] = scores.itm_logit, scores.itc
     return PairScores(itm_logit, itc)

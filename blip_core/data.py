@@ -6,7 +6,7 @@ a resumed run goes on exactly where it stopped. No loader holds state.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from blip_core.captions import kept, read_tables
+from blip_core.captions import each_table, kept
 from blip_core.config import AugmentConfig, OptimConfig
-from blip_core.distributed import rank, world_size
+from blip_core.distributed import device, rank, world_size
 from blip_core.images import decode_rgb
 from blip_core.objectives import Batch
 from blip_core.shards import ShardImages
@@ -31,25 +31,39 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 @dataclass(frozen=True)
 class Rows:
-    """The texts that a training may use, and which of them come from which source."""
+    """The texts that a training may use, and which of them come from which source.
 
-    shard: list[str]
-    key: list[str]
-    text: list[str]
+    Arrow arrays and no lists: a quarter of the memory, and loading processes share it (reading a Python string writes its count).
+    """
+
+    shard: pa.Array
+    key: pa.Array
+    text: pa.Array
     image_id: np.ndarray  # int64 hashes
     by_source: dict[str, np.ndarray]  # indices of rows
 
     @classmethod
     def of(cls, generation: Path, sources: list[str]) -> "Rows":
         """Kept rows of a generation. ValueError when a source is unknown to it or none is left."""
-        table = kept(read_tables(generation, ["key", "image_id", "text", "source", "reason"]))
-        table = table.filter(pc.is_in(table["source"], pa.array(sources)))
+        tables = each_table(generation, ["key", "image_id", "text", "source", "reason"])
+        table = pa.concat_tables(t.filter(pc.is_in(t["source"], pa.array(sources))) for t in map(kept, tables))
         if not table.num_rows:
             raise ValueError(f"{generation}: no kept text of the sources {sources}")
-        source = np.array(table["source"].to_pylist())
-        image_ids = np.array([hash64(i) for i in table["image_id"].to_pylist()], dtype=np.int64)
-        by_source = {s: np.flatnonzero(source == s) for s in sources if (source == s).any()}
-        return cls(table["shard"].to_pylist(), table["key"].to_pylist(), table["text"].to_pylist(), image_ids, by_source)
+        hashes = (hash64(i) for chunk in table["image_id"].chunks for i in chunk.to_pylist())
+        places = {s: np.flatnonzero(pc.equal(table["source"], s).to_numpy()) for s in sources}
+        return cls(
+            table["shard"].dictionary_encode().combine_chunks(),
+            # offsets of 32 bits end at 2 GiB of text
+            table["key"].cast(pa.large_string()).combine_chunks(),
+            table["text"].cast(pa.large_string()).combine_chunks(),
+            np.fromiter(hashes, np.int64, count=table.num_rows),
+            {s: rows for s, rows in places.items() if len(rows)},
+        )
+
+    def at(self, picked: np.ndarray) -> tuple[list[str], list[str], list[str]]:
+        """Shards, keys and texts of some rows."""
+        shard, key, text = (column.take(pa.array(picked)).to_pylist() for column in (self.shard, self.key, self.text))
+        return shard, key, text
 
 
 def batch_shares(rows: Rows, *, human: float, synthetic: float) -> dict[str, float]:
@@ -84,7 +98,7 @@ def pick(rows: Rows, shares: dict[str, float], *, step: int, batch_size: int, se
     return np.random.default_rng([seed, step]).permutation(np.concatenate(parts))
 
 
-class Batches(Dataset):
+class Batches:
     """Training batches of this process: cfg.accumulate micro-batches for each step.
 
     Micro-batch p of a step holds the p-th block of its rows, and each process the block's part that its rank says: the pairs
@@ -117,19 +131,24 @@ class Batches(Dataset):
         return self.cfg.steps * self.cfg.accumulate
 
     def __getitem__(self, place: int) -> Batch:
+        return finished(self.read(place))
+
+    def read(self, place: int) -> Batch:
+        """What a loading process hands over: pixels in [0, 255] yet, so bytes where they can be, a quarter of what they are normalised."""
         step, part = divmod(place, self.cfg.accumulate)
         size = self.cfg.batch_size // (self.world_size * self.cfg.accumulate)
         own = slice((part * self.world_size + self.rank) * size, (part * self.world_size + self.rank + 1) * size)
         picked = pick(self.rows, self.shares, step=step, batch_size=self.cfg.batch_size, seed=self.seed, orders=self._orders)[own]
         draws = np.random.default_rng([self.seed, step, 1]).random((self.cfg.batch_size, NUM_DRAWS))[own]
-        pixels = [
-            augment(decode_rgb(self.images.bytes(self.rows.shard[i], self.rows.key[i])), self.image_size, self.cfg.augment, draw)
-            for i, draw in zip(picked, draws, strict=True)
-        ]
-        texts = [self.prompt + self.rows.text[i] for i in picked]
+        shards, keys, texts = self.rows.at(picked)
+        kind = np.float32 if self.cfg.augment.brightness else np.uint8
+        pixels = torch.from_numpy(np.empty((size, self.image_size, self.image_size, 3), kind)).permute(0, 3, 1, 2)
+        for view, shard, key, draw in zip(pixels, shards, keys, draws, strict=True):
+            view.copy_(augment(read_picture(self.images, shard, key), self.image_size, self.cfg.augment, draw))
+        texts = [self.prompt + text for text in texts]
         ids, mask = tokenize(self.tokenizer, texts, max_tokens=self.cfg.max_tokens)
         return Batch(
-            pixels=normalize(torch.stack(pixels)),
+            pixels=pixels,
             ids=ids,
             mask=mask,
             prompt_tokens=len(self.tokenizer.encode_prompt(self.prompt)) - 1,
@@ -138,29 +157,36 @@ class Batches(Dataset):
             step=step,
             progress=step / self.cfg.steps,
             seed=self.seed,
-            keys=tuple(self.rows.key[i] for i in picked),
+            keys=tuple(keys),
             part=part,
             parts=self.cfg.accumulate,
         )
 
     def loader(self, start: int) -> Iterator[Batch]:
-        """Micro-batches from step `start` to the last, read ahead by cfg.workers processes."""
+        """Micro-batches from step `start` to the last, on this process's device, read ahead by cfg.workers processes."""
         places = range(start * self.cfg.accumulate, len(self))
-        return iter(DataLoader(self, batch_size=None, sampler=places, num_workers=self.cfg.workers, persistent_workers=False))
+        yield from map(finished, DataLoader(places, batch_size=None, collate_fn=self.read, num_workers=self.cfg.workers))
+
+
+def finished(batch: Batch) -> Batch:
+    """On this process's device, normalised there."""
+    batch = batch.to(device())
+    return replace(batch, pixels=normalize(batch.pixels))
 
 
 NUM_DRAWS = 10  # uniform numbers that `augment` uses for one image
 
 
 def augment(image_HW3: np.ndarray, size: int, cfg: AugmentConfig, draw: np.ndarray) -> Tensor:
-    """A training view: float 3 x size x size in [0, 255]. All randomness comes from `draw`, NUM_DRAWS numbers in [0, 1)."""
+    """A training view: 3 x size x size in [0, 255], uint8 unless the brightness changes. All randomness comes from `draw`,
+    NUM_DRAWS numbers in [0, 1)."""
     height, width, _ = image_HW3.shape
     top, left, h, w = crop_box(height, width, cfg.crop, draw[:4])
-    pixels = resize(image_HW3[top : top + h, left : left + w], size).float()
+    pixels = resize(image_HW3[top : top + h, left : left + w], size)
     if cfg.shift:
-        dy, dx = (int(d * (2 * cfg.shift + 1)) for d in draw[4:6])
-        padded = F.pad(pixels[None], [cfg.shift] * 4, mode="replicate")[0]
-        pixels = padded[:, dy : dy + size, dx : dx + size]
+        down, right = (int(d * (2 * cfg.shift + 1)) - cfg.shift for d in draw[4:6])
+        places = torch.arange(size)
+        pixels = pixels[:, (places + down).clamp(0, size - 1)][:, :, (places + right).clamp(0, size - 1)]
     if cfg.brightness:
         gain = 1 + cfg.brightness * (2 * draw[6] - 1) + 0.5 * cfg.brightness * (2 * draw[7:10] - 1)
         pixels = (pixels * torch.from_numpy(gain).float()[:, None, None]).clamp(0, 255)
@@ -182,28 +208,53 @@ def crop_box(height: int, width: int, scale: tuple[float, float], draw: np.ndarr
 
 def resize(image_HW3: np.ndarray, size: int) -> Tensor:
     """uint8 3 x size x size, bicubic with antialias; the aspect is not kept, as in the public BLIP."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image_HW3)).permute(2, 0, 1)
-    if pixels.shape[1:] == (size, size):
-        return pixels
-    return F.interpolate(pixels[None], (size, size), mode="bicubic", antialias=True)[0]
+    pixels = torch.from_numpy(image_HW3)[None].permute(0, 3, 1, 2)  # in this order of steps torch sees that channels are last
+    if pixels.shape[2:] == (size, size):
+        return pixels[0]
+    return F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0]
 
 
 def normalize(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 255] (uint8 or float), ... x 3 x H x W, to what the model takes."""
+    """Pixels in [0, 255] (uint8 or float), B x 3 x H x W, to what the model takes."""
     mean, std = (torch.tensor(v, device=pixels.device)[:, None, None] * 255 for v in (MEAN, STD))
-    return (pixels.float() - mean) / std
+    if pixels.device.type != "cpu":
+        return (pixels - mean).div_(std)
+    # numpy asks for huge pages: the page faults of a fresh batch cost more than its arithmetic; and one image stays in the cache
+    out = torch.from_numpy(np.empty(pixels.shape, np.float32))
+    for image, raw in zip(out, pixels, strict=True):
+        image.copy_(raw).sub_(mean).div_(std)
+    return out
+
+
+def read_picture(images: ShardImages, shard: str, key: str) -> np.ndarray:
+    """A stored image, decoded: uint8 H x W x 3. ValueError names the shard and the key of one that can't be."""
+    data = images.bytes(shard, key)
+    try:
+        return decode_rgb(data)
+    except ValueError as e:
+        fault = f"{images.folder / shard}.tar: image {key!r} can't be decoded ({e})"
+        raise ValueError(f"{fault}; ingest could, so the file has changed since: restore it or run ingest again") from None
+
+
+def read_resized(images: ShardImages, shard: str, key: str, size: int) -> np.ndarray:
+    """A stored image as an evaluation sees it: uint8 size x size x 3."""
+    return resize(read_picture(images, shard, key), size).permute(1, 2, 0).numpy()
 
 
 def load_pixels(images: list[np.ndarray], size: int) -> Tensor:
-    """Decoded images as an evaluation sees them: B x 3 x size x size, normalised."""
-    return normalize(torch.stack([resize(i, size) for i in images]))
+    """Decoded images as an evaluation sees them: B x 3 x size x size, normalised, on this process's device."""
+    return normalize(torch.stack([resize(i, size) for i in images]).to(device()))
 
 
 def tokenize(tokenizer: Tokenizer, texts: list[str], *, max_tokens: int) -> tuple[Tensor, Tensor]:
     """Ids and mask, padded to the longest of the texts: B x T each."""
-    encoded = [tokenizer.encode(t, max_tokens=max_tokens) for t in texts]
+    return pad([tokenizer.encode(t, max_tokens=max_tokens) for t in texts], tokenizer.pad)
+
+
+def pad(encoded: list[list[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask, padded to the longest: B x T each."""
     length = max(map(len, encoded))
-    ids = torch.tensor([e + [tokenizer.pad] * (length - len(e)) for e in encoded])
+    ids = torch.tensor([e + [padding] * (length - len(e)) for e in encoded])
     return ids, torch.arange(length)[None] < torch.tensor([[len(e)] for e in encoded])
 
 

@@ -1,11 +1,18 @@
 """Scores do not depend on company, calibration tells the truth about its own probabilities, thresholds reach their target."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import simplejpeg
 
-from blip_core.capfilt import Calibration, PairScores, caption_images, score_texts, threshold_for_precision
+from blip_core.capfilt import Calibration, PairScores, caption_images, score_table, score_texts, threshold_for_precision
+from blip_core.captions import write_manifest
 from blip_core.config import SamplerConfig
+from blip_core.data import read_picture
 from blip_core.metrics import expected_calibration_error, roc_auc
+from blip_core.shards import ShardImages, ShardWriter
+
+WORDS = "a red blue green ball box star on grass and next to there is photo of".split()
 
 
 def images(count: int) -> list[np.ndarray]:
@@ -18,6 +25,26 @@ def test_a_score_does_not_depend_on_the_texts_and_images_beside_it(model, tokeni
     alone = [score_texts(model, tokenizer, [image], [[t]], max_tokens=20) for image, row in zip(images(3), texts, strict=True) for t in row]
     np.testing.assert_allclose(together.itm_logit, np.concatenate([s.itm_logit for s in alone]), atol=1e-5)
     np.testing.assert_allclose(together.itc, np.concatenate([s.itc for s in alone]), atol=1e-6)
+
+
+def test_rows_of_a_table_keep_their_scores_whatever_order_they_are_computed_in(model, tokenizer, tmp_path):
+    """Images are sorted by the number and length of their texts and read ahead; each row still gets the score of its own pair."""
+    with ShardWriter(tmp_path, "web", num_images=9) as writer:
+        for n, image in enumerate(images(9)):
+            writer.add(f"k{n}", simplejpeg.encode_jpeg(image, quality=95), image_id=f"{n}", width=16, height=16)
+    write_manifest(tmp_path)
+    stored, draw = ShardImages(tmp_path), np.random.default_rng(1)
+    rows = [
+        {"shard": "web-00000", "key": f"k{n}", "text": " ".join(draw.choice(WORDS, 1 + (5 * n + i) % 11))}
+        for n in range(9)
+        for i in range(1 + n % 3)
+    ]
+    rows = [rows[i] for i in draw.permutation(len(rows))]
+    found = score_table(model, tokenizer, pa.Table.from_pylist(rows), stored, max_tokens=20, precision="fp32", batch_size=4)
+    alone = [score_texts(model, tokenizer, [read_picture(stored, r["shard"], r["key"])], [[r["text"]]], max_tokens=20) for r in rows]
+    np.testing.assert_allclose(found.itm_logit, np.concatenate([s.itm_logit for s in alone]), atol=1e-5)
+    np.testing.assert_allclose(found.itc, np.concatenate([s.itc for s in alone]), atol=1e-6)
+    assert np.std(found.itm_logit) > 1e-3
 
 
 def test_captions_are_texts_without_special_tokens(model, tokenizer):

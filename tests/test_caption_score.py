@@ -1,10 +1,13 @@
 """The stages caption and score: every image and text once, the same bytes whoever computes them, resumed after an interruption."""
 
+import shutil
+
 import pytest
 
 from blip_core.capfilt import Calibration
 from blip_core.captions import content_hash, read_table, read_tables
 from blip_core.checkpoint import new_model, save_model
+from blip_core.shards import ShardImages, index_path, read_index
 from blip_core.stages import caption as caption_stage
 from blip_core.stages.caption import caption
 from blip_core.stages.score import score
@@ -21,15 +24,17 @@ def models(ingested, params, tmp_path_factory):
     return folder
 
 
-def run_caption(ingested, models, out, work, params, **changes):
+def run_caption(ingested, models, out, work, params, *, shards=None, **changes):
     cfg = params.caption.model_copy(update=changes)
     g0 = ingested / "generations/g0"
-    caption(models / "captioner", g0, ingested / "shards", ingested / "gates/g0.json", out, round="r1", cfg=cfg, seed=3, work=work)
+    caption(
+        models / "captioner", g0, shards or ingested / "shards", ingested / "gates/g0.json", out, round="r1", cfg=cfg, seed=3, work=work
+    )
 
 
-def run_score(ingested, models, captions, out, work, params):
+def run_score(ingested, models, captions, out, work, params, *, shards=None):
     g0 = ingested / "generations/g0"
-    score(models / "filter", g0, captions, ingested / "shards", ingested / "heldout", out, cfg=params.score, seed=3, work=work)
+    score(models / "filter", g0, captions, shards or ingested / "shards", ingested / "heldout", out, cfg=params.score, seed=3, work=work)
 
 
 def test_each_image_gets_its_captions_once(ingested, models, params, tmp_path):
@@ -48,7 +53,7 @@ def test_batches_and_interruptions_leave_the_bytes_as_they_are(ingested, models,
     calls, batch = [], caption_stage.caption_batch
 
     def dies(*args, **kwargs):
-        calls.append(args[3])
+        calls.append({image.key for image in args[2]})
         if len(calls) == 3:
             raise KeyboardInterrupt
         return batch(*args, **kwargs)
@@ -59,7 +64,7 @@ def test_batches_and_interruptions_leave_the_bytes_as_they_are(ingested, models,
     assert not (tmp_path / "broken").exists()
     run_caption(ingested, models, tmp_path / "broken", tmp_path / "work", params)
     assert content_hash(tmp_path / "whole") == content_hash(tmp_path / "broken")
-    assert len(set(calls[3:]) & set(calls[:2])) == 0  # finished shards were not captioned again
+    assert not set.union(*calls[3:]) & set.union(*calls[:2])  # finished shards were not captioned again
 
 
 def test_all_texts_and_controls_are_scored(ingested, models, params, tmp_path):
@@ -76,6 +81,32 @@ def test_all_texts_and_controls_are_scored(ingested, models, params, tmp_path):
     first = content_hash(tmp_path / "scores")
     run_score(ingested, models, tmp_path / "captions", tmp_path / "scores", tmp_path / "work", params)
     assert content_hash(tmp_path / "scores") == first
+
+
+def test_a_damaged_picture_is_named_and_finished_shards_stay(ingested, models, params, tmp_path):
+    """Ingest decoded every picture, so damage came later: the run says where it is, and goes on behind it once it is mended."""
+    shards = tmp_path / "shards"
+    shutil.copytree(ingested / "shards", shards)
+    stem = sorted(ShardImages(shards).shards)[-1]
+    row = read_index(index_path(shards, stem)).to_pylist()[1]
+    tar, whole = shards / f"{stem}.tar", (shards / f"{stem}.tar").read_bytes()
+    tar.write_bytes(whole[: row["offset"] + 200] + bytes(100) + whole[row["offset"] + 300 :])
+    message = rf"{stem}.tar: image '{row['key']}' can't be decoded .*restore it or run ingest again"
+    world = {"ingested": ingested, "models": models, "params": params, "work": tmp_path / "work", "shards": shards}
+
+    with pytest.raises(ValueError, match=message):
+        run_caption(**world, out=tmp_path / "captions")
+    finished = {p.name for p in tmp_path.glob("work/caption-*/*.parquet")}
+    assert finished == {f"{s}.parquet" for s in ShardImages(shards).shards if s.startswith("web")} - {f"{stem}.parquet"}
+
+    run_caption(ingested, models, tmp_path / "captions", tmp_path / "work", params)
+    with pytest.raises(ValueError, match=message):
+        run_score(**world, captions=tmp_path / "captions", out=tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+    tar.write_bytes(whole)
+    run_score(**world, captions=tmp_path / "captions", out=tmp_path / "scores")
+    run_score(ingested, models, tmp_path / "captions", tmp_path / "never broken", tmp_path / "work", params)
+    assert content_hash(tmp_path / "scores") == content_hash(tmp_path / "never broken")
 
 
 def test_captioning_refuses_what_did_not_pass_its_gate(ingested, models, params, tmp_path):

@@ -1,12 +1,29 @@
 """Batches are a pure function of rows, seed and step: the same for any number of workers and processes, exact after a resume."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import simplejpeg
 import torch
 
+from blip_core.captions import write_manifest
 from blip_core.config import AugmentConfig
-from blip_core.data import NUM_DRAWS, Batches, Rows, augment, batch_shares, crop_box, hash64, normalize, pick, resize
-from blip_core.shards import ShardImages
+from blip_core.data import (
+    NUM_DRAWS,
+    Batches,
+    Rows,
+    augment,
+    batch_shares,
+    crop_box,
+    hash64,
+    load_pixels,
+    normalize,
+    pick,
+    read_picture,
+    read_resized,
+    resize,
+)
+from blip_core.shards import ShardImages, ShardWriter
 from blip_core.tokenizer import Tokenizer
 
 
@@ -14,7 +31,7 @@ def rows(**sizes: int) -> Rows:
     names = [f"{source}-{i}" for source, size in sizes.items() for i in range(size)]
     source = np.array([n.split("-")[0] for n in names])
     by_source = {s: np.flatnonzero(source == s) for s in sizes}
-    return Rows(names, names, names, np.array([hash64(n) for n in names]), by_source)
+    return Rows(*3 * [pa.array(names)], np.array([hash64(n) for n in names]), by_source)
 
 
 def test_each_row_comes_once_per_pass_and_shares_are_kept():
@@ -60,7 +77,7 @@ def batches(ingested, params):
 def test_text_and_image_of_a_pair_belong_together(batches, ingested):
     """Each batch row's image id and text are found together in a row of the generation."""
     table, batch = batches.rows, batches[3]
-    pairs = {(int(i), hash64(t)) for i, t in zip(table.image_id, table.text, strict=True)}
+    pairs = {(int(i), hash64(t)) for i, t in zip(table.image_id, table.text.to_pylist(), strict=True)}
     assert all((int(i), int(t)) in pairs for i, t in zip(batch.image_ids, batch.text_ids, strict=True))
 
 
@@ -92,20 +109,49 @@ def test_micro_batches_hold_the_step_and_meet_the_same_pairs_on_any_number_of_pr
         assert part.keys == sum((p.keys for place, p in shared if place == i), ())
 
 
-def test_workers_change_nothing(batches):
-    cfg = batches.cfg
-    alone = [b.pixels for b in batches.loader(9)]
-    batches.cfg = cfg.model_copy(update={"workers": 2})
-    beside = [b.pixels for b in batches.loader(9)]
-    batches.cfg = cfg
+@pytest.mark.parametrize("brightness", [0.0, 0.1])
+def test_workers_change_nothing(batches, monkeypatch, brightness):
+    """Whether pixels travel as bytes or, once their brightness was changed, as floats."""
+    augmentation = AugmentConfig(crop=(0.5, 1.0), shift=1, brightness=brightness, flip=True)
+    cfg = batches.cfg.model_copy(update={"augment": augmentation})
+    monkeypatch.setattr(batches, "cfg", cfg)
+    alone = [batches[place] for place in range(9, cfg.steps)]
+    monkeypatch.setattr(batches, "cfg", cfg.model_copy(update={"workers": 2}))
+    beside = list(batches.loader(9))
     assert len(alone) == len(beside) == cfg.steps - 9
-    assert all(torch.equal(a, b) for a, b in zip(alone, beside, strict=True))
+    for a, b in zip(alone, beside, strict=True):
+        assert torch.equal(a.pixels, b.pixels) and torch.equal(a.ids, b.ids) and a.keys == b.keys
+    assert batches.read(9).pixels.dtype == (torch.float32 if brightness else torch.uint8)
+
+
+def test_a_view_is_that_of_its_own_picture(batches, monkeypatch):
+    """Each row of a batch is the augmented picture of its key."""
+    monkeypatch.setattr(
+        batches, "cfg", batches.cfg.model_copy(update={"augment": AugmentConfig(crop=(1, 1), shift=0, brightness=0, flip=False)})
+    )
+    batch, shard_of = batches[1], dict(zip(batches.rows.key.to_pylist(), batches.rows.shard.to_pylist(), strict=True))
+    pictures = [read_picture(batches.images, shard_of[key], key) for key in batch.keys]
+    assert torch.equal(batch.pixels, load_pixels(pictures, 48))
+    assert len({p.tobytes() for p in pictures}) == len(pictures)
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
+    with ShardWriter(tmp_path, "web", num_images=2) as writer:
+        writer.add("good", simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8)), image_id="a", width=8, height=8)
+        writer.add("bad", b"no JPEG", image_id="b", width=8, height=8)
+    write_manifest(tmp_path)
+    images = ShardImages(tmp_path)
+    assert read_resized(images, "web-00000", "good", 4).shape == (4, 4, 3)
+    with pytest.raises(ValueError, match="web-00000.tar: image 'bad' can't be decoded .*; ingest could"):
+        read_picture(images, "web-00000", "bad")
+    with pytest.raises(ValueError, match="no image 'none' among its 2"):
+        read_picture(images, "web-00000", "none")
 
 
 def test_no_augmentation_is_the_picture_itself():
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     cfg = AugmentConfig(crop=(1, 1), shift=0, brightness=0, flip=False)
-    assert torch.equal(augment(image, 32, cfg, np.full(NUM_DRAWS, 0.3)), torch.from_numpy(image).permute(2, 0, 1).float())
+    assert torch.equal(augment(image, 32, cfg, np.full(NUM_DRAWS, 0.3)), torch.from_numpy(image).permute(2, 0, 1))
 
 
 def test_crops_stay_inside_and_in_their_area():
@@ -127,19 +173,27 @@ def test_shift_moves_by_whole_pixels_within_bounds():
 
 
 def test_resize_follows_pillow():
-    """Within one grey level of Pillow's bicubic, the resize that the public BLIP uses."""
+    """Within one grey level of Pillow's bicubic, the resize that the public BLIP uses; of a part of a picture as well."""
     from PIL import Image
 
+    whole = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    for image in (whole, whole[3:40, 5:60]):
+        ours = resize(image, 24).permute(1, 2, 0).numpy().astype(int)
+        theirs = np.asarray(Image.fromarray(image).resize((24, 24), Image.Resampling.BICUBIC)).astype(int)
+        assert np.abs(ours - theirs).max() <= 1
+
+
+def test_pixels_resized_ahead_are_the_same():
+    """A thread may resize while the model works: what it hands over is not resized again."""
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    ours = resize(image, 24).permute(1, 2, 0).numpy().astype(int)
-    theirs = np.asarray(Image.fromarray(image).resize((24, 24), Image.Resampling.BICUBIC)).astype(int)
-    assert np.abs(ours - theirs).max() <= 1
+    ahead = resize(image, 24).permute(1, 2, 0).numpy()
+    assert torch.equal(load_pixels([ahead], 24), load_pixels([image], 24))
 
 
 def test_pixels_are_normalised_as_clip_has_it():
-    white = normalize(torch.full((3, 2, 2), 255, dtype=torch.uint8))
+    white = normalize(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
     torch.testing.assert_close(
-        white[:, 0, 0], (1 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor([0.26862954, 0.26130258, 0.27577711])
+        white[0, :, 0, 0], (1 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor([0.26862954, 0.26130258, 0.27577711])
     )
 
 
