@@ -111,8 +111,8 @@ class Text(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor, image: Tensor | None = None, *, causal: bool = False) -> Tensor:
         seen = mask[:, None, None, :].float()
         if causal:
-            seen = seen * torch.ones(ids.shape[1], ids.shape[1]).tril()
-        x = self.embedding_norm(self.tokens(ids) + self.positions(torch.arange(ids.shape[1])))
+            seen = seen * seen.new_ones(ids.shape[1], ids.shape[1]).tril()
+        x = self.embedding_norm(self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device)))
         for block in self.blocks:
             x = block(x, (1 - seen) * HIDDEN, image, causal)
         return x
@@ -160,7 +160,7 @@ class PublicBlip(nn.Module):
             text_m = F.normalize(self.twin.text_projection(self.twin.med(ids, mask)[:, 0]), dim=-1)
             images = torch.cat([image_m.t(), self.image_queue.clone().detach()], dim=1)
             texts = torch.cat([text_m.t(), self.text_queue.clone().detach()], dim=1)
-            hard = torch.zeros(len(ids), images.shape[1])
+            hard = torch.zeros(len(ids), images.shape[1], device=images.device)
             hard.fill_diagonal_(1)
             targets_i2t = alpha * F.softmax(image_m @ texts / self.temperature, dim=1) + (1 - alpha) * hard
             targets_t2i = alpha * F.softmax(text_m @ images / self.temperature, dim=1) + (1 - alpha) * hard
@@ -194,7 +194,7 @@ class PublicBlip(nn.Module):
         all_ids, all_mask = torch.cat([pair_ids, negative_ids]), torch.cat([mask, negative_mask])
         negatives = self.med(all_ids, all_mask, torch.cat([negative_image, image]))
         logits = self.match_head(torch.cat([positive[:, 0], negatives[:, 0]]))
-        labels = torch.cat([torch.ones(size, dtype=torch.long), torch.zeros(2 * size, dtype=torch.long)])
+        labels = (torch.arange(3 * size, device=logits.device) < size).long()
         return F.cross_entropy(logits, labels)
 
     def language(self, image: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

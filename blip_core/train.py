@@ -8,20 +8,24 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MethodType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from blip_core.atomic import new_file
-from blip_core.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 from blip_core.config import OptimConfig
-from blip_core.data import Batches
 from blip_core.distributed import agree, average, device, rank, world_size
 from blip_core.health import Health, History
 from blip_core.model.blip import Blip
+from blip_core.model.med import MedBlock
+from blip_core.model.vit import VitBlock
 from blip_core.objectives import Batch
-from blip_core.progress import Progress
+
+if TYPE_CHECKING:  # one step needs torch alone (benchmarks/gpu.py); only a whole training reads data and writes checkpoints
+    from blip_core.data import Batches
 
 log = logging.getLogger(__name__)
 Log = Callable[..., None]
@@ -42,16 +46,19 @@ class TrainState:
 
 
 def fit(
-    model: Blip, objective: nn.Module, batches: Batches, cfg: OptimConfig, *, name: str, folder: Path, seed: int, report: Log | None
+    model: Blip, objective: nn.Module, batches: "Batches", cfg: OptimConfig, *, name: str, folder: Path, seed: int, report: Log | None
 ) -> History:
     """Train `model` in place for cfg.steps and return the history, one row per cfg.log_every steps.
 
     Checkpoints go to `folder`, which the caller names by everything that decides the result: a rerun resumes from the newest,
     bit for bit on one CPU process. FloatingPointError on a loss or gradient that is not finite, before the optimizer moves.
     """
+    from blip_core.checkpoint import save_checkpoint
+    from blip_core.progress import Progress
+
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    stepper = parallel(model, objective, recompute=cfg.recompute)
+    stepper = parallel(model, objective, recompute=cfg.recompute, compiled=cfg.compile)
     optimizer = make_optimizer(model, objective, cfg)
     start, history = _resume(folder, model, objective, optimizer)
     first = rank() == 0
@@ -87,15 +94,32 @@ class _Step(nn.Module):
         return self.objective(self.model, batch)
 
 
-def parallel(model: Blip, objective: nn.Module, *, recompute: int = 0) -> nn.Module:
+def parallel(model: Blip, objective: nn.Module, *, recompute: int = 0, compiled: bool = False) -> nn.Module:
     """Both on this process's device in training mode, as one module from a micro-batch to its losses."""
     model.to(device()).train()
     model.vit.recompute = recompute
     step = _Step(model, objective.to(device()))
+    if compiled:
+        compile_blocks(step)
     if world_size() == 1:
         return step
     # the buffers (queues) are equal on all ranks by construction
     return DistributedDataParallel(step, forward_sync_buffers=False, find_unused_parameters=not objective.uses_all_parameters)
+
+
+def compile_blocks(module: nn.Module, *, backend: str = "inductor") -> None:
+    """torch.compile of every block of the image and text transformers in `module`, the momentum twin's too.
+
+    Block by block, because equal blocks share what is compiled, and because names in state dicts stay as they are. The roles of a
+    text block become methods of the instance; a bound method is copied with its block, which a plain function would not be.
+    """
+    roles = {name: torch.compile(getattr(MedBlock, name), backend=backend) for name in ("encode", "ground", "decode")}
+    for block in module.modules():
+        if isinstance(block, VitBlock):
+            block.compile(backend=backend)
+        elif isinstance(block, MedBlock):
+            for name, role in roles.items():
+                setattr(block, name, MethodType(role, block))
 
 
 def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
@@ -189,6 +213,8 @@ def parameter_groups(model: nn.Module, objective: nn.Module, weight_decay: float
 
 def _resume(folder: Path, model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, History]:
     """Process 0 chooses the checkpoint; all read that one."""
+    from blip_core.checkpoint import newest_checkpoint, read_checkpoint
+
     path = agree(newest_checkpoint(folder) if rank() == 0 else None)
     if path is None:
         log.info("starting fresh: no checkpoint in %s", folder)

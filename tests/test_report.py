@@ -23,6 +23,7 @@ from blip_core.sample import write_sample
 from blip_core.scene_texts import human_captions
 from blip_core.shards import ShardWriter
 from blip_core.stages.report import report
+from blip_core.times import StageTime
 from blip_core.truth import load_truth
 
 EVIL = "<script>alert('x')</script> & $x_{$ <b>bold</b>"
@@ -32,7 +33,7 @@ FALSE = "a purple moon and a purple boat and a purple box"
 def make_params(rounds: int = 1, examples: int = 5) -> Params:
     """The project's own parameters with other rounds and models."""
     values = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
-    values["rounds"] = {f"r{i}": {"base": f"g{i - 1}", "next": f"g{i}"} for i in range(1, rounds + 1)}
+    values["rounds"] = {f"r{i}": {"base": f"g{i - 1}", "next": f"g{i}", "labels": "labels/r1"} for i in range(1, rounds + 1)}
     values["models"] = {
         f"g{i}": {"generation": f"g{i}", "sources": "human,web,synthetic" if i else "human,web", "round": "base"} for i in range(rounds + 1)
     }
@@ -154,6 +155,7 @@ def build(artifacts: Path, data: Path, *, rounds: int = 1) -> None:
         write_history(artifacts / f"history/pretrain-{name}.csv", ["itc", "itm", "lm"])
     write_verdict(artifacts, params.challenger.model, better=True)
     counts = {f"{kind}_{split}": 41 for kind in ("images", "texts", "shards") for split in ("web", "train", "val", "test")}
+    counts |= {"marked_file_name": 31, "dropped_file_name": 29}
     write_json(counts | {"rejected_share_web": 0.123, "rejected_share_clean": 0.0}, artifacts / "metrics/ingest.json")
     quarantine = [
         {"key": "k", "where": "w", "reason": reason, "detail": "", "part": "web"} for reason in ("truncated", "truncated", "empty_text")
@@ -235,6 +237,7 @@ def test_filter_models_verdict_intake(out):
     assert "Bootstrapping helped: g1 is better than g0." in table
     assert "Registered as version 7 of blip: it is the champion now." in table
     assert [row[-1] for row in page_rows(out) if "truncated" in row] == ["2"] and "web 12.3%" in (out / "index.html").read_text()
+    assert ["file_name", "31", "29"] in page_rows(out)
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in table
 
 
@@ -361,6 +364,22 @@ def test_a_second_run_replaces_the_report_by_equal_bytes(own_artifacts, data):
     run(own_artifacts, data)
     assert {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == first
     assert not list(own_artifacts.glob("_tmp*"))
+
+
+def test_what_the_stages_cost_is_shown_and_decides_nothing(own_artifacts, data, tmp_path):
+    params, silent = make_params(), run(own_artifacts, data)
+    for run_name, ended, gpu in (("r1/caption", "2026-01-02T03:05:00+00:00", 512.0), ("base/ingest", "2026-01-02T03:04:00+00:00", None)):
+        write_json(vars(StageTime(run_name, 70.04, 1200.0, 3.0, 2.5, 812.4, gpu, ended)), tmp_path / "work/times" / f"{run_name}.json")
+    write_json({"run": "r1/old", "hours": 1}, tmp_path / "work/times/r1/old.json")  # of another version
+    report(own_artifacts, data, own_artifacts / "report", cfg=params.report, params=params, work=tmp_path / "work")
+    table, page = ((own_artifacts / "report" / name).read_text() for name in ("table.txt", "index.html"))
+    assert line(table, "base/ingest").split() == ["base/ingest", "2026-01-02", "03:04:00", "70.0", "1,200.0", "2.5", "812"]
+    assert line(table, "r1/caption").split()[-2:] == ["812", "512"]
+    assert line(table, "sum").split() == ["sum", "140.1", "2,400.0", "5.0"]
+    assert table.index("base/ingest") < table.index("r1/caption")
+    assert "Where the time went" in page and "1,200.0" in page and max(map(len, table.splitlines())) <= 100
+    start, end = table.index("WHERE THE TIME WENT"), table.index("WHERE THINGS ARE")
+    assert table[:start] + table[end:] == silent
 
 
 def test_every_round_is_shown(tmp_path, data):

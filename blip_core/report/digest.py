@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.captions import KEPT, read_table, table_paths
+from blip_core.captions import KEPT, SCREENS, read_table, table_paths
 from blip_core.images import decode_rgb
 from blip_core.shards import ShardImages
 from blip_core.truth import TrueNoise, Truth, synthetic_noise, truth_of, web_noise
@@ -31,7 +31,7 @@ class RoundDigest:
 
     def rejected(self, source: str) -> float | None:
         """The paper's noise ratio: share of the source's texts that the filter rejected; None where it took no part."""
-        taking_part = self.texts(source) - self.reasons[source, "source_off"]
+        taking_part = self.texts(source) - sum(self.reasons[source, reason] for reason in ("source_off", *SCREENS))
         return self.reasons[source, "below_threshold"] / taking_part if taking_part else None
 
 

@@ -6,9 +6,11 @@ Start at `report`; below it stand the sections in the order of the page.
 from pathlib import Path
 
 from blip_core.atomic import new_folder
+from blip_core.captions import SCREENS
 from blip_core.config import Params, ReportConfig
 from blip_core.rejected import REASONS
 from blip_core.report import figures
+from blip_core.report.costs import cost_section
 from blip_core.report.digest import SOURCES, RoundDigest, pick_examples
 from blip_core.report.findings import SPLITS, Findings, read_findings
 from blip_core.report.page import Picture, Section, Table, as_html, as_text
@@ -24,6 +26,7 @@ from blip_core.report.wording import (
     number,
     percent,
 )
+from blip_core.times import read_times
 from blip_core.truth import TrueNoise
 
 TITLE = "What the bootstrapping did"
@@ -39,15 +42,19 @@ FILTER = {
 SCORE_REASONS = ("kept", "below_threshold")  # the usual two
 
 
-def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params: Params) -> None:
+def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params: Params, work: Path | None = None) -> None:
     """Write `out`/index.html, `out`/table.txt and `out`/figures/; `out` appears whole, by rename.
+
+    What the stages cost is read from `work`, as far as it is known there; nothing depends on it (blip_core/times.py).
 
     `data` is read for truth.parquet alone, which a real crawl does not have. ValueError names a file that is missing and the
     stage that makes it."""
     found = read_findings(artifacts, data, params)
     examples = [_examples(found, r, cfg.examples) for r in params.rounds]
-    facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found), _places(found, out), _intake(found)]
-    _write([*facts, *examples, _training(found)], out)
+    facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found)]
+    times = read_times(work) if work is not None else []
+    costs = [cost_section(times)] if times else []
+    _write([*facts, *costs, _places(found, out), _intake(found), *examples, _training(found)], out)
 
 
 def _in_short(found: Findings) -> Section:
@@ -242,6 +249,10 @@ def _intake(found: Findings) -> Section:
         ordered = sorted(found.quarantine.items(), key=lambda item: (item[0][0] != "web", -item[1], item[0]))
         quarantine = [[part, reason, REASONS.get(reason, ""), f"{n:,}"] for (part, reason), n in ordered]
         parts.append(Table(["part", "reason", "which means", "rows"], quarantine, left=3))
+    on = [name for name in SCREENS if f"marked_{name}" in counts]
+    screens = [[name, *(amount(counts[f"{what}_{name}"]) for what in ("marked", "dropped"))] for name in on]
+    if screens:
+        parts.append(Table(["screen of web texts", "hit", "dropped"], screens))
     return Section("What came in", parts, in_text=0)
 
 
