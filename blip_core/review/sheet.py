@@ -1,0 +1,103 @@
+"""The sheet that a person fills in: one HTML file that needs no server and no network.
+
+Texts of the crawl are on it, written by anybody. They stand in the file as JSON without `<`, `>` and `&`, and the script puts them on the
+page as text nodes alone; the page's own policy lets nothing run or load but that one script, told by its hash.
+"""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from blip_core.atomic import new_file
+from blip_core.captions import content_hash
+from blip_core.images import decode_rgb
+from blip_core.review.choose import Card, Row, Rule, choose_cards, read_rule
+from blip_core.review.labels import VERSION, Pair
+from blip_core.shards import ShardImages
+
+MOST_BYTES = 10_500  # of a picture's JPEG; as base64 a third more
+SIDES, QUALITIES = (384, 320, 256, 192, 128, 96, 48), (82, 70, 58)  # pixels of the longer side
+MOST_OTHERS, MOST_OTHER_CHARS = 6, 300  # of a picture's other texts, which are shown for company alone
+_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+
+
+def write_sheet(generation: Path, shards: Path, out: Path, *, count: int, around: float | None, seed: int) -> dict[str, int]:
+    """Draw `count` texts of a generation and write the sheet; returns how many texts and pictures stand on it, and its bytes."""
+    rule = read_rule(generation)
+    cards = choose_cards(generation, rule=read_rule(generation, around=around), count=count, seed=seed)
+    page = as_page(cards, ShardImages(shards), rule=rule, name=generation.name, generation=content_hash(generation)[:16])
+    with new_file(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return {"texts": sum(len(card.rows) for card in cards), "pictures": len(cards), "bytes": out.stat().st_size}
+
+
+def as_page(cards: list[Card], images: ShardImages, *, rule: Rule, name: str, generation: str) -> str:
+    """The whole file. `name` and `generation`: what the generation is called, and its content hash."""
+    about = {"version": VERSION, "name": name, "generation": generation, "score": rule.score, "threshold": rule.threshold}
+    body = {**about, "cards": [{"rows": [*map(_row, card.rows)], "others": list(_others(card))} for card in cards]}
+    sheet = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+    pictures = [_picture(images, card.rows[0].pair) for card in cards]
+    data = json.dumps({"sheet": sheet, **body, "pictures": pictures}, ensure_ascii=False).translate(_ESCAPES)
+    return _fill(_part("sheet.html"), title=escape(f"Do the texts fit? {name}"), data=data)
+
+
+def _fill(page: str, *, title: str, data: str) -> str:
+    style, script = _part("sheet.css"), _part("sheet.js")
+    allowed = f"img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+    parts = {"policy": policy, "title": title, "style": style, "data": data, "script": script}
+    before, *rest = page.split("{{")
+    found = [before]
+    for piece in rest:  # each part once: what stands in a part is no place for another
+        place, after = piece.split("}}", 1)
+        found += [parts[place], after]
+    return "".join(found)
+
+
+def _part(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _row(row: Row) -> dict:
+    return {**row.pair._asdict(), "reason": row.reason, "filter": row.filter, "scores": _rounded(row), "weight": row.weight}
+
+
+def _others(card: Card) -> Iterator[dict]:
+    for row in card.others[:MOST_OTHERS]:
+        text = row.pair.text if len(row.pair.text) <= MOST_OTHER_CHARS else f"{row.pair.text[:MOST_OTHER_CHARS]}…"
+        yield {"source": row.pair.source, "text": text, "reason": row.reason, "scores": _rounded(row)}
+
+
+def _rounded(row: Row) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in row.scores.items()}
+
+
+def _picture(images: ShardImages, pair: Pair) -> dict:
+    """The stored JPEG where it is small, else the largest of some sizes and qualities that is small enough."""
+    stored = images.bytes(pair.shard, pair.key)
+    image = Image.fromarray(decode_rgb(stored))
+    jpegs = _smaller(image) if len(stored) > MOST_BYTES or max(image.size) > SIDES[0] else iter([stored])
+    jpeg = next(jpeg for jpeg in jpegs if len(jpeg) <= MOST_BYTES)
+    width, height = images.size(pair.shard, pair.key)
+    return {"jpeg": base64.b64encode(jpeg).decode(), "width": width, "height": height}
+
+
+def _smaller(image: Image.Image) -> Iterator[bytes]:
+    """Down to 48 pixels, of which not even noise takes too many bytes."""
+    for side in SIDES:
+        small = image.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        for quality in QUALITIES:
+            buffer = io.BytesIO()
+            small.save(buffer, "JPEG", quality=quality, optimize=True)
+            yield buffer.getvalue()
