@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from blip_core.captions import table_paths
+from blip_core.captions import SCREENS, table_paths
 
 
 def history(key: str, artifacts: Path) -> str:
@@ -33,4 +33,6 @@ def _describe(row: dict) -> str:
         origin += f" {row['round']}#{row['candidate']} ({row['sampler']}, captioner {row['model']}, seed {row['seed']})"
     scores = [f"{name} {row[name]:.3f}" for name in ("match", "itm", "itc") if row[name] is not None]
     judged = f"; {', '.join(scores)} by filter {row['filter']}" if scores else ""
-    return f"{row['reason'] or 'undecided'}: {row['text']!r}, {origin}{judged}"
+    marks = [name for name in SCREENS if row.get(name) is True] + [row["language"]] * bool(row.get("language"))
+    screens = f"; screens: {', '.join(marks)}" if marks else ""
+    return f"{row['reason'] or 'undecided'}: {row['text']!r}, {origin}{judged}{screens}"

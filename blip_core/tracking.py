@@ -1,6 +1,6 @@
-"""MLflow: a run for every stage, and the registry of models. The only module that talks to MLflow.
+"""MLflow: a run for every stage. With registry.py, the versions of models, the only module that talks to MLflow.
 
-A stage never fails because of tracking: `stage_run` warns once and goes on without. `open_registry`, for the stage `register`, raises.
+A stage never fails because of tracking: `stage_run` warns once and goes on without.
 Where things go: MLFLOW_TRACKING_URI, else mlflow.db and mlruns/ below the root. Everything works through MlflowClient, which keeps
 no global state and costs no more time than the fluent functions; MLflow is imported when the first run starts.
 """
@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import re
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,7 +25,6 @@ from blip_core.provenance import chain_id, flatten, git_state, inputs_md5s
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +35,6 @@ MAX_WAITING = 100_000  # metrics kept while the server is away
 MAX_BATCH, MAX_METRICS = 100, 1000  # MLflow's limits on params or tags, and on metrics, in one call
 # MLflow's own defaults wait four minutes for a server that is down
 STAGE_HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-REGISTRY_HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "300"}  # a large upload is answered late
 QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
@@ -78,7 +75,7 @@ class StageRun:
         now = int(time.time() * 1000)
         for key, value in metrics.items():
             if math.isfinite(value := float(value)):
-                self._waiting.append((_name(key), value, now, step or 0))
+                self._waiting.append((safe_name(key), value, now, step or 0))
             else:
                 self._warn(key, f"metric {key} is {value} at step {step}: not logged, nor are later ones that are not finite")
         if time.monotonic() >= self._flush_at:
@@ -93,7 +90,7 @@ class StageRun:
         self._attempt("logging an artifact", lambda: self._client.log_artifact(self.run_id, str(path)))
 
     def tag(self, key: str, value: str) -> None:
-        self._attempt("tagging", lambda: self._client.set_tag(self.run_id, _name(key), value))
+        self._attempt("tagging", lambda: self._client.set_tag(self.run_id, safe_name(key), value))
 
     def end(self, status: str, error: str = "") -> None:
         """Send what is left and close the run; the parent shows the worst of its stages."""
@@ -104,11 +101,11 @@ class StageRun:
         parent, child = name.split("/")
         rev = git_state(self._root)
         md5s = inputs_md5s(inputs, self._root)
-        with _lock(self._root):  # two first processes must make neither two schemas nor two parents
-            self._client, self._experiment = _connect(self._root)
+        with lock(self._root):  # two first processes must make neither two schemas nor two parents
+            self._client, self._experiment = connect(self._root)
             self._parent_id = _find_parent(self._client, self._experiment, parent, chain_id(self._root))
         tags = {"stage": stage, "round": parent, "chain": chain_id(self._root), "mlflow.parentRunId": self._parent_id, **rev}
-        tags |= {_name(f"dvc.{path}"): md5 for path, md5 in md5s.items()}
+        tags |= {safe_name(f"dvc.{path}"): md5 for path, md5 in md5s.items()}
         tags |= {"mlflow.source.git.commit": rev["git_rev"], "mlflow.source.name": f"blip_core/stages/{stage}.py"}
         tags["mlflow.user"] = os.environ.get("USER", "")
         self.run_id = self._client.create_run(self._experiment, tags=tags, run_name=child).info.run_id
@@ -140,12 +137,12 @@ class StageRun:
         if time.monotonic() < self._retry_at:
             return
         try:
-            with _environment(STAGE_HTTP | QUIET):
+            with environment(STAGE_HTTP | QUIET):
                 act()
         except Exception as e:  # whatever MLflow, its database or the network may raise: the stage goes on
             self._retry_at = time.monotonic() + RETRY_SECONDS
             reason = f"{type(e).__name__}: {str(e)[:300]}"
-            self._warn("MLflow", f"MLflow at {_uri(self._root)}: {what} failed, the stage goes on without ({reason})")
+            self._warn("MLflow", f"MLflow at {uri(self._root)}: {what} failed, the stage goes on without ({reason})")
 
     def _warn(self, about: str, message: str) -> None:
         if about not in self._reported:
@@ -166,7 +163,7 @@ def _log_datasets(client: "MlflowClient", run_id: str, md5s: dict[str, str], con
 def _log_params(client: "MlflowClient", run_id: str, params: dict[str, str]) -> None:
     from mlflow.entities import Param
 
-    entries = [Param(_name(k), v[:6000]) for k, v in params.items()]
+    entries = [Param(safe_name(k), v[:6000]) for k, v in params.items()]
     for start in range(0, len(entries), MAX_BATCH):
         client.log_batch(run_id, params=entries[start : start + MAX_BATCH])
 
@@ -192,23 +189,23 @@ def _settle(client: "MlflowClient", experiment: str, parent_id: str) -> None:
         client.set_terminated(parent_id, status)
 
 
-def _name(key: str) -> str:
+def safe_name(key: str) -> str:
     """MLflow refuses other characters in keys."""
     return re.sub(r"[^\w\-. :/]", "_", key)[:250]
 
 
-def _uri(root: Path) -> str:
+def uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
-def _lock(root: Path, name: str = "mlflow.lock") -> FileLock:
+def lock(root: Path, name: str = "mlflow.lock") -> FileLock:
     folder = root / ".work"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / name, timeout=120)
 
 
 @contextmanager
-def _environment(defaults: dict[str, str]) -> Iterator[None]:
+def environment(defaults: dict[str, str]) -> Iterator[None]:
     """Environment variables that MLflow reads, where the user has set none; gone afterwards."""
     ours = {k: v for k, v in defaults.items() if k not in os.environ}
     os.environ.update(ours)
@@ -219,7 +216,7 @@ def _environment(defaults: dict[str, str]) -> Iterator[None]:
             os.environ.pop(key, None)
 
 
-def _connect(root: Path) -> tuple["MlflowClient", str]:
+def connect(root: Path) -> tuple["MlflowClient", str]:
     """A client and the experiment's id, both made when missing. Call it under the lock."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import; DO_NOT_TRACK=1 alone is not heeded
     os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -227,102 +224,10 @@ def _connect(root: Path) -> tuple["MlflowClient", str]:
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=_uri(root), registry_uri=_uri(root))
+    client = MlflowClient(tracking_uri=uri(root), registry_uri=uri(root))
     name = os.environ.get("BLIP_EXPERIMENT", "blip")
     found = client.get_experiment_by_name(name)
     if found:
         return client, found.experiment_id
     local = None if os.environ.get("MLFLOW_TRACKING_URI") else (root.resolve() / "mlruns").as_uri()
     return client, client.create_experiment(name, artifact_location=local)
-
-
-@contextmanager
-def open_registry(name: str, root: Path) -> Iterator["Registry"]:
-    """The registered model `name`, for one process of this root at a time. ValueError when MLflow cannot be reached."""
-    with _environment(REGISTRY_HTTP | QUIET), _lock(root, "registry.lock"):
-        try:
-            with _lock(root):
-                client, experiment = _connect(root)
-        except Exception as e:  # MLflow wraps some errors of the network or the database and passes others on
-            reason = f"{type(e).__name__}: {e}"
-            raise ValueError(f"MLflow at {_uri(root)} cannot be reached ({reason}); start it or mend MLFLOW_TRACKING_URI") from e
-        yield Registry(client, experiment, name, root / ".work")
-
-
-class Registry:
-    """Versions of one registered model. Unlike a StageRun it raises what MLflow raises."""
-
-    def __init__(self, client: "MlflowClient", experiment: str, name: str, work: Path):
-        self._client, self._experiment, self._name, self._work = client, experiment, name, work
-
-    def find(self, tag: str, value: str) -> "ModelVersion | None":
-        """The newest version with this tag."""
-        found = self._client.search_model_versions(f"name = '{self._name}' and tags.`{tag}` = '{value}'")
-        return max(found, key=lambda v: int(v.version), default=None)
-
-    def at(self, alias: str) -> "ModelVersion | None":
-        """The version that an alias points to."""
-        known = self._client.search_registered_models(f"name = '{self._name}'")
-        number = self._client.get_registered_model(self._name).aliases.get(alias) if known else None
-        return self._client.get_model_version(self._name, number) if number else None
-
-    def point(self, alias: str, version: "ModelVersion") -> None:
-        self._client.set_registered_model_alias(self._name, alias, version.version)
-
-    def add(self, *, tags: dict[str, str], **package: Any) -> "ModelVersion":
-        """A new version with a run of its own. `package`: what mlflow.pyfunc.save_model takes, but for the signature."""
-        run_id = self._client.create_run(self._experiment, tags=tags, run_name=f"{self._name}-{tags['model_hash']}").info.run_id
-        try:
-            model_id, source = self._upload(run_id, tags, package)
-            if not self._client.search_registered_models(f"name = '{self._name}'"):
-                self._client.create_registered_model(self._name)
-            # tags come with the version, so that `find` sees it whole or not at all
-            tags = {**tags, "model_id": model_id}
-            version = self._client.create_model_version(self._name, source, run_id, tags=tags, model_id=model_id)
-            # so that MLflow's pages lead from the model to its version, as mlflow.register_model does
-            versions = json.dumps([{"name": self._name, "version": version.version}])
-            self._client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
-        except BaseException:
-            self._client.set_terminated(run_id, "FAILED")
-            raise
-        self._client.set_terminated(run_id)
-        return version
-
-    def _upload(self, run_id: str, tags: dict[str, str], package: dict) -> tuple[str, str]:
-        """Pack the model and send it. The id that MLflow gives it, and where it lies."""
-        import mlflow
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-
-        texts, paths = Schema([ColSpec("string")]), ParamSchema([ParamSpec("allow_path", "boolean", True)])
-        signature = ModelSignature(inputs=texts, outputs=texts, params=paths)  # an unnamed column: a named one would refuse a plain list
-        logged = self._client.create_logged_model(self._experiment, self._name, run_id, tags, model_type="captioner")
-        model_id, place = logged.model_id, logged.artifact_location
-        about = Model(artifact_path=place, run_id=run_id, model_uuid=model_id, model_id=model_id)
-        with tempfile.TemporaryDirectory(dir=self._work) as folder:
-            mlflow.pyfunc.save_model(f"{folder}/model", mlflow_model=about, signature=signature, **package)
-            self._client.log_model_artifacts(model_id, f"{folder}/model")
-        self._client.finalize_logged_model(model_id, "READY")
-        self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-        return model_id, place
-
-    def record(
-        self, version: "ModelVersion", *, evaluation: Path, metrics: dict[str, float], tags: dict[str, str], description: str
-    ) -> None:
-        """Keep an evaluation with a version: its files as artifacts of the version's run, for later paired tests."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self._client.log_artifacts(version.run_id, str(evaluation), "evaluation")
-        values = [Metric(_name(k), v, now, 0, model_id=version.tags.get("model_id")) for k, v in metrics.items()]
-        self._client.log_batch(version.run_id, metrics=values)
-        self._client.update_model_version(self._name, version.version, description)
-        for key, value in tags.items():
-            self._client.set_model_version_tag(self._name, version.version, _name(key), value)
-
-    def evaluation(self, version: "ModelVersion", folder: Path) -> Path | None:
-        """The evaluation kept with a version, copied into `folder`; None when the version has none."""
-        if not version.run_id or not self._client.list_artifacts(version.run_id, "evaluation"):
-            return None
-        return Path(self._client.download_artifacts(version.run_id, "evaluation", str(folder)))

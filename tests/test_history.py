@@ -10,6 +10,7 @@ from blip_core.history import history
 def artifacts(tmp_path):
     web = {"key": "web-1", "image_id": "i", "text": "cheap flights", "source": "web", "candidate": 0, "reason": "kept"}
     made = {"key": "web-1", "image_id": "i", "text": "a red boat", "source": "synthetic", "candidate": 0, "round": "r1", "model": "c0ffee"}
+    web |= {"boilerplate": True, "file_name": False, "language": "en"}
     made |= {"sampler": "nucleus p=0.9", "seed": 7, "filter": "f117e5", "reason": "kept", "match": 0.9312, "itm": 0.8, "itc": 0.41}
     dropped = {**web, "reason": "below_threshold", "match": 0.02, "itm": 0.01, "itc": -0.2, "filter": "f117e5"}
     for name, rows in (("g0", [web]), ("g1", [dropped, made])):
@@ -21,8 +22,8 @@ def artifacts(tmp_path):
 def test_each_text_is_told_with_scores_and_fate(artifacts):
     told = history("web-1", artifacts)
     assert told.index("g0:") < told.index("g1:")
-    assert "kept: 'cheap flights', web\n" in told
-    assert "below_threshold: 'cheap flights', web; match 0.020, itm 0.010, itc -0.200 by filter f117e5" in told
+    assert "kept: 'cheap flights', web; screens: boilerplate, en\n" in told
+    assert "below_threshold: 'cheap flights', web; match 0.020, itm 0.010, itc -0.200 by filter f117e5; screens: boilerplate, en" in told
     assert "kept: 'a red boat', synthetic r1#0 (nucleus p=0.9, captioner c0ffee, seed 7); match 0.931" in told
 
 

@@ -13,7 +13,8 @@ from blip_core.captions import caption_table, content_hash, write_json, write_ma
 from blip_core.checkpoint import model_hash, new_model, save_model
 from blip_core.config import CompareConfig, RegisterConfig, load_params
 from blip_core.provenance import chain_id
-from blip_core.stages.register import PACKAGES, listed_hash, register
+from blip_core.stages.compare import evaluation_hash
+from blip_core.stages.register import PACKAGES, register
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 COMPARE = CompareConfig(metrics=("cider",), margin={}, bootstrap=200, confidence=0.95)
@@ -68,14 +69,15 @@ def evaluation(name, *, cider, images=40):
     return folder
 
 
-def registered(name, better=True):
+def registered(name, better=True, approval=False):
     """Compare (with this outcome) and register one of the models; the result."""
     verdict = {"challenger": name, "better": better, "reasons": [f"cider {'+0.2' if better is True else '+0.0'} over g0"]}
+    verdict["evaluation"] = evaluation_hash(Path("artifacts/evaluations") / name)
     write_json(verdict, Path("artifacts/compare.json"))
-    return register_again(name)
+    return register_again(name, approval=approval)
 
 
-def register_again(name):
+def register_again(name, approval=False):
     folders = {
         "model": Path("artifacts/models") / name,
         "evaluation": Path("artifacts/evaluations") / name,
@@ -85,7 +87,7 @@ def register_again(name):
         "comparison": Path("artifacts/compare.json"),
         "out": Path("artifacts/registration.json"),
     }
-    register(**folders, cfg=RegisterConfig(name="blip"), compare_cfg=COMPARE, params=load_params(PARAMS), seed=0)
+    register(**folders, cfg=RegisterConfig(name="blip", approval=approval), compare_cfg=COMPARE, params=load_params(PARAMS), seed=0)
     return json.loads(folders["out"].read_text())
 
 
@@ -103,7 +105,7 @@ def test_first_version_says_what_made_it_and_how_good_it_is(root):
     result = registered("first")
     identity = model_hash(Path("artifacts/models/first"))
     facts = {"name": "blip", "version": 1, "promoted": True, "champion_version": 1, "model_hash": identity}
-    assert facts.items() <= result.items() and result.keys() - facts.keys() == {"reasons", "run_id"}
+    assert facts.items() <= result.items() and result.keys() - facts.keys() == {"reasons", "run_id", "candidate"}
     version = client(root).get_model_version("blip", "1")
     expected = {
         "model_hash": identity,
@@ -234,7 +236,3 @@ def test_unreachable_registry_fails_with_its_address(root, monkeypatch):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         with pytest.raises(ValueError, match=uri):
             registered("first")
-
-
-def test_hash_by_manifest_is_the_content_hash(root):
-    assert listed_hash(Path("artifacts/shards")) == content_hash(Path("artifacts/shards"))

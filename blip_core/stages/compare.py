@@ -1,5 +1,6 @@
 """Is the challenger better than the baselines? Paired bootstrap tests over the same evaluation items."""
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import fields
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.bootstrap import Paired, Statistic, mean, paired, sums_by_image
-from blip_core.captions import read_table, write_json
+from blip_core.captions import read_table, sha256_file, write_json
 from blip_core.config import CompareConfig
 from blip_core.metrics import bleu, bleu_counts
 
@@ -35,6 +36,7 @@ def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cf
     verdict = {
         "challenger": challenger,
         "better": all(result["better"] for result in results.values()),
+        "evaluation": evaluation_hash(evaluations / challenger),
         "baselines": {name: result["metrics"] for name, result in results.items()},
         "reasons": [f"against {name}: {reason}" for name, result in results.items() for reason in result["reasons"]],
     }
@@ -57,6 +59,11 @@ def paired_comparison(challenger: Path, baseline: Path, *, cfg: CompareConfig, s
             fault = "is not shown to gain" if gain else f"may have fallen by more than {cfg.margin[metric]:g}"
             reasons.append(f"{metric} {fault}: {_change(test)} ({cfg.confidence:.0%} interval)")
     return {"better": not reasons, "metrics": metrics, "reasons": reasons}
+
+
+def evaluation_hash(evaluation: Path) -> str:
+    """Identity of what the tests read, so that a verdict can be held against the challenger's evaluation."""
+    return hashlib.sha256("".join(sha256_file(evaluation / f"{n}.parquet") for n in ("items", "captions")).encode()).hexdigest()
 
 
 def _roles(cfg: CompareConfig) -> list[str]:

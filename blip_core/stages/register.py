@@ -10,16 +10,19 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 import blip_core
-from blip_core.captions import content_hash, read_manifest, require_gate, sha256_file, write_json
+from blip_core.captions import require_gate, sha256_file, write_json
+from blip_core.champion import CANDIDATE, CHALLENGER, CHAMPION, TEST, crown, describe, withdrawn
 from blip_core.checkpoint import model_hash
-from blip_core.config import CompareConfig, Params, RegisterConfig
-from blip_core.provenance import chain_id, git_state, inputs_md5s
-from blip_core.stages.compare import paired_comparison
-from blip_core.tracking import Registry, open_registry
+from blip_core.config import CompareConfig, Params, RegisterConfig, load_params
+from blip_core.provenance import provenance, read_lock, stale, who
+from blip_core.registry import Registry, open_registry
+from blip_core.stages.compare import evaluation_hash, paired_comparison
 
 if TYPE_CHECKING:
-    from blip_core.tracking import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion
 
 # that serving imports
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "scikit-learn", "pyarrow", "pydantic", "pyyaml", "pillow", "simplejpeg")
@@ -41,29 +44,33 @@ def register(
 ) -> None:
     """Register the model as `challenger`, and as `champion` when it beats the baselines and, by a paired test, the champion.
 
-    A model that is registered already keeps its version. Runs in the project's root, where dvc.lock and git are read.
+    With cfg.approval it becomes `candidate` instead, and a person makes it champion. A model that is registered already keeps its
+    version. Runs in the project's root, where dvc.lock and git are read.
     """
     require_gate(gate, generation)
     root, measured, verdict = Path.cwd(), _read_json(evaluation / "metrics.json"), _read_json(comparison)
-    if verdict.get("challenger") != evaluation.name:
-        raise ValueError(f"{comparison}: compares {verdict.get('challenger')!r}, not {evaluation.name!r}; run compare for it")
+    _check_verdict(verdict, comparison, evaluation)
+    _check_fresh(root, [model, evaluation, comparison, generation, gate, shards])
     identity = model_hash(model)
     with open_registry(cfg.name, root) as registry:
         version = registry.find("model_hash", identity)
         if version is None:
-            tags = {"model_hash": identity, **provenance(params, generation, shards, root)}
-            version = registry.add(tags=tags, **package(model, params))
+            tags = {"model_hash": identity, "registered_by": who(root), "torch": installed("torch")}
+            tags |= provenance(params.model_dump_json(), model=model, generation=generation, shards=shards, root=root)
+            files = rebuilding(params, gate=gate, comparison=comparison, root=root)
+            version = registry.add(tags=tags, files=files, **package(model, params))
+        registry.tag(version, {"gate": "passed"})
         _record(registry, version, evaluation, measured, verdict)
-        registry.point("challenger", version)
-        better, reasons = promotion(registry, version, evaluation, verdict, cfg=compare_cfg, seed=seed)
-        if better:
-            registry.point("champion", version)
-        champion = registry.at("champion")
+        registry.point(CHALLENGER, version)
+        reasons = _promote(registry, str(version.version), evaluation, verdict, cfg=cfg, compare_cfg=compare_cfg, seed=seed, by=who(root))
+        aliases = registry.aliases()
+    champion, number = aliases.get(CHAMPION), str(version.version)
     result = {
         "name": cfg.name,
-        "version": int(version.version),
-        "promoted": champion is not None and champion.version == version.version,
-        "champion_version": int(champion.version) if champion else None,
+        "version": int(number),
+        "promoted": champion == number,
+        "candidate": aliases.get(CANDIDATE) == number,
+        "champion_version": int(champion) if champion else None,
         "reasons": reasons,
         "run_id": version.run_id,
         "model_hash": identity,
@@ -71,49 +78,97 @@ def register(
     write_json(result, out)
 
 
+def _promote(
+    registry: Registry, number: str, evaluation: Path, verdict: dict, *, cfg: RegisterConfig, compare_cfg: CompareConfig, seed: int, by: str
+) -> list[str]:
+    """Make the version champion, or candidate, if it shall be; says why, or why not."""
+    version, champion = registry.version(number), registry.at(CHAMPION)
+    better, reasons, test = promotion(registry, version, champion, evaluation, verdict, cfg=compare_cfg, seed=seed)
+    if champion and champion.version == version.version:
+        return reasons
+    registry.tag(version, {"champion_test": json.dumps(test)})
+    standing, taken = CHAMPION if better else "", withdrawn(version)
+    title = f"{cfg.name}/{version.version}"
+    if better and taken:
+        standing, reasons = (
+            "",
+            [*reasons, f"but not promoted: {taken.how} {taken.at[:19]}Z by {taken.by}: {taken.why}; `approve {title}` does"],
+        )
+    elif better and cfg.approval:
+        standing, reasons = CANDIDATE, [*reasons, f"register.approval is on: `python -m blip_core approve {title}` makes it champion"]
+    if standing == CHAMPION:
+        crown(registry, version, instead_of=champion, by=by, how=TEST, why="; ".join(reasons))
+    elif standing == CANDIDATE:
+        registry.point(CANDIDATE, version)
+    elif registry.aliases().get(CANDIDATE) == number:
+        registry.unpoint(CANDIDATE)
+    return reasons
+
+
 def promotion(
-    registry: Registry, version: "ModelVersion", evaluation: Path, verdict: dict, *, cfg: CompareConfig, seed: int
-) -> tuple[bool, list[str]]:
-    """Whether this version shall be champion, and why."""
+    registry: Registry,
+    version: "ModelVersion",
+    champion: "ModelVersion | None",
+    evaluation: Path,
+    verdict: dict,
+    *,
+    cfg: CompareConfig,
+    seed: int,
+) -> tuple[bool, list[str], dict]:
+    """Whether this version is shown to be better than the champion, why, and the test: {"against", "better", "metrics"}."""
+    against = {"against": str(champion.version) if champion else "", "better": False}
     if verdict.get("better") is not True:
-        return False, ["not better than the baselines", *verdict.get("reasons", [])]
-    champion = registry.at("champion")
+        return False, ["not better than the baselines", *verdict.get("reasons", [])], against
     if champion is None:
-        return True, ["better than the baselines, and there was no champion"]
+        return True, ["better than the baselines, and there was no champion"], {**against, "better": True}
     if champion.version == version.version:
-        return True, ["better than the baselines, and champion already"]
+        return True, ["better than the baselines, and champion already"], against
     title = f"champion, version {champion.version}"
     with tempfile.TemporaryDirectory() as folder:
-        stored = registry.evaluation(champion, Path(folder))
+        stored = registry.kept(champion, "evaluation", Path(folder))
         if stored is None:
-            return False, [f"not comparable with the {title}: no evaluation is kept with it; evaluate that model and register it again"]
+            reason = f"not comparable with the {title}: no evaluation is kept with it; evaluate that model and register it again"
+            return False, [reason], against
         try:
             paired = paired_comparison(evaluation, stored, cfg=cfg, seed=seed)
         except ValueError as e:
             reason = str(e).replace(str(stored), "its evaluation")
-            return False, [f"not comparable with the {title}: {reason}; then register it again"]
-    return paired["better"] is True, [f"{'' if paired['better'] is True else 'not '}better than the {title}", *paired["reasons"]]
+            return False, [f"not comparable with the {title}: {reason}; then register it again"], against
+    better = paired["better"] is True
+    reasons = [f"{'' if better else 'not '}better than the {title}", *paired["reasons"]]
+    return better, reasons, {**against, "better": better, "metrics": brief(paired["metrics"])}
 
 
-def provenance(params: Params, generation: Path, shards: Path, root: Path) -> dict[str, str]:
-    """Tags that say which code, values and data made the model; "" where git or DVC do not know it."""
-    md5s = inputs_md5s([generation, shards], root)
-    return {
-        **git_state(root),
-        "chain": chain_id(root),
-        "params_hash": hashlib.sha256(params.model_dump_json().encode()).hexdigest(),
-        "generation": generation.name,
-        "generation_hash": content_hash(generation),
-        "generation_dvc_md5": md5s.get(os.path.relpath(generation, root), ""),
-        "shards_hash": listed_hash(shards),
-        "shards_dvc_md5": md5s.get(os.path.relpath(shards, root), ""),
+def brief(metrics: dict) -> dict:
+    """Of each test what a reader wants: the change, its interval and the outcome."""
+    return {name: {k: test[k] for k in ("difference", "low", "high", "role", "passed")} for name, test in metrics.items()}
+
+
+def rebuilding(params: Params, *, gate: Path, comparison: Path, root: Path) -> dict[str, str]:
+    """Files that rebuild and explain the version, by name: what DVC reads, as it stood, the gate's checks and the comparison."""
+    named = {name: root / name for name in ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc")} | {
+        "gate.json": gate,
+        "compare.json": comparison,
     }
+    files = {name: path.read_text() for name, path in named.items() if path.exists()}
+    if "params.yaml" not in files or load_params(named["params.yaml"]) != params:  # --params named another file
+        files["params.yaml"] = yaml.safe_dump(params.model_dump(mode="json", by_alias=True), sort_keys=False)
+    return files
 
 
-def listed_hash(folder: Path) -> str:
-    """`content_hash` of an undamaged folder by its manifest alone: the shards of a crawl are too large to be read for a tag."""
-    files = read_manifest(folder)["files"]
-    return hashlib.sha256("".join(f"{n} {files[n]['sha256']}\n" for n in sorted(files)).encode()).hexdigest()
+def _check_verdict(verdict: dict, comparison: Path, evaluation: Path) -> None:
+    """The comparison must be of this very evaluation."""
+    if verdict.get("challenger") != evaluation.name:
+        raise ValueError(f"{comparison}: compares {verdict.get('challenger')!r}, not {evaluation.name!r}; run compare for it")
+    if verdict.get("evaluation") != evaluation_hash(evaluation):
+        raise ValueError(f"{comparison}: compares another state of {evaluation} than the one there now; run compare again")
+
+
+def _check_fresh(root: Path, inputs: list[Path]) -> None:
+    """Where DVC made the inputs, none of them may come from something that was made anew since (`dvc repro -s` allows that)."""
+    lock = read_lock(root)
+    if faults := stale(lock, [os.path.relpath(path, root) for path in inputs]):
+        raise ValueError("dvc.lock: what is to be registered is out of date; run the chain:\n" + "\n".join(faults))
 
 
 def package(model: Path, params: Params) -> dict:
@@ -157,18 +212,20 @@ def example_image(side: int) -> bytes:
 
 def _record(registry: Registry, version: "ModelVersion", evaluation: Path, measured: dict, verdict: dict) -> None:
     """Bring the version's evaluation up to date; nothing to do when it is the one that it has."""
-    files = {p.name: sha256_file(p) for p in sorted(evaluation.iterdir()) if p.is_file()}
-    known = hashlib.sha256(json.dumps([files, verdict], sort_keys=True).encode()).hexdigest()
-    if version.tags.get("evaluation_hash") == known:
+    known = hashlib.sha256(
+        json.dumps([evaluation_hash(evaluation), sha256_file(evaluation / "metrics.json"), verdict], sort_keys=True).encode()
+    )
+    if version.tags.get("evaluation_hash") == known.hexdigest():
         return
     metrics = {k: float(v) for k, v in measured.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     measured_by = [m for m in metrics if f"{m}_low" in metrics]
     shown = {m: f"{metrics[m]:.4g} [{metrics[f'{m}_low']:.4g}, {metrics[f'{m}_high']:.4g}]" for m in measured_by}
-    better = "yes" if verdict.get("better") is True else "no"
-    lines = [f"Better than the baselines: {better}.", *verdict.get("reasons", []), "", "| metric | value [interval] |", "|---|---|"]
-    lines += [f"| {m} | {text} |" for m, text in shown.items()]
-    tags = {"better": better, **{f"metric.{m}": text for m, text in shown.items()}, "evaluation_hash": known}
-    registry.record(version, evaluation=evaluation, metrics=metrics, tags=tags, description="\n".join(lines))
+    tests = {name: brief(metrics) for name, metrics in verdict.get("baselines", {}).items()}
+    tags = {"better": "yes" if verdict.get("better") is True else "no", **{f"metric.{m}": text for m, text in shown.items()}}
+    tags |= {"reasons": json.dumps(verdict.get("reasons", [])), "baseline_tests": json.dumps(tests)}
+    registry.record(version, evaluation=evaluation, metrics=metrics)
+    registry.tag(version, {**tags, "evaluation_hash": known.hexdigest()})
+    describe(registry, version.version)
 
 
 def _read_json(path: Path) -> dict:

@@ -1,0 +1,56 @@
+"""From a text to the models that saw it, and from a model back, in a repository with history. The whole chain: test_chain.py."""
+
+import json
+
+import pytest
+from team import copy_team, done, refused, verb
+
+from blip_core.provenance import ancestry, parse_lock, stale
+
+pytestmark = pytest.mark.slow
+
+
+def fates(project, key) -> dict[str, list[tuple[str, str, list[str]]]]:
+    found = json.loads(verb("lineage", "--caption", key, "--json", cwd=project))
+    return {v["version"]: [(row["source"], row["reason"], row["models"]) for row in v["texts"]] for v in found["generations"]}
+
+
+def test_a_text_leads_to_the_models_of_every_version_that_kept_it(team):
+    second = done("git", "rev-parse", "HEAD", cwd=team).strip()[:9]
+    found = fates(team, "web-1")
+    assert found["g0@ds/g1"] == [("web", "kept", ["artifacts/models/g0"])]
+    assert ("web", "kept", ["artifacts/models/g1@ds/g1"]) in found["g1@ds/g1"], "trained on at the tag"
+    assert ("web", "below_threshold", []) in found[f"g1@{second}"], "and no longer now"
+    assert ("synthetic", "below_threshold", []) in found["g1@ds/g1"]
+
+
+def test_a_text_that_a_model_may_not_see_is_not_counted_as_seen(team):
+    """Model g0 trains on human and web texts of g0; the human text of g1 is seen by g1 alone."""
+    found = fates(team, "h")
+    assert found["g0@ds/g1"] == [("human", "kept", ["artifacts/models/g0"])]
+    assert [models for _, _, models in found["g1@ds/g1"]] == [["artifacts/models/g1@ds/g1"]]
+
+
+def test_an_unknown_key_and_an_unknown_model_are_said_plainly(team, tmp_path):
+    project = copy_team(team, tmp_path)
+    assert "'web-77' is in no known version of a generation" in refused("lineage", "--caption", "web-77", cwd=project)
+    assert "blip: no version 3; none is registered" in refused("lineage", "blip/3", cwd=project)
+    assert "there is no such version" in refused("lineage", "blip@champion", cwd=project)
+
+
+def test_a_model_folder_that_is_not_registered_is_traced_by_dvc(team):
+    told = verb("lineage", "artifacts/models/g1", cwd=team)
+    assert "not registered" in told and "by pretrain@g1 on human,synthetic,web texts" in told
+    lock = parse_lock((team / "dvc.lock").read_text())
+    for made in ("ingest", "assemble", "pretrain@g1"):
+        assert all(f"{made:<18} {path} {md5}" in told for path, md5 in lock[made].outs.items())
+    assert "gate" not in told, "this model's stage does not read the gate"
+
+
+def test_ancestry_is_in_the_order_of_making_and_staleness_is_seen_at_any_depth(team):
+    lock = parse_lock((team / "dvc.lock").read_text())
+    assert [made.stage for made in ancestry(lock, "artifacts/models/g1")] == ["ingest", "assemble", "pretrain@g1"]
+    assert stale(lock, ["artifacts/models/g1", "artifacts/gates/g1.json"]) == []
+    lock["ingest"].outs["artifacts/generations/g0"] = "other.dir"
+    [fault] = stale(lock, ["artifacts/models/g1"])
+    assert fault.startswith("assemble read artifacts/generations/g0 as") and fault.endswith("but ingest made it other.dir")
