@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # before Prefect is imported: it reads its settings then
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,6 +25,7 @@ if __name__ == "__main__":  # before Prefect is imported: it reads its settings 
     }
     os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
 
+import json
 import signal
 import subprocess
 import threading
@@ -35,14 +37,24 @@ from prefect.futures import wait
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.graph import Node, read_plan
+from blip_core.cores import available_cores
+from flows.graph import Choice, Node, read_plan
 from flows.publish import TABLE, publish
 from flows.stage import run_stage
 from flows.workspace import Workspace, only_one
+from flows.worktree import fill, make_worktree, record, tracking_store
 
 
 @flow(name="bootstrap")
-def bootstrap(stages: list[str] | None = None, force: bool = False, max_workers: int = 2) -> State:
+def bootstrap(
+    stages: list[str] | None = None,
+    from_stage: str | None = None,
+    keep: list[str] | None = None,
+    force: bool = False,
+    revision: str | None = None,
+    params: dict[str, Any] | None = None,
+    max_workers: int | None = None,
+) -> State:
     """Bring the chain up to date, in the current folder.
 
         data ─ ingest ─ g0 ─ validate ─ pretrain@g0 ─┬─ tune_captioner@r1 ─ caption@r1 ─┐
@@ -51,24 +63,48 @@ def bootstrap(stages: list[str] | None = None, force: bool = False, max_workers:
 
     Args:
         stages: only these and what they need; `pretrain` means every `pretrain@…`. None is all.
+        from_stage: only this and what depends on it; what it needs is taken as it is, up to date or not.
+        keep: stages whose outputs are taken as they are, up to date or not; what only they need is not looked at.
         force: run also what is up to date.
-        max_workers: stages at a time.
+        revision: a commit of git. It runs in a work tree of its own below .work/runs, and this folder stays as it is.
+        params: values by dotted key, {"assemble.threshold.web": 0.7}, laid over params.yaml in such a work tree and committed there.
+        max_workers: stages at a time, which share the cores. None is two, or one on a single core: what more would need is memory.
     """
-    root = Path.cwd()
+    here = Path.cwd()
+    choice = Choice(stages, from_stage, keep, force)
     try:
-        if max_workers < 1:
-            raise ValueError(f"max_workers is {max_workers}; expected 1 or more")
+        slots, cores = side_by_side(max_workers, available_cores())
+        root = make_worktree(here, revision=revision, params=params or {}) if revision or params else here
         with only_one(root):
-            workspace = Workspace(root, slots=threading.Semaphore(max_workers))
-            check_params(workspace)
-            check_data(root)
-            workspace.mend_locks()
-            plan = read_plan(root, dvc=workspace.dvc, env=workspace.env, stages=stages, force=force)
-            states = run_plan(plan, workspace, force=force)
+            workspace = Workspace(root, slots=threading.Semaphore(slots), cores=cores)
+            if root != here:
+                fill(root, here, params=params or {}, with_lock=revision is None)
+                workspace.tracking = tracking_store(here)
+            states = run_chain(choice, workspace)
+            state = summary(states)
+            if root != here and state.is_completed():
+                state = Completed(message=f"{state.message}; in {record(root)}")
     except ValueError as e:
         return Failed(message=str(e))
-    publish(root, with_table="report" in states and states["report"].is_completed())
-    return summary(states)
+    publish(root, done={name for name, state in states.items() if state.is_completed() and state.name != "Kept"})
+    return state
+
+
+def run_chain(choice: Choice, workspace: Workspace) -> dict[str, State]:
+    """How each of the chosen stages ended. ValueError when something is wrong before any starts."""
+    check_params(workspace)
+    check_data(workspace.root)
+    workspace.mend_locks()
+    plan = read_plan(workspace.root, dvc=workspace.dvc, env=workspace.env, choice=choice)
+    return run_plan(plan, workspace, force=choice.force)
+
+
+def side_by_side(wanted: int | None, cores: int) -> tuple[int, int]:
+    """How many stages run at a time, and how many cores each of them may use."""
+    if wanted is not None and wanted < 1:
+        raise ValueError(f"max_workers is {wanted}; expected 1 or more")
+    slots = wanted or min(2, cores)
+    return slots, max(1, cores // slots)
 
 
 def check_params(workspace: Workspace) -> None:
@@ -90,7 +126,7 @@ def run_plan(plan: list[Node], workspace: Workspace, *, force: bool) -> dict[str
     with ThreadPoolTaskRunner(max_workers=len(plan) + 1) as runner:  # stages that wait for others take no slot
         try:
             for node in plan:
-                arguments = {"stage": node.name, "dirty": node.dirty, "force": force, "workspace": workspace}
+                arguments = {"stage": node.name, "dirty": node.dirty, "kept": node.kept, "force": force, "workspace": workspace}
                 pooled = run_stage.with_options(tags=[node.pool])
                 futures[node.name] = runner.submit(pooled, arguments, wait_for=[futures[name] for name in node.upstream])
             wait(list(futures.values()))
@@ -107,25 +143,35 @@ def summary(states: dict[str, State]) -> State:
         told = [f"{name} failed: {message}" for name, message in failed.items()]
         return Failed(message="\n".join(told + ([f"not run because of it: {', '.join(waiting)}"] if waiting else [])))
     num = Counter(state.name for state in states.values())
-    return Completed(message=f"{num['Completed']} stages run, {num['Restored']} restored from the cache, {num['Unchanged']} unchanged")
+    told = f"{num['Completed']} stages run, {num['Restored']} restored from the cache, {num['Unchanged']} unchanged"
+    return Completed(message=told + (f", {num['Kept']} kept as they are" if num["Kept"] else ""))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m flows.bootstrap", description="Bring the chain up to date.")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="only these and what they need: pretrain, pretrain@g0 …")
+    parser.add_argument("--from-stage", metavar="STAGE", help="only this and what depends on it; what it needs is taken as it is")
+    parser.add_argument("--keep", nargs="+", metavar="STAGE", help="take what these made as it is, up to date or not")
+    parser.add_argument("--force", action="store_true", help="run also what is up to date")
+    parser.add_argument("--revision", metavar="COMMIT", help="run this commit in a work tree of its own, below .work/runs")
+    parser.add_argument("--params", type=json.loads, metavar="JSON", help="as '{\"assemble.threshold.web\": 0.7}', in such a work tree")
+    parser.add_argument("--max-workers", type=int, help="stages at a time (default: 2, or 1 on a single core)")
+    return parser.parse_args()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m flows.bootstrap", description="Bring the chain up to date.")
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help="only these and what they need: pretrain, pretrain@g0 …")
-    parser.add_argument("--force", action="store_true", help="run also what is up to date")
-    parser.add_argument("--max-workers", type=int, default=2, help="stages at a time (default 2)")
-    args = parser.parse_args()
+    args = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else Prefect's temporary server would stay behind
     try:
-        state = bootstrap(stages=args.stages or None, force=args.force, max_workers=args.max_workers, return_state=True)
+        state = bootstrap(**(vars(args) | {"stages": args.stages or None}), return_state=True)
     except KeyboardInterrupt:
         print("\nstopped; what was finished is kept: run the same command again", file=sys.stderr)
         return 130
     if not state.is_completed():
         print(f"\n{state.message}\nWhat was finished is kept: put it right and run the same command again.", file=sys.stderr)
         return 1
-    if TABLE.exists() and (not args.stages or "report" in args.stages):  # else it is an older run's
+    elsewhere = args.revision or args.params
+    if TABLE.exists() and not elsewhere and (not args.stages or "report" in args.stages):  # else it is an older run's
         print(TABLE.read_text())
     print(state.message)
     return 0

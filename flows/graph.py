@@ -2,12 +2,17 @@
 
 import difflib
 import json
+import os
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import networkx as nx
+
+if TYPE_CHECKING:
+    from dvc.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -18,26 +23,52 @@ class Node:
     pool: str  # `meta.pool` in dvc.yaml
     upstream: tuple[str, ...]
     dirty: bool  # it, or something it depends on, is out of date
+    kept: bool = False  # its outputs are taken as they are, out of date or not
 
 
-def read_plan(root: Path, *, dvc: Path, env: dict[str, str], stages: list[str] | None = None, force: bool = False) -> list[Node]:
-    """The stages in an order in which each comes after those it depends on.
+@dataclass(frozen=True)
+class Choice:
+    """What of the graph a run is about. `pretrain` means every `pretrain@…`; ValueError where a name is unknown."""
 
-    `stages` keeps only these and what they need; `pretrain` means every `pretrain@…`. `force` calls all of them dirty.
-    ValueError when DVC cannot read the graph or a name is unknown.
+    stages: list[str] | None = None  # these and what they need; None is all
+    from_stage: str | None = None  # it and what depends on it; all other stages are kept
+    keep: list[str] | None = None  # not run: what they made is taken as it is, and what only they need is left alone
+    force: bool = False  # run what is up to date too
+
+    def nodes(self, graph: nx.DiGraph) -> tuple[set[str], set[str]]:
+        """The stages that the run looks at, and those among them that it keeps."""
+        kept = named(graph, self.keep or [])
+        if self.from_stage:
+            first = named(graph, [self.from_stage])
+            kept |= set(graph) - first.union(*(nx.descendants(graph, name) for name in first))
+        if self.stages and (both := named(graph, self.stages) & kept):
+            raise ValueError(f"stages: {', '.join(sorted(both))} would have to run, but from_stage or keep says to leave it")
+        cut = graph.edge_subgraph((up, down) for up, down in graph.edges if down not in kept).copy()
+        cut.add_nodes_from(graph)
+        names = up_to(cut, self.stages) if self.stages else up_to(cut, sorted(set(graph) - kept))
+        return names, kept & names
+
+
+def read_plan(root: Path, *, dvc: Path, env: dict[str, str], choice: Choice) -> list[Node]:
+    """The chosen stages in an order in which each comes after those it depends on.
+
+    ValueError when DVC cannot read the graph, a name is unknown, or a stage that is kept has made nothing yet.
     """
     graph = read_graph(root)
-    names = up_to(graph, stages) if stages else set(graph)
-    dirty = names if force else out_of_date(graph, changed(root, dvc=dvc, env=env))
+    names, kept = choice.nodes(graph)
+    if missing := [out for name in sorted(kept) for out in graph.nodes[name]["outs"] if not (root / out).exists()]:
+        raise ValueError(f"{', '.join(missing)}: to be taken as it is, but not in {root}; run what makes it, or `dvc checkout`")
+    moving = graph.subgraph(names - kept)
+    dirty = set(moving) if choice.force else out_of_date(moving, changed(root, dvc=dvc, env=env))
     return [
-        Node(name, graph.nodes[name]["pool"], tuple(sorted(graph.predecessors(name))), name in dirty)
+        Node(name, graph.nodes[name]["pool"], tuple(sorted(names.intersection(graph.predecessors(name)))), name in dirty, name in kept)
         for name in nx.lexicographical_topological_sort(graph)
         if name in names
     ]
 
 
 def read_graph(root: Path) -> nx.DiGraph:
-    """Edges point downstream; each node carries its `pool`."""
+    """Edges point downstream; each node carries its `pool` and the paths of its `outs`."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -45,11 +76,18 @@ def read_graph(root: Path) -> nx.DiGraph:
     try:
         with Repo(str(root)) as repo:
             for stage in repo.index.graph:
-                graph.add_node(stage.addressing, pool=(getattr(stage, "meta", None) or {}).get("pool", "cpu"))
-            graph.add_edges_from((up.addressing, down.addressing) for down, up in repo.index.graph.edges())
+                pool = (getattr(stage, "meta", None) or {}).get("pool", "cpu")
+                graph.add_node(_address(stage, root), pool=pool, outs=[os.path.relpath(out.fs_path, root) for out in stage.outs])
+            graph.add_edges_from((_address(up, root), _address(down, root)) for down, up in repo.index.graph.edges())
     except DvcException as e:
         raise ValueError(f"{root}: DVC cannot read the graph: {e}") from None
     return graph
+
+
+def _address(stage: "Stage", root: Path) -> str:
+    """The stage's name as `dvc` says it in `root`; its own `addressing` is as said in the current folder."""
+    path, name = os.path.relpath(stage.path, root), getattr(stage, "name", None)
+    return path if not name else name if path == "dvc.yaml" else f"{path}:{name}"
 
 
 def changed(root: Path, *, dvc: Path, env: dict[str, str]) -> set[str]:
@@ -69,6 +107,12 @@ def out_of_date(graph: nx.DiGraph, changed: Iterable[str]) -> set[str]:
 
 def up_to(graph: nx.DiGraph, stages: list[str]) -> set[str]:
     """The named stages and all they depend on."""
+    wanted = named(graph, stages)
+    return wanted.union(*(nx.ancestors(graph, name) for name in wanted))
+
+
+def named(graph: nx.DiGraph, stages: list[str]) -> set[str]:
+    """Stages by name or group: `pretrain` is every `pretrain@…`."""
     wanted = set()
     for stage in stages:
         matches = {name for name in graph if name == stage or name.startswith(f"{stage}@")}
@@ -77,4 +121,4 @@ def up_to(graph: nx.DiGraph, stages: list[str]) -> set[str]:
             hint = f"; did you mean {' or '.join(close)}?" if close else f"; it has {', '.join(sorted(graph))}"
             raise ValueError(f"stages: {stage!r} is not in dvc.yaml{hint}")
         wanted |= matches
-    return wanted.union(*(nx.ancestors(graph, name) for name in wanted))
+    return wanted

@@ -10,13 +10,18 @@ from prefect.artifacts import create_image_artifact, create_link_artifact, creat
 from flows.stage import slug
 
 TABLE = Path("artifacts/report/table.txt")
+COMPARISON = Path("artifacts/compare.json")
 FIGURES = ("models", "scores")
 
 
-def publish(root: Path, *, with_table: bool) -> None:
-    """Artifacts of what is there; a chain that stopped half way has some of it, and the table of an older run."""
-    if with_table and (root / TABLE).exists():
+def publish(root: Path, *, done: set[str]) -> None:
+    """Artifacts of what is there. What stages that are not `done` make may be of an older run, so it is left out."""
+    with_table = "report" in done and (root / TABLE).exists()
+    if with_table:
         create_markdown_artifact(key="results", markdown=f"```\n{(root / TABLE).read_text()}\n```", description="final table")
+    if "compare" in done and (root / COMPARISON).exists():
+        verdict = comparison(json.loads((root / COMPARISON).read_text()))
+        create_markdown_artifact(key="comparison", markdown=verdict, description="the challenger against its baselines")
     if rows := gate_checks(root / "artifacts"):
         create_table_artifact(key="gates", table=rows, description="checks of the gates")
     for name, link in links(root / "artifacts").items():
@@ -26,6 +31,19 @@ def publish(root: Path, *, with_table: bool) -> None:
             # within the URL: a browser loads no file:// from the server's pages
             url = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
             create_image_artifact(key=slug(f"figure {name}"), image_url=url)
+
+
+def comparison(verdict: dict) -> str:
+    """What the stage compare found, in Markdown: the sentence that people look for, the tests, the reasons against."""
+    baselines = " and ".join(verdict["baselines"])
+    head = f"**{verdict['challenger']} is {'better' if verdict['better'] else 'not shown to be better'} than {baselines}.**"
+    rows = ["| against | metric | challenger | baseline | change | interval | |", "|---|---|---|---|---|---|---|"]
+    for name, metrics in verdict["baselines"].items():
+        for metric, test in metrics.items():
+            change = f"{test['difference']:+.4f} | [{test['low']:+.4f}, {test['high']:+.4f}]"
+            mark = "passed" if test["passed"] else "**failed**"
+            rows.append(f"| {name} | {metric} | {test['challenger']:.4f} | {test['baseline']:.4f} | {change} | {mark} |")
+    return "\n".join([head, "", *rows, "", *(f"- {reason}" for reason in verdict["reasons"])]).strip() + "\n"
 
 
 def gate_checks(artifacts: Path) -> list[dict]:

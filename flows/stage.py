@@ -28,8 +28,10 @@ def may_recover(_task, _task_run, state: State) -> bool:
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, retry_condition_fn=may_recover)
-def run_stage(stage: str, *, dirty: bool, force: bool, workspace: Workspace) -> State:
-    """Bring one stage up to date. All its upstream must be so already: `-s` looks at no other stage."""
+def run_stage(stage: str, *, dirty: bool, kept: bool, force: bool, workspace: Workspace) -> State:
+    """Bring one stage up to date. All its upstream must be so already, or be kept: `-s` looks at no other stage."""
+    if kept:
+        return Completed(name="Kept", message="taken as it is")
     if not dirty:
         return Completed(name="Unchanged", message="up to date")
     narrator = Narrator(get_run_logger().info, ProgressBar(stage), interval=1.0 if sys.stderr.isatty() else 10.0)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from blip_core.cores import OVERRIDE
 from flows.proc import Children
 
 
@@ -19,6 +20,8 @@ class Workspace:
 
     root: Path
     slots: threading.Semaphore
+    cores: int = 1  # of each stage: what the machine has, shared out among the slots
+    tracking: str | None = None  # where MLflow's store is, for stages that find no MLFLOW_TRACKING_URI; None: in `root`
     children: Children = field(default_factory=Children)
 
     @property
@@ -29,7 +32,8 @@ class Workspace:
     def env(self) -> dict[str, str]:
         """`python` in dvc.yaml must be the interpreter that runs this flow, whatever PATH the worker was started with."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+        store = {"MLFLOW_TRACKING_URI": self.tracking} if self.tracking else {}
+        return {**store, **os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", OVERRIDE: str(self.cores)}
 
     def error_file(self, stage: str) -> Path:
         """Where the stage's command leaves why it failed (it finds the path in BLIP_ERROR_FILE)."""

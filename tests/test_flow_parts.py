@@ -8,7 +8,7 @@ import networkx as nx
 import psutil
 import pytest
 
-from flows.graph import out_of_date, read_graph, up_to
+from flows.graph import Choice, out_of_date, read_graph, up_to
 from flows.proc import STOPPED, Children
 from flows.progress import Narrator, parse_step
 
@@ -27,6 +27,35 @@ def test_stages_are_chosen_by_name_or_group_with_what_they_need():
     assert up_to(graph, ["pretrain"]) == {"ingest", "pretrain@g0", "pretrain@g1"}
     with pytest.raises(ValueError, match=r"'pretrian@g0' is not in dvc.yaml; did you mean pretrain@g0"):
         up_to(graph, ["pretrian@g0"])
+
+
+CHAIN = nx.DiGraph(
+    [("ingest", "train@a"), ("ingest", "train@b"), ("ingest", "score"), ("train@a", "score"), ("score", "gate"), ("gate", "end")]
+)
+
+
+@pytest.mark.parametrize(
+    ("choice", "run", "kept"),
+    [
+        (Choice(), {"ingest", "train@a", "train@b", "score", "gate", "end"}, set()),
+        (Choice(stages=["gate"], keep=["train"]), {"ingest", "score", "gate"}, {"train@a"}),
+        (Choice(keep=["train"]), {"ingest", "score", "gate", "end"}, {"train@a"}),
+        (Choice(keep=["score"]), {"ingest", "train@a", "train@b", "gate", "end"}, {"score"}),
+        (Choice(from_stage="score"), {"score", "gate", "end"}, {"ingest", "train@a"}),
+        (Choice(stages=["gate"], from_stage="score"), {"score", "gate"}, {"ingest", "train@a"}),
+        (Choice(stages=["end"], keep=["gate"]), {"end"}, {"gate"}),
+    ],
+)
+def test_what_is_kept_is_looked_at_no_further(choice, run, kept):
+    names, held = choice.nodes(CHAIN)
+    assert (names - held, held) == (run, kept)
+
+
+def test_a_stage_is_not_both_wanted_and_kept():
+    with pytest.raises(ValueError, match="stages: train@a would have to run, but from_stage or keep"):
+        Choice(stages=["train@a"], from_stage="score").nodes(CHAIN)
+    with pytest.raises(ValueError, match="'scores' is not in dvc.yaml; did you mean score"):
+        Choice(from_stage="scores").nodes(CHAIN)
 
 
 def test_nothing_trains_on_a_generation_before_its_gate():
@@ -115,3 +144,28 @@ def test_gate_checks_and_links_show_what_is_there(tmp_path):
     page.parent.mkdir(parents=True)
     page.touch()
     assert links(tmp_path)["data docs gate-r1"] == page.as_uri() and "report" not in links(tmp_path)
+
+
+def test_the_verdict_is_a_table_with_its_reasons():
+    from flows.publish import comparison
+
+    test = {"challenger": 0.5, "baseline": 0.4, "difference": 0.1, "low": -0.02, "high": 0.2, "passed": False}
+    verdict = {"challenger": "g1", "better": False, "baselines": {"g0": {"cider": test}}, "reasons": ["against g0: cider …"]}
+    lines = comparison(verdict).splitlines()
+    assert lines[0] == "**g1 is not shown to be better than g0.**" and lines[-1] == "- against g0: cider …"
+    assert "| g0 | cider | 0.5000 | 0.4000 | +0.1000 | [-0.0200, +0.2000] | **failed** |" in lines
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "expected"),
+    [(None, 16, (2, 8)), (None, 2, (2, 1)), (None, 1, (1, 1)), (4, 2, (4, 1)), (1, 6, (1, 6)), (3, 8, (3, 2))],
+)
+def test_stages_side_by_side_share_the_cores(tmp_path, wanted, cores, expected):
+    import threading
+
+    from flows.bootstrap import side_by_side
+    from flows.workspace import Workspace
+
+    slots, each = side_by_side(wanted, cores)
+    assert (slots, each) == expected
+    assert Workspace(tmp_path, slots=threading.Semaphore(slots), cores=each).env["BLIP_CORES"] == str(each)

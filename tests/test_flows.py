@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from flows.graph import read_plan
+from flows.graph import Choice, read_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -111,7 +111,7 @@ def runs(root: Path) -> list[str]:
 
 
 def plan(root: Path, **options) -> dict:
-    return {node.name: node for node in read_plan(root, dvc=BIN / "dvc", env=ENV, **options)}
+    return {node.name: node for node in read_plan(root, dvc=BIN / "dvc", env=ENV, choice=Choice(**options))}
 
 
 def wait_until(condition, *, seconds: float = 30) -> bool:
@@ -137,6 +137,20 @@ def test_plan_is_read_from_dvc(toy):
     assert nodes["report"].upstream == ("pretrain@g0", "pretrain@human", "retrain")
     assert {name for name in names if not nodes[name].dirty} == {"data.dvc"}
     assert set(plan(toy, stages=["gate"])) == {"data.dvc", "ingest", "pretrain@g0", "gate"}
+
+
+def test_kept_stages_are_neither_run_nor_a_reason_to_run(toy):
+    with pytest.raises(ValueError, match="a/models/g0: to be taken as it is, but not in"):
+        plan(toy, stages=["retrain"], keep=["pretrain"])
+    for name in ("g0", "models/g0"):
+        (toy / "a" / name).parent.mkdir(parents=True, exist_ok=True)
+        (toy / "a" / name).write_text("made once")
+    nodes = plan(toy, stages=["retrain"], keep=["pretrain"])
+    assert {n.name: (n.dirty, n.kept) for n in nodes.values()} == {
+        "pretrain@g0": (False, True),
+        "gate": (True, False),
+        "retrain": (True, False),
+    }
 
 
 def test_every_stage_of_the_real_chain_is_drawn_in_the_flow():
@@ -210,6 +224,77 @@ def test_what_is_wrong_at_the_start_is_said_at_the_start(toy, server):
     (toy / "params.yaml").write_text("noise: 0.4\n")
     assert bootstrap(return_state=True).message == "params.yaml: limit: missing"
     assert runs(toy) == []
+
+
+def commit(root: Path) -> str:
+    """The toy as a repository of git with one commit; its name."""
+    (root / ".gitignore").write_text("/data\n/a\n/artifacts\n/log\n/.work/\n/.dvc/tmp\n/.dvc/cache\n/.dvc/config.local\n__pycache__/\n")
+    dvc(root, "config", "--unset", "core.no_scm")
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=Ann", "-c", "user.email=ann@localhost", "commit", "-qm", "start"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    return git(root, "rev-parse", "HEAD")
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.slow
+def test_other_values_and_commits_run_in_a_tree_of_their_own(toy, server, monkeypatch):
+    """The folder stays as it is, the branch tells what ran, and what was run once is not run again."""
+    from flows.bootstrap import bootstrap
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
+    (toy / "params.yaml").write_text("# the limit\n" + yaml.safe_dump(PARAMS))
+    start = commit(toy)
+    before = git(toy, "status", "--porcelain")
+    state = bootstrap(stages=["gate"], params={"noise": 0.7, "limit": 0.8}, return_state=True)
+    assert state.is_completed(), state.message
+    (tree,) = (path for path in (toy / ".work/runs").iterdir() if path.is_dir())
+    assert state.message.startswith("3 stages run") and state.message.endswith(f"in {tree}, branch run/{tree.name}")
+    assert runs(tree) == ["g0", "g0", "gate"] and runs(toy) == [] and git(toy, "status", "--porcelain") == before
+    assert git(toy, "log", "--format=%s", f"{start}..run/{tree.name}").splitlines() == [
+        "dvc.lock of the run",
+        "params: noise=0.7, limit=0.8",
+    ]
+    assert "# the limit" in (tree / "params.yaml").read_text()
+
+    state = bootstrap(stages=["gate"], params={"limit": 0.8, "noise": 0.7}, return_state=True)
+    assert state.message.startswith("0 stages run, 0 restored from the cache, 4 unchanged")
+    state = bootstrap(stages=["pretrain@g0"], revision=start[:7], return_state=True)
+    assert state.message.startswith("0 stages run, 2 restored from the cache"), state.message  # what other values did not change
+
+    (toy / "params.yaml").write_text("limit: 1\n")
+    assert "params.yaml differ from it: commit them" in bootstrap(params={"noise": 0.1}, return_state=True).message
+    assert "git knows no commit 'v9'" in bootstrap(revision="v9", return_state=True).message
+    assert "expected a commit, got '--all'" in bootstrap(revision="--all", return_state=True).message
+    assert "params.yaml has no section 'gate'" in bootstrap(revision=start, params={"gate.limit": 1}, return_state=True).message
+
+
+@pytest.mark.slow
+def test_deployments_reach_a_server_and_ci_waits_for_no_worker(server, tmp_path, monkeypatch):
+    """`prefect deploy --all` as documented; an event that the server takes; a run that nobody takes is cancelled, not left behind."""
+    from prefect.client.orchestration import get_client
+
+    from flows.announce import announce
+    from flows.ask import ask, told
+
+    env = {**ENV, "PREFECT_API_URL": server, "PREFECT_HOME": str(tmp_path)}
+    for command in ("work-pool create cpu --type process", "--no-prompt deploy --all"):
+        done = subprocess.run([BIN / "prefect", *command.split()], cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = {d["name"]: d for d in httpx.post(f"{server}/deployments/filter", json={}).json()}
+    assert set(found) == {"local", "retrain", "capfilt", "evaluate"}
+    assert found["retrain"]["parameters"]["revision"] == "HEAD" and found["capfilt"]["parameters"]["stages"] == ["gate"]
+    (automation,) = httpx.post(f"{server}/automations/filter", json={}).json()
+    assert automation["actions"][0]["deployment_id"] == found["retrain"]["id"]
+    assert automation["actions"][0]["parameters"] == {"revision": "{{ event.payload.revision }}"}
+    announce({"revision": "0" * 40, "md5": "1.dir"})
+
+    with get_client(sync_client=True) as client:
+        run = ask(client, "bootstrap/retrain", {"revision": "0" * 40, "params": None}, timeout=0)
+        assert not run.state.is_final() and "cancelled, it took too long" in told(client, run)
+        assert client.read_flow_run(run.id).state.is_cancelled()
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -1,0 +1,167 @@
+"""A run of another commit or other values: in a work tree of git below .work/runs, so that the folder itself stays as it is.
+
+There is one for each commit and its values, so a run that was stopped, or is asked for twice, is taken up. Its branch run/NAME
+records what was run: the values before the first stage starts, dvc.lock at the end. It shares DVC's cache, and so all that other
+runs made, and MLflow's store with the folder.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from blip_core.cache import open_cache, run_dvc
+from blip_core.provenance import git, raw_data
+
+RUNS = Path(".work/runs")
+# the flow commits, whoever runs the worker and whatever hooks and keys they have
+AS_FLOW = (
+    "-c",
+    "user.name=blip-bootstrap",
+    "-c",
+    "user.email=bootstrap@localhost",
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "commit.gpgsign=false",
+)
+
+
+def make_worktree(root: Path, *, revision: str | None, params: dict[str, Any]) -> Path:
+    """The work tree of this commit for these values, still to be filled. `revision` None is the last commit.
+
+    ValueError when there is no such commit, or it is not what lies in the folder.
+    """
+    commit = resolve(root, revision)
+    name = commit[:10] + ("-" + hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8] if params else "")
+    tree = root / RUNS / name
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".work/worktree.lock", timeout=600):
+        if not (tree / ".git").exists():
+            _add(root, tree, commit, f"run/{name}")
+    return tree
+
+
+def fill(tree: Path, root: Path, *, params: dict[str, Any], with_lock: bool) -> None:
+    """Put the values, the raw data and what dvc.lock knows of into the tree; `with_lock`: what the folder's own dvc.lock knows of.
+
+    ValueError when a key is unknown, or the raw data is neither in DVC's cache nor in its remote.
+    """
+    if params:
+        _git(tree, "checkout", "--quiet", "HEAD", "--", "params.yaml")
+        override(tree / "params.yaml", params)
+        _commit(tree, "params.yaml", "params: " + ", ".join(f"{key}={json.dumps(value)}" for key, value in params.items()))
+    if with_lock and (root / "dvc.lock").exists() and not (tree / ".dvc/config.local").exists():
+        shutil.copy(root / "dvc.lock", tree)  # what the folder made since the commit need not be made again
+    _share_cache(root, tree)
+    _take_data(tree)
+
+
+def resolve(root: Path, revision: str | None) -> str:
+    """The commit's full name; a revision that is not here is fetched."""
+    if not git(root, "rev-parse", "--verify", "--quiet", "HEAD"):
+        raise ValueError(f"{root}: revision and params need a repository of git with a commit in it")
+    if revision is None:  # dvc.lock changes with every run
+        if changed := git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"):
+            files = ", ".join(line.split()[-1] for line in changed.splitlines())
+            raise ValueError(f"params: they are laid over the last commit, and {files} differ from it: commit them, or name a revision")
+        return git(root, "rev-parse", "HEAD")
+    if revision.startswith("-"):
+        raise ValueError(f"revision: expected a commit, got {revision!r}")
+    query = ("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if not (commit := git(root, *query)) and git(root, "remote"):
+        _git(root, "fetch", "--quiet", "--all")
+        commit = git(root, *query)
+    if not commit:
+        raise ValueError(f"revision: git knows no commit {revision!r} here; push it to where this folder fetches from")
+    return commit
+
+
+def override(path: Path, params: dict[str, Any]) -> None:
+    """Set values by dotted key in a YAML file; its comments and its form stay. A section that is not there is a ValueError."""
+    from ruamel.yaml import YAML
+
+    editor = YAML()
+    editor.preserve_quotes, editor.width = True, 4096
+    editor.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
+    values, expected = editor.load(path), yaml.safe_load(path.read_text())
+    for key, value in params.items():
+        *parents, last = key.split(".")
+        _section(expected, parents, key)[last] = value
+        # by way of the form that PyYAML writes, which reads it later: the editor's own off or 1e-05 would be other values to it
+        _section(values, parents, key)[last] = editor.load(yaml.safe_dump(value, default_flow_style=True, width=4096))
+    text = io.StringIO()
+    editor.dump(values, text)
+    assert yaml.safe_load(text.getvalue()) == expected
+    path.write_text(text.getvalue())
+
+
+def tracking_store(root: Path) -> str:
+    """The folder's own store of MLflow, with its experiment made: a store that a work tree began would lie in that tree."""
+    from blip_core.tracking import connect, lock, uri
+
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (root / "mlflow.db").exists():
+        with lock(root):
+            connect(root)
+    return uri(root)
+
+
+def record(tree: Path) -> str:
+    """Commit dvc.lock, and with it the identity of all that was made; says where."""
+    if (tree / "dvc.lock").exists():
+        _commit(tree, "dvc.lock", "dvc.lock of the run")
+    return f"{tree}, branch {git(tree, 'rev-parse', '--abbrev-ref', 'HEAD')}"
+
+
+def _section(values: dict, parents: list[str], key: str) -> dict:
+    for name in parents:
+        values = values.get(name)
+        if not isinstance(values, dict):
+            raise ValueError(f"params: {key!r}: params.yaml has no section {name!r}; `python -m blip_core params` checks the rest")
+    return values
+
+
+def _add(root: Path, tree: Path, commit: str, branch: str) -> None:
+    """The tree on its branch, which a tree that was removed has left behind."""
+    _git(root, "worktree", "prune")
+    known = git(root, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}")
+    _git(root, "worktree", "add", "--quiet", *([str(tree), branch] if known else ["-b", branch, str(tree), commit]))
+
+
+def _share_cache(root: Path, tree: Path) -> None:
+    if (root / ".dvc/config.local").exists():  # remotes' credentials
+        shutil.copy(root / ".dvc/config.local", tree / ".dvc")
+    with open_cache(root) as cache:
+        run_dvc(tree, "config", "--local", "cache.dir", str(cache.place.resolve()))
+
+
+def _take_data(tree: Path) -> None:
+    """The raw data, fetched where the cache lacks it, and of the stages' outputs what the cache has."""
+    if (tree / "data.dvc").exists():
+        with open_cache(tree) as cache:
+            lacking = cache.fetch(raw_data((tree / "data.dvc").read_text()).values())
+        if lacking:
+            raise ValueError(
+                f"data.dvc: {', '.join(lacking)} is neither in DVC's cache nor in its remote; `dvc push` it where it was added"
+            )
+    run_dvc(tree, "checkout", "--quiet", "--force", "--allow-missing")
+
+
+def _commit(tree: Path, path: str, message: str) -> None:
+    """Nothing where the file is as committed."""
+    if git(tree, "status", "--porcelain", "--", path):
+        _git(tree, "add", "--", path)
+        _git(tree, *AS_FLOW, "commit", "--quiet", "--message", message, "--", path)
+
+
+def _git(folder: Path, *arguments: str) -> None:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise ValueError(f"git {' '.join(arguments)} failed in {folder}: {done.stderr.strip() or done.stdout.strip()}")
