@@ -15,7 +15,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from blip_core.cores import limit_threads
 from blip_core.stages import STAGES
+from blip_core.times import Meter, read_times
+from blip_core.versions import add_verbs
 
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -35,7 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("blip_core").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    meter = Meter()
+    try:
+        limit_threads()  # before a library is imported that starts some
+    except ValueError as e:
+        print(e, file=sys.stderr)
+        return 1
     args = _parser(argv if argv is not None else sys.argv[1:])
+    args.meter = meter
     try:
         args.act(args)
         sys.stdout.flush()
@@ -84,15 +94,33 @@ def _parser(argv: list[str]) -> argparse.Namespace:
     history.add_argument("key", help="of the image, as web-000000012")
     history.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="default: artifacts")
     history.set_defaults(act=_history)
+    verbs.add_parser("times", help="what each stage cost when it last ran here: seconds, memory").set_defaults(act=_times)
+    profile = verbs.add_parser("profile", help="where the time of a few steps goes: parts, operators, a trace")
+    profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"))
+    profile.add_argument("--artifacts", type=Path, help="read its pictures and texts (and models, to caption and score); default: made up")
+    profile.add_argument("--steps", type=int, default=5, help="steps that are timed; default: 5")
+    profile.add_argument("--batch-size", type=int, help="images in a step; default: that of params.yaml")
+    profile.add_argument("--out", type=Path, help="default: the folder profile in --work")
+    profile.set_defaults(act=_profile)
     plan = verbs.add_parser("plan", help="parameters, work and memory of the trainings of a params.yaml; trains nothing")
     plan.set_defaults(act=_plan)
     look = verbs.add_parser("inspect", help="a look at raw data before ingest: format, counts, first rows, what is wrong")
-    look.add_argument("path", type=Path, help="a folder (or file) of images and texts")
+    look.add_argument("path", help="a folder (or file) of images and texts, or s3://bucket/prefix")
     look.add_argument("--limit", type=int, default=1000, help="samples to look at; 0 looks at all; default: 1000")
+    for field in ("image", "text", "split"):
+        look.add_argument(f"--{field}", help=f"name of the column or key of the {field}, as ingest.web_fields has it; default: searched")
     look.set_defaults(act=_inspect)
+    listing = verbs.add_parser("list", help="note what lies in S3 of ingest.web and ingest.clean, so that DVC sees a change")
+    listing.add_argument("--data", type=Path, default=Path("data"), help="folder for the listings; default: data")
+    listing.set_defaults(act=_list)
+    contract = verbs.add_parser("check", help="whether a folder of caption tables keeps its contract: every row, and its picture")
+    contract.add_argument("folder", type=Path, help="as artifacts/generations/g1, artifacts/heldout or artifacts/rounds/r1/scores")
+    contract.add_argument("--shards", type=Path, help="default: shards of the artifacts that the folder lies in")
+    contract.set_defaults(act=_check)
     export = verbs.add_parser("export", help="write a generation for others: WebDataset, Hugging Face, COCO or BLIP lists, with a card")
     export.add_argument("generation", type=Path, help="as artifacts/generations/g1, or artifacts/heldout")
     export.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export there is replaced")
+    export.add_argument("--to", help="s3://bucket/prefix to upload it to as well")
     export.add_argument("--format", required=True, help="webdataset, imagefolder, parquet, coco or salesforce")
     which = export.add_mutually_exclusive_group()
     which.add_argument("--kept-only", action="store_true", help="only the texts that were kept (default)")
@@ -101,6 +129,20 @@ def _parser(argv: list[str]) -> argparse.Namespace:
     export.add_argument("--shards", type=Path, help="default: artifacts/shards beside the generation")
     export.add_argument("--metrics", type=Path, help="default: artifacts/metrics beside the generation")
     export.set_defaults(act=_export)
+    add_verbs(verbs)
+    review = verbs.add_parser("review", help="a sheet on which a person judges texts: one HTML file, no server")
+    review.add_argument("generation", type=Path, help="that a round made, as artifacts/generations/g1")
+    review.add_argument("--out", type=Path, required=True, help="the file to write")
+    review.add_argument("--count", type=int, default=200, help="texts to judge; default: 200")
+    review.add_argument("--around", type=float, help="score near which more are drawn; default: each source's threshold")
+    review.add_argument("--seed", type=int, help="another seed draws other texts; default: that of params.yaml")
+    review.add_argument("--shards", type=Path, help="default: artifacts/shards beside the generation")
+    review.set_defaults(act=_review)
+    agreement = verbs.add_parser("agreement", help="what the labels of people say of each other, of the filter and of a generation")
+    agreement.add_argument("labels", type=Path, nargs="+", help="files that the sheet exported, or folders of them")
+    agreement.add_argument("--generation", type=Path, required=True, help="that the sheet was made of, as artifacts/generations/g1")
+    agreement.add_argument("--out", type=Path, help="write all numbers to this JSON file as well")
+    agreement.set_defaults(act=_agreement)
     verbs.add_parser("params", help="check params.yaml").set_defaults(act=lambda args: _params(args))
     for verb in verbs.choices.values():
         verb.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
@@ -134,6 +176,24 @@ def _sample(args: argparse.Namespace) -> None:
     write_sample(args.out, _params(args).sample)
 
 
+def _times(args: argparse.Namespace) -> None:
+    from blip_core.report.costs import cost_section
+    from blip_core.report.page import as_text
+
+    times = read_times(args.work)
+    if not times:
+        raise ValueError(f"{args.work}: no stage has run with this folder for its unfinished work; run the chain, or name it with --work")
+    print(as_text("What the stages cost", [cost_section(times)]), end="")
+
+
+def _profile(args: argparse.Namespace) -> None:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler greets on stderr
+    from blip_core.profiling import profile
+
+    options = {"artifacts": args.artifacts, "steps": args.steps, "batch_size": args.batch_size, "out": args.out or args.work / "profile"}
+    print(profile(args.what, _params(args), **options))
+
+
 def _plan(args: argparse.Namespace) -> None:
     from blip_core.plan import plan
 
@@ -147,9 +207,23 @@ def _history(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
+    from blip_core.config import FieldsConfig
     from blip_core.inspect import inspect
 
-    print(inspect(args.path, cfg=_params(args).ingest, limit=args.limit))
+    fields = FieldsConfig(image=args.image, text=args.text, split=args.split)
+    print(inspect(args.path, cfg=_params(args).ingest, limit=args.limit, fields=fields))
+
+
+def _list(args: argparse.Namespace) -> None:
+    from blip_core.sources import write_listings
+
+    print("\n".join(write_listings(args.data, _params(args).ingest)))
+
+
+def _check(args: argparse.Namespace) -> None:
+    from blip_core.contract import check_folder
+
+    print(check_folder(args.folder, args.shards))
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -158,6 +232,31 @@ def _export(args: argparse.Namespace) -> None:
     options = {"form": args.format, "everything": args.all, "licence": args.license, "shards": args.shards, "metrics": args.metrics}
     manifest = export(args.generation, args.out, **options)
     print(f"{args.out}: {manifest['images']} images with {sum(manifest['texts'].values())} texts; {args.out / 'README.md'} is its card")
+    if args.to:
+        from blip_core.export.upload import upload
+
+        print(f"{args.to}: {upload(args.out, args.to, _params(args).ingest.remote)} objects sent, the rest was there")
+
+
+def _review(args: argparse.Namespace) -> None:
+    from blip_core.review.sheet import write_sheet
+
+    seed = _params(args).seed if args.seed is None else args.seed
+    shards = args.shards or args.generation.resolve().parents[1] / "shards"
+    made = write_sheet(args.generation, shards, args.out, count=args.count, around=args.around, seed=seed)
+    print(f"{args.out}: {made['texts']} texts at {made['pictures']} pictures, {made['bytes'] / 1e6:.1f} MB; open it in a browser")
+
+
+def _agreement(args: argparse.Namespace) -> None:
+    from blip_core.captions import write_json
+    from blip_core.review.agreement import agreement, as_table
+    from blip_core.review.labels import read_labels
+
+    params = _params(args)
+    found = agreement(read_labels(args.labels), args.generation, cfg=params.evaluate, seed=params.seed)
+    print(as_table(found), end="")
+    if args.out:
+        write_json(found, args.out)
 
 
 def _run_stage(args: argparse.Namespace) -> None:
@@ -175,7 +274,9 @@ def _run_stage(args: argparse.Namespace) -> None:
     }
     injected = {n: v for n, v in offered.items() if n in wanted}
     if not args.run:
-        stage(**flags, **injected)
+        with args.meter.stage():
+            stage(**flags, **injected)
+        args.meter.write(args.work, args.verb)
         return
     from blip_core.tracking import stage_run
 
@@ -183,11 +284,13 @@ def _run_stage(args: argparse.Namespace) -> None:
     with stage_run(args.run, stage=args.verb, params=offered["cfg"].model_dump(), inputs=inputs, root=Path.cwd()) as run:
         if "log" in wanted:
             injected["log"] = run.log
-        stage(**flags, **injected)
+        with args.meter.stage():
+            stage(**flags, **injected)
         if "out_metrics" in flags:
             run.log({k: v for k, v in json.loads(flags["out_metrics"].read_text()).items() if isinstance(v, int | float)})
         if args.verb == "report":  # its figures are what a person looks for in MLflow
             run.artifact(flags["out"])
+    args.meter.write(args.work, args.run)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from blip_core.cores import loading_workers
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Source = Literal["web", "human", "synthetic"]
+Screen = Annotated[Literal["off", "mark", "drop"], BeforeValidator(lambda v: "off" if v is False else v)]  # YAML reads off as false
+Place = str | tuple[str, ...]
 Format = Literal["webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parquet", "table", "sidecar"]  # blip_core/formats
+
+# of every stage that computes with tensors. The demo has 1: a file that several machines share must not mean another sum on each
+THREADS = (
+    "CPU threads; 0 takes every core that the process may use (blip_core/cores.py). Their number changes sums in their last bits, so "
+    "bit-equal reruns need an equal one, and 0 may mean another on another machine"
+)
 
 
 class Config(BaseModel):
@@ -51,16 +61,99 @@ class TextLimits(Config):
     max_words: Positive = Field(description="the paper's rule cuts a caption to this many words")
 
 
+class ScreensConfig(Config):
+    """Texts that say nothing of their picture, told without a look at it (blip_core/screens.py).
+
+    off: nobody looks, the column stays empty. mark: the text's column says whether the screen hits. drop: such a text also is
+    neither scored nor trained on; its row stays, with the screen's name for a reason. Human texts are not screened."""
+
+    boilerplate: Screen = Field(description="the same text at many images")
+    file_name: Screen = Field(description="IMG_1234.jpg, a number, an id and no more")
+    markup: Screen = Field(description="HTML tags and entities, URLs, e-mail addresses")
+    repeats: Screen = Field(description="a loop: up to four words that stand several times in a row")
+    language: Screen = Field(description="each text is tagged with its language; a text in one that `languages` lacks is hit")
+    languages: tuple[Annotated[str, Field(pattern="^[a-z]{2}$")], ...] | None = Field(
+        description="ISO 639-1 codes of those that stay; null: any. A text too short to tell (und) stays in any case"
+    )
+    min_confidence: Share = Field(description="of the language's tag; a text with less is und")
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.language == "drop" and not self.languages:
+            raise ValueError("language is drop, but languages names none that stay; list their ISO 639-1 codes, as [en]")
+        return self
+
+
+class WebScreensConfig(ScreensConfig):
+    max_images: Positive | None = Field(description="boilerplate: the same text at more images than this; null leaves it to max_share")
+    max_share: Share = Field(description="boilerplate: the same text at more than this share of the images, and at two at least")
+    max_repeat: int = Field(ge=2, description="repeats: so many times in a row")
+
+
+class FieldsConfig(Config):
+    """Columns or keys by name, where the names in use (blip_core/formats/columns.py) do not find the right ones; null searches."""
+
+    image: str | None
+    text: str | None
+    split: str | None
+
+
+class NearCopiesConfig(Config):
+    """Copies of a picture whose bytes differ: encoded anew, resized, cropped a little (blip_core/duplicates.py, with what is measured).
+
+    Distances are the bits that may differ in each of two hashes of 64: the more, the more copies are found and the more pictures that
+    are none."""
+
+    heldout_distance: int | None = Field(
+        ge=0, le=16, description="copies of held-out pictures, mirrored ones too, leave the training side; null: only equal bytes do"
+    )
+    web: Screen = Field(
+        description="copies within the crawl, all but the first of each. mark: they count as one picture (image_id), so that their texts "
+        "are never each other's negatives; drop: they are set aside with their texts; copies of the same bytes stay in any case"
+    )
+    web_distance: int = Field(ge=0, le=16)
+
+    @property
+    def look(self) -> bool:
+        return self.heldout_distance is not None or self.web != "off"
+
+
+class SplitConfig(Config):
+    """Train, val and test of the clean set."""
+
+    by: Literal["declared", "dealt"] = Field(
+        description="declared: by field, file or folder name, and images without a word of it are dealt; dealt: all are"
+    )
+    train: float = Field(gt=0, description="share of the images that are dealt; all texts of an image go together")
+    val: float = Field(gt=0)
+    test: float = Field(gt=0)
+    seed: int = Field(ge=0, description="another seed deals otherwise")
+
+
+class RemoteConfig(Config):
+    """How objects are fetched from S3 (blip_core/storage.py). Endpoint and credentials come from the environment."""
+
+    attempts: Positive = Field(description="of a request, and of an answer that breaks before its first byte; waits grow exponentially")
+    timeout: Positive = Field(description="seconds without a byte")
+    connections: Positive = Field(description="ranges that a process fetches side by side")
+
+
 class IngestConfig(Config):
-    web: str = Field(description="the noisy crawl, below the data folder")
-    clean: str = Field(description="the clean set with human captions, below the data folder")
+    web: Place = Field(description="the noisy crawl: a folder below the data folder, s3://bucket/prefix, or tars (blip_core/sources.py)")
+    clean: Place = Field(description="the clean set with human captions, likewise")
     web_format: Format | None = Field(description="of the crawl; null takes the first format that recognises its files")
     clean_format: Format | None = Field(description="of the clean set; null as above")
+    web_fields: FieldsConfig
+    clean_fields: FieldsConfig
+    split: SplitConfig
     shard_images: Positive = Field(description="images in a shard at most")
     short_side: Positive | None = Field(description="larger images are resized to this short side; null keeps their size")
     quality: int = Field(ge=50, le=100, description="JPEG quality of images that must be re-encoded")
     images: ImageLimits
     texts: TextLimits
+    screens: WebScreensConfig
+    near_copies: NearCopiesConfig
+    remote: RemoteConfig
     max_rejected: Share = Field(description="a larger share set aside in quarantine, of either part, fails the stage")
     vocab: Path | None = Field(description="a BERT vocab.txt; null builds one from the ingested texts")
     vocab_size: int = Field(ge=50, description="entries of a vocabulary that is built, at most")
@@ -160,8 +253,13 @@ class OptimConfig(Config):
     clip_norm: float = Field(gt=0, description="of the gradient, over all parameters")
     max_tokens: Annotated[int, Field(ge=4)] = Field(description="a text is cut to this many, special tokens included")
     precision: Literal["fp32", "bf16"] = Field(description="bf16 autocast on CPU or CUDA; weights stay fp32")
-    threads: int = Field(ge=0, description="CPU threads; 0 takes all. Bit-equal reruns need an equal number")
-    workers: int = Field(ge=0, description="data loading processes; the order of samples does not depend on it")
+    compile: bool = Field(
+        description="torch.compile of each block: minutes at the start, other last bits; benchmarks/gpu.py measures what it gains"
+    )
+    threads: int = Field(ge=0, description=THREADS)
+    workers: int = Field(
+        ge=0, description="data loading processes; null takes the cores that `threads` leaves. The samples do not depend on it"
+    )
     checkpoint_every: Positive = Field(description="steps between checkpoints of a running training")
     log_every: Positive = Field(description="steps between lines of the history")
     health: Literal["warn", "stop", "off"] = Field(
@@ -169,6 +267,11 @@ class OptimConfig(Config):
     )
     timeout: Positive = Field(description="seconds that one of several processes waits for the others before it gives up")
     augment: AugmentConfig
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _cores_left(cls, workers: object, info: ValidationInfo) -> object:
+        return loading_workers(threads=info.data.get("threads", 1)) if workers is None else workers
 
 
 class ContrastConfig(Config):
@@ -224,6 +327,10 @@ class FilterConfig(Config):
     contrast: ContrastConfig
     target_precision: Share = Field(description="for which the calibration also reports a threshold")
     controls_per_image: Positive = Field(description="pairs of each kind, true and false, made per held-out image")
+    label_share: Share = Field(
+        description="weight of people's labels in the calibration, where there are any (docs/review.md); the planted pairs have the rest"
+    )
+    min_labels: Positive = Field(description="right ones and wrong ones of a source, each; with fewer the source's labels don't count")
 
 
 class SamplerConfig(Config):
@@ -240,14 +347,14 @@ class CaptionConfig(Config):
     num_candidates: Positive = Field(description="captions per image")
     batch_size: Positive = Field(description="images at a time")
     precision: Literal["fp32", "bf16"]
-    threads: int = Field(ge=0)
+    threads: int = Field(ge=0, description=THREADS)
 
 
 class ScoreConfig(Config):
     controls_per_image: Positive = Field(description="pairs of each kind, true and false, planted per held-out image")
     batch_size: Positive = Field(description="images at a time")
     precision: Literal["fp32", "bf16"]
-    threads: int = Field(ge=0)
+    threads: int = Field(ge=0, description=THREADS)
 
 
 class AssembleConfig(Config):
@@ -258,9 +365,11 @@ class AssembleConfig(Config):
     )
     threshold: dict[Literal["web", "synthetic"], float] = Field(description="a candidate below is dropped")
     sources: tuple[Literal["web", "synthetic"], ...] = Field(description="which candidates take part")
-    max_repeat: int = Field(
-        ge=2, description="a synthetic text is degenerate when a word or a pair of words stands in it this many times in a row"
+    screens: ScreensConfig = Field(
+        description="of synthetic texts; drop also takes web texts that ingest has marked. Loops and overused texts of a captioner "
+        "are degenerate in any case"
     )
+    max_repeat: int = Field(ge=2, description="a synthetic text is degenerate when one to four words stand in it this many times in a row")
     max_share: Share = Field(description="a synthetic text given to more than this share of the images is degenerate")
 
 
@@ -287,7 +396,8 @@ class EvaluateConfig(Config):
     bootstrap: Positive = Field(description="resamples of the images for the confidence intervals")
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     precision: Literal["fp32", "bf16"]
-    threads: int = Field(ge=0)
+    threads: int = Field(ge=0, description=THREADS)
+    timeout: Positive = Field(description="seconds that one of several processes waits for the others before it gives up")
 
 
 class CompareConfig(Config):
@@ -301,6 +411,7 @@ class CompareConfig(Config):
 
 class RegisterConfig(Config):
     name: str = Field(min_length=1, description="of the registered model in MLflow")
+    approval: bool = Field(description="a better model becomes `candidate`; a person makes it champion by the verb approve")
 
 
 class ReportConfig(Config):
@@ -310,6 +421,9 @@ class ReportConfig(Config):
 class RoundConfig(Config):
     base: str = Field(description="the generation and the pretrained model that the round starts from")
     next: str = Field(description="the generation that it makes")
+    labels: str = Field(
+        min_length=1, description="folder of what people said of texts (docs/review.md), for the calibration of its filter; it may be empty"
+    )
 
 
 class PretrainedConfig(Config):

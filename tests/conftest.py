@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny random model and its tokenizer. Everything runs on the CPU, offline, on data made here."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,46 @@ def small_values(values: dict) -> dict:
     values["gate"] |= {"max_noise": {"web": 1.0, "synthetic": 1.0}, "max_residual_noise": 1.0, "min_coverage": 0.0, "min_controls": 20}
     values["gate"] |= {"max_degenerate": 1.0, "min_distinct": 0.0}
     return values
+
+
+@pytest.fixture(scope="session")
+def team(tmp_path_factory) -> Path:
+    """A project of a team with two versions of g1 in git and DVC (tests/team.py), not to be changed."""
+    from team import make_team
+
+    return make_team(tmp_path_factory.mktemp("team"))
+
+
+@pytest.fixture(scope="session")
+def s3_session(tmp_path_factory):
+    from s3_server import NoServer, s3_server
+
+    try:
+        with s3_server(tmp_path_factory.mktemp("swift")) as server:
+            yield server
+    except NoServer as e:
+        pytest.skip(str(e))
+
+
+@pytest.fixture
+def s3(s3_session, monkeypatch):
+    """A real S3 server (tests/s3_server.py) as the environment names it, nothing broken yet."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_session.env.items():
+        monkeypatch.setenv(name, value)
+    s3_session.proxy.breaks()
+    return s3_session
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Waits between attempts, of boto3 and of our own, hardly take time."""
+    from blip_core import storage
+
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
+    monkeypatch.setattr(storage, "_LONGEST_WAIT", 0.02)
 
 
 @pytest.fixture(scope="session")

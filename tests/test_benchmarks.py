@@ -72,6 +72,39 @@ def test_itm_logits_agree_and_depend_on_texts():
         scoring.check({**sides, "transformers, fp32": lambda: logits + 1})
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_data_path_gives_the_pixels_of_the_plain_way(tmp_path, workers):
+    import data_path
+
+    scale = data_path.SCALES["tiny"]
+    sides = data_path.make_sides(tmp_path / "world", scale.pictures[0], scale, workers)
+    assert data_path.check(sides) <= 2
+    batches = {name: list(side()) for name, side in sides.items()}
+    assert {tuple(b.shape) for bs in batches.values() for b in bs} == {(8, 3, 32, 32)} and {len(bs) for bs in batches.values()} == {2}
+    stored = batches["ours, stored with short_side 40"]
+    assert not torch.equal(stored[0], batches["ours, the same bytes"][0]), "stored smaller, so other bytes"
+    with pytest.raises(ValueError, match="differ by .* grey levels"):
+        data_path.check({**sides, "plain": lambda: iter([stored[1], stored[0]])})
+
+
+def test_capfilt_of_a_shard_gives_equal_scores_and_as_many_rows(tmp_path, monkeypatch):
+    import capfilt
+
+    capfilt.make_world(tmp_path, "tiny", 2)
+    assert capfilt.check(tmp_path) < 1e-3
+    sides = capfilt.make_sides(tmp_path, 2, 1)
+    tables = [capfilt.read_table(sides[name]()).to_pylist() for name in ("ours, bf16", "transformers, fp32")]
+    ours, theirs = ({(r["key"], r["source"], r["candidate"]): r for r in table} for table in tables)
+    assert len(ours) == len(tables[0]) == 2 * (1 + 2) and ours.keys() == theirs.keys()
+    for key in ours:
+        if key[1] == "web":  # captions are random
+            assert ours[key]["itm"] == pytest.approx(theirs[key]["itm"], abs=0.05)
+            assert ours[key]["itc"] == pytest.approx(theirs[key]["itc"], abs=0.02)
+    monkeypatch.setattr(capfilt, "MOST", 1e-9)
+    with pytest.raises(ValueError, match="scores of ours and of transformers differ"):
+        capfilt.check(tmp_path)
+
+
 def test_a_comparison_takes_the_ratio_of_each_round():
     import side_by_side
 
@@ -80,3 +113,47 @@ def test_a_comparison_takes_the_ratio_of_each_round():
     assert ours["wall_times_faster"] == [4.0, 2.0, 6.0]
     assert ours["cpu_times_faster"] == [2.0, 2.0, 6.0]
     assert ours["cpu_seconds"] == [0.5, 0.5, 0.5]
+
+
+def test_ranks_by_blocks_give_the_recalls_of_sorted_rows(monkeypatch):
+    import retrieval
+
+    given = retrieval.features(300)
+    rows = [{"images": 300, "side": f.__name__, "recalls": f(*given)} for f in (retrieval.by_blocks, retrieval.by_argsort)]
+    assert 0.2 < rows[0]["recalls"]["ir_r1"] < rows[0]["recalls"]["ir_r10"] < 1
+    retrieval.check(rows)
+    rows[1]["recalls"] = rows[1]["recalls"] | {"tr_r5": 0.0}
+    with pytest.raises(ValueError, match="300 images: by_blocks finds"):
+        retrieval.check(rows)
+
+
+def test_growth_measures_the_stages_on_data_they_accept(tmp_path, capsys):
+    """Smallest sizes, two stages: each in a process of its own, with the slope between the sizes."""
+    import growth
+
+    found = {n: growth.measure_size(n, tmp_path / str(n), ["validate", "assemble"], models_at_most=0) for n in (60, 120)}
+    rows = growth.table(found)
+    assert [(r["stage"], r["images"]) for r in rows] == [(s, n) for s in ("validate", "assemble") for n in (60, 120)]
+    assert all(r["peak_mib"] > r["start_mib"] > 10 and r["cpu_seconds"] > 0 for r in rows)
+    first, second = rows[:2]
+    assert first["us_per_further"] is None
+    assert second["us_per_further"] == pytest.approx((second["cpu_seconds"] - first["cpu_seconds"]) / 60 * 1e6)
+    growth.show(rows)
+    assert "| validate | 120 |" in capsys.readouterr().out
+
+
+def test_copies_are_found_and_other_pictures_are_not(tmp_path):
+    """Also counted: pairs of tiles of different pictures only, and a copy among the pictures is told and is no false pair."""
+    import near_duplicates
+    from test_duplicates import encoded, photo
+
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.jpg").write_bytes(encoded(photo(name)))
+    (tmp_path / "d.jpg").write_bytes(encoded(photo("a"), 60))
+    keys, data, images = near_duplicates.pictures(tmp_path, 10)
+    assert keys == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"] and near_duplicates.pictures(tmp_path, 2)[1] == data[:2]
+    found = near_duplicates.hits(images, seed=0)
+    assert found["grey"][6] == found["mirrored, compared as held-out"][6] == 1 and found["mirrored"][12] == 0
+    wrong, copies = near_duplicates.false_pairs(images)
+    assert copies == [(3, 0)]
+    assert wrong["tiles"] == 4 * 5 and wrong["pairs"] == 5 * 5 * 5 and wrong["counts"]["both"][12] == 0

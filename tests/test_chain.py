@@ -39,7 +39,7 @@ def ran(done: subprocess.CompletedProcess) -> list[str]:
 def project(tmp_path_factory) -> Path:
     """A copy of the project with small parameters, its chain run once."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("blip_core", "flows", "mlflow", ".dvc"):
+    for name in ("blip_core", "flows", "mlflow", "labels", ".dvc"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder)
@@ -47,6 +47,10 @@ def project(tmp_path_factory) -> Path:
     del values["models"]["human"]
     (folder / "params.yaml").write_text(yaml.safe_dump(values | {"baselines": "g0"}))
     assert run("git", "init", "-q", cwd=folder).returncode == 0
+    for command in (("config", "user.name", "Ann"), ("config", "user.email", "ann@example.org"), ("add", "-A"), ("commit", "-qm", "start")):
+        assert run("git", *command, cwd=folder).returncode == 0
+    with (folder / "blip_core/objectives.py").open("a") as code:
+        code.write("\n# not committed\n")
     assert run("python", "-m", "blip_core", "sample", "--out", "data", cwd=folder).returncode == 0
     assert run("dvc", "add", "-q", "data", cwd=folder).returncode == 0
     done = run("dvc", "repro", cwd=folder)
@@ -57,6 +61,16 @@ def project(tmp_path_factory) -> Path:
 def test_a_second_run_has_nothing_to_do(project):
     done = run("dvc", "repro", cwd=project)
     assert done.returncode == 0 and not ran(done)
+
+
+def test_the_report_tells_what_the_stages_cost_and_is_not_stale_for_it(project):
+    """Times are no output that DVC tracks, so a stage that ran anew at the same result makes no new report."""
+    table = (project / "artifacts/report/table.txt").read_text()
+    assert "WHERE THE TIME WENT" in table and all(f"\n{run} " in table for run in ("base/ingest", "base/pretrain-g0", "r1/score"))
+    assert "base/report " in run("python", "-m", "blip_core", "times", cwd=project).stdout
+    cost = project / ".work/times/r1/assemble.json"
+    cost.write_text(cost.read_text().replace('"seconds": ', '"seconds": 9'))
+    assert run("dvc", "status", cwd=project).stdout.startswith("Data and pipelines are up to date")
 
 
 def test_the_next_generation_holds_every_candidate_with_its_decision(project):
@@ -94,6 +108,57 @@ def test_the_version_is_registered_and_captions_a_file(project):
     assert done.returncode == 0, done.stderr[-2000:]
     (caption,) = json.loads(done.stdout.splitlines()[-1])
     assert isinstance(caption, str) and len(caption.split()) >= 3
+
+
+def test_a_version_says_what_made_it_and_a_text_which_models_saw_it(project):
+    found = json.loads(run("python", "-m", "blip_core", "lineage", "blip/1", "--json", cwd=project).stdout)
+    lock = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
+    md5s = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+    revision = run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
+    assert found["code"] == {"git_rev": revision, "dirty": True} and found["model"]["dvc_stage"] == "pretrain@g1"
+    assert found["generation"]["dvc_md5"] == md5s["artifacts/generations/g1"] and found["shards"]["dvc_md5"] == md5s["artifacts/shards"]
+    assert found["data"]["dvc_md5"] == yaml.safe_load((project / "data.dvc").read_text())["outs"][0]["md5"]
+    scores = json.loads((project / "artifacts/rounds/r1/scores/manifest.json").read_text())
+    captions = json.loads((project / "artifacts/rounds/r1/captions/manifest.json").read_text())
+    assert (found["filter"], found["captioner"]) == (scores["filter"], captions["captioner"])
+    assert found["params"] == yaml.safe_load((project / "params.yaml").read_text())
+    assert found["gate"]["result"] == "passed" and len(found["gate"]["checks"]) > 20 and found["baseline_tests"]["g0"]["cider"]["low"]
+    assert {"pretrain-g0", "pretrain-g1", "score"} <= found["runs"].keys() and found["registered"]["by"] == "Ann <ann@example.org>"
+    assert [step["stage"] for step in found["stages"]][-2:] == ["gate@r1", "pretrain@g1"]
+
+    table = read_tables(project / "artifacts/generations/g1")
+    dropped = table.filter(pc.and_(pc.equal(table["source"], "web"), pc.not_equal(table["reason"], "kept"))).to_pylist()
+    key = dropped[0]["key"] if dropped else "web-000000003"
+    told = json.loads(run("python", "-m", "blip_core", "lineage", "--caption", key, "--json", cwd=project).stdout)
+    first, second = told["generations"]
+    assert first["texts"][0]["models"] == ["artifacts/models/g0"]
+    for row in second["texts"]:
+        assert [model.split()[0] for model in row["models"]] == (["artifacts/models/g1", "blip/1"] if row["reason"] == "kept" else [])
+
+
+def test_a_version_is_rebuilt_bit_by_bit_with_the_command_that_lineage_prints(project, tmp_path):
+    """Its code was never committed: the version itself keeps it."""
+    told = run("python", "-m", "blip_core", "lineage", "blip/1", cwd=project).stdout
+    command = told.splitlines()[-1].removeprefix("rebuild it: ").split()
+    out = tmp_path / "rebuilt"
+    done = run(*command[:-1], str(out), cwd=project)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "the weights are equal" in done.stdout and ran(done) == ["pretrain@g1"]
+    weights = [(folder / "artifacts/models/g1/model.safetensors").read_bytes() for folder in (project, out)]
+    assert weights[0] == weights[1]
+    assert run("git", "status", "--porcelain", "--", "dvc.lock", cwd=project).stdout == "?? dvc.lock\n", "the project itself is left alone"
+
+
+def test_a_rebuild_stops_before_training_when_the_revision_holds_other_code(project, tmp_path):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    client.set_model_version_tag("blip", "1", "git_dirty", "false")  # so the committed code is taken for that of the version
+    try:
+        done = run("python", "-m", "blip_core", "rebuild", "blip/1", "--out", str(tmp_path / "rebuilt"), cwd=project)
+    finally:
+        client.set_model_version_tag("blip", "1", "git_dirty", "true")
+    assert done.returncode == 1 and "is not what made it: blip_core/objectives.py (modified)" in done.stderr and not ran(done)
 
 
 def test_a_misspelt_key_stops_every_verb_with_its_place(project):

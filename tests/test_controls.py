@@ -2,6 +2,7 @@
 
 import pytest
 
+from blip_core import controls
 from blip_core.controls import KINDS, Substitutes, heldout_halves, plant
 from blip_core.scene_texts import is_true
 from blip_core.truth import load_truth
@@ -45,3 +46,15 @@ def test_perturbing_changes_one_describing_word(halves):
 def test_planting_is_repeatable_and_moves_with_the_seed(halves):
     assert plant(halves[0], per_image=2, seed=0).equals(plant(halves[0], per_image=2, seed=0))
     assert not plant(halves[0], per_image=2, seed=0).equals(plant(halves[0], per_image=2, seed=1))
+
+
+def test_mismatched_texts_are_of_pictures_near_by_where_there_are_many(halves, monkeypatch):
+    """By key, so that no picture needs a look at all the others; where there are few, all of them are near."""
+    items = halves[0]
+    owners = {text: {i for i, p in enumerate(items) if text in p.texts} for p in items for text in p.texts}
+    assert len(items) < controls._NEIGHBOURS
+    monkeypatch.setattr(controls, "_NEIGHBOURS", 10)
+    places, rows = {p.key: i for i, p in enumerate(items)}, plant(items, per_image=3, seed=0).to_pylist()
+    distances = [min(abs(places[r["key"]] - i) for i in owners[r["text"]]) for r in rows if r["kind"] == "mismatched"]
+    assert len(distances) == 3 * len(items) and 0 < min(distances) and max(distances) <= 10
+    assert len(set(distances)) > 4

@@ -19,6 +19,7 @@ UNTRACKED = {
     "blip_core/public/__init__.py",
     "blip_core/config.py",
     "blip_core/progress.py",
+    "blip_core/cores.py",
 }
 
 
@@ -80,10 +81,12 @@ def test_a_stage_has_one_name_everywhere():
     "package,homes",
     [
         ("great_expectations", {"blip_core/expectations.py"}),
-        ("mlflow", {"blip_core/tracking.py", "mlflow/serve.py"}),
+        ("mlflow", {"blip_core/tracking.py", "blip_core/registry.py", "mlflow/serve.py"}),
         ("matplotlib", {"blip_core/report/figures.py"}),
         ("prefect", {"flows"}),
-        ("dvc", {"flows"}),
+        ("boto3", {"blip_core/storage.py"}),
+        ("botocore", {"blip_core/storage.py"}),
+        ("dvc", {"flows", "blip_core/cache.py"}),
     ],
 )
 def test_each_service_has_one_home(package, homes):

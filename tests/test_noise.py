@@ -108,3 +108,18 @@ def test_limits_are_clopper_pearson_and_count_pictures():
     assert upper_limit(np.zeros(100, bool), np.arange(100), alpha=0.05) == pytest.approx(1 - 0.05**0.01, abs=1e-9)
     twice = np.repeat(passed, 2)  # a second text per picture with the same answer is no news
     assert upper_limit(twice, np.repeat(np.arange(100), 2), alpha=0.05) == pytest.approx(0.16372, abs=3e-3)
+
+
+def test_neither_the_order_of_rows_nor_the_names_of_pictures_matter():
+    """To the last bit, so that equal data give equal files."""
+    rng = np.random.default_rng(0)
+    kind, passed, image = planted(rng, pictures=90, per_picture=3, alike=0.2)
+    kept, kept_image = rng.random(900) < 0.37, rng.integers(500, size=900)
+    found = residual_noise(kind, passed, image, kept=kept, kept_image=kept_image, confidence=0.9)
+    assert 0 < found.upper < 1
+    for _ in range(5):
+        order, other, names = rng.permutation(len(kind)), rng.permutation(900), rng.permutation(500).astype(np.uint64) * 7**19
+        again = residual_noise(
+            kind[order], passed[order], image[order].astype(str), kept=kept[other], kept_image=names[kept_image[other]], confidence=0.9
+        )
+        assert again == found

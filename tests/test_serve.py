@@ -26,7 +26,7 @@ PARAMS = Path(__file__).parents[1] / "params.yaml"
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, model_cfg, tokenizer):
     """A tiny model as a version of the registry with the alias champion; the folder and the model."""
-    from blip_core.tracking import open_registry
+    from blip_core.registry import open_registry
 
     root = tmp_path_factory.mktemp("root")
     network = new_model(model_cfg, tokenizer, seed=0).eval()
@@ -35,7 +35,7 @@ def served(tmp_path_factory, model_cfg, tokenizer):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(root)
         with open_registry("blip", root) as registry:
-            version = registry.add(tags={"model_hash": "x"}, **package(root / "model", load_params(PARAMS)))
+            version = registry.add(tags={"model_hash": "x"}, files={}, **package(root / "model", load_params(PARAMS)))
             registry.point("champion", version)
     return root, network
 

@@ -89,6 +89,14 @@ def test_few_files_are_open_however_many_shards(tmp_path, monkeypatch):
     assert len([name for name in _open_files() if name.endswith(".tar")]) == 2
 
 
+def test_few_indexes_are_held_where_few_are_wanted(tmp_path):
+    write(tmp_path, num_images=1)
+    images = ShardImages(tmp_path, at_once=2)
+    for i in [*range(7), *range(7)]:
+        assert images.bytes(f"web-{i:05d}", NAMES[i]) == jpeg(NAMES[i])
+        assert len(images._indexes) <= 2
+
+
 def _read(images: ShardImages) -> list[bytes]:
     return [images.bytes(f"web-{i // 3:05d}", name) for i, name in enumerate(NAMES)]
 

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
 WORTH_IT = 2**18  # numbers in the input; below, the bookkeeping costs more time than the memory is worth
 
 
