@@ -131,7 +131,7 @@ class SplitConfig(Config):
 
 
 class RemoteConfig(Config):
-    """How objects are fetched from S3 (blip_core/storage.py). Endpoint and credentials come from the environment."""
+    """How objects are fetched from S3 (storage.py) and elsewhere (elsewhere.py). Endpoint and credentials come from the environment."""
 
     attempts: Positive = Field(description="of a request, and of an answer that breaks before its first byte; waits grow exponentially")
     timeout: Positive = Field(description="seconds without a byte")
@@ -139,7 +139,7 @@ class RemoteConfig(Config):
 
 
 class IngestConfig(Config):
-    web: Place = Field(description="the noisy crawl: a folder below the data folder, s3://bucket/prefix, or tars (blip_core/sources.py)")
+    web: Place = Field(description="the noisy crawl: a folder below the data folder, s3://… or another URL, or tars (sources.py)")
     clean: Place = Field(description="the clean set with human captions, likewise")
     web_format: Format | None = Field(description="of the crawl; null takes the first format that recognises its files")
     clean_format: Format | None = Field(description="of the clean set; null as above")

@@ -1,10 +1,10 @@
-"""Where a part of the data lies: below the data folder, or in S3.
+"""Where a part of the data lies: below the data folder, in S3, or wherever else fsspec reads (https, gs, ...).
 
 A part is named as WebDataset users name it: a folder or a prefix, one tar, tars by braces (`s3://b/p/{00000..00099}.tar`), or a list
-of these. What lies in S3 is first listed into a small file below the data folder, by `python -m blip_core list`: names, sizes and ETags.
-So DVC sees a change of the bucket as a change of the data, and ingest reads the very objects that were listed or says what changed.
+of these. What lies elsewhere is first listed into a small file below the data folder, by `python -m blip_core list`: names, sizes and
+ETags. So DVC sees a change there as a change of the data, and ingest reads the very objects that were listed or says what changed.
 
-Tars stay where they are and are fetched one at a time. Anything else in S3 (lists with single images, Parquet) is first copied whole.
+Tars stay where they are and are fetched one at a time. Anything else (lists with single images, Parquet) is first copied whole.
 """
 
 import json
@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from blip_core.captions import write_json
 from blip_core.config import FieldsConfig, IngestConfig, Place, RemoteConfig
+from blip_core.elsewhere import storage_of
 from blip_core.formats import format_module, recognise, units
 from blip_core.formats.columns import SEARCH
-from blip_core.storage import SCHEME, Storage, Stored, split_url
+from blip_core.storage import Stored
 
 PARTS = ("web", "clean")
 _MOST_NAMES = 1_000_000  # that braces may stand for
@@ -48,7 +49,7 @@ class Listing:
 
 
 def open_source(data: Path, part: str, cfg: IngestConfig, *, scratch: Path) -> Source:
-    """The units of a part. ValueError when nothing is there that can be read, or the listing of a part in S3 is missing or of another."""
+    """The units of a part. ValueError when nothing is there that can be read, or the listing of a remote part is missing or of another."""
     place, chosen, fields = (getattr(cfg, f"{part}{end}") for end in ("", "_format", "_fields"))
     if is_remote(place):
         return _open_remote(_read_listing(data, part, place), chosen, fields, scratch / f"_copy.{part}", scratch, cfg.remote)
@@ -76,7 +77,7 @@ def identity(data: Path, part: str, place: Place) -> Iterator[str]:
 
 
 def write_listings(data: Path, cfg: IngestConfig) -> list[str]:
-    """List each part that lies in S3 and write what was found, where it changed; returns lines for a person."""
+    """List each part that lies on the net and write what was found, where it changed; returns lines for a person."""
     lines = []
     for part in PARTS:
         place, path = getattr(cfg, part), _listing_path(data, part)
@@ -95,17 +96,19 @@ def write_listings(data: Path, cfg: IngestConfig) -> list[str]:
 
 
 def is_remote(place: Place) -> bool:
-    """Whether the part lies in S3. ValueError for another scheme than s3 and file, and for a list that mixes both."""
-    names = _names(place)
-    for name in names:
-        if (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", name)) and scheme[1] not in ("s3", "file"):
-            raise ValueError(
-                f"{name}: expected a folder or a tar, file://PATH or s3://BUCKET/PREFIX (also of others that speak S3: AWS_ENDPOINT_URL_S3)"
-            )
-    remote = {name.startswith(SCHEME) for name in names}
-    if len(remote) != 1:
-        raise ValueError(f"{_written(place)}: expected names that all lie in S3 or all on this machine, and at least one")
-    return remote.pop()
+    """Whether the part lies in S3 or elsewhere on the net. ValueError for a list that mixes schemes."""
+    schemes = {scheme_of(name) for name in _names(place)}
+    if len(schemes) != 1:
+        raise ValueError(
+            f"{_written(place)}: expected names that all lie on this machine or all at one scheme (s3://), at least one"
+        )
+    return schemes.pop() != "file"
+
+
+def scheme_of(name: str) -> str:
+    """`file` for a path."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", name)
+    return found[1] if found else "file"
 
 
 def shown(data: Path, cfg: IngestConfig, part: str) -> str:
@@ -185,7 +188,7 @@ def _open_remote(listing: Listing, chosen: str | None, fields: FieldsConfig, cop
 
 def _copy(listing: Listing, folder: Path, cfg: RemoteConfig) -> None:
     """Fetch all objects; those that an earlier run fetched stay, as files appear whole."""
-    storage = Storage(cfg)
+    storage = storage_of(listing.base, cfg)
     todo = [(stored, folder / name) for name, stored in listing.objects.items() if not (folder / name).exists()]
     with ThreadPoolExecutor(cfg.connections) as pool, tqdm(total=len(todo), desc=listing.base, unit="file", disable=None) as bar:
         try:
@@ -197,8 +200,9 @@ def _copy(listing: Listing, folder: Path, cfg: RemoteConfig) -> None:
 
 
 def _find(place: Place, cfg: RemoteConfig) -> Listing:
-    """What lies in S3 now. ValueError names what does not."""
-    storage, names = Storage(cfg), expand(place)
+    """What lies there now. ValueError names what does not."""
+    names = expand(place)
+    storage, scheme = storage_of(names[0], cfg), f"{scheme_of(names[0])}://"
     with ThreadPoolExecutor(cfg.connections) as pool:
         found = list(pool.map(storage.find, names))
     if missing := [name for name, objects in zip(names, found, strict=True) if not objects]:
@@ -208,8 +212,8 @@ def _find(place: Place, cfg: RemoteConfig) -> Listing:
             "by braces, {00000..00099}"
         )
     folders = [name if objects[0].url != name else name.rpartition("/")[0] for name, objects in zip(names, found, strict=True)]
-    base = SCHEME + os.path.commonpath([f"/{'/'.join(split_url(name))}".rstrip("/") for name in folders]).lstrip("/")
-    base = base if base == SCHEME else f"{base}/"
+    base = scheme + os.path.commonpath([f"/{name.removeprefix(scheme)}".rstrip("/") for name in folders]).lstrip("/")
+    base = base if base == scheme else f"{base}/"
     return Listing(base, {stored.url.removeprefix(base): stored for objects in found for stored in objects})
 
 

@@ -1,4 +1,4 @@
-"""A WebDataset in S3: each shard is fetched with its side files when its turn comes, read as a local one, and removed."""
+"""A WebDataset on the net: each shard is fetched with its side files when its turn comes, read as a local one, and removed."""
 
 import shutil
 import uuid
@@ -10,10 +10,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from blip_core.config import FieldsConfig, RemoteConfig
+from blip_core.elsewhere import storage_of
 from blip_core.formats import Record, RejectedRow, webdataset
 from blip_core.formats.columns import SEARCH
 from blip_core.formats.webdataset import STATS, TarUnit, is_side_table, is_tar, key_prefix, stem_of
-from blip_core.storage import Storage, Stored
+from blip_core.storage import Stored
 
 EXPECTS = webdataset.EXPECTS
 
@@ -50,7 +51,7 @@ def units(objects: dict[str, Stored], fields: FieldsConfig = SEARCH, *, scratch:
 
 
 def read(unit: RemoteUnit) -> Iterator[Record | RejectedRow]:
-    storage = Storage(unit.cfg)
+    storage = storage_of(next(iter(unit.objects.values())).url, unit.cfg)
     with spool(unit.scratch) as folder:
         for name, stored in unit.objects.items():
             storage.fetch(stored, folder / name)
@@ -84,5 +85,5 @@ def spool(scratch: Path) -> Iterator[Path]:
 
 def _is_side(stored: Stored, folder: Path, cfg: RemoteConfig) -> bool:
     path = folder / "table.parquet"
-    Storage(cfg).fetch(stored, path)
+    storage_of(stored.url, cfg).fetch(stored, path)
     return is_side_table(path)
