@@ -112,8 +112,6 @@ def _sorted_out(url: str) -> Iterator[None]:
 
 def _stored(entry: dict) -> Stored:
     if entry.get("size") is None:
-        raise ValueError(
-            f"{entry['url']}: its server tells no size, so nobody could tell whether it came whole; copy it to a folder"
-        )
+        raise ValueError(f"{entry['url']}: its server tells no size, so nobody could tell whether it came whole; copy it to a folder")
     identity = next((f"{name} {entry[name]}" for name in _IDENTITIES if entry.get(name)), "")
     return Stored(entry["url"], entry["size"], identity)

@@ -99,9 +99,7 @@ def is_remote(place: Place) -> bool:
     """Whether the part lies in S3 or elsewhere on the net. ValueError for a list that mixes schemes."""
     schemes = {scheme_of(name) for name in _names(place)}
     if len(schemes) != 1:
-        raise ValueError(
-            f"{_written(place)}: expected names that all lie on this machine or all at one scheme (s3://), at least one"
-        )
+        raise ValueError(f"{_written(place)}: expected names that all lie on this machine or all at one scheme (s3://), at least one")
     return schemes.pop() != "file"
 
 
