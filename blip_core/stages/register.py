@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 # that serving imports
-PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "scikit-learn", "pyarrow", "pydantic", "pyyaml", "pillow", "simplejpeg")
+PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "pyarrow", "pydantic", "pyyaml", "pillow", "simplejpeg")
 
 
 def register(
