@@ -38,7 +38,9 @@ class Elsewhere:
             files, path = self._open(url)
             try:
                 info = files.info(path)
-            except FileNotFoundError:
+            except FileNotFoundError as e:
+                if not _missing(e):
+                    raise
                 return []
             found = files.find(path, detail=True).values() if info["type"] == "directory" else [info]
             return [{**entry, "url": files.unstrip_protocol(entry["name"])} for entry in found]
@@ -104,10 +106,16 @@ def _sorted_out(url: str) -> Iterator[None]:
         if e.status == 429 or e.status >= 500:
             raise _Passing(f"answered {e.status} {e.message}") from None
         raise ValueError(f"{url}: answered {e.status} {e.message}; see the name and your rights there") from None
-    except (FileNotFoundError, PermissionError) as e:
-        raise ValueError(f"{url}: {type(e).__name__} {e}; list the source again with `python -m blip_core list`") from None
     except (ClientError, OSError, TimeoutError) as e:
-        raise _Passing(f"{type(e).__name__} {e}") from None
+        if isinstance(e, PermissionError) or isinstance(e, FileNotFoundError) and _missing(e):
+            raise ValueError(f"{url}: {type(e).__name__} {e}; list the source again with `python -m blip_core list`") from None
+        raise _Passing(" ".join(str(e.__cause__ or f"{type(e).__name__} {e}").split())) from None
+
+
+def _missing(error: FileNotFoundError) -> bool:
+    """fsspec says so of every failure of a web server, and keeps the failure as the cause."""
+    cause = error.__cause__
+    return cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
 
 
 def _stored(entry: dict) -> Stored:

@@ -16,14 +16,19 @@ REMOTE = CFG.remote.model_copy(update={"attempts": 6, "timeout": 5})
 
 
 class Server(SimpleHTTPRequestHandler):
-    """Files of a folder. `trouble` says of the number of a GET how it goes wrong: a status, or "cut" in the middle of the body."""
+    """Files of a folder. `trouble` says of the number of a request how it goes wrong: a status, or "cut" in the middle of the body."""
 
     trouble = staticmethod(lambda number: None)
-    gets = 0
+    requests = 0
+
+    def do_HEAD(self):
+        Server.requests += 1
+        what = Server.trouble(Server.requests)
+        self.send_error(what) if isinstance(what, int) else super().do_HEAD()
 
     def do_GET(self):
-        Server.gets += 1
-        what = Server.trouble(Server.gets)
+        Server.requests += 1
+        what = Server.trouble(Server.requests)
         if isinstance(what, int):
             self.send_error(what)
         elif what == "cut":
@@ -110,4 +115,7 @@ def test_what_changed_is_gone_or_forbidden_is_said(served, tmp_path, monkeypatch
         Elsewhere(REMOTE).find("gs://b/c")
     with pytest.raises(ValueError, match="nowhere://b/c"):
         Elsewhere(REMOTE).fetch(Stored("nowhere://b/c", 1, ""), tmp_path / "b")
+    address_of_nobody = "http://127.0.0.1:9/a.tar"
+    with pytest.raises(ValueError, match="a.tar: .*127.0.0.1.* 6 times"):
+        storage.find(address_of_nobody)
     assert is_remote("https://a.example/{0..9}.tar") and not is_remote("file:///data/web")
