@@ -91,43 +91,41 @@ def vit_layout(keys: Iterable[str], *, depth: int) -> Layout:
 
 
 def huggingface_vision(depth: int) -> Iterator[Pair]:
-    prefix = "vision_model."
-    yield "vit.cls", (f"{prefix}embeddings.class_embedding",)
-    yield "vit.positions", (f"{prefix}embeddings.position_embedding",)
-    yield from _linear("vit.patches", f"{prefix}embeddings.patch_embedding")
     names = {"attention_norm": "layer_norm1", "qkv": "self_attn.qkv", "out": "self_attn.projection"}
     names |= {"mlp_norm": "layer_norm2", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
-    for i in range(depth):
-        for ours, theirs in names.items():
-            yield from _linear(f"vit.blocks.{i}.{ours}", f"{prefix}encoder.layers.{i}.{theirs}")
-    yield from _linear("vit.norm", f"{prefix}post_layernorm")
+    first = {"cls": "embeddings.class_embedding", "positions": "embeddings.position_embedding", "patches": "embeddings.patch_embedding"}
+    return _vision("vision_model.", depth, **first, block="encoder.layers", names=names, norm="post_layernorm")
 
 
 def timm_vision(prefix: str, depth: int) -> Iterator[Pair]:
     """The names of timm's ViT, which the authors and DeiT use."""
-    yield "vit.cls", (f"{prefix}cls_token",)
-    yield "vit.positions", (f"{prefix}pos_embed",)
-    yield from _linear("vit.patches", f"{prefix}patch_embed.proj")
     names = {"attention_norm": "norm1", "qkv": "attn.qkv", "out": "attn.proj", "mlp_norm": "norm2", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
-    for i in range(depth):
-        for ours, theirs in names.items():
-            yield from _linear(f"vit.blocks.{i}.{ours}", f"{prefix}blocks.{i}.{theirs}")
-    yield from _linear("vit.norm", f"{prefix}norm")
+    first = {"cls": "cls_token", "positions": "pos_embed", "patches": "patch_embed.proj"}
+    return _vision(prefix, depth, **first, block="blocks", names=names, norm="norm")
 
 
 def _vit_classes(prefix: str, depth: int) -> Iterator[Pair]:
     """The names of transformers' ViT and DeiT."""
-    yield "vit.cls", (f"{prefix}embeddings.cls_token",)
-    yield "vit.positions", (f"{prefix}embeddings.position_embeddings",)
-    yield from _linear("vit.patches", f"{prefix}embeddings.patch_embeddings.projection")
-    names = {"attention_norm": "layernorm_before", "out": "attention.output.dense"}
+    names = {"qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value")}
+    names |= {"attention_norm": "layernorm_before", "out": "attention.output.dense"}
     names |= {"mlp_norm": "layernorm_after", "mlp.0": "intermediate.dense", "mlp.2": "output.dense"}
+    first = {"cls": "embeddings.cls_token", "positions": "embeddings.position_embeddings"}
+    first["patches"] = "embeddings.patch_embeddings.projection"
+    return _vision(prefix, depth, **first, block="encoder.layer", names=names, norm="layernorm")
+
+
+def _vision(
+    prefix: str, depth: int, *, cls: str, positions: str, patches: str, block: str, names: dict[str, str | tuple[str, ...]], norm: str
+) -> Iterator[Pair]:
+    """A ViT under the names of others; `names` has those within a block, several where they keep apart what is one of ours."""
+    yield "vit.cls", (f"{prefix}{cls}",)
+    yield "vit.positions", (f"{prefix}{positions}",)
+    yield from _linear("vit.patches", f"{prefix}{patches}")
     for i in range(depth):
-        ours, theirs = f"vit.blocks.{i}", f"{prefix}encoder.layer.{i}"
-        yield from _linear(f"{ours}.qkv", *(f"{theirs}.attention.attention.{n}" for n in ("query", "key", "value")))
-        for own, other in names.items():
-            yield from _linear(f"{ours}.{own}", f"{theirs}.{other}")
-    yield from _linear("vit.norm", f"{prefix}layernorm")
+        for ours, theirs in names.items():
+            parts = (theirs,) if isinstance(theirs, str) else theirs
+            yield from _linear(f"vit.blocks.{i}.{ours}", *(f"{prefix}{block}.{i}.{part}" for part in parts))
+    yield from _linear("vit.norm", f"{prefix}{norm}")
 
 
 def text_stack(prefix: str, depth: int, *, attention: str, cross: bool = True) -> Iterator[Pair]:

@@ -36,8 +36,9 @@ def score(
     max_tokens = json.loads((filter / "config.json").read_text())["max_tokens"]
     # a table is read when its turn comes: all of them together may be larger than the memory
     parts = {path.name: partial(candidates, generation / path.name, path) for path in table_paths(captions)}
-    parts[CONTROLS] = partial(plant, heldout_halves(heldout)[1], per_image=cfg.controls_per_image, seed=seed)
-    sizes = {name: read().num_rows for name, read in parts.items()}
+    sizes = {path.name: num_candidates(generation / path.name, path) for path in table_paths(captions)}
+    controls = plant(heldout_halves(heldout)[1], per_image=cfg.controls_per_image, seed=seed)
+    parts[CONTROLS], sizes[CONTROLS] = lambda: controls, controls.num_rows
     todo = [name for name in parts if not (staged / name).exists()]
     done = sum(sizes[name] for name in parts.keys() - set(todo))
     progress = Progress("score", sum(sizes.values()), start=done, unit="texts")
@@ -55,11 +56,19 @@ def score(
 def candidates(generation: Path, captions: Path) -> pa.Table:
     """Web texts, without those that a screen dropped, and synthetic captions of a shard, those of an image together, with the column
     `shard`."""
-    base = read_table(generation, SCHEMA.names)
-    web = base.filter(pc.and_not(pc.equal(base["source"], "web"), screened(base)))
+    web = _unscreened_web(read_table(generation, SCHEMA.names))
     table = pa.concat_tables([web, read_table(captions, SCHEMA.names)])
     table = table.sort_by([("key", "ascending"), ("source", "descending"), ("candidate", "ascending")])
     return table.append_column("shard", pa.array([captions.stem] * table.num_rows, pa.string()))
+
+
+def num_candidates(generation: Path, captions: Path) -> int:
+    """Rows of their `candidates`, by a look at what decides about them alone."""
+    return _unscreened_web(read_table(generation, ["source", "reason", "itm"])).num_rows + read_table(captions, ["key"]).num_rows
+
+
+def _unscreened_web(table: pa.Table) -> pa.Table:
+    return table.filter(pc.and_not(pc.equal(table["source"], "web"), screened(table)))
 
 
 def with_scores(table: pa.Table, scores: PairScores, calibration: Calibration, identity: str) -> pa.Table:
