@@ -28,7 +28,6 @@ from generation import lively
 from PIL import Image
 from side_by_side import ROOT, SIZES, alternate, build, compared, show, write
 
-from blip_core.capfilt import Calibration
 from blip_core.captions import caption_table, content_hash, read_table, write_json, write_manifest, write_table
 from blip_core.checkpoint import save_model
 from blip_core.config import load_params
@@ -42,6 +41,7 @@ SEED, IMAGE_SIZE, BATCH = 0, 384, 8
 MOST = 1e-3  # by which a score may differ: Pillow and torch round a resized pixel to neighbouring grey levels
 SHARD = "web-00000"
 PARAMS = load_params(ROOT / "configs/vit-b16.yaml")
+(WRITER,) = PARAMS.caption.writers
 MAX_TOKENS = PARAMS.tune_filter.optim.max_tokens
 
 
@@ -50,7 +50,6 @@ def make_world(folder: Path, size: str, num_images: int) -> None:
     model, tokenizer = build(size, image_size=IMAGE_SIZE)
     save_model(lively(model), tokenizer, folder / "captioner", prompt="", max_tokens=MAX_TOKENS)
     save_model(model, tokenizer, folder / "filter", prompt="", max_tokens=MAX_TOKENS)
-    Calibration(itm_logit=1.0, itc=1.0, bias=0.0).save(folder / "filter")
     for kind in ("captioning", "retrieval"):
         export_huggingface(model, tokenizer, folder / kind, kind=kind)
     rng, rows = np.random.default_rng(SEED), []
@@ -82,7 +81,8 @@ def ours(folder: Path, *, candidates: int, precision: str, threads: int) -> Path
     shutil.rmtree(folder / "out", ignore_errors=True)
     generation, shards, captions, scores = folder / "generation", folder / "shards", folder / "out/captions", folder / "out/scores"
     common = {"seed": SEED, "work": folder / "out/work"}
-    cfg = PARAMS.caption.model_copy(update={"num_candidates": candidates, "precision": precision, "threads": threads})
+    writers = (WRITER.model_copy(update={"num_candidates": candidates}),)
+    cfg = PARAMS.caption.model_copy(update={"writers": writers, "precision": precision, "threads": threads})
     caption(folder / "captioner", generation, shards, folder / "gate.json", captions, round="r1", cfg=cfg, **common)
     cfg = PARAMS.score.model_copy(update={"precision": precision, "threads": threads})
     score(folder / "filter", generation, captions, shards, folder / "heldout", scores, cfg=cfg, **common)
@@ -109,7 +109,7 @@ class Peers:
 
     def captions(self, pixels: torch.Tensor, num: int) -> list[list[str]]:
         """`num` of each image. Their lengths count the first token."""
-        sampler = PARAMS.caption.sampler
+        sampler = WRITER.sampler
         lengths = {"min_length": 1 + sampler.min_tokens, "max_length": 1 + sampler.max_tokens}
         how = {"do_sample": True, "top_p": sampler.p, "top_k": 0, "repetition_penalty": sampler.repetition_penalty}
         ids = self.captioner.generate(pixels, num_return_sequences=num, **lengths, **how)

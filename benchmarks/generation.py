@@ -56,7 +56,7 @@ def ours(model: Blip, pixels: torch.Tensor, search: str, *, bf16: bool = False) 
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         images = model.keys_values(model.image_tokens(pixels))
         if search == "beam":
-            return beam_search(model, images, prompt, LIMITS, beams=BEAMS)
+            return beam_search(model, images, prompt, LIMITS, beams=BEAMS)[:, 0]
         draws = torch.rand(len(pixels), SAMPLES, NEW_TOKENS)
         return nucleus(model, images, prompt, LIMITS, p=TOP_P, draws_IKL=draws).flatten(0, 1)
 

@@ -199,7 +199,7 @@ class Reader:
         with self._autocast():
             images = self.model.keys_values(self.model.image_tokens(self.pixels))
             if search == "beam":
-                return beam_search(self.model, images, start, limits, beams=BEAMS)
+                return beam_search(self.model, images, start, limits, beams=BEAMS)[:, 0]
             draws = torch.rand(len(self.pixels), SAMPLES, NEW_TOKENS, device=self.setting.device)
             return nucleus(self.model, images, start, limits, p=TOP_P, draws_IKL=draws)
 

@@ -102,6 +102,7 @@ def write_scores(a: Path) -> None:
     """What `score` would leave: the web text and a synthetic one of each image, and controls, with random scores."""
     import pyarrow as pa
 
+    from blip_core.calibration import Calibrated, Calibration, write_calibrations
     from blip_core.captions import CONTROLS, SCHEMA, caption_table, read_table, table_paths, write_manifest, write_table
     from blip_core.controls import heldout_halves, plant
 
@@ -114,24 +115,24 @@ def write_scores(a: Path) -> None:
         table = caption_table([r | {"filter": "filter", "reason": ""} for r in scored])
         write_table(table.sort_by([("key", "ascending"), ("source", "descending")]), out / path.name)
     controls = plant(heldout_halves(a / "heldout")[1], per_image=5, seed=0)
+    controls = controls.set_column(SCHEMA.get_field_index("filter"), SCHEMA.field("filter"), pa.array(["filter"] * controls.num_rows))
     passes = np.where(controls["truth"].to_numpy(), 0.9, 0.1) > np.random.default_rng(3).random(controls.num_rows)
     for name in ("match", "itm", "itc"):
         column = pa.array(np.where(passes, 0.95, 0.05))
         controls = controls.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), column)
     write_table(controls, out / CONTROLS)
     write_manifest(out)
+    write_calibrations([Calibrated("filter", "tuned", Calibration(1.0, 0.0, 0.0), None)], a / "calibration.json", facts={})
 
 
 def write_models(a: Path, params: Params) -> None:
     """A captioner and a filter of random weights."""
-    from blip_core.capfilt import Calibration
     from blip_core.checkpoint import new_model, save_model
     from blip_core.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(a / "vocab.txt")
     for name in ("captioner", "filter"):
         save_model(new_model(ModelConfig(**params.model.model_dump()), tokenizer, seed=0), tokenizer, a / name, prompt="", max_tokens=24)
-    Calibration(1.0, 1.0, 0.0).save(a / "filter")
 
 
 # --- one stage, in a process of its own
@@ -150,9 +151,17 @@ def calls(root: Path, params: Params) -> dict[str, Callable[[Callable], object]]
         "validate": lambda f: f(g0, heldout, shards, gates / "g0.json", metrics / "v.json", docs / "v", cfg=cfg("validate")),
         "caption": lambda f: f(a / "captioner", g0, shards, gates / "g0.json", a / "captions", round="r1", cfg=cfg("caption"), **shared),
         "score": lambda f: f(a / "filter", g0, a / "captions", shards, heldout, a / "scored", cfg=cfg("score"), **shared),
-        "assemble": lambda f: f(g0, scores, g1, metrics / "a.json", cfg=cfg("assemble")),
+        "assemble": lambda f: f(g0, scores, a / "calibration.json", g1, metrics / "a.json", cfg=cfg("assemble")),
         "gate": lambda f: f(
-            g1, scores, shards, gates / "g1.json", metrics / "g.json", docs / "g", cfg=cfg("gate"), assemble_cfg=cfg("assemble")
+            g1,
+            scores,
+            a / "calibration.json",
+            shards,
+            gates / "g1.json",
+            metrics / "g.json",
+            docs / "g",
+            cfg=cfg("gate"),
+            assemble_cfg=cfg("assemble"),
         ),
         "export": lambda f: f(g1, root / "exported", form="parquet"),
         "history": lambda f: f("web-00000-000000000", a),

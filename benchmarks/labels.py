@@ -1,6 +1,6 @@
 """What labels give the calibration, on a finished demo: `make demo && python benchmarks/labels.py`.
 
-The sample world's truth plays the person. Labels of a sheet join planted pairs as in tune_filter; what is measured is the calibration on
+The sample world's truth plays the person. Labels of a sheet join planted pairs as in calibrate; what is measured is the calibration on
 all texts of the crawl, right and wrong ones weighing the same: log loss, and expected calibration error. Means over some sheets.
 """
 
@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.capfilt import Calibration, PairScores
+from blip_core.calibration import Calibration, pair_scores
 from blip_core.captions import CONTROLS, each_table, read_table
+from blip_core.pair_scores import PairScores
 from blip_core.review.choose import IDENTITY, JUDGED_BY_SCORE, choose_cards, read_rule
-from blip_core.stages.tune_filter import shared_weight
+from blip_core.stages.calibrate import shared_weight
 from blip_core.truth import load_truth, truth_of
 
 
@@ -23,12 +24,12 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 200, 400], help="texts on a sheet")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5, 0.75], help="tune_filter.label_share")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5, 0.75], help="calibrate.label_share")
     parser.add_argument("--sheets", type=int, default=10)
     args = parser.parse_args()
     generation = args.artifacts / "generations/g1"
     controls = read_table(args.artifacts / "rounds/r1/scores" / CONTROLS)
-    planted = scores_of(controls), controls["truth"].to_numpy()
+    planted = pair_scores(controls), controls["truth"].to_numpy()
     crawl = pa.concat_tables(t.filter(pc.is_in(t["reason"], value_set=pa.array(JUDGED_BY_SCORE))) for t in each_table(generation))
     crawl = crawl.filter(pc.not_equal(crawl["source"], "human"))
     truth = np.array(truth_of(crawl, load_truth(args.data)), dtype=bool)
@@ -43,14 +44,9 @@ def main() -> None:
             show(str(count), str(share), [taught(planted, crawl, truth, rows, weight, share) for rows, weight in found], crawl, truth)
 
 
-def scores_of(table: pa.Table) -> PairScores:
-    itm = table["itm"].to_numpy().clip(1e-9, 1 - 1e-9)
-    return PairScores(np.log(itm / (1 - itm)), table["itc"].to_numpy())
-
-
 def taught(planted: tuple, crawl: pa.Table, truth: np.ndarray, rows: np.ndarray, weight: list[float], share: float) -> Calibration:
     """Planted pairs and these rows of the crawl together."""
-    count, own = len(planted[1]), scores_of(crawl.take(rows))
+    count, own = len(planted[1]), pair_scores(crawl.take(rows))
     scores = PairScores(*(np.concatenate([getattr(planted[0], name), getattr(own, name)]) for name in ("itm_logit", "itc")))
     both, labelled = np.concatenate([planted[1], truth[rows]]), np.arange(count + len(rows)) >= count
     synthetic = np.concatenate([np.zeros(count, dtype=bool), pc.equal(crawl.take(rows)["source"], "synthetic").to_numpy()])
@@ -61,7 +57,7 @@ def show(labels: str, share: str, calibrations: list[Calibration], crawl: pa.Tab
     cells = []
     for source in ("web", "synthetic"):
         own = pc.equal(crawl["source"], source).to_numpy()
-        scores = scores_of(crawl.filter(pa.array(own)))
+        scores = pair_scores(crawl.filter(pa.array(own)))
         measured = [errors(c.match(scores, synthetic=source == "synthetic"), truth[own]) for c in calibrations]
         cells += [f"{value:.3f}" for value in np.mean(measured, axis=0)]
     print(f"| {labels} | {share} | {' | '.join(cells)} |")

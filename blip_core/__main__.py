@@ -28,7 +28,7 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DVC_NO_ANALYTICS": "1",
 }
-INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "params", "seed", "work", "log"}
+INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "score_cfg", "params", "seed", "work", "log", "fetch"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -259,6 +259,12 @@ def _agreement(args: argparse.Namespace) -> None:
         write_json(found, args.out)
 
 
+def _fetch(uri: str, work: Path) -> Path:
+    from blip_core.registry import fetch_model
+
+    return fetch_model(uri, Path.cwd(), work / "models")
+
+
 def _run_stage(args: argparse.Namespace) -> None:
     params, stage = _params(args), _stage(args.verb)
     wanted = inspect.signature(stage).parameters
@@ -268,9 +274,11 @@ def _run_stage(args: argparse.Namespace) -> None:
         "model_cfg": params.model,
         "assemble_cfg": params.assemble,
         "compare_cfg": params.compare,
+        "score_cfg": params.score,
         "params": params,
         "seed": params.seed,
         "work": args.work,
+        "fetch": lambda uri: _fetch(uri, args.work),
     }
     injected = {n: v for n, v in offered.items() if n in wanted}
     if not args.run:

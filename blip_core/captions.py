@@ -20,6 +20,14 @@ CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidate
 SCREENS = ("boilerplate", "file_name", "markup", "repeats", "language")  # told by the text alone, see screens.py
 REASONS = (KEPT, "below_threshold", "degenerate", "duplicate", "outranked", "source_off", *SCREENS)
 
+# what a further filter of an ensemble says of a text
+OPINION = (
+    pa.field("filter", pa.string()),
+    pa.field("itm", pa.float64()),
+    pa.field("itc", pa.float64()),
+    pa.field("match", pa.float64()),
+)
+
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # of the image in its shard
@@ -31,10 +39,11 @@ SCHEMA = pa.schema(
         ("model", pa.string()),  # content hash of the captioner that wrote it; "" for web and human
         ("sampler", pa.string()),
         ("seed", pa.int64()),
-        ("itm", pa.float64()),  # P(match) by the filter's ITM head, raw; null: not scored
+        ("itm", pa.float64()),  # P(match) by the filter's ITM head, raw; null: not scored, or by a filter without such a head
         ("itc", pa.float64()),  # cosine of the filter's ITC features
-        ("match", pa.float64()),  # calibrated P(match)
+        ("match", pa.float64()),  # calibrated P(match); null before assemble
         ("filter", pa.string()),  # content hash of the filter that scored it
+        ("opinions", pa.list_(pa.struct(OPINION))),  # of further filters; null: there are none
         ("reason", pa.string()),  # decision, one of REASONS; "" before one was made
         # what the screens say; null: nobody looked
         ("boilerplate", pa.bool_()),  # the same text stands at many images

@@ -18,6 +18,8 @@ Positive = Annotated[int, Field(gt=0)]
 Source = Literal["web", "human", "synthetic"]
 Screen = Annotated[Literal["off", "mark", "drop"], BeforeValidator(lambda v: "off" if v is False else v)]  # YAML reads off as false
 Place = str | tuple[str, ...]
+CalibrationMethod = Literal["logistic", "temperature", "isotonic"]
+MODELS = "the folder of a BLIP, ours or of transformers, a .pth file of the authors, or models:/NAME/VERSION of the registry"
 Format = Literal["webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parquet", "table", "sidecar"]  # blip_core/formats
 
 # of every stage that computes with tensors. The demo has 1: a file that several machines share must not mean another sum on each
@@ -321,11 +323,21 @@ class CaptionerConfig(Config):
 
 
 class FilterConfig(Config):
-    """Fine-tuning with ITC and ITM on the clean set (paper section 3.3), and calibration on half of the held-out val pairs."""
+    """Fine-tuning with ITC and ITM on the clean set (paper section 3.3)."""
 
     optim: OptimConfig
     contrast: ContrastConfig
-    target_precision: Share = Field(description="for which the calibration also reports a threshold")
+
+
+class CalibrateConfig(Config):
+    """What the filters' scores mean, by half of the held-out val pairs and what people said (blip_core/calibration.py)."""
+
+    method: CalibrationMethod = Field(
+        description="logistic: on ITM and ITC together; temperature: the ITM logit divided by one number; isotonic: logistic made monotone"
+    )
+    target_precision: Share = Field(description="for which a threshold is found: assemble.threshold: calibrated takes it")
+    bootstrap: Positive = Field(description="resamples of the pictures for the intervals of AUC, ECE, precision and recall")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
     controls_per_image: Positive = Field(description="pairs of each kind, true and false, made per held-out image")
     label_share: Share = Field(
         description="weight of people's labels in the calibration, where there are any (docs/review.md); the planted pairs have the rest"
@@ -335,22 +347,53 @@ class FilterConfig(Config):
 
 class SamplerConfig(Config):
     name: Literal["nucleus", "beam"]
-    p: float = Field(gt=0, le=1, description="nucleus: the smallest set of tokens with this much probability")
+    p: float = Field(gt=0, le=1, description="nucleus: the smallest set of tokens with this much probability; 1 leaves all to top_k")
+    top_k: int = Field(ge=0, description="nucleus: only so many of the most probable tokens; 0: any")
+    temperature: float = Field(gt=0, description="nucleus: of the softmax; below 1 is surer, above 1 more diverse")
     beams: Positive
     min_tokens: int = Field(ge=0, description="new tokens, prompt not counted")
     max_tokens: Positive
     repetition_penalty: float = Field(gt=0)
 
+    @property
+    def label(self) -> str:
+        """As the candidates carry it."""
+        if self.name == "beam":
+            return f"beam {self.beams}"
+        shape = [f"p={self.p}"] + [f"k={self.top_k}"] * (self.top_k > 0) + [f"t={self.temperature}"] * (self.temperature != 1)
+        return " ".join(["nucleus", *shape])
 
-class CaptionConfig(Config):
+
+class WriterConfig(Config):
+    """A captioner and how it writes."""
+
+    captioner: str = Field(description=f"tuned: the round's own; else {MODELS}")
+    prompt: str | None = Field(description="put before each caption, and no part of it; null: the one it was tuned with, if that is known")
     sampler: SamplerConfig
     num_candidates: Positive = Field(description="captions per image")
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.sampler.name == "beam" and self.num_candidates > self.sampler.beams:
+            raise ValueError(
+                f"num_candidates is {self.num_candidates}, but a search with {self.sampler.beams} beams finds no more captions"
+            )
+        return self
+
+
+class CaptionConfig(Config):
+    writers: tuple[WriterConfig, ...] = Field(min_length=1, description="their candidates are numbered one after the other")
     batch_size: Positive = Field(description="images at a time")
     precision: Literal["fp32", "bf16"]
     threads: int = Field(ge=0, description=THREADS)
 
 
 class ScoreConfig(Config):
+    filters: tuple[str, ...] = Field(
+        min_length=1,
+        description=f"tuned: the round's own; else {MODELS}, or a CLIP or SigLIP folder of transformers. The scores of the first stand in "
+        "itm and itc, the others are opinions",
+    )
     controls_per_image: Positive = Field(description="pairs of each kind, true and false, planted per held-out image")
     batch_size: Positive = Field(description="images at a time")
     precision: Literal["fp32", "bf16"]
@@ -363,7 +406,13 @@ class AssembleConfig(Config):
     score: Literal["match", "itm", "itc"] = Field(
         description="match: calibrated P(match); itm: the raw ITM probability, as the authors; itc: cosine"
     )
-    threshold: dict[Literal["web", "synthetic"], float] = Field(description="a candidate below is dropped")
+    threshold: dict[Literal["web", "synthetic"], float | Literal["calibrated"]] = Field(
+        description="a candidate below is dropped; calibrated: the filter's own for calibrate.target_precision, a P(match)"
+    )
+    votes: Positive = Field(description="so many of score.filters must find a text at its threshold or above; 1 with a single filter")
+    keep_best: Positive | None = Field(
+        description="of those that pass, only so many of an image, by score; null: all. With thresholds of 0 it is BLIP-2's way"
+    )
     sources: tuple[Literal["web", "synthetic"], ...] = Field(description="which candidates take part")
     screens: ScreensConfig = Field(
         description="of synthetic texts; drop also takes web texts that ingest has marked. Loops and overused texts of a captioner "
@@ -371,6 +420,12 @@ class AssembleConfig(Config):
     )
     max_repeat: int = Field(ge=2, description="a synthetic text is degenerate when one to four words stand in it this many times in a row")
     max_share: Share = Field(description="a synthetic text given to more than this share of the images is degenerate")
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if "calibrated" in self.threshold.values() and self.score != "match":
+            raise ValueError(f"threshold is calibrated, which is a P(match), but score is {self.score}; expected score: match")
+        return self
 
 
 class GateConfig(Config):
@@ -452,6 +507,7 @@ class Params(Config):
     pretrain: PretrainConfig
     tune_captioner: CaptionerConfig
     tune_filter: FilterConfig
+    calibrate: CalibrateConfig
     caption: CaptionConfig
     score: ScoreConfig
     assemble: AssembleConfig
@@ -479,6 +535,8 @@ class Params(Config):
                 f"challenger.generation is {self.challenger.generation!r}; "
                 f"its model trains on {self.models[self.challenger.model].generation!r}"
             )
+        if self.assemble.votes > len(self.score.filters):
+            raise ValueError(f"assemble.votes is {self.assemble.votes}, but score.filters has {len(self.score.filters)}")
         return self
 
 

@@ -216,8 +216,9 @@ def _reading(stage: str, params: Params, artifacts: Path | None, batch_size: int
             keys, pictures, texts = source(step, size)
             watch.enter("pixels")
             if stage == "caption":
-                options = {"seed": params.seed, "num_candidates": cfg.num_candidates, "precision": cfg.precision}
-                caption_images(model, tokenizer, pictures, keys, cfg.sampler, **options)
+                for writer in cfg.writers:
+                    options = {"seed": params.seed, "num_candidates": writer.num_candidates, "precision": cfg.precision}
+                    caption_images(model, tokenizer, pictures, keys, writer.sampler, **options)
             else:
                 score_texts(model, tokenizer, pictures, texts, max_tokens=params.tune_filter.optim.max_tokens, precision=cfg.precision)
             watch.end_step()

@@ -1,6 +1,8 @@
 """Versions of the registered model in MLflow. What may become champion, and who decides, is in champion.py."""
 
 import json
+import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
+from blip_core.atomic import new_folder
 from blip_core.tracking import QUIET, connect, environment, lock, safe_name, uri
 
 if TYPE_CHECKING:
@@ -160,8 +163,33 @@ class Registry:
             return None
         return Path(self._client.download_artifacts(version.run_id, name, str(folder)))
 
+    def model(self, version: "ModelVersion", folder: Path) -> Path:
+        """The model folder as it was registered, at `folder`/NAME-VERSION."""
+        import mlflow
+
+        out = folder / f"{self.name}-{version.version}"
+        if not out.exists():
+            with new_folder(out) as temporary, tempfile.TemporaryDirectory(dir=self._work) as fetched:
+                artifacts = mlflow.artifacts.download_artifacts(artifact_uri=f"{version.source}/artifacts", dst_path=fetched)
+                (found,) = Path(artifacts).glob("*/config.json")
+                shutil.copytree(found.parent, temporary, dirs_exist_ok=True)
+        return out
+
     def code(self, version: "ModelVersion", folder: Path) -> Path:
         """The package blip_core as it was packed with the version, copied into `folder`."""
         import mlflow
 
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{version.source}/code/blip_core", dst_path=str(folder)))
+
+
+def fetch_model(uri: str, root: Path, folder: Path) -> Path:
+    """The model folder of models:/NAME/VERSION or models:/NAME@ALIAS, copied below `folder` once. ValueError when there is none."""
+    found = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([\w.-]+))", uri)
+    if not found:
+        raise ValueError(f"{uri!r}: expected models:/NAME/VERSION or models:/NAME@ALIAS")
+    name, number, alias = found.groups()
+    with open_registry(name, root) as registry:
+        version = registry.version(number) if number else registry.at(alias)
+        if version is None:
+            raise ValueError(f"{uri}: no version of {name} has the alias {alias!r}; known are {sorted(registry.aliases())}")
+        return registry.model(version, folder)

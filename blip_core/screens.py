@@ -135,8 +135,8 @@ def decide(table: pa.Table, cfg: ScreensConfig) -> pa.Table:
 
 
 def screened(table: pa.Table) -> pa.ChunkedArray:
-    """Whether a screen took each text before it was scored: it has a screen's reason and no score."""
-    return pc.and_(pc.is_in(table["reason"], value_set=pa.array(SCREENS)), pc.is_null(table["itm"]))
+    """Whether a screen took each text before it was scored: it has a screen's reason and no filter's score."""
+    return pc.and_(pc.is_in(table["reason"], value_set=pa.array(SCREENS)), pc.equal(pc.fill_null(table["filter"], ""), ""))
 
 
 def _set(table: pa.Table, name: str, values: list | pa.ChunkedArray) -> pa.Table:

@@ -77,6 +77,7 @@ def small_values(values: dict) -> dict:
     for stage in ("caption", "score", "evaluate"):
         values[stage] |= {"precision": "fp32"}
     values["evaluate"] |= {"bootstrap": 50}
+    values["calibrate"] |= {"bootstrap": 20}
     values["compare"] |= {"bootstrap": 50}
     values["validate"] |= {"min_heldout_images": 20}
     # an untrained filter tells nothing apart: let what it does pass

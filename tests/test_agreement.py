@@ -106,7 +106,7 @@ def test_question_states(size, tokenizer, tmp_path):
 
 
 def captions(theirs, ours, tokenizer, prompt: str, limits: Limits, *, beams: int, length_penalty: float, seed: int):
-    """Ids of new tokens up to [SEP] by both, for three images: a list of lists each."""
+    """Ids of new tokens up to [SEP] by both, of every finished beam of three images: a list of lists each."""
     pixels, start = random_pixels(theirs, 3, seed), tokenizer.encode_prompt(prompt)
     # generate takes [CLS] prompt [SEP], and its lengths count the prompt
     given = torch.tensor([[tokenizer.cls, *start[1:], tokenizer.sep]]).repeat(3, 1)
@@ -114,13 +114,15 @@ def captions(theirs, ours, tokenizer, prompt: str, limits: Limits, *, beams: int
         pixels,
         input_ids=given,
         num_beams=beams,
+        num_return_sequences=beams,
         do_sample=False,
         min_length=len(start) + limits.min_tokens,
         max_length=len(start) + limits.max_tokens,
         repetition_penalty=limits.repetition_penalty,
         length_penalty=length_penalty,
     )[:, len(start) :]
-    got = beam_search(ours, ours.keys_values(ours.image_tokens(pixels)), start, limits, beams=beams, length_penalty=length_penalty)
+    found = ours.keys_values(ours.image_tokens(pixels))
+    got = beam_search(ours, found, start, limits, beams=beams, num_return=beams, length_penalty=length_penalty).flatten(0, 1)
     return ended(expected, tokenizer), ended(got, tokenizer)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import blip_core.stages.assemble as stage
+from blip_core.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.captions import (
     SCHEMA,
     SCREENS,
@@ -15,11 +17,12 @@ from blip_core.captions import (
     read_manifest,
     read_table,
     read_tables,
+    sha256_file,
     write_manifest,
     write_table,
 )
+from blip_core.choice import Rule, choose
 from blip_core.config import AssembleConfig
-from blip_core.stages.assemble import assemble, choose
 
 NONE = pa.array([], pa.string())
 SCREENS_OFF = {**dict.fromkeys(SCREENS, "off"), "languages": None, "min_confidence": 0.5}
@@ -27,7 +30,19 @@ SCREENS_OFF = {**dict.fromkeys(SCREENS, "off"), "languages": None, "min_confiden
 
 def config(**changes) -> AssembleConfig:
     rule = {"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}, "sources": ("web", "synthetic")}
-    return AssembleConfig(**rule | {"screens": SCREENS_OFF, "max_repeat": 3, "max_share": 0.3} | changes)
+    shared = {"screens": SCREENS_OFF, "max_repeat": 3, "max_share": 0.3, "votes": 1, "keep_best": None}
+    return AssembleConfig(**rule | shared | changes)
+
+
+def as_it_stands(folder: Path) -> Path:
+    """A calibration that takes the ITM head at its word."""
+    out = folder / "calibration.json"
+    write_calibrations([Calibrated("f", "tuned", Calibration(itm_logit=1.0, itc=0.0, bias=0.0), 0.75)], out, facts={})
+    return out
+
+
+def assemble(generation: Path, scores: Path, out: Path, out_metrics: Path, *, cfg: AssembleConfig) -> None:
+    stage.assemble(generation, scores, as_it_stands(scores.parent), out, out_metrics, cfg=cfg)
 
 
 def row(key: str, text: str, source: str, score: float | None = 0.9, *, candidate: int = 0, reason: str = "") -> dict:
@@ -38,7 +53,7 @@ def row(key: str, text: str, source: str, score: float | None = 0.9, *, candidat
 
 
 def reasons(rows: list[dict], cfg: AssembleConfig | None = None, common: pa.Array = NONE) -> list[str]:
-    return choose(caption_table(rows), overused=common, cfg=cfg or config())["reason"].to_pylist()
+    return choose(caption_table(rows), overused=common, rule=Rule(cfg or config()))["reason"].to_pylist()
 
 
 def seal(folder: Path, tables: dict[str, list[dict] | pa.Table], **facts) -> Path:
@@ -148,9 +163,9 @@ def test_the_score_column_is_the_configured_one():
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
 def test_a_candidate_without_a_score_stops_the_stage_and_is_named(score):
     table = caption_table([row("web-1", "a cat", "web"), row("web-2", "a dog", "synthetic", score)])
-    message = r"web-7\.parquet: key 'web-2': text 'a dog' has match (None|nan|inf), expected a number \(1 such rows\)"
+    message = r"web-7\.parquet: key 'web-2': text 'a dog' has match (None|nan|inf) by filter 'f', expected a number \(1 such rows\)"
     with pytest.raises(ValueError, match=message):
-        choose(table, overused=NONE, cfg=config(), where="web-7.parquet")
+        choose(table, overused=NONE, rule=Rule(config()), where="web-7.parquet")
 
 
 @pytest.mark.parametrize("threshold", [{"web": 0.5}, {"web": 0.5, "synthetic": float("nan")}, {"web": 0.5, "synthetic": float("inf")}])
@@ -171,8 +186,9 @@ def test_the_stage_writes_every_candidate_with_its_reason_and_human_texts_as_the
     assert read_table(tmp_path / "g1" / "train-00000.parquet").equals(read_table(base / "train-00000.parquet"))
     for stem in ("web-00000", "web-00001"):
         made, scored = (read_table(folder / f"{stem}.parquet") for folder in (tmp_path / "g1", scores))
-        assert made.schema.equals(SCHEMA) and made.drop_columns(["reason"]).equals(scored.drop_columns(["reason"]))
+        assert made.schema.equals(SCHEMA) and made.drop_columns(["reason", "match"]).equals(scored.drop_columns(["reason", "match"]))
         for found in made.to_pylist():
+            assert found["match"] == pytest.approx(found["itm"], abs=1e-9)
             expected = "below_threshold" if "low" in found["text"] else "kept"
             expected = {"KEPT, one!": "duplicate", "dog dog dog": "degenerate"}.get(found["text"], expected)
             assert found["reason"] == expected, found
@@ -204,7 +220,11 @@ def test_metrics_and_manifest_say_what_was_done(tmp_path):
         "degenerate_share_synthetic": 0.25,
     }
     manifest = read_manifest(tmp_path / "g1")
-    assert manifest["parents"] == {"generation": content_hash(base), "scores": content_hash(scores)}
+    assert manifest["parents"] == {
+        "generation": content_hash(base),
+        "scores": content_hash(scores),
+        "calibration": sha256_file(tmp_path / "calibration.json"),
+    }
     assert manifest["counts"]["texts_kept"] == 3 and manifest["rule"]["threshold"] == {"web": 0.5, "synthetic": 0.5}
 
 
@@ -271,7 +291,7 @@ def test_a_run_that_stops_midway_leaves_no_sealed_generation(tmp_path):
     base, scores = small_world(tmp_path)
     assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())
     table = read_table(scores / "web-00001.parquet").to_pylist()
-    seal(scores, {"web-00001": [{**r, "match": float("nan")} for r in table]})
+    seal(scores, {"web-00001": [{**r, "itm": None} for r in table]})
     with pytest.raises(ValueError, match="key 'web-3'"):
         assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())
     with pytest.raises(ValueError, match="unfinished"):
@@ -283,6 +303,68 @@ def test_a_hundred_thousand_candidates_take_seconds():
     rows = [row(f"web-{i // 2}", f"{words[i % 4]} {i % 997}", ("web", "synthetic")[i % 2], (i % 100) / 100) for i in range(100_000)]
     table = caption_table(rows)
     start = time.process_time()
-    made = choose(table, overused=NONE, cfg=config())
+    made = choose(table, overused=NONE, rule=Rule(config()))
     assert time.process_time() - start < 5
     assert made.num_rows == 100_000 and made["reason"].to_pylist().count("kept") == 50_000
+
+
+def opinion(score: float | None, name: str = "g") -> dict:
+    return {"filter": name, "itm": score, "itc": score, "match": score}
+
+
+@pytest.mark.parametrize("votes, stay", [(1, "abc"), (2, "ab"), (3, "a")])
+def test_so_many_filters_must_accept_a_text(votes, stay):
+    """a: all three, b: two, c: the second alone, d: none."""
+    scores = {"a": (0.9, 0.8, 0.7), "b": (0.4, 0.8, 0.7), "c": (0.4, 0.5, 0.1), "d": (0.4, 0.3, 0.1)}
+    rows = [row("web-1", t, "web", s[0]) | {"opinions": [opinion(s[1]), opinion(s[2], "h")]} for t, s in scores.items()]
+    assert "".join(t for t, r in zip(scores, reasons(rows, config(votes=votes)), strict=True) if r == "kept") == stay
+
+
+def test_a_filter_without_the_score_that_decides_is_named():
+    """CLIP has no ITM head."""
+    rows = [row("web-1", "a cat", "web") | {"opinions": [opinion(0.9) | {"itm": None, "filter": "clip"}]}]
+    assert reasons(rows) == ["kept"]
+    with pytest.raises(ValueError, match="has itm None by filter 'clip'.*another assemble.score where the filter has none"):
+        reasons(rows, config(score="itm"))
+
+
+def test_of_those_that_pass_only_the_best_of_an_image_stay():
+    """The rank counts what was kept: neither duplicates nor rejected ones take a place; equal scores: web first, then the older."""
+    rows = [
+        row("web-1", "first", "web", 0.95),
+        row("web-1", "First!", "synthetic", 0.94),
+        row("web-1", "low", "synthetic", 0.4, candidate=1),
+        row("web-1", "second", "synthetic", 0.8, candidate=2),
+        row("web-1", "third", "synthetic", 0.8, candidate=3),
+        row("web-2", "other", "web", 0.6),
+    ]
+    assert reasons(rows, config(keep_best=2)) == ["kept", "duplicate", "below_threshold", "kept", "outranked", "kept"]
+    best = config(keep_best=1, threshold={"web": 0.0, "synthetic": 0.0})  # BLIP-2's way: no threshold, the best by score
+    assert reasons(rows, best) == ["kept", "duplicate", "outranked", "outranked", "outranked", "kept"]
+
+
+def test_several_filters_rank_by_their_mean():
+    rows = [
+        row("web-1", "a", "web", 0.9) | {"opinions": [opinion(0.5)]},
+        row("web-1", "b", "synthetic", 0.8) | {"opinions": [opinion(0.7)]},
+    ]
+    assert reasons(rows, config(keep_best=1)) == ["outranked", "kept"]
+
+
+def test_a_calibrated_threshold_is_the_filters_own_and_stands_as_a_number_in_the_manifest(tmp_path):
+    base, scores = small_world(tmp_path)
+    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(threshold={"web": "calibrated", "synthetic": 0.8}))
+    kept = {r["text"] for r in read_tables(tmp_path / "g1").to_pylist() if r["reason"] == "kept" and r["source"] != "human"}
+    assert kept == {"kept one", "kept anew"}  # the filter's threshold is 0.75
+    assert read_manifest(tmp_path / "g1")["rule"]["threshold"] == {"web": 0.75, "synthetic": 0.8}
+    with pytest.raises(ValueError, match="'web' it is calibrated, but filter 'f' was not calibrated"):
+        reasons([row("web-1", "a", "web")], config(threshold={"web": "calibrated", "synthetic": 0.5}))
+    with pytest.raises(ValueError, match="expected score: match"):
+        config(score="itm", threshold={"web": "calibrated", "synthetic": 0.5})
+
+
+def test_scores_of_a_filter_that_was_not_calibrated_are_refused(tmp_path):
+    base, scores = small_world(tmp_path)
+    seal(scores, {"web-00000": [r | {"filter": "other"} for r in read_table(scores / "web-00000.parquet").to_pylist()]})
+    with pytest.raises(ValueError, match=r"web-00000\.parquet: scored by filter 'other', but calibrated are \['f'\]"):
+        assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config())

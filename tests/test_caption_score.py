@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 
-from blip_core.capfilt import Calibration
 from blip_core.captions import content_hash, read_table, read_tables
 from blip_core.checkpoint import new_model, save_model
 from blip_core.shards import ShardImages, index_path, read_index
@@ -20,7 +19,6 @@ def models(ingested, params, tmp_path_factory):
     folder, tokenizer = tmp_path_factory.mktemp("models"), Tokenizer.load(ingested / "vocab.txt")
     for name, seed in (("captioner", 1), ("filter", 2)):
         save_model(new_model(params.model, tokenizer, seed=seed), tokenizer, folder / name, prompt="", max_tokens=24)
-    Calibration(itm_logit=1.0, itc=2.0, bias=0.0).save(folder / "filter")
     return folder
 
 
@@ -38,7 +36,8 @@ def run_score(ingested, models, captions, out, work, params, *, shards=None):
 
 
 def test_each_image_gets_its_captions_once(ingested, models, params, tmp_path):
-    run_caption(ingested, models, tmp_path / "captions", tmp_path / "work", params, num_candidates=2)
+    writers = tuple(w.model_copy(update={"num_candidates": 2}) for w in params.caption.writers)
+    run_caption(ingested, models, tmp_path / "captions", tmp_path / "work", params, writers=writers)
     made, base = read_tables(tmp_path / "captions"), read_tables(ingested / "generations/g0")
     web = [k for k, s in zip(base["key"].to_pylist(), base["source"].to_pylist(), strict=True) if s == "web"]
     assert sorted(zip(made["key"].to_pylist(), made["candidate"].to_pylist(), strict=True)) == sorted((k, c) for k in web for c in (0, 1))
@@ -53,7 +52,7 @@ def test_batches_and_interruptions_leave_the_bytes_as_they_are(ingested, models,
     calls, batch = [], caption_stage.caption_batch
 
     def dies(*args, **kwargs):
-        calls.append({image.key for image in args[2]})
+        calls.append({image.key for image in args[1]})
         if len(calls) == 3:
             raise KeyboardInterrupt
         return batch(*args, **kwargs)
@@ -72,12 +71,12 @@ def test_all_texts_and_controls_are_scored(ingested, models, params, tmp_path):
     run_score(ingested, models, tmp_path / "captions", tmp_path / "scores", tmp_path / "work", params)
     names = sorted(p.name for p in (tmp_path / "scores").glob("web-*.parquet"))
     tables = [read_table(tmp_path / "scores" / n) for n in names]
-    assert all(t["match"].null_count == 0 and set(t["source"].to_pylist()) == {"web", "synthetic"} for t in tables)
+    assert all(t["itm"].null_count == t["itc"].null_count == 0 and set(t["source"].to_pylist()) == {"web", "synthetic"} for t in tables)
     for table in tables:
         for row in table.slice(0, 5).to_pylist():
-            assert 0 <= row["itm"] <= 1 and -1.001 <= row["itc"] <= 1.001 and 0 < row["match"] < 1
+            assert 0 <= row["itm"] <= 1 and -1.001 <= row["itc"] <= 1.001 and row["match"] is None and row["opinions"] is None
     controls = read_table(tmp_path / "scores/controls.parquet")
-    assert set(controls["kind"].to_pylist()) == {"true", "mismatched", "perturbed"} and controls["match"].null_count == 0
+    assert set(controls["kind"].to_pylist()) == {"true", "mismatched", "perturbed"} and controls["itm"].null_count == 0
     first = content_hash(tmp_path / "scores")
     run_score(ingested, models, tmp_path / "captions", tmp_path / "scores", tmp_path / "work", params)
     assert content_hash(tmp_path / "scores") == first

@@ -120,7 +120,7 @@ def test_a_version_says_what_made_it_and_a_text_which_models_saw_it(project):
     assert found["data"]["dvc_md5"] == yaml.safe_load((project / "data.dvc").read_text())["outs"][0]["md5"]
     scores = json.loads((project / "artifacts/rounds/r1/scores/manifest.json").read_text())
     captions = json.loads((project / "artifacts/rounds/r1/captions/manifest.json").read_text())
-    assert (found["filter"], found["captioner"]) == (scores["filter"], captions["captioner"])
+    assert (found["filter"], found["captioner"]) == (scores["filters"][0], captions["captioners"][0])
     assert found["params"] == yaml.safe_load((project / "params.yaml").read_text())
     assert found["gate"]["result"] == "passed" and len(found["gate"]["checks"]) > 20 and found["baseline_tests"]["g0"]["cider"]["low"]
     assert {"pretrain-g0", "pretrain-g1", "score"} <= found["runs"].keys() and found["registered"]["by"] == "Ann <ann@example.org>"

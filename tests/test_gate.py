@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from test_assemble import config, row, seal
+from test_assemble import as_it_stands, assemble, config, row, seal
 
-from blip_core.captions import SCHEMA, caption_table, content_hash, read_table, require_gate, write_manifest, write_table
+from blip_core.calibration import Calibrated, Calibration, write_calibrations
+from blip_core.captions import SCHEMA, caption_table, content_hash, read_table, require_gate, sha256_file, write_manifest, write_table
 from blip_core.config import AssembleConfig, GateConfig
 from blip_core.shards import ShardWriter
-from blip_core.stages.assemble import assemble
 from blip_core.stages.gate import gate
 
 NUM_IMAGES, NUM_CONTROLS = 200, 150
@@ -76,7 +76,7 @@ class World:
     def run(self, rule: AssembleConfig | None = None, **changes) -> dict:
         cfg = GateConfig(**(LIMITS | changes))
         outs = (self.gate, self.metrics, self.docs)
-        gate(self.generation, self.scores, self.root / "shards", *outs, cfg=cfg, assemble_cfg=rule or self.rule)
+        gate(self.generation, self.scores, as_it_stands(self.root), self.root / "shards", *outs, cfg=cfg, assemble_cfg=rule or self.rule)
         return json.loads(self.gate.read_text())
 
     def failure(self, rule: AssembleConfig | None = None, **changes) -> str:
@@ -114,7 +114,8 @@ def failed(message: str) -> set[str]:
 def test_a_good_generation_passes_and_the_gate_file_names_it_and_its_parents(world):
     found = world.assemble().run()
     assert found["passed"] is True and found["generation"] == content_hash(world.generation)
-    assert found["parents"] == {"generation": content_hash(world.root / "g0"), "scores": content_hash(world.scores)}
+    parents = {"generation": content_hash(world.root / "g0"), "scores": content_hash(world.scores)}
+    assert found["parents"] == parents | {"calibration": sha256_file(world.root / "calibration.json")}
     names = {c["name"] for c in found["checks"] if c["passed"] is True}
     assert {"noise_web", "noise_synthetic", "coverage", "residual_noise_web_upper", "controls_true", "texts_off_rule"} <= names
     require_gate(world.gate, world.generation)
@@ -224,9 +225,9 @@ def test_a_score_that_is_none_fails_and_names_the_key(world, score):
 
 def test_a_control_without_a_score_fails_and_is_named(world):
     rows = world.controls.to_pylist()
-    rows[0]["match"] = float("nan")
+    rows[0]["itm"] = float("nan")
     world.controls = pa.Table.from_pylist(rows, world.controls.schema)
-    assert re.search(r"controls\.parquet: key 'val-0': .* has match nan, expected a number", world.assemble().failure())
+    assert re.search(r"controls\.parquet: key 'val-0': .* has match None by filter 'f', expected a number", world.assemble().failure())
 
 
 TAMPERED = {
@@ -299,3 +300,16 @@ def test_a_source_that_is_off_is_not_judged(world):
 
 def test_a_source_that_takes_part_needs_a_limit(world):
     assert "gate.max_noise: no limit for source 'synthetic', which takes part" in world.assemble().failure(max_noise={"web": 0.9})
+
+
+def test_another_calibration_than_the_generation_was_chosen_by_fails(world):
+    """A threshold on P(match) means something else then."""
+    world.assemble()
+    other = [Calibrated("f", "tuned", Calibration(itm_logit=0.5, itc=0.0, bias=0.0), None)]
+    write_calibrations(other, world.root / "calibration.json", facts={})
+    cfg, outs = GateConfig(**LIMITS), (world.gate, world.metrics, world.docs)
+    with pytest.raises(ValueError, match=r"calibration\.json: missing, or not what the generation was chosen by"):
+        gate(
+            world.generation, world.scores, world.root / "calibration.json", world.root / "shards", *outs, cfg=cfg, assemble_cfg=world.rule
+        )
+    assert not world.gate.exists()

@@ -97,7 +97,7 @@ def test_wide_beam_search_finds_the_best_of_all_captions(model, tokenizer, lengt
         model.med.head_bias[blocked] = -1e4
     limits, start = Limits(min_tokens=1, max_tokens=3), tokenizer.encode_prompt("")
     keys_values = images(model, 2)
-    found = beam_search(model, keys_values, start, limits, beams=27, length_penalty=length_penalty)
+    found = beam_search(model, keys_values, start, limits, beams=27, length_penalty=length_penalty)[:, 0]
     for i in range(2):
         image = [(k[i : i + 1], v[i : i + 1]) for k, v in keys_values]
         best = max(captions(allowed, limits), key=lambda c: log_probability(model, image, start, c) / len(c) ** length_penalty)

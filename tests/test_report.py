@@ -15,6 +15,7 @@ import simplejpeg
 import yaml
 from PIL import Image
 
+from blip_core.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.captions import caption_table, read_table, write_json, write_manifest, write_table
 from blip_core.config import Params, SampleConfig
 from blip_core.report.digest import pick_examples
@@ -85,15 +86,16 @@ def write_generation(folder: Path, rows: list[dict], shard: dict[str, str]) -> N
 
 def write_round(artifacts: Path, r: str) -> None:
     kinds = ["true"] * 6 + ["mismatched"] * 6 + ["perturbed"] * 6
-    controls = caption_table([{"key": f"val-{i}", "text": "x", "match": 0.9 if kind == "true" else 0.2} for i, kind in enumerate(kinds)])
+    controls = caption_table(
+        [{"key": f"val-{i}", "text": "x", "filter": "f", "itm": 0.9 if kind == "true" else 0.2} for i, kind in enumerate(kinds)]
+    )
     controls = controls.append_column("truth", pa.array([k == "true" for k in kinds])).append_column("kind", pa.array(kinds))
     write_table(controls, artifacts / "rounds" / r / "scores" / "controls.parquet")
-    curve = {"precision": [0.5, 0.9, 1.0], "recall": [1.0, 0.7, 0.0]}
-    write_json({"weights": {}, "curve": curve}, artifacts / "rounds" / r / "filter" / "calibration.json")
-    write_json(
-        {"auc": 0.951, "auc_itm": 0.902, "auc_itc": 0.873, "ece": 0.044, "precision": 0.9, "recall": 0.7},
-        artifacts / f"metrics/filter-{r}.json",
-    )
+    curve = {"precision": [0.5, 0.9], "recall": [1.0, 0.7], "threshold": [0.05, 0.5]}
+    metrics = {"auc": 0.951, "auc_itm": 0.902, "auc_itc": 0.873, "ece": 0.044, "precision": 0.9, "recall": 0.7}
+    about = {"metrics": {**metrics, "auc_low": 0.94, "auc_high": 0.96, "pairs_true": 50, "pairs_false": 50}, "curve": curve}
+    found = [Calibrated("f", "tuned", Calibration(itm_logit=1.0, itc=0.0, bias=0.0), 0.6)]
+    write_calibrations(found, artifacts / "rounds" / r / "calibration.json", facts={"f": about})
     write_json({"residual_noise_web": 0.031, "residual_noise_web_upper": 0.087}, artifacts / f"metrics/gate-{r}.json")
 
 
@@ -228,7 +230,10 @@ def test_kept_texts_by_true_kind(out, data):
 
 def test_filter_models_verdict_intake(out):
     table = (out / "table.txt").read_text()
-    assert line(table, "r1", "0.951").split() == ["r1", "0.951", "0.902", "0.873", "0.044", "0.900", "0.700"]
+    assert line(table, "r1", "0.951").split() == ["r1", "tuned", "0.951", "[0.940,", "0.960]", "0.902", "0.873", "0.044", "0.900", "0.700"]
+    # at 0.5 the curve has recall 0.7 and precision 0.9, and 20 web and 25 synthetic texts of 40 stand at 0.9
+    (at_half,) = [text for text in table.splitlines() if re.match(r"r1 +0\.5 ", text)]
+    assert at_half.split() == ["r1", "0.5", "70.0%", "7.8%", "50.0%", "62.5%"]
     assert [text.split()[-1] for text in table.splitlines() if re.match(r"g[01] +50\.0%", text)] == ["100.0%", "50.0%"]  # captions true
     assert "[48.0, 53.0]" in table and "[1.214, 1.264]" in table
     assert "g1 (challenger): learned from the human, web and synthetic texts of generation g1, made by round r1." in table
@@ -275,8 +280,7 @@ def test_other_reasons_are_counted_but_are_no_noise_ratio(own_artifacts, data):
         ("metrics/ingest.json", "ingest"),
         ("quarantine.parquet", "ingest"),
         ("metrics/gate-r1.json", "gate@r1"),
-        ("metrics/filter-r1.json", "tune_filter@r1"),
-        ("rounds/r1/filter/calibration.json", "tune_filter@r1"),
+        ("rounds/r1/calibration.json", "calibrate@r1"),
         ("rounds/r1/scores/controls.parquet", "score@r1"),
         ("generations/g1", "assemble@r1"),
         ("evaluations/g0/metrics.json", "evaluate@g0"),

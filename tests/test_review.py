@@ -263,9 +263,10 @@ def test_a_folder_without_labels_changes_nothing(shards, tmp_path):
 
 def test_people_teach_the_calibration_to_trust_synthetic_texts_less():
     """The same scores, but synthetic texts are right less often; planted pairs, which are like web texts, can't tell."""
-    from blip_core.capfilt import Calibration, PairScores
+    from blip_core.calibration import Calibration
     from blip_core.metrics import expected_calibration_error
-    from blip_core.stages.tune_filter import shared_weight
+    from blip_core.pair_scores import PairScores
+    from blip_core.stages.calibrate import shared_weight
 
     rng = np.random.default_rng(0)
 
@@ -286,10 +287,10 @@ def test_people_teach_the_calibration_to_trust_synthetic_texts_less():
     assert errors[1] < 0.6 * errors[0]
 
 
-def test_tune_filter_says_how_many_labels_it_took(ingested, params, tmp_path):
-    from blip_core.capfilt import Calibration
+def test_calibrate_says_how_many_labels_it_took(ingested, params, tmp_path):
+    from blip_core.calibration import read_calibrations
     from blip_core.checkpoint import new_model, save_model
-    from blip_core.stages.tune_filter import tune_filter
+    from blip_core.stages.calibrate import calibrate
     from blip_core.tokenizer import Tokenizer
 
     base = read_tables(ingested / "generations/g0", ["key", "image_id", "text", "source", "round", "candidate"]).to_pylist()
@@ -302,18 +303,19 @@ def test_tune_filter_says_how_many_labels_it_took(ingested, params, tmp_path):
     cards = drawn(tmp_path / "g", 1000)
     write_labels(tmp_path / "labels/a.jsonl", said(cards, {r["text"]: "right" if i % 3 else "wrong" for i, r in enumerate(web)}))
     tokenizer = Tokenizer.load(ingested / "vocab.txt")
-    save_model(new_model(params.model, tokenizer, seed=1), tokenizer, tmp_path / "base", prompt="", max_tokens=24)
-    inputs = {name: ingested / name for name in ("shards", "heldout")} | {"generation": ingested / "generations/g0"}
+    save_model(new_model(params.model, tokenizer, seed=1), tokenizer, tmp_path / "filter", prompt="", max_tokens=24)
+    inputs = {name: ingested / name for name in ("shards", "heldout")}
     for name in ("labels", "none"):
         (tmp_path / name).mkdir(exist_ok=True)
-        outs = {"out": tmp_path / f"{name}-filter", "out_history": tmp_path / "h.csv", "out_metrics": tmp_path / f"{name}.json"}
-        options = {"gate": ingested / "gates/g0.json", "cfg": params.tune_filter, "seed": 0, "work": tmp_path / "work"}
-        tune_filter(base=tmp_path / "base", labels=tmp_path / name, **inputs, **outs, **options)
-    with_labels, without = (json.loads((tmp_path / f"{name}-filter/calibration.json").read_text()) for name in ("labels", "none"))
+        outs = {"out": tmp_path / f"{name}-calibration.json", "out_metrics": tmp_path / f"{name}.json"}
+        options = {"cfg": params.calibrate, "score_cfg": params.score, "seed": 0}
+        calibrate(tmp_path / "filter", labels=tmp_path / name, **inputs, **outs, **options)
+    with_labels, without = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("labels", "none"))
     assert with_labels["labels"] == with_labels["labels_used"] == with_labels["labels_right"] + with_labels["labels_wrong"] == 60
     assert 0 <= with_labels["labels_alike"] <= 1 and with_labels["pairs_true"] == without["pairs_true"]
     assert without["labels_used"] == 0 and "labels_alike" not in without
-    assert Calibration.load(tmp_path / "labels-filter") != Calibration.load(tmp_path / "none-filter")
+    assert read_calibrations(tmp_path / "labels-calibration.json") != read_calibrations(tmp_path / "none-calibration.json")
+    assert all(without[f"{m}_low"] <= without[m] <= without[f"{m}_high"] for m in ("auc", "auc_itm", "auc_itc", "recall"))
 
 
 def test_both_verbs(crawl, tmp_path, capsys):

@@ -6,12 +6,13 @@ import time
 import pyarrow as pa
 import pytest
 from archives import karpathy_image, sample, tar_bytes, write_karpathy
-from test_assemble import SCREENS_OFF, row, seal
+from test_assemble import SCREENS_OFF, assemble, row, seal
 from test_assemble import config as rule
 from test_gate import NUM_IMAGES, World, write_shards
 from test_ingest import CFG, run
 
 from blip_core.captions import SCREENS, caption_table, read_manifest, read_table, read_tables, write_table
+from blip_core.choice import Rule, choose
 from blip_core.config import ScreensConfig, WebScreensConfig
 from blip_core.counting import Walk
 from blip_core.screens import (
@@ -30,7 +31,6 @@ from blip_core.screens import (
     screened,
     tally,
 )
-from blip_core.stages.assemble import assemble, choose
 
 
 def config(**changes) -> WebScreensConfig:
@@ -326,7 +326,7 @@ def test_assemble_screens_synthetic_texts_and_drops_marked_web_ones():
     on = {**SCREENS_OFF, "file_name": "drop", "markup": "mark", "boilerplate": "mark"}
     rows = [row("web-1", "image 12", "web") | {"file_name": True}]
     rows += [row(f"web-{i}", text, "synthetic") for i, text in enumerate(("dsc 12", "&amp; a", "so common"), 1)]
-    made = choose(caption_table(rows), overused=pa.array(["so common"]), cfg=rule(screens=on))
+    made = choose(caption_table(rows), overused=pa.array(["so common"]), rule=Rule(rule(screens=on)))
     assert made["reason"].to_pylist() == ["file_name", "file_name", "kept", "degenerate"]
     assert made["markup"].to_pylist() == [None, False, True, False]
     assert made["boilerplate"].to_pylist() == [None, False, False, True]

@@ -28,13 +28,37 @@ class Limits:
 
 
 @torch.inference_mode()
-def nucleus(model: Blip, images: list[KeysValues], prompt: list[int], limits: Limits, *, p: float, draws_IKL: Tensor) -> Tensor:
+def nucleus(
+    model: Blip,
+    images: list[KeysValues],
+    prompt: list[int],
+    limits: Limits,
+    *,
+    p: float,
+    top_k: int = 0,
+    temperature: float = 1.0,
+    draws_IKL: Tensor,
+) -> Tensor:
     """Top-p sampling (Holtzman et al. 2020): ids of new tokens, I x K x L, [PAD] behind [SEP].
 
+    The logits are divided by `temperature`, all but the `top_k` best tokens fall away (0: none does), then p counts, as in transformers.
     `draws_IKL` holds a uniform number in [0, 1) for each token to be drawn, so the caller decides what a sample depends on.
     """
     draws = draws_IKL.to(images[0][0].device)
-    return _one_by_one(model, images, prompt, limits, draws.shape[1], lambda logits, i: draw_nucleus(logits, p, draws[:, :, i].flatten()))
+
+    def choose(logits: Tensor, i: int) -> Tensor:
+        return draw_nucleus(shape_logits(logits, top_k=top_k, temperature=temperature), p, draws[:, :, i].flatten())
+
+    return _one_by_one(model, images, prompt, limits, draws.shape[1], choose)
+
+
+def shape_logits(logits_BV: Tensor, *, top_k: int, temperature: float) -> Tensor:
+    """Logits by temperature, and minus infinity for tokens below the k-th best; those equal to it stay."""
+    if temperature != 1.0:
+        logits_BV = logits_BV / temperature
+    if 0 < top_k < logits_BV.shape[-1]:
+        logits_BV = logits_BV.masked_fill(logits_BV < logits_BV.topk(top_k).values[:, -1:], -torch.inf)
+    return logits_BV
 
 
 @torch.inference_mode()
@@ -102,16 +126,25 @@ def restrict(scores_BV: Tensor, ids_BL: Tensor, limits: Limits, *, num_new: int,
 
 @torch.inference_mode()
 def beam_search(
-    model: Blip, images: list[KeysValues], prompt: list[int], limits: Limits, *, beams: int, length_penalty: float = 1.0
+    model: Blip,
+    images: list[KeysValues],
+    prompt: list[int],
+    limits: Limits,
+    *,
+    beams: int,
+    num_return: int = 1,
+    length_penalty: float = 1.0,
 ) -> Tensor:
-    """The best caption of each image: ids of new tokens, I x L, [PAD] behind [SEP].
+    """The `num_return` best captions of each image: ids of new tokens, I x num_return x L, [PAD] behind [SEP].
 
     Follows transformers' `generate(num_beams=..., early_stopping=False)`: finished beams score log-probability divided by
     their length ** length_penalty, and an image is done when its best running beam can no longer enter the finished ones.
     One beam is the greedy search, as there.
     """
+    if not 1 <= num_return <= beams:
+        raise ValueError(f"{num_return} captions of a search with {beams} beams; expected 1 to {beams}")
     if beams == 1:
-        return greedy(model, images, prompt, limits)
+        return greedy(model, images, prompt, limits)[:, None]
     model.require(*CAPTIONING)
     num_images, device, pad = len(images[0][0]), images[0][0].device, model.special.pad
     length = len(prompt) + limits.max_tokens
@@ -152,8 +185,8 @@ def beam_search(
         flat = (parent + torch.arange(num_images, device=device)[:, None] * beams).flatten()
         past = [(k[flat], v[flat]) for k, v in past]
         newest = running[:, :, end : end + 1].flatten(0, 1)
-    best = torch.where(is_finished.any(dim=1)[:, None], finished[:, 0], running[:, 0])
-    return best[:, len(prompt) :]
+    best = torch.where(is_finished.any(dim=1)[:, None, None], finished[:, :num_return], running[:, :num_return])
+    return best[:, :, len(prompt) :]
 
 
 def _select(sequences_IKL: Tensor, index_IJ: Tensor) -> Tensor:

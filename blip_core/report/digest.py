@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blip_core.calibration import read_calibrations, with_match
 from blip_core.captions import KEPT, SCREENS, read_table, table_paths
 from blip_core.images import decode_rgb
 from blip_core.shards import ShardImages
@@ -28,6 +29,11 @@ class RoundDigest:
 
     def texts(self, source: str) -> int:
         return sum(n for (s, _), n in self.reasons.items() if s == source)
+
+    def share_from(self, source: str, threshold: float) -> float | None:
+        """Share of the source's scored texts at this P(match) or above; exact at multiples of 1 / NUM_BINS."""
+        counts = sum(self.bins[source].values(), start=np.zeros(NUM_BINS, dtype=np.int64))
+        return float(counts[round(threshold * NUM_BINS) :].sum() / counts.sum()) if counts.sum() else None
 
     def rejected(self, source: str) -> float | None:
         """The paper's noise ratio: share of the source's texts that the filter rejected; None where it took no part."""
@@ -65,7 +71,7 @@ class Example:
     texts: list[ExampleText]
 
 
-def digest_round(generation: Path, controls: Path, truth: Truth | None) -> RoundDigest:
+def digest_round(generation: Path, controls: Path, calibration: Path, truth: Truth | None) -> RoundDigest:
     """Count decisions, true noise and scores of a generation's candidates, and the scores of the planted controls."""
     reasons: Counter = Counter()
     noise = {source: TrueNoise(Counter()) for source in SOURCES} if truth is not None else {}
@@ -78,12 +84,12 @@ def digest_round(generation: Path, controls: Path, truth: Truth | None) -> Round
             noise["synthetic"] += synthetic_noise(table, truth)
         for source in SOURCES:
             _add_bins(bins[source], table.filter(pc.equal(table["source"], source)), truth)
-    return RoundDigest(reasons, noise, {**bins, "controls": control_bins(controls)})
+    return RoundDigest(reasons, noise, {**bins, "controls": control_bins(controls, calibration)})
 
 
-def control_bins(controls: Path) -> Bins:
+def control_bins(controls: Path, calibration: Path) -> Bins:
     """Planted pairs by kind: true, mismatched, perturbed."""
-    table = read_table(controls, ["kind", "match"])
+    table = with_match(read_table(controls), read_calibrations(calibration), where=str(controls))
     match, kind = table["match"].to_numpy(), np.array(table["kind"].to_pylist(), dtype=object)
     return {name: _histogram(match[kind == name]) for name in ("true", *sorted(set(kind) - {"true"}))}
 

@@ -23,8 +23,7 @@ class Findings:
     truth: Truth | None  # None: a real crawl
     rounds: dict[str, RoundDigest]
     gates: dict[str, dict]
-    filters: dict[str, dict]
-    curves: dict[str, dict[str, list[float]]]  # precision and recall of the filter
+    filters: dict[str, list[dict]]  # with their metrics and curves, as calibrate wrote them; the first decides
     models: dict[str, dict]
     true_captions: dict[str, float | None]  # share of the captions that are true of their image
     comparison: dict
@@ -45,8 +44,7 @@ def read_findings(artifacts: Path, data: Path, params: Params) -> Findings:
         truth=truth,
         rounds={r: _digest(artifacts, r, cfg.next, truth) for r, cfg in rounds.items()},
         gates={r: _read_json(metrics / f"gate-{r}.json", f"gate@{r}") for r in rounds},
-        filters={r: _read_json(metrics / f"filter-{r}.json", f"tune_filter@{r}") for r in rounds},
-        curves={r: _read_json(artifacts / "rounds" / r / "filter" / "calibration.json", f"tune_filter@{r}")["curve"] for r in rounds},
+        filters={r: _read_json(artifacts / "rounds" / r / "calibration.json", f"calibrate@{r}")["filters"] for r in rounds},
         models={m: _read_json(folder / "metrics.json", f"evaluate@{m}") for m, folder in evaluations.items()},
         true_captions={m: _true_captions(folder, m, truth) for m, folder in evaluations.items()},
         comparison=_read_json(artifacts / "compare.json", "compare"),
@@ -59,7 +57,8 @@ def read_findings(artifacts: Path, data: Path, params: Params) -> Findings:
 
 def _digest(artifacts: Path, r: str, generation: str, truth: Truth | None) -> RoundDigest:
     folder = _required(artifacts / "generations" / generation, f"assemble@{r}")
-    return digest_round(folder, _required(artifacts / "rounds" / r / "scores" / "controls.parquet", f"score@{r}"), truth)
+    controls = _required(artifacts / "rounds" / r / "scores" / "controls.parquet", f"score@{r}")
+    return digest_round(folder, controls, _required(artifacts / "rounds" / r / "calibration.json", f"calibrate@{r}"), truth)
 
 
 def _true_captions(evaluation: Path, model: str, truth: Truth | None) -> float | None:

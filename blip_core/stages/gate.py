@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blip_core.calibration import read_calibrations, with_match
 from blip_core.captions import (
     CONTROLS,
     SCHEMA,
@@ -14,9 +15,11 @@ from blip_core.captions import (
     listed_hash,
     read_manifest,
     read_table,
+    sha256_file,
     table_paths,
     write_json,
 )
+from blip_core.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, rejected
 from blip_core.config import AssembleConfig, GateConfig
 from blip_core.contract import COLUMNS, RANGES, each_row, max_chars, row_expectations, score_expectations
 from blip_core.counting import Walk, hashes
@@ -24,7 +27,7 @@ from blip_core.expect import Expect, at_least, at_most, share_at_most
 from blip_core.expectations import broken, check, folder_faults, require, schema_faults
 from blip_core.noise import FALSE_KINDS, TRUE, Noise, residual_noise
 from blip_core.screens import screened
-from blip_core.stages.assemble import SOURCES, candidate_paths, choose, measure, overused, read_candidates, rejected
+from blip_core.stages.assemble import measure
 
 REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."
 CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])
@@ -33,6 +36,7 @@ CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string()
 def gate(
     generation: Path,
     scores: Path,
+    calibration: Path,
     shards: Path,
     out_gate: Path,
     out_metrics: Path,
@@ -43,28 +47,31 @@ def gate(
 ) -> None:
     """Write the gate file of `generation` only when every check passed; ValueError lists those that failed. Metrics are written either way.
 
-    `scores` are those that the generation was chosen from: its reasons are compared with the rule applied anew, and the
-    planted controls among the scores go through the same rule.
+    `scores` and `calibration` are those that the generation was chosen by: its reasons are compared with the rule applied anew, and
+    the planted controls among the scores go through the same rule.
     """
     for path in (out_gate, out_metrics):
         path.unlink(missing_ok=True)
     parents = read_manifest(generation).get("parents", {})
-    faults = [*folder_faults(generation), *_score_faults(scores, parents)]
+    faults = [*folder_faults(generation), *_score_faults(scores, calibration, parents)]
     if faults:
         results, docs, facts = broken(faults), None, {}
     else:
-        facts, docs = _facts(generation, scores, cfg=cfg, rule=assemble_cfg), out_docs
-        results = check(_suites(generation, shards, facts, cfg=cfg, rule=assemble_cfg), docs=out_docs, title="gate")
+        rule = Rule(assemble_cfg, read_calibrations(calibration))
+        facts, docs = _facts(generation, scores, cfg=cfg, rule=rule), out_docs
+        results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=out_docs, title="gate")
     write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
     require(results, what=f"{generation} does not pass its gate", remedy=REMEDY, docs=docs)
     write_json({"passed": True, "generation": listed_hash(generation), "parents": parents, "checks": results}, out_gate)
 
 
-def _score_faults(scores: Path, parents: dict) -> list[str]:
-    """Why `scores` are not what the generation was chosen from, or can't be read."""
+def _score_faults(scores: Path, calibration: Path, parents: dict) -> list[str]:
+    """Why `scores` and `calibration` are not what the generation was chosen by, or can't be read."""
     found = content_hash(scores)
     if parents.get("scores") != found:
         return [f"{scores}: now is {found}, but the generation was chosen from scores {parents.get('scores')}: run assemble again"]
+    if not calibration.exists() or parents.get("calibration") != sha256_file(calibration):
+        return [f"{calibration}: missing, or not what the generation was chosen by: run calibrate and assemble again"]
     if scores / CONTROLS not in table_paths(scores):
         return [f"{scores / CONTROLS}: not listed in the manifest, so the residual noise can't be estimated: run score again"]
     off = schema_faults(scores / CONTROLS, CONTROL_SCHEMA, exact=False)
@@ -81,9 +88,9 @@ def _control_faults(path: Path) -> list[str]:
     return [f"{path}: key {row['key']!r}: kind {row['kind']!r} with truth {row['truth']}, {expected}; run score again" for row in wrong]
 
 
-def _facts(generation: Path, scores: Path, *, cfg: GateConfig, rule: AssembleConfig) -> dict[str, float]:
+def _facts(generation: Path, scores: Path, *, cfg: GateConfig, rule: Rule) -> dict[str, float]:
     """Everything that the limits are held against, flat."""
-    facts = measure(table_paths(generation), cfg=rule)
+    facts = measure(table_paths(generation), rule=rule)
     for source in SOURCES:
         if f"rejected_share_{source}" in facts:
             facts[f"noise_{source}"] = facts[f"rejected_share_{source}"]
@@ -94,16 +101,16 @@ def _facts(generation: Path, scores: Path, *, cfg: GateConfig, rule: AssembleCon
     return facts | _noise_facts(_residual(generation, controls, scores / CONTROLS, cfg=cfg, rule=rule))
 
 
-def _off_rule(generation: Path, scores: Path, *, rule: AssembleConfig) -> int:
+def _off_rule(generation: Path, scores: Path, *, rule: Rule) -> int:
     """Candidates of the generation that are not what the rule makes of the scores, and such as are missing from it."""
-    common, wrong = overused(candidate_paths(scores), max_share=rule.max_share), 0
+    common, wrong = overused(candidate_paths(scores), max_share=rule.cfg.max_share), 0
     found, scored = ({p.name: p for p in paths} for paths in (table_paths(generation), candidate_paths(scores)))
-    columns = ["key", "source", "round", "candidate", "text", rule.score, "reason"]
+    columns = ["key", "source", "round", "candidate", "text", rule.cfg.score, "reason"]
     for name in {*found, *scored}:
         table = read_table(found[name]) if name in found else SCHEMA.empty_table()
         crawl = table.filter(_judged(table)).select(columns)
-        candidates = read_candidates(scored[name]) if name in scored else SCHEMA.empty_table()
-        chosen = choose(candidates, overused=common, cfg=rule, where=str(scores / name)).select(columns)
+        candidates = judged_candidates(scored[name], rule) if name in scored else SCHEMA.empty_table()
+        chosen = choose(candidates, overused=common, rule=rule, where=str(scores / name)).select(columns)
         if not crawl.equals(chosen):
             wrong += sum(a != b for a, b in zip(crawl.to_pylist(), chosen.to_pylist(), strict=False)) + abs(len(crawl) - len(chosen))
     return wrong
@@ -114,17 +121,18 @@ def _judged(table: pa.Table) -> pa.ChunkedArray:
     return pc.and_not(pc.not_equal(table["source"], "human"), screened(table))
 
 
-def _residual(generation: Path, controls: pa.Table, where: Path, *, cfg: GateConfig, rule: AssembleConfig) -> Noise | None:
+def _residual(generation: Path, controls: pa.Table, where: Path, *, cfg: GateConfig, rule: Rule) -> Noise | None:
     """Noise left in the web texts: the controls stand for web texts, so they pass by the same score and the web's threshold."""
-    if "web" not in rule.threshold:
+    if "web" not in rule.cfg.threshold:
         return None
     kept, kept_image = [], []
-    for table in each_table(generation, ["key", "image_id", "text", "source", "reason", *RANGES]):
+    for table in each_table(generation, ["key", "image_id", "text", "source", "reason", "filter", "opinions", *RANGES]):
         web = table.filter(pc.and_(pc.equal(table["source"], "web"), _judged(table)))
-        kept.append(~rejected(web, cfg=rule, where=str(generation)).to_numpy().astype(bool))
+        kept.append(~rejected(web, rule=rule, where=str(generation)).to_numpy(zero_copy_only=False))
         kept_image.append(hashes(web, ["image_id"]))
+    controls = with_match(controls, rule.calibrated, where=str(where))
     planted = controls.set_column(SCHEMA.get_field_index("source"), "source", pa.array(["web"] * controls.num_rows, pa.string()))
-    passed = ~rejected(planted, cfg=rule, where=str(where)).to_numpy().astype(bool)
+    passed = ~rejected(planted, rule=rule, where=str(where)).to_numpy(zero_copy_only=False)
     kind, image = (np.array(controls[c].to_pylist(), str) for c in ("kind", "image_id"))
     images = {"kept": np.concatenate(kept), "kept_image": np.concatenate(kept_image)}
     return residual_noise(kind, passed, image, **images, confidence=cfg.confidence)
@@ -139,9 +147,9 @@ def _noise_facts(noise: Noise | None) -> dict[str, float]:
     return facts if noise.point is None else {**facts, "residual_noise_web": noise.point}
 
 
-def _suites(generation: Path, shards: Path, facts: dict[str, float], *, cfg: GateConfig, rule: AssembleConfig) -> dict[str, tuple]:
+def _suites(generation: Path, shards: Path, facts: dict[str, float], *, cfg: GateConfig, rule: Rule) -> dict[str, tuple]:
     """Tables and their expectations: all texts, the crawl's candidates, and what was measured of the generation as a whole."""
-    texts = Walk(lambda: each_row(table_paths(generation), [*COLUMNS, *RANGES], shards))
+    texts = Walk(lambda: each_row(table_paths(generation), [*COLUMNS, "filter", "opinions", *RANGES], shards))
     crawl = Walk(lambda: (_marked(table, generation, rule) for table in texts))
     limits = _fact_expectations(cfg, rule)
     # what could not be measured stands as null, and null fails
@@ -150,21 +158,21 @@ def _suites(generation: Path, shards: Path, facts: dict[str, float], *, cfg: Gat
     return {"texts": (texts, row_expectations(max_chars=max_chars(generation))), "candidates": candidates, "generation": (measured, limits)}
 
 
-def _marked(table: pa.Table, generation: Path, rule: AssembleConfig) -> pa.Table:
+def _marked(table: pa.Table, generation: Path, rule: Rule) -> pa.Table:
     """The crawl's candidates of a table; 1 or 0 whether they are rejected, and degenerate."""
     crawl = table.filter(_judged(table))
-    marks = {"rejected": rejected(crawl, cfg=rule, where=str(generation)), "degenerate": pc.equal(crawl["reason"], "degenerate")}
+    marks = {"rejected": rejected(crawl, rule=rule, where=str(generation)), "degenerate": pc.equal(crawl["reason"], "degenerate")}
     for name, mark in marks.items():
         crawl = crawl.append_column(name, pc.cast(mark, pa.float64()))
     return crawl
 
 
-def _candidate_expectations(cfg: GateConfig, rule: AssembleConfig) -> list[Expect]:
+def _candidate_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
     expectations = score_expectations()
-    for source in rule.sources:
+    for source in rule.cfg.sources:
         says = f"noise ratio: share of the {source} texts that the filter rejected"
         expectations.append(share_at_most(f"noise_{source}", "rejected", _limit(cfg, source), says, kind="noise", where=("source", source)))
-    if "synthetic" in rule.sources:
+    if "synthetic" in rule.cfg.sources:
         says = "share of the synthetic texts that are degenerate: empty, repetitive, or the same for too many images"
         where = ("source", "synthetic")
         expectations.append(share_at_most("degenerate_share_synthetic", "degenerate", cfg.max_degenerate, says, where=where))
@@ -177,7 +185,7 @@ def _limit(cfg: GateConfig, source: str) -> float:
     return cfg.max_noise[source]
 
 
-def _fact_expectations(cfg: GateConfig, rule: AssembleConfig) -> list[Expect]:
+def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
     expectations = [
         at_least("texts_human", 1, "human texts"),
         at_least("coverage", cfg.min_coverage, "share of the crawl's images that keep a text"),
@@ -185,9 +193,9 @@ def _fact_expectations(cfg: GateConfig, rule: AssembleConfig) -> list[Expect]:
         at_least("controls_true", cfg.min_controls, "planted true pairs"),
         at_least("controls_false", cfg.min_controls, "planted false pairs"),
     ]
-    if "synthetic" in rule.sources:
+    if "synthetic" in rule.cfg.sources:
         expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, "different texts among the kept synthetic ones"))
-    if "web" in rule.sources:
+    if "web" in rule.cfg.sources:
         says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls, all noise being of the worst kind"
         expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))
     return expectations

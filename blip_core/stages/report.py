@@ -39,6 +39,7 @@ FILTER = {
     "precision": "precision",
     "recall": "recall",
 }
+THRESHOLDS = tuple(t / 10 for t in range(1, 10))
 SCORE_REASONS = ("kept", "below_threshold")  # the usual two
 
 
@@ -90,7 +91,7 @@ def _noise(found: Findings) -> Section:
     kinds = [row for r, digest in found.rounds.items() if "web" in digest.noise for row in _kind_rows(r, digest.noise["web"])]
     if kinds:
         parts.append(Table(["round", "kind of web text", "true?", "texts", "kept", "share kept", "of all kept"], kinds, left=3))
-    thresholds = found.params.assemble.threshold if found.params.assemble.score == "match" else {}
+    thresholds = _drawn_thresholds(found)
     png = figures.score_histograms({r: d.bins for r, d in found.rounds.items()}, thresholds=thresholds)
     return Section(
         "1. Noise in the texts",
@@ -98,6 +99,14 @@ def _noise(found: Findings) -> Section:
         [Picture("scores", png, "Histograms of the match scores of web, synthetic and control texts by truth")],
         in_text=2,
     )
+
+
+def _drawn_thresholds(found: Findings) -> dict[str, float]:
+    """On P(match) of each source; one that is calibrated for a round is that of the last."""
+    if found.params.assemble.score != "match":
+        return {}
+    calibrated = next(reversed(found.filters.values()))[0]["threshold"]
+    return {s: calibrated if t == "calibrated" else t for s, t in found.params.assemble.threshold.items()}
 
 
 def _noise_row(found: Findings, r: str, source: str) -> list[str]:
@@ -136,15 +145,42 @@ def _kind_rows(r: str, noise: TrueNoise) -> list[list[str]]:
 
 
 def _filter(found: Findings) -> Section:
-    rows = [[r, *(number(metrics.get(key)) for key in FILTER)] for r, metrics in found.filters.items()]
+    filters = [(r, f) for r, several in found.filters.items() for f in several]
+    rows = [[r, f["name"], *(_with_bounds(f["metrics"], key) for key in FILTER)] for r, f in filters]
     about = (
-        "On held-out pairs that it was not tuned on. Precision and recall at calibrated P(match) >= 0.5. "
-        "ECE: how far P(match) is off on average."
+        "On held-out pairs that it was not tuned on, an equal number of them for each picture. Precision and recall at calibrated "
+        f"P(match) >= 0.5. ECE: how far P(match) is off on average. {found.params.calibrate.confidence:.0%} bootstrap intervals."
     )
-    curves = {r: (c["precision"], c["recall"]) for r, c in found.curves.items()}
-    png = figures.precision_recall(curves, {r: (m["precision"], m["recall"]) for r, m in found.filters.items()})
+    curves = {f"{r}: {f['name']}": (f["curve"]["precision"], f["curve"]["recall"]) for r, f in filters}
+    png = figures.precision_recall(curves, {f"{r}: {f['name']}": (f["metrics"]["precision"], f["metrics"]["recall"]) for r, f in filters})
     picture = Picture("filter", png, "Precision and recall of the filter on held-out pairs")
-    return Section("2. The filter", [Table(["round", *FILTER.values()], rows), about], [picture])
+    return Section("2. The filter", [Table(["round", "filter", *FILTER.values()], rows, left=2), about, *_thresholds(found)], [picture])
+
+
+def _with_bounds(metrics: dict, key: str) -> str:
+    value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
+    return number(value) if low is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _thresholds(found: Findings) -> list[str | Table]:
+    """What a threshold on P(match) would keep and lose, by the first filter of each round."""
+    if found.params.assemble.score != "match":
+        return []
+    header = ["round", "P(match)\nfrom", "true pairs\nkept", "false pairs\nkept", "web texts\nkept", "synthetic\nkept"]
+    rows = [_threshold_row(r, found, threshold) for r in found.rounds for threshold in THRESHOLDS]
+    about = "Pairs are held-out ones of known truth; texts are the candidates of the crawl, whatever else decided about them."
+    return [Table(header, rows), about]
+
+
+def _threshold_row(r: str, found: Findings, threshold: float) -> list[str]:
+    first = found.filters[r][0]
+    at = sum(t < threshold for t in first["curve"]["threshold"])
+    true = false = 0.0
+    if at < len(first["curve"]["threshold"]):
+        true, precision = (first["curve"][name][at] for name in ("recall", "precision"))
+        false = true * (1 / precision - 1) * first["metrics"]["pairs_true"] / first["metrics"]["pairs_false"] if precision else 0.0
+    kept = [found.rounds[r].share_from(source, threshold) for source in SOURCES]
+    return [r, f"{threshold:.1f}", *map(percent, [true, false, *kept])]
 
 
 def _models(found: Findings) -> Section:

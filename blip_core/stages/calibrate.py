@@ -1,0 +1,141 @@
+"""What the scores of a round's filters mean: P(match), fitted on pairs whose truth is known (blip_core/calibration.py).
+
+Half of the held-out pairs are used here; `score` plants the other half as controls. Texts of the crawl that people have judged take
+part where there are any: they are what the score is for. Nothing but these pairs is scored, so new labels cost seconds.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from blip_core.calibration import Calibrated, Calibration, threshold_for_precision, write_calibrations
+from blip_core.capfilt import score_table, set_threads
+from blip_core.captions import write_json
+from blip_core.config import CalibrateConfig, ScoreConfig
+from blip_core.controls import heldout_halves, plant
+from blip_core.metrics import expected_calibration_error, precision_recall_curve, roc_auc
+from blip_core.pair_scores import PairScores
+from blip_core.plugins import Fetch, open_filter
+from blip_core.review.pairs import labelled_pairs
+from blip_core.shards import ShardImages
+
+CURVE_POINTS = 200
+
+
+def calibrate(
+    filter: Path,
+    shards: Path,
+    heldout: Path,
+    labels: Path,
+    out: Path,
+    out_metrics: Path,
+    *,
+    cfg: CalibrateConfig,
+    score_cfg: ScoreConfig,
+    seed: int,
+    fetch: Fetch | None = None,
+) -> None:
+    """Each of `score_cfg.filters`, of which `filter` is the round's own. The metrics are those of the first, the others' below its name."""
+    set_threads(score_cfg.threads)
+    said, facts = labelled_pairs(labels, shards, min_labels=cfg.min_labels)
+    pairs = _together(plant(heldout_halves(heldout)[0], per_image=cfg.controls_per_image, seed=seed), said)
+    images, found, about = ShardImages(shards), [], {}
+    for name in score_cfg.filters:
+        judge = open_filter(name, filter, precision=score_cfg.precision, fetch=fetch)
+        scores = score_table(judge, pairs, images, batch_size=score_cfg.batch_size)
+        calibration, metrics, curve = fit(scores, pairs, cfg, seed=seed)
+        found.append(Calibrated(judge.identity, name, calibration, metrics["threshold_for_precision"]))
+        about[judge.identity] = {"metrics": metrics, "curve": curve}
+    write_calibrations(found, out, facts=about)
+    first, *others = (about[c.filter]["metrics"] for c in found)
+    further = {c.name: metrics for c, metrics in zip(found[1:], others, strict=True)}
+    write_json({**first, **facts, **({"further_filters": further} if further else {})}, out_metrics)
+
+
+def fit(
+    scores: PairScores, pairs: pa.Table, cfg: CalibrateConfig, *, seed: int
+) -> tuple[Calibration, dict[str, float | None], dict[str, list[float]]]:
+    """The calibration, how well the filter tells true from false pairs, and its precision-recall curve.
+
+    The metrics are of the planted pairs, but for how often people and the filter say the same of the labelled ones. Two folds: each
+    pair's P(match) in the metrics comes from a fit that did not see its picture.
+    """
+    truth, synthetic, labelled, weight = (pairs[c].to_numpy() for c in ("truth", "synthetic", "labelled", "weight"))
+    options = {"synthetic": synthetic, "weight": shared_weight(truth, labelled, weight, cfg.label_share)}
+
+    def fitted(rows: np.ndarray) -> Calibration:
+        own = {name: values[rows] for name, values in options.items()}
+        return Calibration.fit(scores.where(rows), truth[rows], **own, method=cfg.method)
+
+    picture = np.unique(pairs["image_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    fold, match = picture % 2, np.empty(len(truth))
+    for held in (0, 1):
+        match[fold == held] = fitted(fold != held).match(scores.where(fold == held), synthetic=synthetic[fold == held])
+    planted = ~labelled
+    metrics, curve = quality(scores.where(planted), match[planted], truth[planted], picture[planted], cfg, seed=seed)
+    if labelled.any():
+        same = (match >= 0.5) == truth
+        metrics["labels_alike"] = float(np.average(same[labelled], weights=weight[labelled]))
+    return fitted(np.ones(len(truth), dtype=bool)), metrics, curve
+
+
+def shared_weight(truth: np.ndarray, labelled: np.ndarray, weight: np.ndarray, share: float) -> np.ndarray:
+    """Weights of which the labelled pairs of either truth have `share`, in the proportions they had; all alike without labels."""
+    if not labelled.any():
+        return weight
+    found = np.empty(len(weight))
+    for rows, part in ((labelled, share), (~labelled, 1 - share)):
+        for true in (True, False):
+            own = rows & (truth == true)
+            found[own] = part * weight[own] / weight[own].sum()
+    return found
+
+
+def quality(
+    scores: PairScores, match: np.ndarray, truth: np.ndarray, picture: np.ndarray, cfg: CalibrateConfig, *, seed: int
+) -> tuple[dict[str, float | None], dict[str, list[float]]]:
+    """Metrics with the bounds of their intervals, m, m_low, m_high, by bootstrap over pictures; the curve by rising threshold."""
+    singles = {"auc_itm": scores.itm_logit, "auc_itc": scores.itc}
+    singles = {name: values for name, values in singles.items() if not np.isnan(values).all()}
+
+    def measured(rows: np.ndarray) -> dict[str, float]:
+        return _measure(truth[rows], match[rows]) | {name: roc_auc(truth[rows], values[rows]) for name, values in singles.items()}
+
+    metrics: dict[str, float | None] = {"pairs_true": int(truth.sum()), "pairs_false": int((~truth).sum())}
+    metrics |= measured(np.arange(len(truth))) | _intervals(measured, picture, cfg, seed)
+    metrics["threshold_for_precision"] = threshold_for_precision(match, truth, cfg.target_precision)
+    precision, recall, threshold = precision_recall_curve(truth, match)
+    some = np.unique(np.linspace(0, len(threshold) - 1, CURVE_POINTS).round().astype(int))
+    curve = {"precision": precision[some], "recall": recall[some], "threshold": threshold[some]}
+    return metrics, {name: values.tolist() for name, values in curve.items()}
+
+
+def _measure(truth: np.ndarray, match: np.ndarray) -> dict[str, float]:
+    kept = match >= 0.5
+    return {
+        "auc": roc_auc(truth, match),
+        "ece": expected_calibration_error(truth, match),
+        "precision": float(truth[kept].mean()) if kept.any() else 0.0,
+        "recall": float(kept[truth].mean()),
+    }
+
+
+def _intervals(measured, picture: np.ndarray, cfg: CalibrateConfig, seed: int) -> dict[str, float]:
+    """Percentile intervals; what is drawn anew are pictures, for the pairs of one are no independent evidence."""
+    order = np.argsort(picture, kind="stable")
+    rows = np.split(order, np.flatnonzero(np.diff(picture[order])) + 1)
+    rng, drawn = np.random.default_rng(seed), []
+    for _ in range(cfg.bootstrap):
+        drawn.append(measured(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])))
+    tails = {"low": (1 - cfg.confidence) / 2, "high": (1 + cfg.confidence) / 2}
+    return {f"{m}_{end}": float(np.quantile([d[m] for d in drawn], q)) for m in drawn[0] for end, q in tails.items()}
+
+
+def _together(planted: pa.Table, said: pa.Table) -> pa.Table:
+    """The columns of labelled pairs and `labelled`, the planted pairs first."""
+    rows = planted.num_rows
+    columns = {name: planted[name] for name in ("shard", "key", "image_id", "text", "truth")}
+    alike = pa.table({**columns, "synthetic": np.zeros(rows, dtype=bool), "weight": np.ones(rows)}, schema=said.schema)
+    both = pa.concat_tables([alike, said])
+    return both.append_column("labelled", pa.array(np.arange(both.num_rows) >= rows))
