@@ -94,6 +94,10 @@ def _parser(argv: list[str]) -> argparse.Namespace:
     history.add_argument("key", help="of the image, as web-000000012")
     history.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="default: artifacts")
     history.set_defaults(act=_history)
+    explain = verbs.add_parser("explain", help="why a generation keeps or drops each text of an image: the rule in numbers")
+    explain.add_argument("key", help="of the image, as web-000000012")
+    explain.add_argument("--generation", type=Path, default=Path("artifacts/generations/g1"), help="default: artifacts/generations/g1")
+    explain.set_defaults(act=_explain)
     verbs.add_parser("times", help="what each stage cost when it last ran here: seconds, memory").set_defaults(act=_times)
     profile = verbs.add_parser("profile", help="where the time of a few steps goes: parts, operators, a trace")
     profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"))
@@ -204,6 +208,12 @@ def _history(args: argparse.Namespace) -> None:
     from blip_core.history import history
 
     print(history(args.key, args.artifacts))
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from blip_core.explain import explain
+
+    print(explain(args.key, args.generation))
 
 
 def _inspect(args: argparse.Namespace) -> None:

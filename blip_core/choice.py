@@ -50,9 +50,10 @@ class Rule:
         return found.threshold
 
     def described(self) -> dict:
-        """As a manifest keeps it, thresholds as the numbers of the first filter."""
-        first = next(iter(self.calibrated), "")
-        return self.cfg.model_dump(mode="json") | {"threshold": {s: self.threshold(s, first) for s in self.cfg.threshold}}
+        """As a manifest keeps it: `threshold` as the numbers of the first filter, and those of each filter by content hash."""
+        filters = {f: {s: self.threshold(s, f) for s in self.cfg.threshold} for f in self.calibrated}
+        names = {f: c.name for f, c in self.calibrated.items()}
+        return self.cfg.model_dump(mode="json") | {"threshold": next(iter(filters.values())), "thresholds": filters, "filters": names}
 
 
 def candidate_paths(scores: Path) -> list[Path]:
