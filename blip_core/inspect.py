@@ -154,7 +154,7 @@ def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> Non
                 raise Rejected("unsafe_key", f"{item.key[:100]!r}")
             if (item.split, item.key) in found.keys:
                 raise Rejected("duplicate_key", "an earlier sample has it")
-            image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality)
+            image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality, format=cfg.format)
             _count(item, texts, (image.width, image.height), found)
     except Rejected as e:
         _set_aside(found, item.key, item.where, e)
