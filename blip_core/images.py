@@ -1,10 +1,11 @@
 """What ingest lets in as an image, and how training reads it.
 
-Stored is a JPEG (RGB, YCbCr or grey), a PNG or a WebP: upright, opaque, of at most 8 bits, without metadata. What is so already and small
-enough keeps its pixels exactly, and the bytes that make them; metadata and colour profiles are cut out (containers.py). What must change
-(turned by EXIF, transparent, 16 bit, CMYK, GIF, animated WebP, too large) is encoded anew: what came without loss stays without, as PNG;
-what was coded with loss becomes a JPEG, which is read three times as fast as WebP, the other that could take it. So says `keep`; `jpeg`
-makes a JPEG of everything: one quick decoder for a long training, and smaller files than PNG.
+Stored is a JPEG (RGB, YCbCr or grey), a PNG or a WebP: upright, opaque, of at most 8 bits a channel, without metadata. What is so already
+and small enough keeps the bytes that make its pixels; metadata and colour profiles are cut out (containers.py), and so is all of an animated
+PNG but its first frame. What must change (turned by EXIF, transparent, 16 bit, CMYK, GIF, animated WebP, too large) is encoded anew. What
+came without loss (PNG, GIF, WebP of that kind) then becomes a PNG, without further loss; what was coded with loss has none to be spared,
+so it becomes a JPEG, which reads several times as fast as WebP. That is `keep`. `jpeg` makes JPEGs of PNG and WebP in any case: one quick
+decoder for a long training, and far smaller files than PNG. Which files are let in is the same for both.
 
 What a hostile file can cost is bounded: its sizes are judged by its header before a pixel is decoded. See also bounds.py.
 """
@@ -29,7 +30,7 @@ _STORED = ("YCbCr", "RGB", "Gray")  # colour spaces of a JPEG that may be kept a
 _BARE = ("PNG", "WEBP")
 _FORMATS = (*_BARE, "JPEG", "GIF")
 # what Pillow's decoders raise on damaged input
-_DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError, struct.error, zlib.error)
+_DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, AssertionError, EOFError, struct.error, zlib.error)
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -78,7 +79,7 @@ def decode_rgb(data: bytes) -> np.ndarray:
 def _decode_stored(data: bytes) -> np.ndarray:
     """A PNG or WebP. All that ingest stores are opaque, so an alpha channel has nothing to say."""
     try:
-        return np.asarray(Image.open(io.BytesIO(data), formats=_BARE).convert("RGB"))
+        return np.array(Image.open(io.BytesIO(data), formats=_BARE).convert("RGB"))
     except (*_DAMAGE, Image.DecompressionBombError) as e:
         raise ValueError(f"{type(e).__name__}: {e}") from None
 
@@ -174,7 +175,8 @@ def _decode(data: bytes, limits: ImageLimits) -> tuple[Image.Image, bool]:
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
         except UnidentifiedImageError:
-            raise Rejected("not_an_image", f"{len(data)} bytes that begin with {data[:16]!r}") from None
+            known = is_png(data) or is_webp(data)
+            raise Rejected("corrupt" if known else "not_an_image", f"{len(data)} bytes that begin with {data[:16]!r}") from None
         except Image.DecompressionBombError as e:
             raise Rejected("bomb", str(e)) from None
         except _DAMAGE as e:

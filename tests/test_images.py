@@ -40,9 +40,9 @@ def stored(data: bytes, short_side: int | None = None) -> np.ndarray:
     return pixels
 
 
-def reason(data: bytes, limits: ImageLimits = LIMITS) -> str:
+def reason(data: bytes, limits: ImageLimits = LIMITS, *, format: str = "keep") -> str:
     with pytest.raises(Rejected) as e:
-        admit(data, limits, short_side=None, quality=90, format="keep")
+        admit(data, limits, short_side=None, quality=90, format=format)
     return e.value.reason
 
 
