@@ -1,11 +1,11 @@
 """What ingest lets in as an image, and how training reads it.
 
 Stored is a JPEG (RGB, YCbCr or grey), a PNG or a WebP: upright, opaque, of at most 8 bits a channel, without metadata. What is so already
-and small enough keeps the bytes that make its pixels; metadata and colour profiles are cut out (containers.py), and so is all of an animated
-PNG but its first frame. What must change (turned by EXIF, transparent, 16 bit, CMYK, GIF, animated WebP, too large) is encoded anew. What
-came without loss (PNG, GIF, WebP of that kind) then becomes a PNG, without further loss; what was coded with loss has none to be spared,
-so it becomes a JPEG, which reads several times as fast as WebP. That is `keep`. `jpeg` makes JPEGs of PNG and WebP in any case: one quick
-decoder for a long training, and far smaller files than PNG. Which files are let in is the same for both.
+and small enough keeps the bytes that make its pixels; metadata and colour profiles are cut out (containers.py), and so is all of an
+animated PNG but its first frame. What must change (turned by EXIF, transparent, 16 bit, CMYK, GIF, animated WebP, too large) is encoded
+anew: what came without loss (PNG, GIF, lossless WebP) as PNG, the rest, which has lost some already, as JPEG, which reads faster than WebP.
+That is `keep`. `jpeg` makes JPEGs of PNG and WebP in any case: one quick decoder for a long training, and far smaller files than PNG.
+Which files are let in is the same for both.
 
 What a hostile file can cost is bounded: its sizes are judged by its header before a pixel is decoded. See also bounds.py.
 """
