@@ -97,8 +97,8 @@ def store(paths: list[Path], folder: Path, *, short_side: int | None) -> ShardIm
     ingest = load_params(ROOT / "configs/vit-b16.yaml").ingest
     with ShardWriter(folder, "web", num_images=ingest.shard_images) as writer:
         for path in paths:
-            image = admit(path.read_bytes(), ingest.images, short_side=short_side, quality=ingest.quality)
-            writer.add(path.stem, image.jpeg, image_id=path.stem, width=image.width, height=image.height)
+            image = admit(path.read_bytes(), ingest.images, short_side=short_side, quality=ingest.quality, format=ingest.format)
+            writer.add(path.stem, image.data, image_id=path.stem, width=image.width, height=image.height)
     write_manifest(folder)
     return ShardImages(folder)
 

@@ -93,7 +93,7 @@ def pictures(folder: Path, most: int) -> tuple[list[str], list[bytes], list[Admi
     cfg, found = load_params(ROOT / "params.yaml").ingest, []
     for name, data in islice(files(folder), most):
         try:
-            found.append((name, data, admit(data, cfg.images, short_side=cfg.short_side, quality=cfg.quality)))
+            found.append((name, data, admit(data, cfg.images, short_side=cfg.short_side, quality=cfg.quality, format=cfg.format)))
         except Rejected as e:
             print(f"{name}: {e}")
     keys, data, images = zip(*found, strict=True)
@@ -161,7 +161,7 @@ def costs(data: list[bytes], images: list[Admitted]) -> dict[str, float]:
     rng = np.random.default_rng(0)
     many, few = (rng.integers(0, 2**64, (n, 2), dtype=np.uint64) for n in (1_000_000, 20_000))
     measured = {
-        "admit": seconds(lambda: [admit(d, cfg.images, short_side=None, quality=90) for d in data]) / len(data),
+        "admit": seconds(lambda: [admit(d, cfg.images, short_side=None, quality=90, format=cfg.format) for d in data]) / len(data),
         "fingerprint": seconds(lambda: [fingerprint(i.pixels) for i in images]) / len(images),
         **{f"among 20,000 held-out, distance {d}": seconds(lambda d=d: nearest(many, few, distance=d)) / 1e6 for d in (6, 10)},
         **{f"within a million, distance {d}": seconds(lambda d=d: firsts(many, distance=d)) / 1e6 for d in (4, 6, 8)},

@@ -150,7 +150,10 @@ class IngestConfig(Config):
     split: SplitConfig
     shard_images: Positive = Field(description="images in a shard at most")
     short_side: Positive | None = Field(description="larger images are resized to this short side; null keeps their size")
-    quality: int = Field(ge=50, le=100, description="JPEG quality of images that must be re-encoded")
+    format: Literal["keep", "jpeg"] = Field(
+        description="keep: what needs no change keeps its pixels, as JPEG, PNG or WebP; jpeg: PNG and WebP become JPEG (images.py)"
+    )
+    quality: int = Field(ge=50, le=100, description="of JPEGs that must be encoded anew")
     images: ImageLimits
     texts: TextLimits
     screens: WebScreensConfig

@@ -166,8 +166,8 @@ def _mirrored(pictures: _Pictures) -> np.ndarray:
         with (shard.task.folder / f"{shard.stem}.tar").open("rb") as tar:
             for at in own:
                 row = int(pictures.row[at])
-                jpeg = os.pread(tar.fileno(), index["size"][row].as_py(), index["offset"][row].as_py())
-                prints[at] = fingerprint(decode_rgb(jpeg)[:, ::-1]) or prints[at]
+                data = os.pread(tar.fileno(), index["size"][row].as_py(), index["offset"][row].as_py())
+                prints[at] = fingerprint(decode_rgb(data)[:, ::-1]) or prints[at]
     return prints
 
 
@@ -226,9 +226,9 @@ def _rewrite(old: Path, index: pa.Table, out: Path, stem: str, *, num_images: in
     folder = out / f"_tmp.{stem}"
     with old.open("rb") as tar, ShardWriter(folder, "kept", num_images=num_images) as writer:
         for row in index.to_pylist():
-            jpeg = os.pread(tar.fileno(), row["size"], row["offset"])
+            data = os.pread(tar.fileno(), row["size"], row["offset"])
             prints = None if row["phash"] is None else (row["phash"], row["dhash"])
-            writer.add(row["key"], jpeg, image_id=row["image_id"], width=row["width"], height=row["height"], fingerprint=prints)
+            writer.add(row["key"], data, image_id=row["image_id"], width=row["width"], height=row["height"], fingerprint=prints)
     os.rename(folder / "kept-00000.tar", out / f"{stem}.tar")
     os.rename(index_path(folder, "kept-00000"), index_path(out, stem))
     folder.rmdir()

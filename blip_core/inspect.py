@@ -154,7 +154,7 @@ def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> Non
                 raise Rejected("unsafe_key", f"{item.key[:100]!r}")
             if (item.split, item.key) in found.keys:
                 raise Rejected("duplicate_key", "an earlier sample has it")
-            image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality)
+            image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality, format=cfg.format)
             _count(item, texts, (image.width, image.height), found)
     except Rejected as e:
         _set_aside(found, item.key, item.where, e)
@@ -212,7 +212,7 @@ def _report(
     if found.images:
         lines += [*_describe(found, cfg), *_screens(found, cfg)]
     total = found.rejected.total()
-    lines.append(f"set aside    {total or 'nothing'}" + f" ({total / (total + found.told.total):.1%} of the texts)" * bool(total))
+    lines.append(f"set aside    {total} ({total / (total + found.told.total):.1%} of the texts)" if total else "set aside    nothing")
     for reason, count in sorted(found.rejected.items(), key=lambda r: (-r[1], r[0])):
         lines += [f"  {count:6d}  {reason}: {REASONS[reason]}", f"          first: {found.examples[reason]}"]
     if not whole and name.endswith("webdataset"):

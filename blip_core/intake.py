@@ -132,7 +132,7 @@ class _Intake:
 
         def act() -> Admitted:
             with bounded(cfg.images):
-                return admit(data, cfg.images, short_side=cfg.short_side, quality=cfg.quality)
+                return admit(data, cfg.images, short_side=cfg.short_side, quality=cfg.quality, format=cfg.format)
 
         if self.careful:
             survive(act)
@@ -140,11 +140,11 @@ class _Intake:
 
     def _store(self, split: str, key: str, record: Record, image: Admitted, texts: list[tuple[str, str]]) -> None:
         if split == "web":
-            source, image_id = "web", hashlib.sha256(image.jpeg).hexdigest()[:16]
+            source, image_id = "web", hashlib.sha256(image.data).hexdigest()[:16]
         else:
             source, image_id = "human", f"clean-{record.image_id or record.key}"
         prints = fingerprint(image.pixels) if self.task.cfg.near_copies.look else None
-        stem = self._writer(split).add(key, image.jpeg, image_id=image_id, width=image.width, height=image.height, fingerprint=prints)
+        stem = self._writer(split).add(key, image.data, image_id=image_id, width=image.width, height=image.height, fingerprint=prints)
         self._captions[stem] += [
             {"key": key, "image_id": image_id, "text": text, "raw": raw, "source": source, "candidate": i, "reason": KEPT}
             for i, (raw, text) in enumerate(texts)

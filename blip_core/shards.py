@@ -1,4 +1,4 @@
-"""Shards: immutable WebDataset tars of JPEG images, each with an index beside it for random reads.
+"""Shards: immutable WebDataset tars of images, each with an index beside it for random reads.
 
 `ShardWriter` makes them, `ShardImages` reads a sealed folder (one with a manifest.json). Equal images are equal bytes: the tar
 holds no time, owner or machine. The index appears after its tar, so a shard with an index is whole.
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from blip_core.captions import read_manifest, read_table, write_table
+from blip_core.containers import kind_of
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
@@ -24,11 +25,11 @@ INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("image_id", pa.string()),  # identity of the picture, as in the caption tables
-        ("offset", pa.int64()),  # of the first byte of the JPEG in the tar
-        ("size", pa.int64()),  # bytes of the JPEG
+        ("offset", pa.int64()),  # of the first byte of the image in the tar
+        ("size", pa.int64()),  # bytes of the image
         ("width", pa.int32()),  # pixels
         ("height", pa.int32()),
-        ("sha256", pa.string()),  # of the JPEG
+        ("sha256", pa.string()),  # of the image
         ("phash", pa.uint64()),  # fingerprint, see duplicates.py; null: nobody looked, or a picture too plain for one
         ("dhash", pa.uint64()),
     ]
@@ -48,18 +49,18 @@ class ShardWriter:
         self._rows: list[dict] = []
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, key: str, jpeg: bytes, *, image_id: str, width: int, height: int, fingerprint: tuple[int, int] | None = None) -> str:
-        """Append one image; returns the stem of its shard."""
+    def add(self, key: str, data: bytes, *, image_id: str, width: int, height: int, fingerprint: tuple[int, int] | None = None) -> str:
+        """Append one JPEG, PNG or WebP; returns the stem of its shard."""
         assert KEY.fullmatch(key), key
         if len(self._rows) == self.num_images:
             self._finish()
         if self._file is None:
             self._begin()
-        self._file.write(_header(f"{key}.jpg", len(jpeg)))
+        self._file.write(_header(f"{key}.{kind_of(data)}", len(data)))
         offset = self._file.tell()
-        self._file.write(jpeg + bytes(-len(jpeg) % tarfile.BLOCKSIZE))
-        sha256 = hashlib.sha256(jpeg).hexdigest()
-        row = {"key": key, "image_id": image_id, "offset": offset, "size": len(jpeg), "width": width, "height": height, "sha256": sha256}
+        self._file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
+        sha256 = hashlib.sha256(data).hexdigest()
+        row = {"key": key, "image_id": image_id, "offset": offset, "size": len(data), "width": width, "height": height, "sha256": sha256}
         self._rows.append(row | dict(zip(("phash", "dhash"), fingerprint or (None, None), strict=True)))
         return self.stems[-1]
 
@@ -117,7 +118,7 @@ class ShardImages:
         return {**self.__dict__, "_indexes": OrderedDict(), "_files": OrderedDict()}
 
     def bytes(self, shard: str, key: str) -> bytes:
-        """The stored JPEG. ValueError names a shard or key that is not there and a tar that is too short."""
+        """The stored file. ValueError names a shard or key that is not there and a tar that is too short."""
         index = self._index(shard)
         row = index.row(key)
         offset, size = int(index.offset[row]), int(index.size[row])

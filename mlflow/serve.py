@@ -27,7 +27,7 @@ class Captioner(mlflow.pyfunc.PythonModel):
         self.model.to(device())
         settings = context.model_config
         self.sampler, self.limits = SamplerConfig(**settings["sampler"]), ImageLimits(**settings["images"])
-        self.storage = {"short_side": settings["short_side"], "quality": settings["quality"]}
+        self.storage = {name: settings[name] for name in ("short_side", "quality", "format")}
         self.prompt, self.precision = settings["prompt"], settings["precision"]
         self.batch_size, self.seed = settings["batch_size"], settings["seed"]
 
@@ -53,7 +53,7 @@ class Captioner(mlflow.pyfunc.PythonModel):
         from blip_core.rejected import Rejected
 
         try:
-            return decode_rgb(admit(data, self.limits, **self.storage)[0])
+            return decode_rgb(admit(data, self.limits, **self.storage).data)
         except Rejected as e:
             raise MlflowException.invalid_parameter_value(f"image {row}: {e}") from None
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from archives import jpeg
 
 from blip_core.captions import caption_table, write_manifest, write_table
+from blip_core.images import decode_rgb
 from blip_core.review.choose import Card
 from blip_core.review.labels import VERSION, Label
 from blip_core.shards import ShardWriter
@@ -48,7 +48,7 @@ def write_shards(folder: Path, rows: list[dict], *, prefix: str = "web", picture
     with ShardWriter(folder, prefix, num_images=10**6) as writer:
         for key, image_id in {r["key"]: r["image_id"] for r in rows}.items():
             picture = (pictures or {}).get(key) or jpeg(key)
-            height, width, *_ = simplejpeg.decode_jpeg_header(picture)
+            height, width, _ = decode_rgb(picture).shape
             writer.add(key, picture, image_id=image_id, width=width, height=height)
 
 

@@ -138,12 +138,14 @@ def test_a_view_is_that_of_its_own_picture(batches, monkeypatch):
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
     with ShardWriter(tmp_path, "web", num_images=2) as writer:
         writer.add("good", simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8)), image_id="a", width=8, height=8)
-        writer.add("bad", b"no JPEG", image_id="b", width=8, height=8)
+        writer.add("bad", b"\xff\xd8 no JPEG", image_id="b", width=8, height=8)
+        writer.add("bad-png", b"\x89PNG\r\n\x1a\n no PNG", image_id="c", width=8, height=8)
     write_manifest(tmp_path)
     images = ShardImages(tmp_path)
     assert read_resized(images, "web-00000", "good", 4).shape == (4, 4, 3)
-    with pytest.raises(ValueError, match="web-00000.tar: image 'bad' can't be decoded .*; ingest could"):
-        read_picture(images, "web-00000", "bad")
+    for key in ("bad", "bad-png"):
+        with pytest.raises(ValueError, match=f"web-0000[01].tar: image '{key}' can't be decoded .*; ingest could"):
+            read_picture(images, "web-00000" if key == "bad" else "web-00001", key)
     with pytest.raises(ValueError, match="no image 'none' among its 2"):
         read_picture(images, "web-00000", "none")
 

@@ -145,8 +145,8 @@ def test_a_list_that_is_no_json_names_file_and_line(tmp_path):
 
 
 def write_coco(root: Path, name: str, numbers: range, folder: str) -> None:
-    (root / "annotations").mkdir(exist_ok=True)
-    (root / folder).mkdir(exist_ok=True)
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / folder).mkdir(parents=True, exist_ok=True)
     images = [{"id": i, "file_name": f"COCO_{i:012d}.jpg", "height": 36, "width": 40} for i in numbers]
     notes = [{"image_id": i, "id": 10 * i + k, "caption": f"caption {k} of {i}"} for k in range(2) for i in numbers]
     (root / "annotations" / name).write_text(json.dumps({"info": {}, "licenses": [], "images": images, "annotations": notes}))
@@ -163,6 +163,15 @@ def test_coco_as_downloaded(tmp_path):
     assert all(r.image == jpeg(r.key) and r.texts == tuple(f"caption {k} of {r.image_id}" for k in range(2)) for r in records)
     counts = Counter(r.split for r in records)
     assert counts["train"] == 5 and counts["val"] + counts["test"] == 40 and min(counts["val"], counts["test"]) > 8
+
+
+def test_coco_images_in_one_folder_of_any_name(tmp_path):
+    """But never val's captions at train's pictures of the same names, where val's own were not fetched."""
+    write_coco(tmp_path / "a", "captions_val2014.json", range(2), "my pictures/all")
+    write_coco(tmp_path / "b", "captions_val2014.json", range(2), "train2014")
+    assert len(read_all(tmp_path / "a")[0]) == 2
+    records, rejected = read_all(tmp_path / "b")
+    assert not records and {r.reason for r in rejected} == {"missing_image"}
 
 
 def test_coco_with_test_captions_keeps_val_whole(tmp_path):

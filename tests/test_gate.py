@@ -43,7 +43,7 @@ def write_shards(folder: Path, keys: dict[str, list[str]]) -> None:
     for part, own in keys.items():
         with ShardWriter(folder, part, num_images=10_000) as writer:
             for key in own:
-                writer.add(key, b"no jpeg", image_id=f"id-{key}", width=8, height=8)
+                writer.add(key, b"\xff\xd8 no more", image_id=f"id-{key}", width=8, height=8)
     write_manifest(folder)
 
 

@@ -30,6 +30,7 @@ CFG = IngestConfig(
     split=dict(by="declared", train=0.8, val=0.1, test=0.1, seed=0),
     shard_images=4,
     short_side=None,
+    format="keep",
     quality=90,
     images=dict(min_side=32, max_side=16384, max_pixels=40_000_000, max_aspect=5.0, max_bytes=33_554_432),
     texts=dict(max_chars=100, rule="keep", max_words=50),

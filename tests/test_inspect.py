@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from archives import jpeg, karpathy_image, sample, tar_bytes, write_img2dataset, write_karpathy
 from test_ingest import CFG
@@ -127,4 +129,10 @@ def test_the_verb(tmp_path, capsys):
 def test_nothing_usable_is_an_error_that_says_why(tmp_path):
     (tmp_path / "0.tar").write_bytes(tar_bytes([("a.jpg", b"<html>"), ("a.txt", b"x")]))
     with pytest.raises(ValueError, match="(?s)no usable image with a text.*1  not_an_image"):
+        inspect(tmp_path, cfg=CFG)
+
+
+def test_a_table_without_rows_is_no_division_by_zero(tmp_path):
+    pq.write_table(pa.table({"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="(?s)no usable image with a text.*all 0 samples.*set aside    nothing"):
         inspect(tmp_path, cfg=CFG)

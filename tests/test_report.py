@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import simplejpeg
 import yaml
 from PIL import Image
 
@@ -62,16 +61,25 @@ def decided(source: str, rows: list[tuple[str, str, bool]]) -> list[dict]:
     ]
 
 
+KINDS = ("JPEG", "PNG", "WEBP")
+
+
 def colour_of(key: str) -> tuple[int, int, int]:
     number = int(key[-9:])
     return 20 + 60 * (number % 4), 20 + 30 * (number // 4 % 7), 120
 
 
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, quality=95)
+    return buffer.getvalue()
+
+
 def write_shards(folder: Path, keys: list[str]) -> dict[str, str]:
-    """Plain pictures, each of its key's own colour; returns the shard of each key."""
+    """Plain pictures, each of its key's own colour, of every kind in turn; returns the shard of each key."""
     with ShardWriter(folder, "web", num_images=16) as writer:
         pixels = {key: np.full((32, 32, 3), colour_of(key), np.uint8) for key in keys}
-        shard = {k: writer.add(k, simplejpeg.encode_jpeg(p, quality=95), image_id=k, width=32, height=32) for k, p in pixels.items()}
+        shard = {k: writer.add(k, encoded(p, KINDS[int(k[-9:]) % 3]), image_id=k, width=32, height=32) for k, p in pixels.items()}
     write_manifest(folder)
     return shard
 

@@ -43,6 +43,15 @@ HOSTILE = [
 ]
 
 
+def small(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 48)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+OTHERS = {"web-000000004": small("PNG"), "web-000000005": small("WEBP")}
+
+
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory) -> Path:
     """Ten pictures with a web text and two synthetic ones each, hostile ones among them; one text of each kind is not to be judged."""
@@ -53,7 +62,7 @@ def artifacts(tmp_path_factory) -> Path:
     write_table(caption_table([human(0), *rows]), root / "generations/g1/web-00000.parquet")
     write_manifest(root / "generations/g1", rule={"score": "match", "threshold": THRESHOLD})
     noise = np.random.default_rng(0).integers(0, 256, (900, 1400, 3), dtype=np.uint8)
-    write_shards(root / "shards", rows, pictures={"web-000000003": simplejpeg.encode_jpeg(noise, quality=95)})
+    write_shards(root / "shards", rows, pictures={"web-000000003": simplejpeg.encode_jpeg(noise, quality=95), **OTHERS})
     write_manifest(root / "shards")
     return root
 
@@ -183,11 +192,14 @@ def test_the_file_is_whole_and_small_and_holds_no_markup_of_the_crawl(sheet, art
     data = on_sheet(sheet)
     assert {r["text"] for r in asked(sheet)} == {*HOSTILE, *(f"made for {i}" for i in range(10))}
     assert data["generation"] == content_hash(artifacts / "generations/g1")[:16]
-    for picture in data["pictures"]:
-        jpeg = base64.b64decode(picture["jpeg"])
-        assert len(jpeg) <= MOST_BYTES and Image.open(io.BytesIO(jpeg)).format == "JPEG"
-    large = next(p for p, card in zip(data["pictures"], data["cards"], strict=True) if card["rows"][0]["key"] == "web-000000003")
-    assert (large["width"], large["height"]) == (1400, 900) and max(Image.open(io.BytesIO(base64.b64decode(large["jpeg"]))).size) <= 384
+    pictures = {card["rows"][0]["key"]: picture for picture, card in zip(data["pictures"], data["cards"], strict=True)}
+    for key, picture in pictures.items():
+        kind, file = picture["src"].removeprefix("data:image/").split(";base64,")
+        file = base64.b64decode(file)
+        assert len(file) <= MOST_BYTES and Image.open(io.BytesIO(file)).format.lower() == kind
+        assert file == OTHERS[key] if key in OTHERS else kind == "jpeg"
+        if key == "web-000000003":
+            assert (picture["width"], picture["height"]) == (1400, 900) and max(Image.open(io.BytesIO(file)).size) <= 384
 
 
 def test_the_same_generation_and_seed_make_the_same_file_and_another_seed_another_sheet(sheet, artifacts):

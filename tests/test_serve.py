@@ -67,8 +67,9 @@ def text(path):
 
 def test_captions_are_those_of_the_model(served, pyfunc, pictures, tokenizer):
     params = load_params(PARAMS)
-    stored = [admit(p.read_bytes(), params.ingest.images, short_side=None, quality=params.ingest.quality)[0] for p in pictures]
-    images, sampler = [decode_rgb(s) for s in stored], params.evaluate.sampler
+    cfg, sampler = params.ingest, params.evaluate.sampler
+    stored = [admit(p.read_bytes(), cfg.images, short_side=None, quality=cfg.quality, format=cfg.format).data for p in pictures]
+    images = [decode_rgb(s) for s in stored]
     expected = caption_images(served[1], tokenizer, images, ["", "", ""], sampler, seed=0, prompt="a photo of", precision="bf16")
     captions = pyfunc.predict([str(p) for p in pictures])
     assert captions == [c[0] for c in expected] and all(isinstance(c, str) and c for c in captions)

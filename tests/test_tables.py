@@ -321,3 +321,13 @@ def test_splits_are_counted_by_folder_and_file_name(tmp_path):
         write_images(tmp_path, f"{name}.jpg")
         (tmp_path / name).write_text(f"image,caption\n{name}.jpg,x\n")
     assert Counter(r.split for r in read_all(tmp_path)[0]) == {"train": 1, "val": 1, None: 1}
+
+
+def test_an_ending_in_the_other_case_is_found(tmp_path):
+    """A list made on Windows; where both are there, each name is its own file."""
+    write_images(tmp_path, "a.JPG", "b.jpg", "c.jpg", "c.JPG")
+    (tmp_path / "c.JPG").write_bytes(jpeg("other"))
+    (tmp_path / "c.csv").write_text("image,caption\na.jpg,one\nb.JPG,two\nc.jpg,three\nd.JPG,four\n")
+    records, rejected = read_all(tmp_path)
+    assert [(r.texts[0], r.image) for r in records] == [("one", jpeg("a")), ("two", jpeg("b")), ("three", jpeg("c"))]
+    assert [r.reason for r in rejected] == ["missing_image"]

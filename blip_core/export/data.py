@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from blip_core.atomic import new_folder
 from blip_core.captions import CONTROLS, KEPT, SCREENS, content_hash, read_table, sha256_file, table_paths, write_json
+from blip_core.containers import KINDS
 from blip_core.export.card import Totals, card
 from blip_core.export.formats import WRITERS, Item
 from blip_core.shards import ShardImages
@@ -93,7 +94,7 @@ def _items(path: Path, images: ShardImages, everything: bool, totals: Totals, sp
 
 def _manifest(folder: Path, generation: Path, form: str, everything: bool, totals: Totals) -> dict:
     """Every file but the single images, of which the count stands; their bytes are in the shards' indexes."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".jpg")
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix[1:] not in KINDS)
     return {
         "export": form,
         "everything": everything,

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip_core.captions import KEPT, SCREENS
+from blip_core.containers import kind_of
 
 _ROW_GROUP = 100  # images; Hugging Face's viewer reads a group at a time
 
@@ -26,10 +27,14 @@ class Item:
 
     key: str
     image_id: str
-    jpeg: bytes
+    data: bytes
     width: int
     height: int
     candidates: list[dict]
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.key}.{kind_of(self.data)}"
 
     @property
     def texts(self) -> list[str]:
@@ -79,21 +84,21 @@ class _Writer:
 
     def _image(self, place: str, item: Item) -> str:
         """Write the image below `place`; returns its name there."""
-        path = self.folder / place / f"{item.key}.jpg"
+        path = self.folder / place / item.file_name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(item.jpeg)
+        path.write_bytes(item.data)
         return path.name
 
 
 class WebDatasetWriter(_Writer):
-    """key.jpg, key.txt (one text) and key.json (all texts as `caption`, each candidate with its scores)."""
+    """key.jpg (or .png, .webp), key.txt (one text) and key.json (all texts as `caption`, each candidate with its scores)."""
 
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
         with tarfile.open(self.folder / f"{stem}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
             for item in items:
                 facts = {"key": item.key, "image_id": item.image_id, "width": item.width, "height": item.height}
-                facts |= {"sha256": hashlib.sha256(item.jpeg).hexdigest(), "caption": item.texts, "candidates": item.candidates}
-                for end, data in (("jpg", item.jpeg), ("txt", item.first.encode()), ("json", _dumps(facts).encode())):
+                facts |= {"sha256": hashlib.sha256(item.data).hexdigest(), "caption": item.texts, "candidates": item.candidates}
+                for end, data in ((kind_of(item.data), item.data), ("txt", item.first.encode()), ("json", _dumps(facts).encode())):
                     info = tarfile.TarInfo(f"{item.key}.{end}")
                     info.size, info.mode = len(data), 0o644
                     tar.addfile(info, io.BytesIO(data))
@@ -117,7 +122,7 @@ class ParquetWriter(_Writer):
         path.parent.mkdir(exist_ok=True)
         with pq.ParquetWriter(path, PARQUET_SCHEMA, compression="zstd", write_page_checksum=True) as out:
             while batch := list(islice(items, _ROW_GROUP)):
-                rows = [{"image": {"bytes": i.jpeg, "path": f"{i.key}.jpg"}, **i.row()} for i in batch]
+                rows = [{"image": {"bytes": i.data, "path": i.file_name}, **i.row()} for i in batch]
                 out.write_table(pa.Table.from_pylist(rows, PARQUET_SCHEMA))
 
 

@@ -23,9 +23,12 @@ def units(path: Path) -> list[FileUnit]:
     lists = _lists(path)
     has_test = any(split_of_name(p.stem) == "test" for p in lists)
     root = path if path.is_dir() else path.parent
-    found = []
+    found, others = [], files.image_folder(root)
     for file in lists:
-        entries = [_entry(image, texts, where, file.stem, has_test) for image, texts, where in _images(file)]
+        # one folder of another name will do, but not train's for the pictures of val: names may repeat
+        split = split_of_name(file.stem)
+        own = tuple(f for f in others if split is None or split_of_name(f) in (None, split))
+        entries = [_entry(image, texts, where, file.stem, has_test, own) for image, texts, where in _images(file)]
         found += files.slices(root, file.name, entries)
     return found
 
@@ -50,7 +53,7 @@ def _images(file: Path) -> list[tuple[dict, tuple[str, ...], str]]:
     return [(image, tuple(captions[str(image.get("id"))]), f"{file.name}:images[{i}]") for i, image in enumerate(images)]
 
 
-def _entry(image: dict, texts: tuple[str, ...], where: str, stem: str, has_test: bool) -> Entry:
+def _entry(image: dict, texts: tuple[str, ...], where: str, stem: str, has_test: bool, others: tuple[str, ...]) -> Entry:
     name, number = image.get("file_name"), str(image.get("id"))
     fault = ()
     if not isinstance(name, str) or image.get("id") is None:
@@ -58,7 +61,7 @@ def _entry(image: dict, texts: tuple[str, ...], where: str, stem: str, has_test:
     name = str(name)
     base = name.rpartition("/")[2].rpartition(".")[0]
     folder = stem.removeprefix("captions_")
-    paths = (name, f"images/{name}", f"{folder}/{name}", f"images/{folder}/{name}")
+    paths = (name, *(f"{place}/{name}" for place in ("images", folder, f"images/{folder}", *others)))
     return Entry(base if KEY.fullmatch(base) else number, paths, texts, number, _split(stem, number, has_test), where, fault)
 
 

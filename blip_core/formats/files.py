@@ -112,13 +112,19 @@ def _image(root: Path, paths: tuple[str, ...]) -> bytes:
         lengths = [len(part.encode("utf-8", "replace")) for part in path.parts]
         if path.is_absolute() or ".." in path.parts or max(lengths, default=0) > _MOST_NAME or sum(lengths) > _MOST_PATH:
             raise Rejected("unsafe_key", f"the image's path {str(path)[:200]!r} leaves the folder or is too long")
-    found = next((root / p for p in paths if (root / p).is_file()), None)
+    found = next((root / p for p in (*paths, *map(_other_case, paths)) if (root / p).is_file()), None)
     if found is None:
         raise Rejected("missing_image", f"no file {' or '.join(paths)}")
     size = found.stat().st_size
     if size > MOST_IMAGE_BYTES:
         raise Rejected("too_many_bytes", f"{size} bytes, at most {MOST_IMAGE_BYTES} are read")
     return found.read_bytes()
+
+
+def _other_case(path: str) -> str:
+    """a.JPG for a.jpg, and back: a list that was made where file names have no case."""
+    stem, dot, end = path.rpartition(".")
+    return stem + dot + (end.upper() if end.islower() else end.lower())
 
 
 def json_files(path: Path, *, pattern: str = "*.json") -> list[Path]:

@@ -85,8 +85,8 @@
   }
 
   function drawPicture(row) {
-    const { jpeg, width, height } = sheet.pictures[row.card];
-    const image = make("img", { src: `data:image/jpeg;base64,${jpeg}`, width, height, alt: `the picture ${row.key}` });
+    const { src, width, height } = sheet.pictures[row.card];
+    const image = make("img", { src, width, height, alt: `the picture ${row.key}` });
     if (Math.max(width, height) < 192) image.className = "small";
     const number = `picture ${row.card + 1} of ${sheet.cards.length}`;
     return make("figure", {}, image, make("figcaption", {}, `${number}, ${row.key}`));

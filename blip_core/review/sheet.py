@@ -16,12 +16,13 @@ from PIL import Image
 
 from blip_core.atomic import new_file
 from blip_core.captions import content_hash
+from blip_core.containers import media_type
 from blip_core.images import decode_rgb
 from blip_core.review.choose import Card, Row, Rule, choose_cards, read_rule
 from blip_core.review.labels import VERSION, Pair
 from blip_core.shards import ShardImages
 
-MOST_BYTES = 10_500  # of a picture's JPEG; as base64 a third more
+MOST_BYTES = 10_500  # of a picture; as base64 a third more
 SIDES, QUALITIES = (384, 320, 256, 192, 128, 96, 48), (82, 70, 58)  # pixels of the longer side
 MOST_OTHERS, MOST_OTHER_CHARS = 6, 300  # of a picture's other texts, which are shown for company alone
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
@@ -83,13 +84,13 @@ def _rounded(row: Row) -> dict[str, float]:
 
 
 def _picture(images: ShardImages, pair: Pair) -> dict:
-    """The stored JPEG where it is small, else the largest of some sizes and qualities that is small enough."""
+    """The stored file where it is small, else the largest JPEG of some sizes and qualities that is small enough."""
     stored = images.bytes(pair.shard, pair.key)
     image = Image.fromarray(decode_rgb(stored))
-    jpegs = _smaller(image) if len(stored) > MOST_BYTES or max(image.size) > SIDES[0] else iter([stored])
-    jpeg = next(jpeg for jpeg in jpegs if len(jpeg) <= MOST_BYTES)
+    files = _smaller(image) if len(stored) > MOST_BYTES or max(image.size) > SIDES[0] else iter([stored])
+    data = next(file for file in files if len(file) <= MOST_BYTES)
     width, height = images.size(pair.shard, pair.key)
-    return {"jpeg": base64.b64encode(jpeg).decode(), "width": width, "height": height}
+    return {"src": f"data:{media_type(data)};base64,{base64.b64encode(data).decode()}", "width": width, "height": height}
 
 
 def _smaller(image: Image.Image) -> Iterator[bytes]:

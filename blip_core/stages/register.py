@@ -198,6 +198,7 @@ def serving(model: Path, params: Params) -> dict:
         "images": params.ingest.images.model_dump(),
         "short_side": params.ingest.short_side,
         "quality": params.ingest.quality,
+        "format": params.ingest.format,
     }
 
 
