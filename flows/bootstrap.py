@@ -58,7 +58,8 @@ def bootstrap(
     """Bring the chain up to date, in the current folder.
 
         data ─ ingest ─ g0 ─ validate ─ pretrain@g0 ─┬─ tune_captioner@r1 ─ caption@r1 ─┐
-                                                     └─ tune_filter@r1 ─────────────────┴─ score@r1 ─ assemble@r1 ─ g1
+                                                     └─ tune_filter@r1 ─┬───────────────┴─ score@r1 ─┐
+                                                                        └─ calibrate@r1 ─────────────┴─ assemble@r1 ─ g1
         g1 ─ gate@r1 ─ pretrain@g1 ─ evaluate@g1 (… r2 …) ─ compare ─ register ─ report
 
     Args:
