@@ -5,7 +5,7 @@ One pass over an image serves all its texts.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,13 @@ def autocast(precision: str) -> torch.autocast:
     return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
 
 
+class Caption(NamedTuple):
+    text: str
+    truncated: bool  # the limit of tokens cut it off
+
+
 @torch.inference_mode()
-def caption_images(
+def write_captions(
     model: Blip,
     tokenizer: Tokenizer,
     images: list[np.ndarray],
@@ -40,7 +45,7 @@ def caption_images(
     first: int = 0,
     prompt: str = "",
     precision: str = "fp32",
-) -> list[list[str]]:
+) -> list[list[Caption]]:
     """`num_candidates` captions of each of the uint8 H x W x 3 images; those of a beam search are its best beams, best first.
 
     A sampled caption is a function of (seed, key, number of the candidate), not of the batch it was computed in; the numbers
@@ -56,7 +61,12 @@ def caption_images(
             draws = sample_draws(keys, num_candidates, cfg.max_tokens, seed, first=first)
             shape = {"p": cfg.p, "top_k": cfg.top_k, "temperature": cfg.temperature}
             ids = nucleus(model, keys_values, start, limits, **shape, draws_IKL=draws)
-    return [[tokenizer.decode(candidate) for candidate in image] for image in ids.tolist()]
+    return [[Caption(tokenizer.decode(c), tokenizer.sep not in c) for c in image] for image in ids.tolist()]
+
+
+def caption_images(*args, **kwargs) -> list[list[str]]:
+    """The texts of `write_captions`, which says what it takes."""
+    return [[caption.text for caption in image] for image in write_captions(*args, **kwargs)]
 
 
 def sample_draws(keys: list[str], num_candidates: int, num_tokens: int, seed: int, *, first: int = 0) -> Tensor:
@@ -107,8 +117,8 @@ class Captioner(Protocol):
 
     def captions(
         self, pictures: list, keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
-    ) -> list[list[str]]:
-        """`num_candidates` texts of each picture; `first` is the number of the first one, see caption_images."""
+    ) -> list[list[Caption]]:
+        """`num_candidates` of each picture; `first` is the number of the first one, see write_captions."""
 
 
 class Filter(Protocol):
@@ -141,9 +151,9 @@ class MedCaptioner:
 
     def captions(
         self, pictures: list[np.ndarray], keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
-    ) -> list[list[str]]:
+    ) -> list[list[Caption]]:
         numbers = {"seed": seed, "num_candidates": num_candidates, "first": first}
-        return caption_images(self.model, self.tokenizer, pictures, keys, sampler, **numbers, prompt=self.prompt, precision=self.precision)
+        return write_captions(self.model, self.tokenizer, pictures, keys, sampler, **numbers, prompt=self.prompt, precision=self.precision)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from blip_core.atomic import new_file
 KEPT = "kept"
 CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
 SCREENS = ("boilerplate", "file_name", "markup", "repeats", "language")  # told by the text alone, see screens.py
-REASONS = (KEPT, "below_threshold", "degenerate", "duplicate", "outranked", "source_off", *SCREENS)
+DEGENERATE = ("empty", "loop", "truncated", "overused")  # synthetic texts that are no captions, see choice.py
+REASONS = (KEPT, "below_threshold", *DEGENERATE, "duplicate", "outranked", "source_off", *SCREENS)
 
 # what a further filter of an ensemble says of a text
 OPINION = (
@@ -39,6 +40,7 @@ SCHEMA = pa.schema(
         ("model", pa.string()),  # content hash of the captioner that wrote it; "" for web and human
         ("sampler", pa.string()),
         ("seed", pa.int64()),
+        ("truncated", pa.bool_()),  # the captioner was cut off by its limit of tokens; null: nobody knows, or no captioner wrote it
         ("itm", pa.float64()),  # P(match) by the filter's ITM head, raw; null: not scored, or by a filter without such a head
         ("itc", pa.float64()),  # cosine of the filter's ITC features
         ("match", pa.float64()),  # calibrated P(match); null before assemble

@@ -93,7 +93,10 @@ def choose(table: pa.Table, *, overused: pa.Array, rule: Rule, where: str = "can
     """Fill `reason` of one shard's candidates. The first that applies counts:
 
     source_off       the source takes no part
-    degenerate       a synthetic text that is empty, says a few words again and again, or is `overused`
+    empty            a synthetic text without a word: nothing but the prompt came
+    loop             one that says a few words again and again
+    truncated        one that its captioner's limit of tokens cut off
+    overused         one that stands at too many images
     file_name, ...   a screen that drops what it hits hits it (screens.py)
     below_threshold  too few filters accept it
     duplicate        a better candidate of the image says the same
@@ -103,12 +106,14 @@ def choose(table: pa.Table, *, overused: pa.Array, rule: Rule, where: str = "can
     """
     cfg, words = rule.cfg, normalised(table["text"])
     synthetic, takes_part = (pc.is_in(table["source"], value_set=pa.array(s, pa.string())) for s in (["synthetic"], cfg.sources))
-    useless = pa.concat_arrays([overused, loops(words, cfg.max_repeat), pa.array([""])])
     table = _screen_synthetic(table, words, synthetic, overused, cfg)
     hit = hits(table, cfg.screens)
     reasons = {
         "source_off": pc.invert(takes_part),
-        "degenerate": pc.and_(synthetic, pc.is_in(words, value_set=useless)),
+        "empty": pc.and_(synthetic, pc.equal(words, "")),
+        "loop": pc.and_(synthetic, pc.is_in(words, value_set=loops(words, cfg.max_repeat))),
+        "truncated": pc.and_(synthetic, pc.fill_null(table["truncated"], False)),
+        "overused": pc.and_(synthetic, pc.is_in(words, value_set=overused)),
         **{name: hit[name] for name in hit if getattr(cfg.screens, name) == "drop"},
         "below_threshold": rejected(table, rule=rule, where=where),
     }

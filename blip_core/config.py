@@ -419,10 +419,10 @@ class AssembleConfig(Config):
     sources: tuple[Literal["web", "synthetic"], ...] = Field(description="which candidates take part")
     screens: ScreensConfig = Field(
         description="of synthetic texts; drop also takes web texts that ingest has marked. Loops and overused texts of a captioner "
-        "are degenerate in any case"
+        "are dropped in any case"
     )
-    max_repeat: int = Field(ge=2, description="a synthetic text is degenerate when one to four words stand in it this many times in a row")
-    max_share: Share = Field(description="a synthetic text given to more than this share of the images is degenerate")
+    max_repeat: int = Field(ge=2, description="a synthetic text is a loop when one to four words stand in it this many times in a row")
+    max_share: Share = Field(description="a synthetic text given to more than this share of the images is overused")
 
     @model_validator(mode="after")
     def _fits(self):
@@ -443,7 +443,7 @@ class GateConfig(Config):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_coverage: Share = Field(description="share of the crawl's images that keep a text")
     min_distinct: Share = Field(description="different texts / kept synthetic texts")
-    max_degenerate: Share = Field(description="share of the synthetic candidates marked degenerate")
+    max_degenerate: Share = Field(description="share of the synthetic candidates that are empty, loops, truncated or overused")
     min_controls: Positive = Field(description="planted pairs of each truth; fewer prove nothing")
 
 

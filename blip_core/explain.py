@@ -46,7 +46,10 @@ def _why(row: dict, rows: list[dict], rule: dict) -> list[str]:
     judged = [_judgement(row, rule)] + [_judgement({**opinion, "source": row["source"]}, rule) for opinion in row["opinions"] or ()]
     why = {
         "source_off": f"texts of this source take no part: assemble.sources is {rule['sources']}",
-        "degenerate": f"empty, or the same words {rule['max_repeat']} times, or at more than {rule['max_share']:.0%} of the images",
+        "empty": "it has no word",
+        "loop": f"it says the same words {rule['max_repeat']} times in a row or more",
+        "truncated": "its captioner's limit of tokens cut it off",
+        "overused": f"it stands at more than {rule['max_share']:.0%} of the images",
         "duplicate": f"says the same as {_twin(row, rows)}",
         "outranked": f"the image has {rule['keep_best']} texts with a better score",
     } | {screen: f"the screen {screen} hits it" for screen in SCREENS}

@@ -101,29 +101,30 @@ def test_each_reason():
         row("web-2", "", "synthetic", 0.9, candidate=1),
         row("web-2", "common", "synthetic", 0.9, candidate=2),
         row("web-2", "common", "web", 0.9),
+        row("web-2", "a dog next to a", "synthetic", 0.9, candidate=3) | {"truncated": True},
     ]
-    expected = ["kept", "below_threshold", "kept", "degenerate", "degenerate", "degenerate", "kept"]
+    expected = ["kept", "below_threshold", "kept", "loop", "empty", "overused", "kept", "truncated"]
     assert reasons(rows, common=pa.array(["common"])) == expected
 
 
 @pytest.mark.parametrize(
-    "text, useless",
+    "text, reason",
     [
-        ("dog dog dog", True),
-        ("a dog, dog, Dog!", True),
-        ("red car red car red car", True),
-        ("a cat on a mat, a cat on a mat, a cat on a mat", False),  # five words
-        ("cat on a mat cat on a mat cat on a mat", True),
-        ("dog dog", False),
-        ("red red redder", False),
-        ("a dog and a dog and a cat", False),
-        ("... !", True),
-        ("", True),
-        ("猫", False),
+        ("dog dog dog", "loop"),
+        ("a dog, dog, Dog!", "loop"),
+        ("red car red car red car", "loop"),
+        ("a cat on a mat, a cat on a mat, a cat on a mat", "kept"),  # five words
+        ("cat on a mat cat on a mat cat on a mat", "loop"),
+        ("dog dog", "kept"),
+        ("red red redder", "kept"),
+        ("a dog and a dog and a cat", "kept"),
+        ("... !", "empty"),
+        ("", "empty"),
+        ("猫", "kept"),
     ],
 )
-def test_repetition_is_of_one_to_four_whole_words(text, useless):
-    assert reasons([row("web-1", text, "synthetic")]) == ["degenerate" if useless else "kept"]
+def test_repetition_is_of_one_to_four_whole_words(text, reason):
+    assert reasons([row("web-1", text, "synthetic")]) == [reason]
     assert reasons([row("web-1", text, "web")]) == ["kept"]  # a web text is judged by the filter alone
 
 
@@ -190,7 +191,7 @@ def test_the_stage_writes_every_candidate_with_its_reason_and_human_texts_as_the
         for found in made.to_pylist():
             assert found["match"] == pytest.approx(found["itm"], abs=1e-9)
             expected = "below_threshold" if "low" in found["text"] else "kept"
-            expected = {"KEPT, one!": "duplicate", "dog dog dog": "degenerate"}.get(found["text"], expected)
+            expected = {"KEPT, one!": "duplicate", "dog dog dog": "loop"}.get(found["text"], expected)
             assert found["reason"] == expected, found
 
 
@@ -209,7 +210,7 @@ def test_metrics_and_manifest_say_what_was_done(tmp_path):
         "rejected_share_synthetic": 0.25,
         "reason_kept": 3,
         "reason_below_threshold": 3,
-        "reason_degenerate": 1,
+        **{"reason_empty": 0, "reason_loop": 1, "reason_truncated": 0, "reason_overused": 0},
         "reason_duplicate": 1,
         "reason_outranked": 0,
         "reason_source_off": 0,
@@ -228,13 +229,13 @@ def test_metrics_and_manifest_say_what_was_done(tmp_path):
     assert manifest["counts"]["texts_kept"] == 3 and manifest["rule"]["threshold"] == {"web": 0.5, "synthetic": 0.5}
 
 
-def test_a_text_for_too_many_images_is_degenerate_across_shards(tmp_path):
+def test_a_text_for_too_many_images_is_overused_across_shards(tmp_path):
     texts = {f"web-{i:02d}": "everywhere" if i % 2 else f"only here {i}" for i in range(20)}
     shards = {"web-00000": list(texts)[:7], "web-00001": list(texts)[7:]}
     base = seal(tmp_path / "g0", {s: [row(k, "x", "web", reason="kept") for k in keys] for s, keys in shards.items()})
     candidates = {s: [r for k in keys for r in (row(k, "x", "web"), row(k, texts[k], "synthetic"))] for s, keys in shards.items()}
     scores = seal(tmp_path / "scores", candidates)
-    for share, expected in ((0.49, {"degenerate"}), (0.5, {"kept"})):  # it stands at half of the images
+    for share, expected in ((0.49, {"overused"}), (0.5, {"kept"})):  # it stands at half of the images
         assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(max_share=share))
         found = read_tables(tmp_path / "g1").to_pylist()
         assert {r["reason"] for r in found if r["text"] == "everywhere"} == expected

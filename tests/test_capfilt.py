@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
-from blip_core.capfilt import MedFilter, caption_images, score_table, score_texts
+from blip_core.capfilt import MedFilter, caption_images, score_table, score_texts, write_captions
 from blip_core.captions import write_manifest
 from blip_core.config import SamplerConfig
 from blip_core.data import read_picture
@@ -65,3 +65,9 @@ def test_a_sampler_says_what_it_is():
     cfg = SamplerConfig(name="nucleus", p=0.9, top_k=0, temperature=1.0, beams=3, min_tokens=2, max_tokens=8, repetition_penalty=1.0)
     labels = [cfg.model_copy(update=u).label for u in ({}, {"top_k": 50, "temperature": 0.7}, {"name": "beam"})]
     assert labels == ["nucleus p=0.9", "nucleus p=0.9 k=50 t=0.7", "beam 3"]
+
+
+def test_a_caption_that_its_limit_cut_off_is_marked(model, tokenizer):
+    cfg = SamplerConfig(name="nucleus", p=1.0, top_k=0, temperature=1.0, beams=3, min_tokens=0, max_tokens=12, repetition_penalty=1.0)
+    written = [c for image in write_captions(model, tokenizer, images(12), [str(n) for n in range(12)], cfg, seed=0) for c in image]
+    assert {c.truncated for c in written} == {True, False}

@@ -86,7 +86,7 @@ def test_the_next_generation_holds_every_candidate_with_its_decision(project):
     synthetic = following.filter(pc.equal(following["source"], "synthetic"))
     assert all(synthetic["model"].to_pylist()) and not synthetic["match"].null_count
     assert set(synthetic["sampler"].to_pylist()) == {"nucleus p=0.9"} and set(synthetic["round"].to_pylist()) == {"r1"}
-    assert set(following["reason"].to_pylist()) <= {"kept", "below_threshold", "duplicate", "degenerate"}
+    assert set(following["reason"].to_pylist()) <= {"kept", "below_threshold", "duplicate", "empty", "loop", "truncated", "overused"}
 
 
 def test_metrics_and_plots_speak(project):

@@ -71,7 +71,7 @@ def test_rows_that_must_be_unique(tmp_path):
 
 def test_human_texts_are_kept_and_the_empty_synthetic_one_is_no_fault(tmp_path):
     folder = generation(tmp_path, text="x")
-    seal(folder, {"train-00000": [HUMAN[0] | {"reason": "degenerate"}], "web-00000": [SYNTHETIC[0] | {"text": "", "reason": "degenerate"}]})
+    seal(folder, {"train-00000": [HUMAN[0] | {"reason": "loop"}], "web-00000": [SYNTHETIC[0] | {"text": "", "reason": "empty"}]})
     assert set(failures(folder)) == {"reason_human"}
 
 
@@ -88,7 +88,7 @@ def test_tables_off_the_schema_or_altered_and_shards_that_are_not_there(tmp_path
     folder = generation(tmp_path)
     path = folder / "web-00000.parquet"
     table = caption_table(WEB)
-    seal(folder, {"web-00000": table.set_column(9, "itm", pa.nulls(4, pa.float32()))})
+    seal(folder, {"web-00000": table.set_column(table.schema.get_field_index("itm"), "itm", pa.nulls(4, pa.float32()))})
     assert "column itm is float, expected double" in failures(folder)["contract"]
     folder = generation(tmp_path)
     data = bytearray(path.read_bytes())

@@ -27,7 +27,7 @@ def test_each_text_is_told_with_the_rule_in_numbers(generation):
     assert "duplicate: 'A boat!', synthetic r1#0 (beam 3, captioner m)\n    says the same as 'a boat' (web)\n    match 0.700" in told
     assert "below_threshold: 'a car', synthetic r1#1 (beam 3, captioner m)\n    match 0.200, below 0.5" in told
     assert "outranked: 'sea'" in told and "the image has 1 texts with a better score" in told
-    assert "degenerate: 'dog dog dog'" in told and "the same words 3 times" in told
+    assert "loop: 'dog dog dog'" in told and "the same words 3 times in a row or more" in told
 
 
 def test_every_filter_has_its_say(generation, tmp_path):

@@ -63,7 +63,7 @@ def grown(row: dict) -> list[dict]:
     made = {**web, "source": "synthetic", "text": f"made for {row['key']}", "round": "r1"}
     made |= {"model": CAPTIONER, "sampler": "nucleus", "seed": 7}
     web |= {"file_name": False, "language": "zh"}
-    return [web, made | {"reason": KEPT if number in (2, 3) else "degenerate"}]
+    return [web, made | {"reason": KEPT if number in (2, 3) else "loop"}]
 
 
 def texts_by_key(generation: Path, *, everything: bool) -> dict[str, set[str]]:

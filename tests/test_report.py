@@ -274,11 +274,11 @@ def test_other_reasons_are_counted_but_are_no_noise_ratio(own_artifacts, data):
     path = own_artifacts / "generations/g1/web-00000.parquet"
     rows = read_table(path).to_pylist()
     for row in [r for r in rows if r["source"] == "synthetic" and r["reason"] == "below_threshold"][:2]:
-        row["reason"] = "degenerate"
+        row["reason"] = "loop"
     write_table(caption_table(rows), path)
     write_manifest(path.parent)
     table = run(own_artifacts, data)
-    assert "2 synthetic degenerate (r1)" in table
+    assert "2 synthetic loop (r1)" in table
     assert next(text.split()[4] for text in table.splitlines() if re.match(r"r1 +synthetic", text)) == f"{13 / 40:.1%}"
 
 

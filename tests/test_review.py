@@ -45,7 +45,7 @@ def test_sources_and_sides_have_equal_parts_and_near_texts_the_better_chance(cra
 
 def test_weights_stand_for_all_texts_that_the_score_decided(tmp_path):
     rows = [row(i, f"text {i} {c}", source, c, i / 100) for i in range(100) for source, c in (("web", 0), ("synthetic", 0))]
-    for i, reason in enumerate(("duplicate", "outranked", "degenerate", "source_off", "boilerplate")):
+    for i, reason in enumerate(("duplicate", "outranked", "loop", "source_off", "boilerplate")):
         rows.append(row(90 + i, f"{reason} one", "synthetic", 1, 0.95, reason=reason))
     rows.append(row(0, "not scored", "web", 1, 0.5, reason="markup") | {"match": None})
     write_table(caption_table([human(0), *rows]), tmp_path / "web-00000.parquet")
@@ -54,9 +54,9 @@ def test_weights_stand_for_all_texts_that_the_score_decided(tmp_path):
     everything = rows_of(drawn(tmp_path, 1000))
     assert {r.weight for r in everything} == {1.0} and len(everything) == 202
     found = {r.pair.text for r in everything}
-    assert {"duplicate one", "outranked one"} <= found and not found & {"degenerate one", "source_off one", "boilerplate one", "not scored"}
+    assert {"duplicate one", "outranked one"} <= found and not found & {"loop one", "source_off one", "boilerplate one", "not scored"}
     shown = {r.pair.text for card in drawn(tmp_path, 1000) for r in card.others}
-    assert {"degenerate one", "not scored"} <= shown and "a ball" not in shown
+    assert {"loop one", "not scored"} <= shown and "a ball" not in shown
 
 
 def test_the_order_tells_nothing_and_a_seed_says_which(crawl):

@@ -58,7 +58,7 @@ def artifacts(tmp_path_factory) -> Path:
     root, rows = tmp_path_factory.mktemp("review"), []
     for i, text in enumerate(HOSTILE):
         rows += [row(i, text, "web", 0, 0.1 * i), row(i, f"made for {i}", "synthetic", 0, 1 - 0.1 * i)]
-        rows.append(row(i, f"other of {i}: {text}", "synthetic", 1, 0.5, reason="degenerate"))
+        rows.append(row(i, f"other of {i}: {text}", "synthetic", 1, 0.5, reason="loop"))
     write_table(caption_table([human(0), *rows]), root / "generations/g1/web-00000.parquet")
     write_manifest(root / "generations/g1", rule={"score": "match", "threshold": THRESHOLD})
     noise = np.random.default_rng(0).integers(0, 256, (900, 1400, 3), dtype=np.uint8)

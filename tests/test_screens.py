@@ -327,6 +327,6 @@ def test_assemble_screens_synthetic_texts_and_drops_marked_web_ones():
     rows = [row("web-1", "image 12", "web") | {"file_name": True}]
     rows += [row(f"web-{i}", text, "synthetic") for i, text in enumerate(("dsc 12", "&amp; a", "so common"), 1)]
     made = choose(caption_table(rows), overused=pa.array(["so common"]), rule=Rule(rule(screens=on)))
-    assert made["reason"].to_pylist() == ["file_name", "file_name", "kept", "degenerate"]
+    assert made["reason"].to_pylist() == ["file_name", "file_name", "kept", "overused"]
     assert made["markup"].to_pylist() == [None, False, True, False]
     assert made["boilerplate"].to_pylist() == [None, False, False, True]

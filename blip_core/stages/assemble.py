@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from blip_core.calibration import read_calibrations
 from blip_core.captions import (
+    DEGENERATE,
     KEPT,
     REASONS,
     content_hash,
@@ -91,7 +92,7 @@ def _metrics(
     shares = {
         "coverage": (covered, images),
         "distinct_share_synthetic": (distinct, found["kept_synthetic"]),
-        "degenerate_share_synthetic": (reasons["synthetic", "degenerate"], found["candidates_synthetic"]),
+        "degenerate_share_synthetic": (sum(reasons["synthetic", r] for r in DEGENERATE), found["candidates_synthetic"]),
     }
     return found | {name: part / whole for name, (part, whole) in shares.items() if whole}
 

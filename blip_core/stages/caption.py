@@ -91,11 +91,11 @@ def caption_batch(writer: Writer, batch: list[Crawled], pictures: list, *, seed:
     """Rows of the candidates of a few images of one shard."""
     keys = [image.key for image in batch]
     numbers = {"seed": seed, "num_candidates": writer.cfg.num_candidates, "first": writer.first}
-    texts = writer.captioner.captions(pictures, keys, writer.cfg.sampler, **numbers)
+    captions = writer.captioner.captions(pictures, keys, writer.cfg.sampler, **numbers)
     return [
-        {**image._asdict(), "text": text, "candidate": writer.first + i}
-        for image, candidates in zip(batch, texts, strict=True)
-        for i, text in enumerate(candidates)
+        {**image._asdict(), "text": written.text, "truncated": written.truncated, "candidate": writer.first + i}
+        for image, candidates in zip(batch, captions, strict=True)
+        for i, written in enumerate(candidates)
     ]
 
 

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from blip_core.calibration import read_calibrations, with_match
 from blip_core.captions import (
     CONTROLS,
+    DEGENERATE,
     SCHEMA,
     content_hash,
     each_table,
@@ -161,7 +162,7 @@ def _suites(generation: Path, shards: Path, facts: dict[str, float], *, cfg: Gat
 def _marked(table: pa.Table, generation: Path, rule: Rule) -> pa.Table:
     """The crawl's candidates of a table; 1 or 0 whether they are rejected, and degenerate."""
     crawl = table.filter(_judged(table))
-    marks = {"rejected": rejected(crawl, rule=rule, where=str(generation)), "degenerate": pc.equal(crawl["reason"], "degenerate")}
+    marks = {"rejected": rejected(crawl, rule=rule, where=str(generation)), "degenerate": pc.is_in(crawl["reason"], pa.array(DEGENERATE))}
     for name, mark in marks.items():
         crawl = crawl.append_column(name, pc.cast(mark, pa.float64()))
     return crawl
@@ -173,7 +174,7 @@ def _candidate_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
         says = f"noise ratio: share of the {source} texts that the filter rejected"
         expectations.append(share_at_most(f"noise_{source}", "rejected", _limit(cfg, source), says, kind="noise", where=("source", source)))
     if "synthetic" in rule.cfg.sources:
-        says = "share of the synthetic texts that are degenerate: empty, repetitive, or the same for too many images"
+        says = "share of the synthetic texts that are degenerate: empty, loops, cut off, or the same for too many images"
         where = ("source", "synthetic")
         expectations.append(share_at_most("degenerate_share_synthetic", "degenerate", cfg.max_degenerate, says, where=where))
     return expectations
