@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 import threading
+from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
 from blip_core.serving.options import BadRequest
@@ -79,7 +80,8 @@ def _get(parts: SplitResult, address: str, max_bytes: int) -> bytes:
     sock = socket.create_connection((address, parts.port or _PORTS[parts.scheme]), timeout=SECONDS)
     if parts.scheme == "https":
         sock = ssl.create_default_context().wrap_socket(sock, server_hostname=parts.hostname, do_handshake_on_connect=False)
-    ends = threading.Timer(SECONDS, sock.shutdown, [socket.SHUT_RDWR])  # a timeout of the socket starts anew with every byte
+    late = threading.Event()
+    ends = threading.Timer(SECONDS, _end, [sock, late])  # a timeout of the socket starts anew with every byte
     ends.daemon = True
     connection = http.client.HTTPConnection(parts.hostname, parts.port)
     connection.sock = sock
@@ -93,7 +95,7 @@ def _get(parts: SplitResult, address: str, max_bytes: int) -> bytes:
         if answer.status != 200:
             raise BadRequest(f"{_short(parts.geturl())}: answered {answer.status}, expected 200 (redirects are not followed)")
         data = answer.read(max_bytes + 1)
-        if len(data) <= max_bytes and (answer.length or not ends.is_alive()):  # where no length was told, an end looks like any other
+        if len(data) <= max_bytes and (answer.length or late.is_set()):  # where no length was told, an end looks like any other
             raise TimeoutError(f"broke off after {len(data)} bytes")
     finally:
         ends.cancel()
@@ -101,6 +103,12 @@ def _get(parts: SplitResult, address: str, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise BadRequest(f"{_short(parts.geturl())}: more than {max_bytes} bytes")
     return data
+
+
+def _end(sock: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError):  # the other side may have ended it
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _short(url: str) -> str:
