@@ -170,3 +170,15 @@ def served(tmp_path_factory, model_cfg, tokenizer):
             version = registry.add(tags={"model_hash": "x"}, files={}, **package(root / "model", params))
             registry.point("champion", version)
     return root, for_inference(network, params.evaluate.precision)
+
+
+@pytest.fixture
+def driver(tmp_path):
+    from browser import NoBrowser, start_browser
+
+    try:
+        found = start_browser(tmp_path)
+    except NoBrowser as e:
+        pytest.skip(str(e))
+    yield found
+    found.quit()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blip_core.capfilt import Calibration, autocast, caption_images, score_texts
+from blip_core.capfilt import Calibration, PairScores, autocast, caption_images, score_texts
 from blip_core.checkpoint import load_model
 from blip_core.data import load_pixels, tokenize
 from blip_core.distributed import device
@@ -30,10 +30,7 @@ class Service:
 
     def answer(self, rows: list[Row], options: Options) -> list[dict]:
         """One dict a row: captions; itm, itc and where calibrated match; or image_embedding and text_embedding of what the row has."""
-        try:
-            self.model.require(*NEEDS[options.task])
-        except ValueError as e:
-            raise BadRequest(f"task {options.task} is beyond this model: {e}") from None
+        self.require(f"task {options.task}", *NEEDS[options.task])
         if options.task == "caption":
             self._check_length(options)
         rows = [decoded(row, self.settings, self.model.cfg.vision.image_size) for row in rows]
@@ -41,6 +38,13 @@ class Service:
         size = self.settings.batch_size
         with self.lock:
             return [answer for start in range(0, len(rows), size) for answer in work(rows[start : start + size], options)]
+
+    def require(self, what: str, *parts: str) -> None:
+        """BadRequest when the model lacks weights that `what` needs."""
+        try:
+            self.model.require(*parts)
+        except ValueError as e:
+            raise BadRequest(f"{what} is beyond this model: {e}") from None
 
     def _caption(self, rows: list[Row], options: Options) -> list[dict]:
         cfg = self.settings
@@ -65,12 +69,14 @@ class Service:
             raise BadRequest(f"params: max_tokens: {options.sampler.max_tokens}, this model writes {most} at most")
 
     def _match(self, rows: list[Row], options: Options) -> list[dict]:
-        return self.match([row.picture for row in rows], [row.text for row in rows])
+        return self.as_answers(self.scores([row.picture for row in rows], [row.text for row in rows]))
 
-    def match(self, pictures: list[np.ndarray], texts: list[str]) -> list[dict]:
-        """Of each picture with its text. `itm` has [ENC] at position 0, as training."""
+    def scores(self, pictures: list[np.ndarray], texts: list[str]) -> PairScores:
+        """Of each picture with its text. ITM has [ENC] at position 0, as training."""
         cfg, pairs = self.settings, [[text] for text in texts]
-        scores = score_texts(self.model, self.tokenizer, pictures, pairs, max_tokens=cfg.max_tokens, precision=cfg.precision)
+        return score_texts(self.model, self.tokenizer, pictures, pairs, max_tokens=cfg.max_tokens, precision=cfg.precision)
+
+    def as_answers(self, scores: PairScores) -> list[dict]:
         columns = {"itm": scores.itm, "itc": scores.itc}
         if self.calibration is not None:
             columns["match"] = self.calibration.match(scores)
