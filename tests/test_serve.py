@@ -14,14 +14,15 @@ import pytest
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from blip_core.capfilt import Calibration, caption_images, score_texts
-from blip_core.checkpoint import save_model
+from blip_core.calibration import Calibrated, Calibration, write_calibrations
+from blip_core.capfilt import caption_images, score_texts
+from blip_core.checkpoint import model_hash, save_model
 from blip_core.config import load_params
 from blip_core.images import admit, decode_rgb
 from blip_core.serving.options import BadRequest, choose, packed_settings
 from blip_core.serving.rows import read_rows
-from blip_core.serving.service import Service
-from blip_core.stages.register import PACKAGES, example_image
+from blip_core.serving.service import Service, calibration_of
+from blip_core.stages.register import PACKAGES, example_image, package
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -110,14 +111,19 @@ def test_embeddings_have_unit_length_and_the_cosine_of_itc(pyfunc, pictures):
 
 
 def test_calibrated_probability_comes_with_a_filter(served, tmp_path, pictures):
-    weights = Calibration(itm_logit=1.0, itc=2.0, bias=-0.5)
+    """Written beside it by its round; what was found for another filter is none of its own."""
     shutil.copytree(served[0] / "model", tmp_path / "filter")
-    weights.save(tmp_path / "filter")
+    own = Calibrated(model_hash(tmp_path / "filter"), "tuned", Calibration(itm_logit=1.0, itc=2.0, bias=-0.5), 0.5)
+    other = Calibrated("f" * 16, "other", Calibration(itm_logit=9.0, itc=9.0, bias=9.0), 0.5)
+    write_calibrations([other, own], tmp_path / "calibration.json", facts={})
+    assert package(tmp_path / "filter", load_params(PARAMS))["artifacts"]["calibration"] == str(tmp_path / "calibration.json")
     service = Service(tmp_path / "filter", packed_settings(tmp_path / "filter", load_params(PARAMS)))
     rows = read_rows([text(pictures[0])], ["a red ball"], "match", service.settings, paths=False)
     [answer] = service.answer(rows, choose({"task": "match"}, service.settings))
     logit = np.log(answer["itm"] / (1 - answer["itm"])) + 2 * answer["itc"] - 0.5
     assert answer["match"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+    write_calibrations([other], tmp_path / "calibration.json", facts={})
+    assert calibration_of(tmp_path / "filter") is None
 
 
 def test_a_task_that_the_model_has_no_weights_for_is_refused(served, tmp_path, pictures, tokenizer):

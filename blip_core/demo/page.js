@@ -64,7 +64,7 @@ const number = (form, name) => form.elements[name].valueAsNumber;
 
 async function caption(form, answer) {
   const sampler = form.elements.sampler.value;
-  const own = all(`[data-only=${sampler}] input`, form).map((input) => [input.name, input.valueAsNumber]);
+  const own = all("input:enabled", form).map((input) => [input.name, input.valueAsNumber]);
   const found = await ask("task/caption", { image: picture(), params: { sampler, ...Object.fromEntries(own) } });
   answer.replaceChildren(...found.captions.map((text) => make("li", text)));
 }
@@ -209,9 +209,9 @@ async function begin() {
   document.title = `BLIP · ${about.title}`;
   find("#about").textContent = `${about.title}. Everything stays on this machine.`;
   const form = find("#caption"), sampler = form.elements.sampler;
-  for (const name of ["beams", "p", "num_captions", "seed"]) form.elements[name].value = about.params[name];
+  for (const name of ["beams", "p", "top_k", "temperature", "seed"]) form.elements[name].value = about.params[name];
   if (about.params.p === 1) form.elements.p.value = 0.9;
-  form.elements.num_captions.value = 3;
+  form.elements.num_captions.value = Math.min(3, about.params.beams);
   sampler.value = about.params.sampler;
   sampler.addEventListener("change", () => onlyOf(sampler.value));
   onlyOf(sampler.value);

@@ -33,7 +33,7 @@ def _demo(args: argparse.Namespace) -> None:
     params = load_params(args.params)
     listening = _listen(args.host, args.port)  # before the model is read: a port that is taken is said at once
     with listening:
-        model = model_folder(args.model or f"artifacts/models/{params.challenger.model}", params, args.work)
+        model = model_folder(args.model or f"artifacts/models/{params.challenger.model}", args.work)
         service = Service(model, packed_settings(model, params))
         index = _index(args, params, model, service)
         hosts = ["127.0.0.1", "localhost", args.host] if args.host in ("127.0.0.1", "localhost") else ["*"]
@@ -41,26 +41,15 @@ def _demo(args: argparse.Namespace) -> None:
         _serve(app, listening, index)
 
 
-def model_folder(spec: str, params: "Params", work: Path) -> Path:
+def model_folder(spec: str, work: Path) -> Path:
     """The folder of a model that is here, or of a registered version, which is fetched once."""
-    if (Path(spec) / "config.json").exists():
-        return Path(spec)
-    if not spec.startswith("models:/") and "@" not in spec:
-        raise ValueError(f"{spec}: no model folder (config.json is missing); name one, or a registered version as models:/blip@champion")
-    from blip_core.atomic import new_folder
-    from blip_core.lineage import find_version, split_name
-    from blip_core.registry import open_registry
+    if spec.startswith("models:/"):
+        from blip_core.registry import fetch_model
 
-    name, wanted = split_name(spec)
-    with open_registry(name or params.register_.name, Path.cwd()) as registry:
-        version = find_version(registry, wanted or "@champion")
-        folder = work / "models" / f"{registry.name}-{version.version}-{version.tags.get('model_hash', '')}"
-        if not folder.exists():
-            with new_folder(folder) as temporary:
-                found = registry.model(version, temporary / "packed")
-                for path in found.iterdir():
-                    path.rename(temporary / path.name)
-    return folder
+        return fetch_model(spec, Path.cwd(), work / "models")
+    if not (Path(spec) / "config.json").exists():
+        raise ValueError(f"{spec}: no model folder (config.json is missing); name one, or a registered version as models:/blip@champion")
+    return Path(spec)
 
 
 def _index(args: argparse.Namespace, params: "Params", model: Path, service) -> "PictureIndex | None":

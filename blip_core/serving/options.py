@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from blip_core.config import Config, ImageLimits, Params, SamplerConfig, ServingConfig, TextLimits
 
 Task = Literal["caption", "match", "embed"]
+CALIBRATION = "calibration.json"  # beside a filter
 RENAMED = {"sampler": "name"}  # a field of SamplerConfig that goes by another name in a request
 
 
@@ -88,11 +89,11 @@ def choose(asked: dict[str, Any], settings: Settings) -> Options:
 
 def _check_work(options: Options, limits: ServingConfig) -> None:
     sampler, most = options.sampler, limits.max_captions
-    if options.task == "caption" and sampler.name == "beam" and options.num_captions > 1:
-        raise BadRequest(f"params: num_captions: {options.num_captions} with beam search, which gives one; sampler nucleus gives several")
     for name, value in (("num_captions", options.num_captions), ("beams", sampler.beams)):
         if value > most:
             raise BadRequest(f"params: {name}: {value}, at most {most} are allowed")
+    if options.task == "caption" and sampler.name == "beam" and options.num_captions > sampler.beams:
+        raise BadRequest(f"params: num_captions: {options.num_captions} of a search with {sampler.beams} beams; ask for more beams")
     if sampler.min_tokens > sampler.max_tokens:
         raise BadRequest(f"params: min_tokens: {sampler.min_tokens} is more than max_tokens, {sampler.max_tokens}")
 

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blip_core.capfilt import Calibration, PairScores, autocast, caption_images, score_texts
-from blip_core.checkpoint import load_model
+from blip_core.calibration import Calibration, read_calibrations
+from blip_core.capfilt import autocast, caption_images, score_texts
+from blip_core.checkpoint import load_model, model_hash
 from blip_core.data import load_pixels, tokenize
 from blip_core.distributed import device
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
 from blip_core.model.inference import for_inference
-from blip_core.serving.options import BadRequest, Options, Settings
+from blip_core.pair_scores import PairScores
+from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings
 from blip_core.serving.rows import Row, decoded
 
 NEEDS = {"caption": CAPTIONING, "match": RETRIEVAL, "embed": ("encoder", "contrast")}
@@ -107,5 +109,7 @@ class Service:
 
 
 def calibration_of(folder: Path) -> Calibration | None:
-    """That of a filter; other models have none."""
-    return Calibration.load(folder) if (folder / "calibration.json").exists() else None
+    """What a round found for its filter in this folder, and wrote beside it; other models have none."""
+    path = folder.parent / CALIBRATION
+    own = read_calibrations(path).get(model_hash(folder)) if path.exists() else None
+    return own and own.calibration

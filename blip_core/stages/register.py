@@ -19,7 +19,7 @@ from blip_core.checkpoint import model_hash
 from blip_core.config import CompareConfig, Params, RegisterConfig, load_params
 from blip_core.provenance import provenance, read_lock, stale, who
 from blip_core.registry import Registry, open_registry
-from blip_core.serving.options import defaults, packed_settings
+from blip_core.serving.options import CALIBRATION, defaults, packed_settings
 from blip_core.stages.compare import evaluation_hash, paired_comparison
 
 if TYPE_CHECKING:
@@ -178,11 +178,11 @@ def package(model: Path, params: Params) -> dict:
     serve = code.parent / "mlflow" / "serve.py"
     if not serve.exists():
         raise ValueError(f"{serve}: missing; register from a checkout of the project, where mlflow/ stands beside blip_core/")
-    settings = packed_settings(model, params)
+    settings, calibration = packed_settings(model, params), model.parent / CALIBRATION
     image = base64.b64encode(example_image(params.ingest.images.min_side)).decode()
     return {
         "python_model": str(serve),
-        "artifacts": {"model": str(model)},
+        "artifacts": {"model": str(model)} | ({"calibration": str(calibration)} if calibration.exists() else {}),
         "code_paths": [str(code)],
         "model_config": settings.model_dump(mode="json"),
         "params": {**defaults(settings), "allow_path": True},
