@@ -161,6 +161,14 @@ def test_damage_is_refused(pyfunc, pictures):
         pyfunc.predict(table(base64.b64encode(pictures[1].read_bytes()[:-400]).decode()))
 
 
+def test_a_model_whose_own_defaults_are_beyond_the_limits_is_not_packed(served):
+    params = load_params(PARAMS)
+    limits = params.register_.serving.model_copy(update={"max_captions": 2})
+    params = params.model_copy(update={"register_": params.register_.model_copy(update={"serving": limits})})
+    with pytest.raises(ValueError, match="beams: 3, at most 2 are allowed"):
+        package(served[0] / "model", params)
+
+
 def test_signature_tells_columns_params_and_answers(pyfunc):
     signature = pyfunc.metadata.signature
     assert signature.inputs.input_names() == ["image", "text"] and not signature.inputs.required_input_names()

@@ -32,8 +32,8 @@ class PictureIndex:
     """The pictures of a generation, kept and dropped texts alike."""
 
     def __init__(self, service: Service, model: Path, generation: Path, shards: Path, work: Path):
-        self.service, self.generation, self.images = service, generation, ShardImages(shards)
         about = {"model": model_hash(model), "generation": listed_hash(generation), "shards": listed_hash(shards)}
+        self.service, self.generation, self.images = service, generation, ShardImages(shards)
         self.folder = run_folder(work, "search", precision=service.settings.precision, size=PART, **about)
         self.places = list(_places(generation))
         self.features = np.zeros((len(self.places), service.model.cfg.embed_dim), np.float32)

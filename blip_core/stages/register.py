@@ -19,7 +19,7 @@ from blip_core.checkpoint import model_hash
 from blip_core.config import CompareConfig, Params, RegisterConfig, load_params
 from blip_core.provenance import provenance, read_lock, stale, who
 from blip_core.registry import Registry, open_registry
-from blip_core.serving.options import CALIBRATION, defaults, packed_settings
+from blip_core.serving.options import CALIBRATION, choose, defaults, packed_settings
 from blip_core.stages.compare import evaluation_hash, paired_comparison
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def package(model: Path, params: Params) -> dict:
     if not serve.exists():
         raise ValueError(f"{serve}: missing; register from a checkout of the project, where mlflow/ stands beside blip_core/")
     settings, calibration = packed_settings(model, params), model.parent / CALIBRATION
+    choose({}, settings)  # the defaults themselves must be within the limits of a request
     image = base64.b64encode(example_image(params.ingest.images.min_side)).decode()
     return {
         "python_model": str(serve),
