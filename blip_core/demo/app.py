@@ -12,6 +12,7 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from blip_core.containers import media_type
 from blip_core.demo.search import PictureIndex
 from blip_core.demo.words import Kind, word_maps
 from blip_core.model.attention_map import usual_layer
@@ -29,7 +30,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-KINDS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}  # by how a stored image begins
 MOST_HITS, MOST_RERANKED = 60, 200
 
 
@@ -88,10 +88,9 @@ def make_app(service: Service, index: PictureIndex | None, *, title: str, hosts:
     def picture(shard: str, key: str) -> Response:
         try:
             data = _index(index).picture(shard, key)
+            return Response(data, media_type=media_type(data))
         except ValueError as e:
             raise BadRequest(str(e)) from None
-        kind = next((kind for begin, kind in KINDS.items() if data.startswith(begin)), "application/octet-stream")
-        return Response(data, media_type=kind)
 
     return app
 
