@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blip_core.cores import limit_threads
+from blip_core.demo.verb import add_verb as add_demo
 from blip_core.stages import STAGES
 from blip_core.times import Meter, read_times
 from blip_core.versions import add_verbs
@@ -134,6 +135,7 @@ def _parser(argv: list[str]) -> argparse.Namespace:
     export.add_argument("--metrics", type=Path, help="default: artifacts/metrics beside the generation")
     export.set_defaults(act=_export)
     add_verbs(verbs)
+    add_demo(verbs)
     review = verbs.add_parser("review", help="a sheet on which a person judges texts: one HTML file, no server")
     review.add_argument("generation", type=Path, help="that a round made, as artifacts/generations/g1")
     review.add_argument("--out", type=Path, required=True, help="the file to write")

@@ -467,9 +467,17 @@ class CompareConfig(Config):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
 
 
+class ServingConfig(Config):
+    """Limits of the served model; those of an image and a text are ingest's (images, texts)."""
+
+    max_rows: Positive = Field(description="of a request")
+    max_captions: Positive = Field(description="captions, or beams, of an image")
+
+
 class RegisterConfig(Config):
     name: str = Field(min_length=1, description="of the registered model in MLflow")
     approval: bool = Field(description="a better model becomes `candidate`; a person makes it champion by the verb approve")
+    serving: ServingConfig
 
 
 class ReportConfig(Config):

@@ -18,6 +18,7 @@ from blip_core.tracking import QUIET, connect, environment, lock, safe_name, uri
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
 
 HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "300"}  # a large upload is answered late
 PROVENANCE = "provenance"  # folder of a version's run: what rebuilds it
@@ -100,7 +101,8 @@ class Registry:
     def add(self, *, tags: dict[str, str], files: dict[str, str], **package: Any) -> "ModelVersion":
         """A new version with a run of its own.
 
-        `files`: name to text of what rebuilds it. `package`: what mlflow.pyfunc.save_model takes, but for the signature.
+        `files`: name to text of what rebuilds it. `package`: what mlflow.pyfunc.save_model takes, and for its signature `params`: each
+        name that a request may set, with its default.
         """
         run_id = self._client.create_run(self._experiment, tags=tags, run_name=f"{self.name}-{tags['model_hash']}").info.run_id
         try:
@@ -125,12 +127,10 @@ class Registry:
         """Pack the model and send it. The id that MLflow gives it, and where it lies."""
         import mlflow
         from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+        from mlflow.models import Model
 
-        texts, paths = Schema([ColSpec("string")]), ParamSchema([ParamSpec("allow_path", "boolean", True)])
-        signature = ModelSignature(inputs=texts, outputs=texts, params=paths)  # an unnamed column: a named one would refuse a plain list
-        logged = self._client.create_logged_model(self._experiment, self.name, run_id, tags, model_type="captioner")
+        signature = _signature(package.pop("params"))
+        logged = self._client.create_logged_model(self._experiment, self.name, run_id, tags, model_type="image-text")
         model_id, place = logged.model_id, logged.artifact_location
         about = Model(artifact_path=place, run_id=run_id, model_uuid=model_id, model_id=model_id)
         with tempfile.TemporaryDirectory(dir=self._work) as folder:
@@ -193,3 +193,21 @@ def fetch_model(uri: str, root: Path, folder: Path) -> Path:
         if version is None:
             raise ValueError(f"{uri}: no version of {name} has the alias {alias!r}; known are {sorted(registry.aliases())}")
         return registry.model(version, folder)
+
+
+def _signature(params: dict[str, str | int | float | bool]) -> "ModelSignature":
+    """Of mlflow/serve.py. All columns are optional, as each task reads and answers other ones."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
+
+    kinds = {str: "string", bool: "boolean", int: "long", float: "double"}
+    numbers = Array("double")
+    inputs = {"image": "string", "text": "string"}
+    outputs = {"captions": Array("string"), "itm": "double", "itc": "double", "match": "double"}
+    outputs |= {"image_embedding": numbers, "text_embedding": numbers}
+    return ModelSignature(
+        inputs=Schema([ColSpec(kind, name, required=False) for name, kind in inputs.items()]),
+        outputs=Schema([ColSpec(kind, name, required=False) for name, kind in outputs.items()]),
+        params=ParamSchema([ParamSpec(name, kinds[type(default)], default) for name, default in params.items()]),
+    )

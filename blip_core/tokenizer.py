@@ -52,6 +52,14 @@ class Tokenizer:
         pieces = self._pieces.encode(text, add_special_tokens=False).ids[: max_tokens - 2]
         return [self.cls, *pieces, self.sep]
 
+    def words(self, text: str, *, max_tokens: int) -> list[tuple[str, list[int]]]:
+        """The words of a text as they stand in it, each with the places of its pieces in `encode`; what is cut off is left out."""
+        pieces, found = self._pieces.encode(text, add_special_tokens=False), {}
+        for place, (word, span) in enumerate(zip(pieces.word_ids, pieces.offsets, strict=True)):
+            if place < max_tokens - 2:
+                found.setdefault(word, []).append((place + 1, span))
+        return [(text[own[0][1][0] : own[-1][1][1]], [place for place, _ in own]) for own in found.values()]
+
     def encode_prompt(self, prompt: str) -> list[int]:
         """[DEC] prompt, open at the end: what a caption continues."""
         return [self.dec, *self._pieces.encode(prompt, add_special_tokens=False).ids]

@@ -149,3 +149,36 @@ def ingested(tmp_path_factory, params) -> Path:
         cfg=params.section("validate"),
     )
     return a
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory, model_cfg, tokenizer):
+    """A tiny model as a version of the registry with the alias champion; the folder and the model."""
+    from blip_core.checkpoint import new_model, save_model
+    from blip_core.config import load_params
+    from blip_core.model.inference import for_inference
+    from blip_core.registry import open_registry
+    from blip_core.stages.register import package
+
+    root, params = tmp_path_factory.mktemp("served"), load_params(Path(__file__).parents[1] / "params.yaml")
+    network = new_model(model_cfg, tokenizer, seed=0).eval()
+    save_model(network, tokenizer, root / "model", prompt="a photo of", max_tokens=12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(root)
+        with open_registry("blip", root) as registry:
+            version = registry.add(tags={"model_hash": "x"}, files={}, **package(root / "model", params))
+            registry.point("champion", version)
+    return root, for_inference(network, params.evaluate.precision)
+
+
+@pytest.fixture
+def driver(tmp_path):
+    from browser import NoBrowser, start_browser
+
+    try:
+        found = start_browser(tmp_path)
+    except NoBrowser as e:
+        pytest.skip(str(e))
+    yield found
+    found.quit()

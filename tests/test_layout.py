@@ -86,6 +86,8 @@ def test_a_stage_has_one_name_everywhere():
         ("prefect", {"flows"}),
         ("boto3", {"blip_core/storage.py"}),
         ("botocore", {"blip_core/storage.py"}),
+        ("fastapi", {"blip_core/demo/app.py"}),
+        ("uvicorn", {"blip_core/demo/verb.py"}),
         ("dvc", {"flows", "blip_core/cache.py"}),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from blip_core.captions import caption_table, content_hash, write_json, write_manifest, write_table
 from blip_core.checkpoint import model_hash, new_model, save_model
-from blip_core.config import CompareConfig, RegisterConfig, load_params
+from blip_core.config import CompareConfig, load_params
 from blip_core.provenance import chain_id
 from blip_core.stages.compare import evaluation_hash
 from blip_core.stages.register import PACKAGES, register
@@ -87,7 +87,9 @@ def register_again(name, approval=False):
         "comparison": Path("artifacts/compare.json"),
         "out": Path("artifacts/registration.json"),
     }
-    register(**folders, cfg=RegisterConfig(name="blip", approval=approval), compare_cfg=COMPARE, params=load_params(PARAMS), seed=0)
+    params = load_params(PARAMS)
+    cfg = params.register_.model_copy(update={"approval": approval})
+    register(**folders, cfg=cfg, compare_cfg=COMPARE, params=params, seed=0)
     return json.loads(folders["out"].read_text())
 
 

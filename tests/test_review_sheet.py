@@ -5,15 +5,14 @@ Needs Chromium and its driver (Debian: chromium, chromium-driver); without them 
 import base64
 import io
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
+from browser import events, until
 from PIL import Image
 from reviews import THRESHOLD, human, row, write_shards
 
@@ -24,11 +23,6 @@ from blip_core.review.choose import JUDGED_BY_SCORE
 from blip_core.review.labels import read_labels
 from blip_core.review.sheet import MOST_BYTES
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-dev-shm-usage --window-size=1100,800"
-)
 HOSTILE = [
     "</script><script>window.ran = 1</script>",
     '<img src=x onerror="window.ran = 1">',
@@ -72,28 +66,6 @@ def sheet(artifacts) -> Path:
     out = artifacts / "sheet.html"
     assert main(["review", str(artifacts / "generations/g1"), "--out", str(out), "--work", str(artifacts / "work")]) == 0
     return out
-
-
-@pytest.fixture
-def driver(tmp_path):
-    """A browser with a profile of its own: what one test stores, the next would otherwise see at times."""
-    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not binary or not shutil.which("chromedriver"):
-        pytest.skip("no Chromium with its chromedriver is installed (Debian: apt install chromium chromium-driver)")
-    os.environ.update({"SE_OFFLINE": "true", "SE_AVOID_STATS": "true"})
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options, folder = ChromeOptions(), tmp_path
-    options.binary_location = binary
-    for flag in [*FLAGS.split(), f"--user-data-dir={folder / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    found = Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    found.downloads = folder / "downloads"
-    found.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(found.downloads)})
-    yield found
-    found.quit()
 
 
 class Person:
@@ -157,24 +129,9 @@ class Person:
         return until(lambda: self.find("#status").text)
 
 
-def until(ask: Callable):
-    """What is there at last: a browser does some things behind the page's back."""
-    for _ in range(200):
-        if found := ask():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("not within ten seconds")
-
-
 @pytest.fixture
 def ada(driver, sheet) -> Person:
     return Person(driver, sheet)
-
-
-def events(driver, method: str) -> list[dict]:
-    """What the browser's network did since somebody last asked."""
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    return [m["params"] for m in messages if m["method"] == method]
 
 
 def on_sheet(sheet: Path) -> dict:

@@ -28,6 +28,7 @@ PARTS = {
     "match": "the head of ITM",
 }
 CAPTIONING = ("decoder", "cross", "language")
+MATCHING = ("encoder", "cross", "match")
 RETRIEVAL = ("encoder", "cross", "contrast", "match")
 
 
@@ -83,10 +84,13 @@ class Blip(nn.Module):
 
     def match_logits(self, ids_BT: Tensor, mask_BT: Tensor, *groups: list[KeysValues]) -> Tensor:
         """ITM logits (mismatch, match) in fp32: B x 2. The groups of images have equal parts of the texts."""
-        self.require("encoder", "cross", "match")
-        first = self.special.enc if self.match_token == "enc" else self.special.cls
-        hidden_BTD = self.med.ground(self._begin(ids_BT, first), mask_BT, *groups)
+        self.require(*MATCHING)
+        hidden_BTD = self.med.ground(self.pair_ids(ids_BT), mask_BT, *groups)
         return self.match_head(hidden_BTD[:, 0]).float()
+
+    def pair_ids(self, ids_BT: Tensor) -> Tensor:
+        """The texts as the image-grounded encoder takes them: with the first token of a pair."""
+        return self._begin(ids_BT, self.special.enc if self.match_token == "enc" else self.special.cls)
 
     def caption_hidden(self, ids_BT: Tensor, images: list[KeysValues]) -> Tensor:
         """Decoder states, of which `med.vocabulary_logits` makes the logits of each next token: B x T x D."""

@@ -96,20 +96,21 @@ class MedBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
 
     def encode(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        return self._mlp(self.encoder_attention(x_BTD, mask_BT=mask_BT))
+        return self.finish(self.encoder_attention(x_BTD, mask_BT=mask_BT))
 
     def ground(self, x_BTD: Tensor, mask_BT: Tensor, *groups: KeysValues) -> Tensor:
-        return self._mlp(self.cross_attention(self.encoder_attention(x_BTD, mask_BT=mask_BT), *groups))
+        return self.finish(self.cross_attention(self.encoder_attention(x_BTD, mask_BT=mask_BT), *groups))
 
     def decode(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
         """Padding stands at the end, where causal attention does not look: no mask is needed."""
-        return self._mlp(self.cross_attention(self.decoder_attention(x_BTD, causal=True), image))
+        return self.finish(self.cross_attention(self.decoder_attention(x_BTD, causal=True), image))
 
     def step(self, x_BTD: Tensor, image: KeysValues, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         x_BTD, past = self.decoder_attention.step(x_BTD, past)
-        return self._mlp(self.cross_attention(x_BTD, image)), past
+        return self.finish(self.cross_attention(x_BTD, image)), past
 
-    def _mlp(self, x_BTD: Tensor) -> Tensor:
+    def finish(self, x_BTD: Tensor) -> Tensor:
+        """The MLP, which ends the layer in every role."""
         return self.mlp_norm(x_BTD + F.dropout(keep_input(self.mlp[1:], self.mlp[0](x_BTD)), self.dropout, self.training))
 
 

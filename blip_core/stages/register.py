@@ -19,6 +19,7 @@ from blip_core.checkpoint import model_hash
 from blip_core.config import CompareConfig, Params, RegisterConfig, load_params
 from blip_core.provenance import provenance, read_lock, stale, who
 from blip_core.registry import Registry, open_registry
+from blip_core.serving.options import CALIBRATION, choose, defaults, packed_settings
 from blip_core.stages.compare import evaluation_hash, paired_comparison
 
 if TYPE_CHECKING:
@@ -172,33 +173,22 @@ def _check_fresh(root: Path, inputs: list[Path]) -> None:
 
 
 def package(model: Path, params: Params) -> dict:
-    """What MLflow packs: the weights as they are (no pickle), blip_core, and mlflow/serve.py, which joins them."""
+    """What MLflow packs: the weights as they are (no pickle), blip_core, mlflow/serve.py, which joins them, and what a request may set."""
     code = Path(blip_core.__file__).parent
     serve = code.parent / "mlflow" / "serve.py"
     if not serve.exists():
         raise ValueError(f"{serve}: missing; register from a checkout of the project, where mlflow/ stands beside blip_core/")
+    settings, calibration = packed_settings(model, params), model.parent / CALIBRATION
+    choose({}, settings)  # the defaults themselves must be within the limits of a request
+    image = base64.b64encode(example_image(params.ingest.images.min_side)).decode()
     return {
         "python_model": str(serve),
-        "artifacts": {"model": str(model)},
+        "artifacts": {"model": str(model)} | ({"calibration": str(calibration)} if calibration.exists() else {}),
         "code_paths": [str(code)],
-        "model_config": serving(model, params),
-        "input_example": [base64.b64encode(example_image(params.ingest.images.min_side)).decode()],
+        "model_config": settings.model_dump(mode="json"),
+        "params": {**defaults(settings), "allow_path": True},
+        "input_example": ([{"image": image, "text": "a grey square"}], {"task": "match"}),
         "pip_requirements": [f"{name}=={installed(name).split('+')[0]}" for name in PACKAGES],
-    }
-
-
-def serving(model: Path, params: Params) -> dict:
-    """Settings of the served captioner: images as ingest takes them, captions as evaluate made those of the metrics."""
-    return {
-        "sampler": params.evaluate.sampler.model_dump(),
-        "precision": params.evaluate.precision,
-        "batch_size": params.evaluate.batch_size,
-        "seed": params.seed,
-        "prompt": _read_json(model / "config.json").get("prompt", ""),
-        "images": params.ingest.images.model_dump(),
-        "short_side": params.ingest.short_side,
-        "quality": params.ingest.quality,
-        "format": params.ingest.format,
     }
 
 

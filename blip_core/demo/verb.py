@@ -1,0 +1,96 @@
+"""The verb `demo`: its flags, which model, and the server until Ctrl-C."""
+
+import argparse
+import logging
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from blip_core.config import Params
+    from blip_core.demo.search import PictureIndex
+
+log = logging.getLogger(__name__)
+
+
+def add_verb(verbs: argparse._SubParsersAction) -> None:
+    demo = verbs.add_parser("demo", help="a page to try a model: captions, match, search, attention")
+    demo.add_argument("--model", help="a model folder, or a version as models:/blip@champion; default: the challenger's folder")
+    demo.add_argument("--generation", type=Path, help="whose pictures can be searched; default: the challenger's, if it is there")
+    demo.add_argument("--shards", type=Path, help="default: artifacts/shards beside the generation")
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen at; it asks for no password; default: 127.0.0.1")
+    demo.add_argument("--port", type=int, default=7860, help="default: 7860; 0 takes any that is free")
+    demo.set_defaults(act=_demo)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from blip_core.config import load_params
+    from blip_core.demo.app import make_app
+    from blip_core.serving.options import packed_settings
+    from blip_core.serving.service import Service
+
+    params = load_params(args.params)
+    listening = _listen(args.host, args.port)  # before the model is read: a port that is taken is said at once
+    with listening:
+        model = model_folder(args.model or f"artifacts/models/{params.challenger.model}", args.work)
+        service = Service(model, packed_settings(model, params))
+        index = _index(args, params, model, service)
+        hosts = ["127.0.0.1", "localhost", args.host] if args.host in ("127.0.0.1", "localhost") else ["*"]
+        app = make_app(service, index, title=args.model or str(model), hosts=hosts)
+        _serve(app, listening, index)
+
+
+def model_folder(spec: str, work: Path) -> Path:
+    """The folder of a model that is here, or of a registered version, which is fetched once."""
+    if spec.startswith("models:/"):
+        from blip_core.registry import fetch_model
+
+        return fetch_model(spec, Path.cwd(), work / "models")
+    if not (Path(spec) / "config.json").exists():
+        raise ValueError(f"{spec}: no model folder (config.json is missing); name one, or a registered version as models:/blip@champion")
+    return Path(spec)
+
+
+def _index(args: argparse.Namespace, params: "Params", model: Path, service) -> "PictureIndex | None":
+    from blip_core.demo.search import PictureIndex
+
+    generation = args.generation or Path("artifacts/generations") / params.challenger.generation
+    if args.generation is None and not (generation / "manifest.json").exists():
+        log.info("no generation to search; name one with --generation")
+        return None
+    shards = args.shards or generation.resolve().parents[1] / "shards"
+    return PictureIndex(service, model, generation, shards, args.work)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except (OSError, OverflowError) as e:
+        raise ValueError(f"{host}:{port}: can't listen there ({e}); name another port with --port, or 0 for any that is free") from None
+
+
+def _serve(app, listening: socket.socket, index: "PictureIndex | None") -> None:
+    import uvicorn
+
+    stop = threading.Event()
+    builder = threading.Thread(target=_build, args=(index, stop), name="search-index", daemon=True)
+    host, port = listening.getsockname()[:2]
+    print(f"http://{host}:{port}  (Ctrl-C ends it)", flush=True)
+    if index is not None:
+        builder.start()
+    try:
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listening])
+    finally:
+        stop.set()
+        if builder.is_alive():
+            builder.join(30)
+
+
+def _build(index: "PictureIndex", stop: threading.Event) -> None:
+    """Pictures that can't be read end the index, and not the page."""
+    try:
+        index.build(stop)
+    except (ValueError, OSError) as e:
+        index.fault = str(e)
+        log.error("search index: %s", e)

@@ -1,0 +1,115 @@
+"""A loaded model that answers requests, batch by batch, one request at a time: two at once would only share the same cores and memory."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blip_core.calibration import Calibration, read_calibrations
+from blip_core.capfilt import autocast, caption_images, score_texts
+from blip_core.checkpoint import load_model, model_hash
+from blip_core.data import load_pixels, tokenize
+from blip_core.distributed import device
+from blip_core.model.blip import CAPTIONING, RETRIEVAL
+from blip_core.model.inference import for_inference
+from blip_core.pair_scores import PairScores
+from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings
+from blip_core.serving.rows import Row, decoded
+
+NEEDS = {"caption": CAPTIONING, "match": RETRIEVAL, "embed": ("encoder", "contrast")}
+
+
+class Service:
+    """The model of a folder. `lock` is held while it works; whoever takes the model itself holds it too."""
+
+    def __init__(self, folder: Path, settings: Settings):
+        self.settings = settings
+        self.model, self.tokenizer = load_model(folder)
+        for_inference(self.model.to(device()), settings.precision)
+        self.calibration = calibration_of(folder)
+        self.lock = threading.Lock()
+
+    def answer(self, rows: list[Row], options: Options) -> list[dict]:
+        """One dict a row: captions; itm, itc and where calibrated match; or image_embedding and text_embedding of what the row has."""
+        self.require(f"task {options.task}", *NEEDS[options.task])
+        if options.task == "caption":
+            self._check_length(options)
+        rows = [decoded(row, self.settings, self.model.cfg.vision.image_size) for row in rows]
+        work = {"caption": self._caption, "match": self._match, "embed": self._embed}[options.task]
+        size = self.settings.batch_size
+        with self.lock:
+            return [answer for start in range(0, len(rows), size) for answer in work(rows[start : start + size], options)]
+
+    def require(self, what: str, *parts: str) -> None:
+        """BadRequest when the model lacks weights that `what` needs."""
+        try:
+            self.model.require(*parts)
+        except ValueError as e:
+            raise BadRequest(f"{what} is beyond this model: {e}") from None
+
+    def _caption(self, rows: list[Row], options: Options) -> list[dict]:
+        cfg = self.settings
+        made = caption_images(
+            self.model,
+            self.tokenizer,
+            [row.picture for row in rows],
+            [row.key for row in rows],
+            options.sampler,
+            seed=options.seed,
+            num_candidates=options.num_captions,
+            prompt=cfg.prompt,
+            precision=cfg.precision,
+        )
+        return [{"captions": captions} for captions in made]
+
+    def _check_length(self, options: Options) -> None:
+        """The prompt and what follows it have a position each."""
+        taken = len(self.tokenizer.encode_prompt(self.settings.prompt))
+        most = self.model.cfg.text.max_positions - taken
+        if options.sampler.max_tokens > most:
+            raise BadRequest(f"params: max_tokens: {options.sampler.max_tokens}, this model writes {most} at most")
+
+    def _match(self, rows: list[Row], options: Options) -> list[dict]:
+        return self.as_answers(self.scores([row.picture for row in rows], [row.text for row in rows]))
+
+    def scores(self, pictures: list[np.ndarray], texts: list[str]) -> PairScores:
+        """Of each picture with its text. ITM has [ENC] at position 0, as training."""
+        cfg, pairs = self.settings, [[text] for text in texts]
+        return score_texts(self.model, self.tokenizer, pictures, pairs, max_tokens=cfg.max_tokens, precision=cfg.precision)
+
+    def as_answers(self, scores: PairScores) -> list[dict]:
+        columns = {"itm": scores.itm, "itc": scores.itc}
+        if self.calibration is not None:
+            columns["match"] = self.calibration.match(scores)
+        return [dict(zip(columns, map(float, values), strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def _embed(self, rows: list[Row], options: Options) -> list[dict]:
+        answers: list[dict] = [{} for _ in rows]
+        for name, field, encode in (("image", "picture", self.image_features), ("text", "text", self.text_features)):
+            places = [i for i, row in enumerate(rows) if getattr(row, field) is not None]
+            features = encode([getattr(rows[i], field) for i in places]) if places else []
+            for i, feature in zip(places, features, strict=True):
+                answers[i][f"{name}_embedding"] = feature.tolist()
+        return answers
+
+    @torch.inference_mode()
+    def image_features(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """ITC features, unit length: one row a picture."""
+        with autocast(self.settings.precision):
+            tokens = self.model.image_tokens(load_pixels(pictures, self.model.cfg.vision.image_size))
+            return self.model.image_features(tokens).cpu().numpy()
+
+    @torch.inference_mode()
+    def text_features(self, texts: list[str]) -> np.ndarray:
+        """Likewise of texts."""
+        ids, mask = tokenize(self.tokenizer, texts, max_tokens=self.settings.max_tokens)
+        with autocast(self.settings.precision):
+            return self.model.text_features(ids.to(device()), mask.to(device())).cpu().numpy()
+
+
+def calibration_of(folder: Path) -> Calibration | None:
+    """What a round found for its filter in this folder, and wrote beside it; other models have none."""
+    path = folder.parent / CALIBRATION
+    own = read_calibrations(path).get(model_hash(folder)) if path.exists() else None
+    return own and own.calibration
