@@ -350,9 +350,9 @@ class CalibrateConfig(Config):
 
 class SamplerConfig(Config):
     name: Literal["nucleus", "beam"]
-    p: float = Field(gt=0, le=1, description="nucleus: the smallest set of tokens with this much probability; 1 leaves all to top_k")
+    p: float = Field(ge=0.001, le=1, description="nucleus: the smallest set of tokens with this much probability; 1 leaves all to top_k")
     top_k: int = Field(ge=0, description="nucleus: only so many of the most probable tokens; 0: any")
-    temperature: float = Field(gt=0, description="nucleus: of the softmax; below 1 is surer, above 1 more diverse")
+    temperature: float = Field(ge=0.001, le=1000, description="nucleus: of the softmax; below 1 is surer, above 1 more diverse")
     beams: Positive
     min_tokens: int = Field(ge=0, description="new tokens, prompt not counted")
     max_tokens: Positive
@@ -482,6 +482,7 @@ class RegisterConfig(Config):
 
 class ReportConfig(Config):
     examples: Positive = Field(description="images on the sheet of examples")
+    review: int = Field(ge=0, description="texts on a review sheet of each round, beside the report (docs/review.md); 0: none")
 
 
 class RoundConfig(Config):

@@ -40,7 +40,7 @@ def make_params(rounds: int = 1, examples: int = 5) -> Params:
     values["challenger"] = {"model": f"g{rounds}", "generation": f"g{rounds}"}
     values["baselines"] = "g0"
     values["assemble"] |= {"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}}
-    values["report"] = {"examples": examples}
+    values["report"] = {"examples": examples, "review": 12}
     return Params(**values)
 
 
@@ -89,7 +89,7 @@ def write_generation(folder: Path, rows: list[dict], shard: dict[str, str]) -> N
         write_table(caption_table([r for r in rows if shard[r["key"]] == stem]), folder / f"{stem}.parquet")
     human = {"key": "train-0", "text": "a ball", "source": "human", "reason": "kept"}
     write_table(caption_table([human]), folder / "train-00000.parquet")
-    write_manifest(folder)
+    write_manifest(folder, rule={"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}})
 
 
 def write_round(artifacts: Path, r: str) -> None:
@@ -236,6 +236,12 @@ def test_kept_texts_by_true_kind(out, data):
         assert found[1:5] == [kind, "true" if kind in ("clean", "terse") else "false", str(kinds.count(kind)), str(kinds[1::2].count(kind))]
 
 
+def test_a_sheet_to_judge_the_texts_stands_beside_the_report(out):
+    sheet = (out / "review-r1.html").read_text()
+    assert "Do the texts fit? g1" in sheet and sheet.count('"weight":') == 12
+    assert any("review-r1.html" in text for text in (out / "table.txt").read_text().splitlines())
+
+
 def test_filter_models_verdict_intake(out):
     table = (out / "table.txt").read_text()
     assert line(table, "r1", "0.951").split() == ["r1", "tuned", "0.951", "[0.940,", "0.960]", "0.902", "0.873", "0.044", "0.900", "0.700"]
@@ -276,7 +282,7 @@ def test_other_reasons_are_counted_but_are_no_noise_ratio(own_artifacts, data):
     for row in [r for r in rows if r["source"] == "synthetic" and r["reason"] == "below_threshold"][:2]:
         row["reason"] = "loop"
     write_table(caption_table(rows), path)
-    write_manifest(path.parent)
+    write_manifest(path.parent, rule={"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}})
     table = run(own_artifacts, data)
     assert "2 synthetic loop (r1)" in table
     assert next(text.split()[4] for text in table.splitlines() if re.match(r"r1 +synthetic", text)) == f"{13 / 40:.1%}"

@@ -26,6 +26,7 @@ from blip_core.report.wording import (
     number,
     percent,
 )
+from blip_core.review.sheet import write_sheet
 from blip_core.times import read_times
 from blip_core.truth import TrueNoise
 
@@ -44,7 +45,7 @@ SCORE_REASONS = ("kept", "below_threshold")  # the usual two
 
 
 def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params: Params, work: Path | None = None) -> None:
-    """Write `out`/index.html, `out`/table.txt and `out`/figures/; `out` appears whole, by rename.
+    """Write `out`/index.html, `out`/table.txt, `out`/figures/ and a review sheet of each round; `out` appears whole, by rename.
 
     What the stages cost is read from `work`, as far as it is known there; nothing depends on it (blip_core/times.py).
 
@@ -55,7 +56,15 @@ def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params:
     facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found)]
     times = read_times(work) if work is not None else []
     costs = [cost_section(times)] if times else []
-    _write([*facts, *costs, _places(found, out), _intake(found), *examples, _training(found)], out)
+    sections = [*facts, *costs, _places(found, out), _intake(found), *examples, _training(found)]
+    with new_folder(out) as temporary:
+        _write(sections, temporary)
+        for r in params.rounds if cfg.review else ():
+            generation, options = (
+                artifacts / "generations" / params.rounds[r].next,
+                {"count": cfg.review, "around": None, "seed": params.seed},
+            )
+            write_sheet(generation, artifacts / "shards", temporary / f"review-{r}.html", **options)
 
 
 def _in_short(found: Findings) -> Section:
@@ -295,6 +304,8 @@ def _intake(found: Findings) -> Section:
 def _places(found: Findings, out: Path) -> Section:
     docs = sorted(found.artifacts.glob("docs/*/index.html"))
     rows = [["this report with figures", str(out / "index.html")]]
+    if found.params.report.review:
+        rows += [[f"texts of {r} for a person to judge", str(out / f"review-{r}.html")] for r in found.rounds]
     rows += [[f"Data Docs of {path.parent.name}", str(path)] for path in docs] or [["Data Docs", MISSING]]
     rows.append(["runs and models in MLflow", "mlflow ui --backend-store-uri sqlite:///mlflow.db"])
     return Section("Where things are", [Table(["what", "where"], rows, left=2)])
@@ -311,13 +322,12 @@ def _training(found: Findings) -> Section:
     return Section("Training", [], [Picture("losses", figures.loss_curves(found.histories), "Loss curves of every training")])
 
 
-def _write(sections: list[Section], out: Path) -> None:
-    with new_folder(out) as temporary:
-        (temporary / "figures").mkdir()
-        for picture in (p for section in sections for p in section.pictures):
-            (temporary / "figures" / f"{picture.name}.png").write_bytes(picture.png)
-        (temporary / "index.html").write_text(as_html(TITLE, sections), encoding="utf-8")
-        (temporary / "table.txt").write_text(as_text(TITLE, sections), encoding="utf-8")
+def _write(sections: list[Section], folder: Path) -> None:
+    (folder / "figures").mkdir()
+    for picture in (p for section in sections for p in section.pictures):
+        (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+    (folder / "index.html").write_text(as_html(TITLE, sections), encoding="utf-8")
+    (folder / "table.txt").write_text(as_text(TITLE, sections), encoding="utf-8")
 
 
 def _kept(digest: RoundDigest, source: str) -> int:
