@@ -87,16 +87,6 @@ def toy(template, tmp_path, monkeypatch) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def server():
-    """A real Prefect server on a temporary database; yields its URL."""
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield PREFECT_API_URL.value()
-
-
 def dvc(root: Path, *arguments: str) -> str:
     return subprocess.run([BIN / "dvc", *arguments], cwd=root, env=ENV, check=True, capture_output=True, text=True).stdout
 
