@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import yaml
+from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -66,7 +67,7 @@ def check_remote(root: Path) -> None:
 
 def pushed_revision(root: Path, deps: list[str]) -> str:
     """The commit that a worker gets from git, and which has all that lies here but params.yaml and dvc.lock."""
-    untracked = git(root, "ls-files", "--others", "--exclude-standard", "--", *deps).splitlines()
+    untracked = git(root, "ls-files", "--others", "--exclude-standard", "--", *deps).splitlines() if deps else []
     changed = [line.split()[-1] for line in git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *TRAVELS).splitlines()]
     if files := changed + untracked:
         raise ValueError(f"gpu: pool: a worker has the code from git, and {', '.join(files)} is not committed: commit and push it")
@@ -159,8 +160,10 @@ def follow(client: SyncPrefectClient, run: FlowRun, watch: Watch, *, workspace: 
                     narrator(line)
                 if lost := watch.lost(client, run):
                     return Failed(name="Lost", message=lost)
-            except httpx.TransportError as e:  # a server that restarts must not end a long training
-                logging.getLogger(__name__).warning("the server does not answer (%s); asking again", e)
+            except httpx.HTTPError as e:  # a server that restarts or is overrun must not end a long training
+                if isinstance(e, httpx.HTTPStatusError) and e.response.status_code < 500:
+                    raise
+                get_run_logger().warning(f"the server does not answer ({e}); asking again")
     finally:
         if not (run.state and run.state.is_final()):
             end(client, run, lost)
