@@ -73,7 +73,7 @@ def test_the_chain_is_whole_where_nothing_else_is_said(graph):
 
 def test_capfilt_takes_new_data_to_the_gate_with_the_models_that_are_there(graph):
     run, kept = looked_at(graph, "capfilt")
-    assert run == {"data.dvc", "ingest", "validate", "caption@r1", "score@r1", "assemble@r1", "gate@r1"}
+    assert run == {"data.dvc", "ingest", "validate", "calibrate@r1", "caption@r1", "score@r1", "assemble@r1", "gate@r1"}
     assert kept == {"tune_captioner@r1", "tune_filter@r1"}
 
 
