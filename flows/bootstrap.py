@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 if __name__ == "__main__":  # before Prefect is imported: it reads its settings then
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,6 +40,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from blip_core.cores import available_cores
 from flows.graph import Choice, Node, read_plan
 from flows.publish import TABLE, publish
+from flows.remote import Remote, find_workers
 from flows.stage import run_stage
 from flows.workspace import Workspace, only_one
 from flows.worktree import fill, make_worktree, record, tracking_store
@@ -54,6 +55,8 @@ def bootstrap(
     revision: str | None = None,
     params: dict[str, Any] | None = None,
     max_workers: int | None = None,
+    gpu: Literal["here", "pool"] = "here",
+    gpu_wait: float = 600.0,
 ) -> State:
     """Bring the chain up to date, in the current folder.
 
@@ -70,6 +73,8 @@ def bootstrap(
         revision: a commit of git. It runs in a work tree of its own below .work/runs, and this folder stays as it is.
         params: values by dotted key, {"assemble.threshold.web": 0.7}, laid over params.yaml in such a work tree and committed there.
         max_workers: stages at a time, which share the cores. None is two, or one on a single core: what more would need is memory.
+        gpu: where the stages with `meta.pool: gpu` run: "here", or on the workers of the work pool that the deployment stage/gpu names.
+        gpu_wait: seconds without any worker of that pool online, after which a stage that waits for one fails.
     """
     here = Path.cwd()
     choice = Choice(stages, from_stage, keep, force)
@@ -81,7 +86,7 @@ def bootstrap(
             if root != here:
                 fill(root, here, params=params or {}, with_lock=revision is None)
                 workspace.tracking = tracking_store(here)
-            states = run_chain(choice, workspace)
+            states = run_chain(choice, workspace, gpu_wait=gpu_wait if gpu == "pool" else None)
             state = summary(states)
             if root != here and state.is_completed():
                 state = Completed(message=f"{state.message}; in {record(root)}")
@@ -91,13 +96,14 @@ def bootstrap(
     return state
 
 
-def run_chain(choice: Choice, workspace: Workspace) -> dict[str, State]:
-    """How each of the chosen stages ended. ValueError when something is wrong before any starts."""
+def run_chain(choice: Choice, workspace: Workspace, *, gpu_wait: float | None) -> dict[str, State]:
+    """How each of the chosen stages ended; `gpu_wait` None: all run here. ValueError when something is wrong before any starts."""
     check_params(workspace)
     check_data(workspace.root)
     workspace.mend_locks()
     plan = read_plan(workspace.root, dvc=workspace.dvc, env=workspace.env, choice=choice)
-    return run_plan(plan, workspace, force=choice.force)
+    remote = find_workers(plan, workspace, force=choice.force, wait=gpu_wait) if gpu_wait is not None else None
+    return run_plan(plan, workspace, force=choice.force, remote=remote)
 
 
 def side_by_side(wanted: int | None, cores: int) -> tuple[int, int]:
@@ -121,13 +127,13 @@ def check_data(root: Path) -> None:
         raise ValueError(f"{root / 'data'} is missing: `make data` draws the built-in sample; your own collection goes there too")
 
 
-def run_plan(plan: list[Node], workspace: Workspace, *, force: bool) -> dict[str, State]:
+def run_plan(plan: list[Node], workspace: Workspace, *, force: bool, remote: Remote | None) -> dict[str, State]:
     """Run each stage when those it depends on are done. Whatever ends this call, even Ctrl-C, ends the stages too."""
     futures = {}
     with ThreadPoolTaskRunner(max_workers=len(plan) + 1) as runner:  # stages that wait for others take no slot
         try:
             for node in plan:
-                arguments = {"stage": node.name, "dirty": node.dirty, "kept": node.kept, "force": force, "workspace": workspace}
+                arguments = {"node": node, "force": force, "workspace": workspace, "remote": remote}
                 pooled = run_stage.with_options(tags=[node.pool])
                 futures[node.name] = runner.submit(pooled, arguments, wait_for=[futures[name] for name in node.upstream])
             wait(list(futures.values()))
@@ -157,6 +163,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--revision", metavar="COMMIT", help="run this commit in a work tree of its own, below .work/runs")
     parser.add_argument("--params", type=json.loads, metavar="JSON", help="as '{\"assemble.threshold.web\": 0.7}', in such a work tree")
     parser.add_argument("--max-workers", type=int, help="stages at a time (default: 2, or 1 on a single core)")
+    parser.add_argument("--gpu", choices=("here", "pool"), default="here", help="where GPU stages run (default: here)")
+    parser.add_argument("--gpu-wait", type=float, default=600.0, metavar="SECONDS", help="for a worker of the pool (default: %(default)g)")
     return parser.parse_args()
 
 

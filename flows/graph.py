@@ -24,6 +24,8 @@ class Node:
     upstream: tuple[str, ...]
     dirty: bool  # it, or something it depends on, is out of date
     kept: bool = False  # its outputs are taken as they are, out of date or not
+    deps: tuple[str, ...] = ()  # paths
+    uncached: tuple[str, ...] = ()  # paths of the outputs that DVC does not keep
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,22 @@ def read_plan(root: Path, *, dvc: Path, env: dict[str, str], choice: Choice) -> 
     moving = graph.subgraph(names - kept)
     dirty = set(moving) if choice.force else out_of_date(moving, changed(root, dvc=dvc, env=env))
     return [
-        Node(name, graph.nodes[name]["pool"], tuple(sorted(names.intersection(graph.predecessors(name)))), name in dirty, name in kept)
+        Node(
+            name,
+            graph.nodes[name]["pool"],
+            tuple(sorted(names.intersection(graph.predecessors(name)))),
+            name in dirty,
+            name in kept,
+            tuple(graph.nodes[name]["deps"]),
+            tuple(graph.nodes[name]["uncached"]),
+        )
         for name in nx.lexicographical_topological_sort(graph)
         if name in names
     ]
 
 
 def read_graph(root: Path) -> nx.DiGraph:
-    """Edges point downstream; each node carries its `pool` and the paths of its `outs`."""
+    """Edges point downstream; each node carries its `pool` and the paths of its `deps`, its `outs`, and those of them `uncached`."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -77,7 +87,12 @@ def read_graph(root: Path) -> nx.DiGraph:
         with Repo(str(root)) as repo:
             for stage in repo.index.graph:
                 pool = (getattr(stage, "meta", None) or {}).get("pool", "cpu")
-                graph.add_node(_address(stage, root), pool=pool, outs=[os.path.relpath(out.fs_path, root) for out in stage.outs])
+                paths = {
+                    "deps": [dep.def_path for dep in stage.deps],
+                    "outs": [os.path.relpath(out.fs_path, root) for out in stage.outs],
+                    "uncached": [out.def_path for out in stage.outs if not out.use_cache],
+                }
+                graph.add_node(_address(stage, root), pool=pool, **paths)
             graph.add_edges_from((_address(up, root), _address(down, root)) for down, up in repo.index.graph.edges())
     except DvcException as e:
         raise ValueError(f"{root}: DVC cannot read the graph: {e}") from None

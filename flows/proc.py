@@ -26,12 +26,18 @@ class Children:
         self._lock = threading.Lock()
         self.stopped = False
 
-    def run(self, command: list[str], *, cwd: Path, env: dict[str, str], on_line: Callable[[str], None]) -> int:
-        """Run to the end, stdout and stderr together to `on_line`. Returns the exit code, 128 + n for signal n."""
+    def run(
+        self, command: list[str], *, cwd: Path, env: dict[str, str], on_line: Callable[[str], None], locks: tuple[int, ...] = ()
+    ) -> int:
+        """Run to the end, stdout and stderr together to `on_line`. Returns the exit code, 128 + n for signal n.
+
+        `locks` are descriptors of locked files: the guardian keeps them, so however the flow ends nobody else has the lock while the
+        command is still there.
+        """
         with self._lock:
             if self.stopped:
                 return STOPPED
-            guardian = _start(command, cwd=cwd, env=env)
+            guardian = _start(command, cwd=cwd, env=env, locks=locks)
             self._guardians.add(guardian)
         try:
             for line in guardian.stdout:
@@ -57,7 +63,7 @@ class Children:
         guardian.wait()
 
 
-def _start(command: list[str], *, cwd: Path, env: dict[str, str]) -> subprocess.Popen:
+def _start(command: list[str], *, cwd: Path, env: dict[str, str], locks: tuple[int, ...]) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-I", __file__, *command],
         stdin=subprocess.PIPE,
@@ -68,6 +74,7 @@ def _start(command: list[str], *, cwd: Path, env: dict[str, str]) -> subprocess.
         errors="replace",
         cwd=cwd,
         env=env,
+        pass_fds=locks,
     )
 
 

@@ -4,7 +4,9 @@ import json
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import httpx
@@ -15,9 +17,15 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.states import Completed, Failed
 
+from flows.gpus import gpu_locks, locked
+from flows.graph import Node
 from flows.progress import Narrator
 from flows.workspace import Workspace
 
+if TYPE_CHECKING:
+    from flows.remote import Remote
+
+GPU = "gpu"  # the `meta.pool` of stages that want one
 RETRIED = ("Killed", "Locked")  # states whose cause may be gone; a gate that said no says it again
 _EXIT = re.compile(r"ERROR: failed to reproduce .*exited with (-?\d+)$")
 _LOCKED = re.compile(r"Unable to acquire lock|is busy, it is being blocked by|Unable to read RWLock-file")
@@ -27,30 +35,49 @@ def may_recover(_task, _task_run, state: State) -> bool:
     return state.name in RETRIED
 
 
-@task(task_run_name="{stage}", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, retry_condition_fn=may_recover)
-def run_stage(stage: str, *, dirty: bool, kept: bool, force: bool, workspace: Workspace) -> State:
+@task(task_run_name="{node.name}", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, retry_condition_fn=may_recover)
+def run_stage(node: Node, *, force: bool, workspace: Workspace, remote: "Remote | None") -> State:
     """Bring one stage up to date. All its upstream must be so already, or be kept: `-s` looks at no other stage."""
-    if kept:
+    if node.kept:
         return Completed(name="Kept", message="taken as it is")
-    if not dirty:
+    if not node.dirty:
         return Completed(name="Unchanged", message="up to date")
-    narrator = Narrator(get_run_logger().info, ProgressBar(stage), interval=1.0 if sys.stderr.isatty() else 10.0)
-    with workspace.slots:
-        code = reproduce(stage, force=force, workspace=workspace, narrator=narrator)
-    if workspace.children.stopped:
-        return Failed(name="Stopped", message="stopped before its end")
-    return verdict(code, list(narrator.lines), workspace.error_file(stage))
+    log = get_run_logger()
+    narrator = Narrator(log.info, ProgressBar(node.name), interval=1.0 if sys.stderr.isatty() else 10.0)
+    if remote and node.pool == GPU:
+        return remote.run(node, workspace=workspace, log=log, narrator=narrator)
+    gpus = gpu_locks() if node.pool == GPU else []
+    with locked(gpus, stopped=lambda: workspace.children.stopped, say=log.info) as locks, workspace.slots:
+        return reproduce(node.name, ["-f"] if force else [], workspace=workspace, narrator=narrator, locks=locks)
 
 
-def reproduce(stage: str, *, force: bool, workspace: Workspace, narrator: Narrator) -> int:
-    """Run the stage through DVC; the exit code of dvc, which is 255 for any failure."""
+def reproduce(
+    stage: str,
+    options: list[str],
+    *,
+    workspace: Workspace,
+    narrator: Narrator,
+    env: dict[str, str] | None = None,
+    locks: tuple[int, ...] = (),
+) -> State:
+    """Run the stage through DVC; how it ended."""
     error_file = workspace.error_file(stage)
     error_file.parent.mkdir(parents=True, exist_ok=True)
     error_file.unlink(missing_ok=True)
     workspace.mend_locks()
-    command = [str(workspace.dvc), "--wait-for-lock", "repro", "-s", *(["-f"] if force else []), stage]
-    env = {**workspace.env, "BLIP_ERROR_FILE": str(error_file)}
-    return workspace.children.run(command, cwd=workspace.root, env=env, on_line=narrator)
+    env = {**(env or {}), "BLIP_ERROR_FILE": str(error_file)}
+    code = run_dvc(["repro", "-s", *options, stage], workspace=workspace, on_line=narrator, env=env, locks=locks)
+    if workspace.children.stopped:
+        return Failed(name="Stopped", message="stopped before its end")
+    return verdict(code, list(narrator.lines), error_file)
+
+
+def run_dvc(
+    arguments: list[str], *, workspace: Workspace, on_line: Callable[[str], None], env: dict[str, str], locks: tuple[int, ...] = ()
+) -> int:
+    """The exit code of dvc, which is 255 for any failure of its own or of a stage."""
+    command = [str(workspace.dvc), "--wait-for-lock", *arguments]
+    return workspace.children.run(command, cwd=workspace.root, env={**workspace.env, **env}, on_line=on_line, locks=locks)
 
 
 def verdict(code: int, lines: list[str], error_file: Path) -> State:
@@ -61,12 +88,12 @@ def verdict(code: int, lines: list[str], error_file: Path) -> State:
         error = json.loads(error_file.read_text())
         return Failed(message=error["message"] if error["kind"] == "input" else f"crashed: {error['message']}")
     if any(_LOCKED.search(line) for line in lines):
-        return Failed(name="Locked", message="another DVC command holds this project's lock, or was killed while it did:\n" + _tail(lines))
+        return Failed(name="Locked", message="another DVC command holds this project's lock, or was killed while it did:\n" + tail(lines))
     exits = [int(found[1]) for line in lines if (found := _EXIT.search(line))]
     number = _signal(exits[-1] if exits else code)
     if number:
         return Failed(name="Killed", message=f"killed by {number.name}{_KILLED_HINT.get(number, '')}")
-    return Failed(message=_tail(lines))
+    return Failed(message=tail(lines))
 
 
 _KILLED_HINT = {signal.SIGKILL: " (mostly for want of memory: try a smaller batch or fewer workers)"}
@@ -86,7 +113,7 @@ def _signal(code: int) -> signal.Signals | None:
     return signal.Signals(number) if number in set(signal.Signals) else None
 
 
-def _tail(lines: list[str]) -> str:
+def tail(lines: list[str]) -> str:
     """The last lines; DVC's own last word repeats the command, which helps nobody, so it goes when there is more."""
     told = [line for line in lines if not _EXIT.search(line) and not line.startswith(("> ", "Running stage"))]
     return "\n".join((told or lines or ["it said nothing"])[-15:])

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +22,7 @@ from blip_core.cache import open_cache, run_dvc
 from blip_core.provenance import git, raw_data
 
 RUNS = Path(".work/runs")
+STAGES = Path(".work/stages")
 # the flow commits, whoever runs the worker and whatever hooks and keys they have
 AS_FLOW = (
     "-c",
@@ -49,18 +51,40 @@ def make_worktree(root: Path, *, revision: str | None, params: dict[str, Any]) -
     return tree
 
 
+def stage_lock(root: Path, stage: str) -> Path:
+    folder = root / STAGES
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / (re.sub(r"[^\w-]+", "-", stage) + ".lock")
+
+
+def make_stage_tree(root: Path, stage: str, commit: str) -> Path:
+    """The work tree of this stage, at the commit: there is one for all its runs, so that what is unfinished in its .work is found again.
+
+    Only under `stage_lock`: a run in it would not survive another commit.
+    """
+    tree = stage_lock(root, stage).with_suffix("")
+    with FileLock(root / ".work/worktree.lock", timeout=600):
+        if not (tree / ".git").exists():
+            run_git(root, "worktree", "prune")
+            run_git(root, "worktree", "add", "--quiet", "--force", "--detach", str(tree), commit)
+    run_git(tree, "checkout", "--quiet", "--force", "--detach", commit)
+    share_cache(root, tree)
+    run_dvc(tree, "config", "--local", "cache.type", "reflink,hardlink,copy")  # the data is not there once for each stage
+    return tree
+
+
 def fill(tree: Path, root: Path, *, params: dict[str, Any], with_lock: bool) -> None:
     """Put the values, the raw data and what dvc.lock knows of into the tree; `with_lock`: what the folder's own dvc.lock knows of.
 
     ValueError when a key is unknown, or the raw data is neither in DVC's cache nor in its remote.
     """
     if params:
-        _git(tree, "checkout", "--quiet", "HEAD", "--", "params.yaml")
+        run_git(tree, "checkout", "--quiet", "HEAD", "--", "params.yaml")
         override(tree / "params.yaml", params)
         _commit(tree, "params.yaml", "params: " + ", ".join(f"{key}={json.dumps(value)}" for key, value in params.items()))
     if with_lock and (root / "dvc.lock").exists() and not (tree / ".dvc/config.local").exists():
         shutil.copy(root / "dvc.lock", tree)  # what the folder made since the commit need not be made again
-    _share_cache(root, tree)
+    share_cache(root, tree)
     _take_data(tree)
 
 
@@ -77,7 +101,7 @@ def resolve(root: Path, revision: str | None) -> str:
         raise ValueError(f"revision: expected a commit, got {revision!r}")
     query = ("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if not (commit := git(root, *query)) and git(root, "remote"):
-        _git(root, "fetch", "--quiet", "--all")
+        run_git(root, "fetch", "--quiet", "--all")
         commit = git(root, *query)
     if not commit:
         raise ValueError(f"revision: git knows no commit {revision!r} here; push it to where this folder fetches from")
@@ -130,12 +154,13 @@ def _section(values: dict, parents: list[str], key: str) -> dict:
 
 def _add(root: Path, tree: Path, commit: str, branch: str) -> None:
     """The tree on its branch, which a tree that was removed has left behind."""
-    _git(root, "worktree", "prune")
+    run_git(root, "worktree", "prune")
     known = git(root, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}")
-    _git(root, "worktree", "add", "--quiet", *([str(tree), branch] if known else ["-b", branch, str(tree), commit]))
+    run_git(root, "worktree", "add", "--quiet", *([str(tree), branch] if known else ["-b", branch, str(tree), commit]))
 
 
-def _share_cache(root: Path, tree: Path) -> None:
+def share_cache(root: Path, tree: Path) -> None:
+    """The tree keeps and finds in the cache of `root` what it makes."""
     if (root / ".dvc/config.local").exists():  # remotes' credentials
         shutil.copy(root / ".dvc/config.local", tree / ".dvc")
     with open_cache(root) as cache:
@@ -157,11 +182,12 @@ def _take_data(tree: Path) -> None:
 def _commit(tree: Path, path: str, message: str) -> None:
     """Nothing where the file is as committed."""
     if git(tree, "status", "--porcelain", "--", path):
-        _git(tree, "add", "--", path)
-        _git(tree, *AS_FLOW, "commit", "--quiet", "--message", message, "--", path)
+        run_git(tree, "add", "--", path)
+        run_git(tree, *AS_FLOW, "commit", "--quiet", "--message", message, "--", path)
 
 
-def _git(folder: Path, *arguments: str) -> None:
+def run_git(folder: Path, *arguments: str) -> None:
+    """ValueError says why it failed."""
     done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise ValueError(f"git {' '.join(arguments)} failed in {folder}: {done.stderr.strip() or done.stdout.strip()}")

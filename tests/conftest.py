@@ -96,6 +96,16 @@ def team(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def server():
+    """A real Prefect server on a temporary database; yields its URL."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield PREFECT_API_URL.value()
+
+
+@pytest.fixture(scope="session")
 def s3_session(tmp_path_factory):
     from s3_server import NoServer, s3_server
 

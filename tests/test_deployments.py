@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from uuid import uuid4
 
+import networkx as nx
 import pytest
 import yaml
 
@@ -20,13 +21,44 @@ def graph():
     return read_graph(ROOT)
 
 
-@pytest.mark.parametrize("name", DEPLOYMENTS)
+@pytest.mark.parametrize("name", [name for name in DEPLOYMENTS if name != "gpu"])
 def test_parameters_are_those_of_the_flow(name):
     path, function = DEPLOYMENTS[name]["entrypoint"].split(":")
     flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), function)
     parameters = DEPLOYMENTS[name]["parameters"]
     assert list(parameters) == list(inspect.signature(flow.fn).parameters)
     assert flow.validate_parameters(parameters) == parameters
+
+
+def test_the_deployment_for_workers_is_where_the_flow_looks_for_it():
+    from flows.remote import DEPLOYMENT
+    from flows.watch import SILENCE
+
+    made = DEPLOYMENTS["gpu"]
+    module, function = made["entrypoint"].rsplit(".", 1)
+    flow = getattr(importlib.import_module(module), function)
+    assert f"{flow.name}/{made['name']}" == DEPLOYMENT and made["pull"] == []
+    assert SILENCE > 3 * int(made["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+
+
+def test_rounds_are_a_parameter(tmp_path):
+    """As docs/orchestration.md has it: another round is a value like any other."""
+    from blip_core.config import load_params
+    from flows.worktree import override
+
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    values = {
+        "rounds.r2": {"base": "g1", "next": "g2", "labels": "labels/r1"},
+        "models.g2": {"generation": "g2", "sources": "human,web,synthetic", "round": "r2"},
+        "challenger": {"model": "g2", "generation": "g2"},
+    }
+    override(tmp_path / "params.yaml", values)
+    assert set(load_params(tmp_path / "params.yaml").rounds) == {"r1", "r2"}
+    graph = read_graph(tmp_path)
+    assert {"pretrain@g1", "gate@r1", "gate@r2"} <= nx.ancestors(graph, "pretrain@g2") and "evaluate@g2" in nx.ancestors(graph, "compare")
 
 
 def looked_at(graph, name: str) -> tuple[set[str], set[str]]:
@@ -41,7 +73,7 @@ def test_the_chain_is_whole_where_nothing_else_is_said(graph):
 
 def test_capfilt_takes_new_data_to_the_gate_with_the_models_that_are_there(graph):
     run, kept = looked_at(graph, "capfilt")
-    assert run == {"data.dvc", "ingest", "validate", "caption@r1", "score@r1", "assemble@r1", "gate@r1"}
+    assert run == {"data.dvc", "ingest", "validate", "calibrate@r1", "caption@r1", "score@r1", "assemble@r1", "gate@r1"}
     assert kept == {"tune_captioner@r1", "tune_filter@r1"}
 
 

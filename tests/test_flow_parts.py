@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import networkx as nx
@@ -127,6 +129,51 @@ def test_stop_ends_what_runs_and_lets_nothing_start(tmp_path):
     sleeper = int(lines[0])
     assert not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE
     assert children.run(["sh", "-c", "echo never"], cwd=tmp_path, env=dict(os.environ), on_line=lines.append) == STOPPED and len(lines) == 1
+
+
+def test_gpus_are_those_that_a_stage_would_see(tmp_path, monkeypatch):
+    from flows.gpus import visible_gpus
+
+    for named, expected in (("1, 0", ["0", "1"]), ("", []), ("-1", []), ("MIG-3a", ["MIG-3a"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert visible_gpus() == expected
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    driver = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_gpus() == []
+    driver.write_text("#!/bin/sh\necho 0\necho 1\n")
+    driver.chmod(0o755)
+    assert visible_gpus() == ["0", "1"]
+
+
+HOLDER = """
+import os, sys
+from pathlib import Path
+from flows.gpus import locked
+from flows.proc import Children
+
+with locked([Path("gpu.lock")], stopped=lambda: False, say=print) as locks:
+    script = "import os, signal, time; signal.signal(15, lambda *_: (time.sleep(2), os._exit(0))); print(os.getpid()); time.sleep(60)"
+    command = [sys.executable, "-uc", script]
+    Children().run(command, cwd=Path("."), env=dict(os.environ), on_line=lambda line: print(line, flush=True), locks=locks)
+"""
+
+
+def test_a_gpu_is_free_when_the_stage_is_gone_and_not_when_its_flow_is(tmp_path):
+    from flows.gpus import locked
+
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    stage = int(holder.stdout.readline())
+    holder.kill()
+    holder.wait()
+    assert psutil.pid_exists(stage)
+    said = []
+    with locked([tmp_path / "gpu.lock"], stopped=lambda: False, say=said.append) as locks:
+        assert len(locks) == 1 and said == ["waits for gpu, which another stage has"]
+        assert not psutil.pid_exists(stage) or psutil.Process(stage).status() == psutil.STATUS_ZOMBIE
+        with locked([tmp_path / "gpu.lock"], stopped=lambda: len(said) > 1, say=said.append):
+            assert len(said) == 2  # told to stop, it waits no longer
 
 
 def test_gate_checks_and_links_show_what_is_there(tmp_path):

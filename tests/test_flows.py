@@ -40,8 +40,12 @@ if verb == "params":
 *sources, out = map(Path, paths)
 with open("log", "a") as f:
     f.write(f"{out.name} {os.getpid()}\\n")
+with open("order", "a") as f:
+    f.write(f"+{out.name} ")
 print(f"{verb}  5/10  loss 1.0", file=sys.stderr)
 time.sleep(params["seconds"])
+with open("order", "a") as f:
+    f.write(f"-{out.name} ")
 if params["die"] and len(Path("log").read_text().splitlines()) < 2:
     os.kill(os.getpid(), 9)
 if verb == "gate" and params["noise"] > params["limit"]:
@@ -85,16 +89,6 @@ def toy(template, tmp_path, monkeypatch) -> Path:
     root = shutil.copytree(template, tmp_path / "project", symlinks=True)
     monkeypatch.chdir(root)
     return root
-
-
-@pytest.fixture(scope="module")
-def server():
-    """A real Prefect server on a temporary database; yields its URL."""
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield PREFECT_API_URL.value()
 
 
 def dvc(root: Path, *arguments: str) -> str:
@@ -214,6 +208,20 @@ def test_a_killed_stage_is_tried_again(toy, server, monkeypatch):
     assert runs(toy) == ["g0", "g0"]
 
 
+def test_gpu_stages_of_one_gpu_take_turns(toy, server, tmp_path, monkeypatch):
+    """Slots for two, and no limit of a server's: a lock of the system, which holds between flows too."""
+    from flows.bootstrap import bootstrap
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    set_params(toy, seconds=1)
+    for gpus, turns in (("0", True), ("", False)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        (toy / "order").unlink(missing_ok=True)
+        assert bootstrap(stages=["pretrain"], force=True, max_workers=2, return_state=True).is_completed()
+        _, _, first, second, *_ = (toy / "order").read_text().split()
+        assert (second == first.replace("+", "-")) == turns
+
+
 def test_what_is_wrong_at_the_start_is_said_at_the_start(toy, server):
     from flows.bootstrap import bootstrap
 
@@ -228,7 +236,9 @@ def test_what_is_wrong_at_the_start_is_said_at_the_start(toy, server):
 
 def commit(root: Path) -> str:
     """The toy as a repository of git with one commit; its name."""
-    (root / ".gitignore").write_text("/data\n/a\n/artifacts\n/log\n/.work/\n/.dvc/tmp\n/.dvc/cache\n/.dvc/config.local\n__pycache__/\n")
+    (root / ".gitignore").write_text(
+        "/data\n/a\n/artifacts\n/log\n/order\n/.work/\n/.dvc/tmp\n/.dvc/cache\n/.dvc/config.local\n__pycache__/\n"
+    )
     dvc(root, "config", "--unset", "core.no_scm")
     for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=Ann", "-c", "user.email=ann@localhost", "commit", "-qm", "start"]):
         subprocess.run(["git", *command], cwd=root, check=True)
@@ -280,11 +290,11 @@ def test_deployments_reach_a_server_and_ci_waits_for_no_worker(server, tmp_path,
     from flows.ask import ask, told
 
     env = {**ENV, "PREFECT_API_URL": server, "PREFECT_HOME": str(tmp_path)}
-    for command in ("work-pool create cpu --type process", "--no-prompt deploy --all"):
+    for command in ("work-pool create cpu --type process", "work-pool create gpu --type process --overwrite", "--no-prompt deploy --all"):
         done = subprocess.run([BIN / "prefect", *command.split()], cwd=ROOT, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     found = {d["name"]: d for d in httpx.post(f"{server}/deployments/filter", json={}).json()}
-    assert set(found) == {"local", "retrain", "capfilt", "evaluate"}
+    assert set(found) == {"local", "retrain", "capfilt", "evaluate", "gpu"}
     assert found["retrain"]["parameters"]["revision"] == "HEAD" and found["capfilt"]["parameters"]["stages"] == ["gate"]
     (automation,) = httpx.post(f"{server}/automations/filter", json={}).json()
     assert automation["actions"][0]["deployment_id"] == found["retrain"]["id"]

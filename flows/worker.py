@@ -1,0 +1,72 @@
+"""What a worker does for a stage of a chain that runs elsewhere (remote.py): the flow behind the deployment stage/gpu.
+
+It needs a clone of the repository with an installation of it, git's remote, DVC's remote and Prefect's server, and nothing of the
+machine that asks. Each stage has a work tree of git below .work/stages, where its unfinished work waits for the next try; all share the
+clone's cache.
+"""
+
+import logging
+import socket
+import threading
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from blip_core.cores import available_cores
+from flows.gpus import gpu_locks, locked
+from flows.progress import Narrator
+from flows.stage import reproduce, run_dvc, tail
+from flows.watch import STAGE_LOG
+from flows.workspace import Workspace
+from flows.worktree import make_stage_tree, resolve, stage_lock, tracking_store
+
+CLONE = Path(__file__).parents[1]
+
+
+@flow(name="stage")
+def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: list[str]) -> State:
+    """Make one stage's outputs and push them.
+
+    Args:
+        stage: DVC's name of it.
+        revision: a commit that this clone has or can fetch.
+        params: the text of params.yaml.
+        lock: of dvc.lock, what it says of `upstream`.
+        upstream: the stages (and .dvc files) whose outputs it reads.
+    """
+    log = get_run_logger().getChild(STAGE_LOG)
+    workspace = Workspace(CLONE, slots=threading.Semaphore(), cores=available_cores())
+    try:
+        with locked([stage_lock(CLONE, stage)], stopped=lambda: workspace.children.stopped, say=log.info) as locks:
+            workspace.root = make_stage_tree(CLONE, stage, resolve(CLONE, revision))
+            workspace.tracking = tracking_store(CLONE)
+            (workspace.root / "params.yaml").write_text(params)
+            (workspace.root / "dvc.lock").write_text(lock)
+            return make(stage, upstream, workspace=workspace, log=log, locks=locks)
+    except ValueError as e:
+        return Failed(message=f"on {socket.gethostname()}: {e}")
+    finally:
+        workspace.children.stop()
+
+
+def make(stage: str, upstream: list[str], *, workspace: Workspace, log: logging.LoggerAdapter, locks: tuple[int, ...]) -> State:
+    """Pull, run, push. What the stage itself says of its failure is the failure."""
+    if upstream and (failure := transfer(["pull", "--force", *upstream], "what it reads could not be pulled", workspace=workspace)):
+        return failure
+    narrator = Narrator(log.info, lambda _: None, interval=10.0)
+    with locked(gpu_locks(), stopped=lambda: workspace.children.stopped, say=log.info) as gpus:
+        state = reproduce(stage, ["--pull"], workspace=workspace, narrator=narrator, locks=(*locks, *gpus))
+    if not state.is_completed():
+        return state
+    failure = transfer(["push", "--run-cache", stage], "its outputs are there, but could not be pushed", workspace=workspace)
+    return failure or Completed(name=state.name, message=f"made on {socket.gethostname()}")
+
+
+def transfer(command: list[str], failed: str, *, workspace: Workspace) -> State | None:
+    """Between the clone's cache and DVC's remote; None when all went well."""
+    lines: list[str] = []
+    if run_dvc(command, workspace=workspace, on_line=lines.append, env={}) == 0:
+        return None
+    return Failed(message=f"on {socket.gethostname()}: {failed}:\n{tail(lines)}")
