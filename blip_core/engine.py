@@ -154,7 +154,7 @@ def _on_ray(task: Task, todo: list[str], staged: Path, cfg: RayConfig) -> Iterat
     try:
         import ray
     except ImportError:
-        raise ValueError("engine is ray, but Ray is not installed; pip install -c constraints.txt -e '.[ray]' or set engine: local") from None
+        raise ValueError("engine is ray, but Ray is not installed; pip install -c constraints.txt -e '.[ray]', or engine: local") from None
     _join(cfg)
     try:
         for row in _dataset(task, todo, staged.resolve(), cfg).iter_rows():
@@ -170,6 +170,7 @@ def _join(cfg: RayConfig) -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of its own way of starting workers; Python is told what matters
     address = os.environ.get("RAY_ADDRESS") or "local"  # with none, Ray would look for what an earlier run has left
     own = {"num_cpus": max(cfg.cpus, available_cores()), "include_dashboard": False} if address == "local" else {}
     handler = signal.getsignal(signal.SIGTERM)  # Ray's own would end us without a word
@@ -198,9 +199,11 @@ def _require_room(cfg: RayConfig, *, may_grow: bool) -> None:
 
 def _dataset(task: Task, todo: list[str], staged: Path, cfg: RayConfig):
     """Rows of what became of each table. A block is one table, and a worker has no second one waiting behind its first."""
-    import ray
+    import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the console; Ray's own files keep all of it
+            handler.setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.max_consecutive_actor_init_deaths = _MOST_FAILED_STARTS
