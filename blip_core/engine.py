@@ -10,6 +10,7 @@ All machines see the project's folder under the same path and have the same pack
 
 import logging
 import os
+import re
 import signal
 import socket
 import time
@@ -131,12 +132,14 @@ class _Sum:
 class _Worker:
     """An actor of Ray Data: models that are loaded once, then one table after the other."""
 
-    def __init__(self, task: Task, staged: Path, folder: Path, cpus: int):
-        os.environ["BLIP_CORES"] = str(cpus)  # others work on this machine too
+    def __init__(self, task: Task, staged: Path, folder: Path, cfg: RayConfig):
         where = socket.gethostname()
         if not (staged / IDENTITY).exists():
             raise ValueError(f"{where}: sees no {staged}; all machines of the cluster must see the project's folder {folder}")
         os.chdir(folder)
+        os.environ["BLIP_CORES"] = str(cfg.cpus)  # others work on this machine too
+        if not cfg.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self.make, self.staged, self.where = task.open(), staged, where
 
     def __call__(self, row: dict) -> dict:
@@ -175,9 +178,12 @@ def _join(cfg: RayConfig) -> None:
     own = {"num_cpus": max(cfg.cpus, available_cores()), "include_dashboard": False} if address == "local" else {}
     handler = signal.getsignal(signal.SIGTERM)  # Ray's own would end us without a word
     code = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}}
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdecimal():  # Ray would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, runtime_env=code, **own)
-    except ConnectionError as e:
+    except OSError as e:
         raise ValueError(f"RAY_ADDRESS is {address}: no Ray cluster answers there ({e}); see docs/scale.md") from None
     finally:
         signal.signal(signal.SIGTERM, handler)
@@ -211,18 +217,14 @@ def _dataset(task: Task, todo: list[str], staged: Path, cfg: RayConfig):
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.9
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=cfg.workers, max_tasks_in_flight_per_actor=1)
     tables = ray.data.from_items([{"name": name} for name in todo], override_num_blocks=len(todo))
-    made = {"fn_constructor_args": (task, staged, Path.cwd(), cfg.cpus), "compute": pool}
+    made = {"fn_constructor_args": (task, staged, Path.cwd(), cfg), "compute": pool}
     return tables.map(_Worker, num_cpus=cfg.cpus, num_gpus=cfg.gpus, **made)
 
 
 def _plainly(error: Exception) -> Exception:
-    """What a worker could not begin with, as it said it; else Ray's own error."""
-    cause = next((e for e in _causes(error) if isinstance(e, ValueError)), None)
-    said = f"Ray gave up: {error}; the tables that are made stay, and running again goes on"
-    return ValueError(str(cause)) if cause else RuntimeError(said)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = getattr(error, "cause", None) or error.__cause__
+    """What a worker died of before it had begun, of which Ray tells the traceback alone; else Ray's own error."""
+    told = re.split(r"^([\w.]*Error): ", str(error), flags=re.MULTILINE)
+    if len(told) > 2 and told[-2] == "ValueError":
+        return ValueError(told[-1].strip())
+    said = ": ".join(part.strip() for part in told[-2:])
+    return RuntimeError(f"Ray gave up: {said}\nThe tables that are made stay, and running again goes on")

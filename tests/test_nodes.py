@@ -70,7 +70,6 @@ def test_a_machine_that_dies_and_comes_back_changes_nothing(ingested, tmp_path):
         for machine in (first, second):
             if machine.torchrun.poll() is None:
                 machine.die()
-    print(said)
     assert "2 processes, gloo" in said and "resumed at step" in said
     two, one = history(folder), history(alone)
     assert [row["step"] for row in two] == [row["step"] for row in one]
