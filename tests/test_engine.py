@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from blip_core import engine
 from blip_core.captions import content_hash, read_manifest
 from blip_core.checkpoint import new_model, save_model
 from blip_core.config import Params
-from blip_core.engine import _Worker
 from blip_core.stages.caption import caption
 from blip_core.stages.ingest import ingest
 from blip_core.stages.score import score
@@ -160,7 +160,15 @@ def test_what_a_worker_can_not_begin_with_is_said(world, cluster):
     said = process.communicate(timeout=200)[1]
     assert process.returncode == 1 and "broken" in said and not (world.root / "none").exists()
     with pytest.raises(ValueError, match="sees no .*all machines of the cluster must see the project's folder"):
-        _Worker(None, world.root / "elsewhere", world.root, world.params.caption.ray)
+        engine._Worker(None, world.root / "elsewhere", world.root, world.params.caption.ray)
+
+
+def test_a_table_that_a_worker_wrote_elsewhere_is_missed(tmp_path, monkeypatch):
+    """What an engine returns proves nothing: a machine with a folder of its own under that path would say that all went well."""
+    monkeypatch.setattr(engine, "_SETTLES", 0)
+    (tmp_path / "web-00000.parquet").touch()
+    with pytest.raises(ValueError, match=r"lacks 1 tables that workers say they wrote \(web-00001.parquet\).* all of them share"):
+        engine._require_made(["web-00000.parquet", "web-00001.parquet"], [], tmp_path, "caption")
 
 
 def test_a_cluster_that_does_not_answer_is_said(world):
