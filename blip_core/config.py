@@ -18,6 +18,7 @@ Positive = Annotated[int, Field(gt=0)]
 Source = Literal["web", "human", "synthetic"]
 Screen = Annotated[Literal["off", "mark", "drop"], BeforeValidator(lambda v: "off" if v is False else v)]  # YAML reads off as false
 Place = str | tuple[str, ...]
+Engine = Literal["local", "ray"]
 CalibrationMethod = Literal["logistic", "temperature", "isotonic"]
 MODELS = "the folder of a BLIP, ours or of transformers, a .pth file of the authors, or models:/NAME/VERSION of the registry"
 Format = Literal["webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parquet", "table", "sidecar"]  # blip_core/formats
@@ -27,6 +28,7 @@ THREADS = (
     "CPU threads; 0 takes every core that the process may use (blip_core/cores.py). Their number changes sums in their last bits, so "
     "bit-equal reruns need an equal one, and 0 may mean another on another machine"
 )
+ENGINE = "local: one shard after the other, here; ray: over the machines of a Ray cluster (docs/scale.md), to the same bytes"
 
 
 class Config(BaseModel):
@@ -384,7 +386,17 @@ class WriterConfig(Config):
         return self
 
 
+class RayConfig(Config):
+    """The workers of a Ray cluster. Each holds the models once and takes one shard at a time; none of it changes a result."""
+
+    workers: Positive = Field(description="at most; there are as many as the cluster has room for")
+    cpus: Positive = Field(description="of a worker: as many as `threads`, and one or two that decode pictures")
+    gpus: float = Field(ge=0, description="of a worker: 1 on GPUs, a part where several workers share one, 0 on the CPU")
+
+
 class CaptionConfig(Config):
+    engine: Engine = Field(description=ENGINE)
+    ray: RayConfig
     writers: tuple[WriterConfig, ...] = Field(min_length=1, description="their candidates are numbered one after the other")
     batch_size: Positive = Field(description="images at a time")
     precision: Literal["fp32", "bf16"]
@@ -392,6 +404,8 @@ class CaptionConfig(Config):
 
 
 class ScoreConfig(Config):
+    engine: Engine = Field(description=ENGINE)
+    ray: RayConfig
     filters: tuple[str, ...] = Field(
         min_length=1,
         description=f"tuned: the round's own; else {MODELS}, or a CLIP or SigLIP folder of transformers. The scores of the first stand in "

@@ -157,3 +157,19 @@ def test_copies_are_found_and_other_pictures_are_not(tmp_path):
     wrong, copies = near_duplicates.false_pairs(images)
     assert copies == [(3, 0)]
     assert wrong["tiles"] == 4 * 5 and wrong["pairs"] == 5 * 5 * 5 and wrong["counts"]["both"][12] == 0
+
+
+def test_the_paper_calculation_is_what_its_inputs_give(benchmarks, capsys):
+    """A round case by hand, and the tables of docs/scale.md as the script prints them."""
+    import sizing
+
+    settings = ["caption-vit-b16=100", "capfilt-efficiency=0.5", "gpu-hour=2", "shard-images=1000", "image-bytes=33554432", "1000-gets=1"]
+    given = sizing.replaced(sizing.inputs(), settings)
+    rows = {what: (amount, cost) for what, amount, cost in sizing.size(1_800_000, 10, given).rows}
+    assert rows["caption, ViT-B/16"] == ("10 GPU-hours, 1.0 h on 10 GPUs", 20.0)
+    assert rows["shards"][0] == "1,800 of 33,554 MB"
+    assert rows["shards fetched by ranges, each time"] == ("3,600,000 GET", 3600.0)
+    with pytest.raises(ValueError, match="no such number; there are caption-vit-b16"):
+        sizing.replaced(given, ["captions=1"])
+    sizing.main([])
+    assert capsys.readouterr().out.strip() in (BENCHMARKS.parent / "docs/scale.md").read_text()

@@ -22,12 +22,11 @@ def models(ingested, params, tmp_path_factory):
     return folder
 
 
-def run_caption(ingested, models, out, work, params, *, shards=None, **changes):
+def run_caption(ingested, models, out, work, params, *, shards=None, fetch=None, **changes):
     cfg = params.caption.model_copy(update=changes)
     g0 = ingested / "generations/g0"
-    caption(
-        models / "captioner", g0, shards or ingested / "shards", ingested / "gates/g0.json", out, round="r1", cfg=cfg, seed=3, work=work
-    )
+    inputs = [models / "captioner", g0, shards or ingested / "shards", ingested / "gates/g0.json"]
+    caption(*inputs, out, round="r1", cfg=cfg, seed=3, work=work, fetch=fetch)
 
 
 def run_score(ingested, models, captions, out, work, params, *, shards=None):
@@ -64,6 +63,20 @@ def test_batches_and_interruptions_leave_the_bytes_as_they_are(ingested, models,
     run_caption(ingested, models, tmp_path / "broken", tmp_path / "work", params)
     assert content_hash(tmp_path / "whole") == content_hash(tmp_path / "broken")
     assert not set.union(*calls[3:]) & set.union(*calls[:2])  # finished shards were not captioned again
+
+
+def test_a_captioner_of_the_registry_is_fetched_once_and_its_place_passed_on(ingested, models, params, tmp_path):
+    """Workers on other machines need no registry. The same model is the same captions, whatever it was called."""
+    run_caption(ingested, models, tmp_path / "tuned", tmp_path / "work", params)
+    (writer,) = params.caption.writers
+    named, asked = writer.model_copy(update={"captioner": "models:/blip/3"}), []
+
+    def fetch(name):
+        asked.append(name)
+        return models / "captioner"
+
+    run_caption(ingested, models, tmp_path / "named", tmp_path / "work", params, writers=(named,), fetch=fetch)
+    assert content_hash(tmp_path / "named") == content_hash(tmp_path / "tuned") and asked == ["models:/blip/3"]
 
 
 def test_all_texts_and_controls_are_scored(ingested, models, params, tmp_path):

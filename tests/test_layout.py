@@ -66,6 +66,18 @@ def test_dvc_knows_the_code_of_each_stage(stage):
     assert all((ROOT / d).exists() for d in deps)
 
 
+@pytest.mark.parametrize("stage,watched", [("caption", "caption"), ("score", "score"), ("calibrate", "score")])
+def test_dvc_watches_every_value_but_who_computes(stage, watched):
+    """A finished stage need not run again for another engine; for any other value it must."""
+    from blip_core.config import load_params
+
+    names = set(type(load_params(ROOT / "params.yaml").section(watched)).model_fields) - {"engine", "ray"}
+    if stage == "calibrate":
+        names.remove("controls_per_image")  # it has its own
+    found = {p for p in stages()[stage]["params"] if p.startswith(f"{watched}.")}
+    assert found == {f"{watched}.{name}" for name in names}
+
+
 def test_a_stage_has_one_name_everywhere():
     from blip_core.config import load_params
 
@@ -89,6 +101,7 @@ def test_a_stage_has_one_name_everywhere():
         ("fastapi", {"blip_core/demo/app.py"}),
         ("uvicorn", {"blip_core/demo/verb.py"}),
         ("dvc", {"flows", "blip_core/cache.py"}),
+        ("ray", {"blip_core/engine.py"}),
     ],
 )
 def test_each_service_has_one_home(package, homes):

@@ -1,15 +1,20 @@
 """Write synthetic captions for every image of the crawl: one caption table per shard."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from blip_core.ahead import read_ahead
 from blip_core.capfilt import Captioner, set_threads
-from blip_core.captions import caption_table, content_hash, read_table, require_gate, table_paths, write_table
+from blip_core.captions import caption_table, content_hash, read_table, require_gate, table_paths
 from blip_core.config import CaptionConfig, WriterConfig
-from blip_core.plugins import Fetch, open_captioner
-from blip_core.progress import Progress
+from blip_core.engine import Seen, make_tables
+from blip_core.plugins import Fetch, find_model, identify, open_captioner
 from blip_core.shards import ShardImages
 from blip_core.work import publish, run_folder
 
@@ -45,29 +50,42 @@ def caption(
     """`captioner` is the round's own, which writers call tuned. A shard's table is a function of captioners, samplers, seed and shard.
     Those finished before an interruption are kept."""
     require_gate(gate, generation)
-    set_threads(cfg.threads)
-    writers = open_writers(cfg, captioner, fetch)
-    identities = [w.captioner.identity for w in writers]
-    staged = run_folder(
-        work, "caption", cfg=cfg.model_dump(), seed=seed, captioners=identities, generation=content_hash(generation), round=round
-    )
-    images = ShardImages(shards, at_once=16)
-    sizes = {path: num for path in table_paths(generation) if (num := len(crawl_images(path)))}
-    todo = [path for path in sizes if not (staged / path.name).exists()]
-    done = sum(sizes.values()) - sum(sizes[path] for path in todo)
-    progress = Progress("caption", sum(sizes.values()) * len(writers), start=done * len(writers), unit="images")
-    done *= len(writers)
-    for path in todo:
+    places = {w.captioner: find_model(w.captioner, captioner, fetch) for w in cfg.writers}
+    identities = [identify(places[w.captioner]) for w in cfg.writers]
+    decides, source = cfg.model_dump(exclude={"engine", "ray"}), content_hash(generation)
+    staged = run_folder(work, "caption", cfg=decides, seed=seed, captioners=identities, generation=source, round=round)
+    sizes = {path.name: num * len(cfg.writers) for path in table_paths(generation) if (num := num_crawled(path))}
+    task = CaptionTask(generation, shards, captioner, places, round, cfg, seed)
+    make_tables(task, sizes, staged, cfg=cfg, name="caption", unit="images")
+    publish(staged, out, captioners=identities, round=round)
+
+
+@dataclass(frozen=True)
+class CaptionTask:
+    """What the engine has its workers do; `places` says where the models lie."""
+
+    generation: Path
+    shards: Path
+    captioner: Path
+    places: dict[str, Path]
+    round: str
+    cfg: CaptionConfig
+    seed: int
+
+    def open(self) -> Callable[[str, Seen], pa.Table]:
+        set_threads(self.cfg.threads)
+        writers = open_writers(self.cfg, self.captioner, self.places.__getitem__)
+        return partial(self._captions, writers, ShardImages(self.shards, at_once=16))
+
+    def _captions(self, writers: list[Writer], images: ShardImages, name: str, seen: Seen) -> pa.Table:
+        """All candidates of the images that a table names."""
         rows = []
         for writer in writers:
-            shared = {"source": "synthetic", "round": round, "model": writer.captioner.identity, "sampler": writer.cfg.sampler.label}
-            for batch, pictures in read_shard(images, path, writer.captioner, batch_size=cfg.batch_size):
-                rows += [{**shared, "seed": seed, **row} for row in caption_batch(writer, batch, pictures, seed=seed)]
-                done += len(batch)
-                progress.update(done)
-        write_table(caption_table(rows), staged / path.name)
-    progress.close()
-    publish(staged, out, captioners=identities, round=round)
+            shared = {"source": "synthetic", "round": self.round, "model": writer.captioner.identity, "sampler": writer.cfg.sampler.label}
+            for batch, pictures in read_shard(images, self.generation / name, writer.captioner, batch_size=self.cfg.batch_size):
+                rows += [{**shared, "seed": self.seed, **row} for row in caption_batch(writer, batch, pictures, seed=self.seed)]
+                seen(len(batch))
+        return caption_table(rows)
 
 
 def open_writers(cfg: CaptionConfig, tuned: Path, fetch: Fetch | None = None) -> list[Writer]:
@@ -103,3 +121,9 @@ def crawl_images(path: Path) -> list[Crawled]:
     """A table's crawled images, each once, in order."""
     table = read_table(path, ["key", "image_id", "source"])
     return list(dict.fromkeys(Crawled(r["key"], r["image_id"]) for r in table.to_pylist() if r["source"] != "human"))
+
+
+def num_crawled(path: Path) -> int:
+    """Images that `crawl_images` finds, without making them all."""
+    table = read_table(path, ["key", "source"])
+    return pc.count_distinct(table.filter(pc.not_equal(table["source"], "human"))["key"]).as_py()

@@ -1,6 +1,8 @@
 """Score web texts, synthetic captions and planted controls with the filters: slow, writes numbers. `calibrate` says what they mean
 and `assemble` chooses by them."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +11,12 @@ import pyarrow.compute as pc
 
 from blip_core.calibration import set_opinions
 from blip_core.capfilt import Filter, score_table, set_threads
-from blip_core.captions import CONTROLS, SCHEMA, content_hash, read_table, table_paths, write_table
+from blip_core.captions import CONTROLS, SCHEMA, content_hash, read_table, table_paths
 from blip_core.config import ScoreConfig
 from blip_core.controls import heldout_halves, plant
+from blip_core.engine import Seen, make_tables
 from blip_core.pair_scores import PairScores
-from blip_core.plugins import Fetch, open_filter
-from blip_core.progress import Progress
+from blip_core.plugins import Fetch, find_model, identify, open_filter
 from blip_core.screens import screened
 from blip_core.shards import ShardImages
 from blip_core.work import publish, run_folder
@@ -37,26 +39,44 @@ def score(
 
     `filter` is the round's own, which `cfg.filters` calls tuned. Tables finished before an interruption are kept.
     """
-    set_threads(cfg.threads)
-    filters = [open_filter(name, filter, precision=cfg.precision, fetch=fetch) for name in cfg.filters]
-    identities, inputs = [f.identity for f in filters], [content_hash(f) for f in (generation, captions, heldout)]
-    images = ShardImages(shards, at_once=16)
-    staged = run_folder(work, "score", cfg=cfg.model_dump(), seed=seed, filters=identities, inputs=inputs)
-    # a table is read when its turn comes: all of them together may be larger than the memory
-    parts = {path.name: partial(candidates, generation / path.name, path) for path in table_paths(captions)}
+    places = {name: find_model(name, filter, fetch) for name in cfg.filters}
+    identities, inputs = [identify(places[n]) for n in cfg.filters], [content_hash(f) for f in (generation, captions, heldout)]
+    decides = cfg.model_dump(exclude={"engine", "ray"})
+    staged = run_folder(work, "score", cfg=decides, seed=seed, filters=identities, inputs=inputs)
+    task = ScoreTask(generation, captions, shards, heldout, filter, places, cfg, seed)
     sizes = {path.name: num_candidates(generation / path.name, path) for path in table_paths(captions)}
-    controls = plant(heldout_halves(heldout)[1], per_image=cfg.controls_per_image, seed=seed)
-    parts[CONTROLS], sizes[CONTROLS] = lambda: controls, controls.num_rows
-    todo = [name for name in parts if not (staged / name).exists()]
-    done = sum(sizes[name] for name in parts.keys() - set(todo))
-    progress = Progress("score", sum(sizes.values()), start=done, unit="texts")
-    for name in todo:
-        scored = scored_table(parts[name](), filters, images, batch_size=cfg.batch_size)
-        write_table(scored if name == CONTROLS else scored.drop_columns(["shard"]), staged / name)
-        done += scored.num_rows
-        progress.update(done)
-    progress.close()
+    sizes[CONTROLS] = task.controls().num_rows
+    make_tables(task, sizes, staged, cfg=cfg, name="score", unit="texts")
     publish(staged, out, filters=identities)
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """What the engine has its workers do; `places` says where the models lie."""
+
+    generation: Path
+    captions: Path
+    shards: Path
+    heldout: Path
+    filter: Path
+    places: dict[str, Path]
+    cfg: ScoreConfig
+    seed: int
+
+    def open(self) -> Callable[[str, Seen], pa.Table]:
+        set_threads(self.cfg.threads)
+        fetch = self.places.__getitem__
+        filters = [open_filter(name, self.filter, precision=self.cfg.precision, fetch=fetch) for name in self.cfg.filters]
+        return partial(self._scored, filters, ShardImages(self.shards, at_once=16))
+
+    def _scored(self, filters: list[Filter], images: ShardImages, name: str, seen: Seen) -> pa.Table:
+        # a table is read when its turn comes: all of them together may be larger than the memory
+        table = self.controls() if name == CONTROLS else candidates(self.generation / name, self.captions / name)
+        scored = scored_table(table, filters, images, batch_size=self.cfg.batch_size)
+        return scored if name == CONTROLS else scored.drop_columns(["shard"])
+
+    def controls(self) -> pa.Table:
+        return plant(heldout_halves(self.heldout)[1], per_image=self.cfg.controls_per_image, seed=self.seed)
 
 
 def scored_table(table: pa.Table, filters: list[Filter], images: ShardImages, *, batch_size: int) -> pa.Table:
