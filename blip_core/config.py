@@ -461,6 +461,17 @@ class GateConfig(Config):
     min_controls: Positive = Field(description="planted pairs of each truth; fewer prove nothing")
 
 
+class DescribeConfig(Config):
+    """What is told of a round's texts (blip_core/describe.py). Nothing is decided by it."""
+
+    rare_images: Positive = Field(description="a word that stands at so many of the crawl's images at most is rare")
+    sample_words: Positive = Field(
+        description="of each source's kept texts, for distinct-1 and distinct-2, which fall with the size of what they are of; "
+        "the source with the fewest gives the number"
+    )
+    examples: Positive = Field(description="words of each kind that are shown, the most frequent ones")
+
+
 class EvaluateConfig(Config):
     sampler: SamplerConfig
     rerank: Positive = Field(description="the k best by ITC that ITM ranks anew")
@@ -538,6 +549,7 @@ class Params(Config):
     score: ScoreConfig
     assemble: AssembleConfig
     gate: GateConfig
+    describe: DescribeConfig
     evaluate: EvaluateConfig
     compare: CompareConfig
     register_: RegisterConfig = Field(alias="register")
