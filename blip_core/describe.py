@@ -12,7 +12,6 @@ rare     other words than numbers that stand at 1 to `rare_images` of the crawl'
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np

@@ -13,7 +13,7 @@ _LETTER = r"\p{L}\p{N}\p{M}"
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _STEPS = (
     (r"[’ʼ＇]", "'"),
-    (rf"[.!?…:;。！？：；\n]+([\s\"'”’)\]]|$)|[。！？：；]", rf" {_END} "),
+    (r"[.!?…:;。！？：；\n]+([\s\"'”’)\]]|$)|[。！？：；]", rf" {_END} "),
     (r"[.,]([^\p{N}]|$)", r" \1"),  # a separator stays between digits alone
     (r"(^|[^\p{N}])[.,]", r"\1 "),
     (rf"'+([^{_LETTER}]|$)", r" \1"),
