@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from conftest import sample_config
 from PIL import Image
 
 from blip_core.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.captions import caption_table, read_table, write_json, write_manifest, write_table
-from blip_core.config import Params, SampleConfig
+from blip_core.config import Params
 from blip_core.report.digest import pick_examples
 from blip_core.report.page import Section, Table, as_html, as_text
 from blip_core.sample import write_sample
@@ -142,7 +143,7 @@ def write_verdict(artifacts: Path, challenger: str, *, better: bool) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("world") / "data"
-    write_sample(out, SampleConfig(seed=1, num_web=40, num_train=10, num_val=6, num_test=6))
+    write_sample(out, sample_config(seed=1, num_web=40, num_train=10, num_val=6, num_test=6))
     return out
 
 
