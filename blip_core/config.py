@@ -16,6 +16,7 @@ from blip_core.cores import loading_workers
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Source = Literal["web", "human", "synthetic"]
+WebKind = Literal["clean", "terse", "mismatch", "boilerplate", "partial", "general"]  # of the sample's web texts
 Screen = Annotated[Literal["off", "mark", "drop"], BeforeValidator(lambda v: "off" if v is False else v)]  # YAML reads off as false
 Place = str | tuple[str, ...]
 Engine = Literal["local", "ray"]
@@ -45,6 +46,16 @@ class SampleConfig(Config):
     num_train: Positive
     num_val: Positive
     num_test: Positive
+    web_kinds: dict[WebKind, Share] = Field(
+        description="shares of the crawl's texts: clean and terse are true, the others noise of these kinds (scene_texts.py)"
+    )
+
+    @field_validator("web_kinds")
+    @classmethod
+    def _whole(cls, kinds: dict[str, float]) -> dict[str, float]:
+        if abs(sum(kinds.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {sum(kinds.values()):g}, expected 1")
+        return kinds
 
 
 class ImageLimits(Config):
