@@ -20,8 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TRUE = "true"
-WORST = "perturbed"  # where the search for weights begins
-FALSE_KINDS = ("mismatched", "crawled", WORST)
+FALSE_KINDS = ("mismatched", "crawled", "perturbed")
 DRAWS = 5_000
 FITS = 400
 STEPS = 60  # of the search for weights
@@ -77,24 +76,25 @@ def _mixture(parts: dict[str, Judged], crawl: Judged, *, alpha: float) -> tuple[
     and one more text in the highest bin. For the crawl that one is in the lowest. Then so many noisy texts pass as chance will have it.
     The draws are always the same ones: equal counts give an equal bound.
     """
-    rng, edges = np.random.default_rng(0), _edges(parts, crawl)
+    rng, edges = np.random.default_rng(0), _edges(parts)
     counts = {k: _counts(p, edges) for k, p in {**parts, "": crawl}.items()}
     passes = np.arange(len(counts[""])) >= len(edges[0]) + 1
     order, lowest, highest = (TRUE, *FALSE_KINDS), np.eye(len(passes))[0], np.eye(len(passes))[-1]
     shares = np.array([counts[k] / counts[k].sum() for k in order])
-    point = _noise_of(_weights(shares[None], (counts[""] / counts[""].sum())[None]), shares[None], passes)[0]
+    worst = 1 + int(np.argmax(shares[1:, passes].sum(axis=1)))
+    point = _noise_of(_weights(shares[None], (counts[""] / counts[""].sum())[None], worst), shares[None], passes)[0]
     drawn = np.stack([_dirichlet(rng, counts[k] + highest) for k in order], axis=1)
-    noise = _noise_of(_weights(drawn, _dirichlet(rng, counts[""] + lowest)), drawn, passes)
+    noise = _noise_of(_weights(drawn, _dirichlet(rng, counts[""] + lowest), worst), drawn, passes)
     kept = int(np.sum(crawl.passed))
     return float(point), float(np.quantile(rng.binomial(kept, noise) / kept, 1 - alpha / 2))
 
 
-def _edges(parts: dict[str, Judged], crawl: Judged) -> list[np.ndarray]:
-    """Of the bins of the scores that fail and of those that pass: each holds as many, the crawl and each kind weighing alike."""
+def _edges(parts: dict[str, Judged]) -> list[np.ndarray]:
+    """Of the bins of the scores that fail and of those that pass: each holds as many planted pairs, the kinds weighing alike."""
     found = []
     for passing, bins in zip((False, True), BINS, strict=True):
-        scores = [p.score[p.passed == passing] for p in (crawl, *parts.values())]
-        weight = np.concatenate([np.full(len(s), 1 / max(1, len(p.score))) for s, p in zip(scores, (crawl, *parts.values()), strict=True)])
+        scores = [p.score[p.passed == passing] for p in parts.values()]
+        weight = np.concatenate([np.full(len(s), 1 / len(p.score)) for s, p in zip(scores, parts.values(), strict=True)])
         ordered = np.argsort(together := np.concatenate(scores), kind="stable")
         reached = np.cumsum(weight[ordered]) / weight.sum()
         found.append(np.unique(together[ordered][np.searchsorted(reached, np.arange(1, bins) / bins)]) if len(together) else np.empty(0))
@@ -114,11 +114,11 @@ def _dirichlet(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
     return drawn / drawn.sum(axis=1, keepdims=True)
 
 
-def _weights(shares: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _weights(shares: np.ndarray, seen: np.ndarray, worst: int) -> np.ndarray:
     """Weights of the parts (draws x parts) by EM. It begins at noise of the worst kind and its steps are few: where the scores hardly
     tell the parts from each other, the noise stays."""
     weights = np.full(shares.shape[:2], 0.05)
-    weights[:, (TRUE, *FALSE_KINDS).index(WORST)] += 1 - weights.sum(axis=1)
+    weights[:, worst] += 1 - weights.sum(axis=1)
     for _ in range(STEPS):
         together = np.einsum("dp,dpb->db", weights, shares)
         weights = weights * np.einsum("dpb,db->dp", shares, seen / np.maximum(together, 1e-12))
