@@ -18,6 +18,7 @@ from PIL import Image
 from blip_core.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.captions import caption_table, read_table, write_json, write_manifest, write_table
 from blip_core.config import Params
+from blip_core.noise import FALSE_KINDS
 from blip_core.report.digest import pick_examples
 from blip_core.report.page import Section, Table, as_html, as_text
 from blip_core.sample import write_sample
@@ -95,7 +96,7 @@ def write_generation(folder: Path, rows: list[dict], shard: dict[str, str]) -> N
 
 
 def write_round(artifacts: Path, r: str) -> None:
-    kinds = ["true"] * 6 + ["mismatched"] * 6 + ["perturbed"] * 6
+    kinds = [kind for kind in ("true", *FALSE_KINDS) for _ in range(6)]
     controls = caption_table(
         [{"key": f"val-{i}", "text": "x", "filter": "f", "itm": 0.9 if kind == "true" else 0.2} for i, kind in enumerate(kinds)]
     )
