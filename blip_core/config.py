@@ -16,6 +16,7 @@ from blip_core.cores import loading_workers
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Source = Literal["web", "human", "synthetic"]
+WebKind = Literal["clean", "terse", "mismatch", "boilerplate", "partial", "general"]  # of the sample's web texts
 Screen = Annotated[Literal["off", "mark", "drop"], BeforeValidator(lambda v: "off" if v is False else v)]  # YAML reads off as false
 Place = str | tuple[str, ...]
 Engine = Literal["local", "ray"]
@@ -45,6 +46,16 @@ class SampleConfig(Config):
     num_train: Positive
     num_val: Positive
     num_test: Positive
+    web_kinds: dict[WebKind, Share] = Field(
+        description="shares of the crawl's texts: clean and terse are true, the others noise of these kinds (scene_texts.py)"
+    )
+
+    @field_validator("web_kinds")
+    @classmethod
+    def _whole(cls, kinds: dict[str, float]) -> dict[str, float]:
+        if abs(sum(kinds.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {sum(kinds.values()):g}, expected 1")
+        return kinds
 
 
 class ImageLimits(Config):
@@ -461,6 +472,17 @@ class GateConfig(Config):
     min_controls: Positive = Field(description="planted pairs of each truth; fewer prove nothing")
 
 
+class DescribeConfig(Config):
+    """What is told of a round's texts (blip_core/describe.py). Nothing is decided by it."""
+
+    rare_images: Positive = Field(description="a word that stands at so many of the crawl's images at most is rare")
+    sample_words: Positive = Field(
+        description="of each source's kept texts, for distinct-1 and distinct-2, which fall with the size of what they are of; "
+        "the source with the fewest gives the number"
+    )
+    examples: Positive = Field(description="words of each kind that are shown, the most frequent ones")
+
+
 class EvaluateConfig(Config):
     sampler: SamplerConfig
     rerank: Positive = Field(description="the k best by ITC that ITM ranks anew")
@@ -538,6 +560,7 @@ class Params(Config):
     score: ScoreConfig
     assemble: AssembleConfig
     gate: GateConfig
+    describe: DescribeConfig
     evaluate: EvaluateConfig
     compare: CompareConfig
     register_: RegisterConfig = Field(alias="register")

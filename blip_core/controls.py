@@ -3,10 +3,13 @@ crawl's texts they tell how much noise it lets pass.
 
 true        a caption of the picture itself
 mismatched  a caption of another picture
+crawled     a text of the crawl, which belongs to some other picture: mismatches as they are worded there, and its boilerplate. One that
+            fits by chance makes the noise seem to pass more often, which errs to the safe side
 perturbed   a caption of the picture with one describing word replaced by one that fits the sentence
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +19,8 @@ import pyarrow as pa
 from blip_core.captions import SCHEMA, read_table, table_paths
 from blip_core.data import hash64
 
-KINDS = ("true", "mismatched", "perturbed")
+KINDS = ("true", "mismatched", "crawled", "perturbed")
+_TRIES = 4  # to find one more perturbed text
 _NEIGHBOURS = 4096  # pictures around one, by key, among which a mismatched text is sought: to shuffle all for each would be quadratic
 
 
@@ -44,10 +48,11 @@ def heldout_halves(heldout: Path) -> tuple[list[Picture], list[Picture]]:
     return [p for p in items if hash64(p.image_id) % 2 == 0], [p for p in items if hash64(p.image_id) % 2]
 
 
-def plant(items: list[Picture], *, per_image: int, seed: int) -> pa.Table:
+def plant(items: list[Picture], *, per_image: int, seed: int, crawl: Sequence[str] = ()) -> pa.Table:
     """`per_image` pairs of each kind for each picture, as rows of SCHEMA with `shard`, `truth` and `kind`.
 
-    A picture with fewer captions gives fewer; one for which no replacement is known gives no perturbed pair.
+    `crawl`: texts of the crawl, as many as pairs of the kind crawled are wanted; without any there are none of this kind.
+    A picture with fewer captions gives fewer true pairs; one for which no replacement is known gives no perturbed pair.
     """
     substitutes = Substitutes.learn(items)
     rows = []
@@ -56,7 +61,8 @@ def plant(items: list[Picture], *, per_image: int, seed: int) -> pa.Table:
         own = [picture.texts[j] for j in draw.permutation(len(picture.texts))[:per_image]]
         false = {
             "mismatched": _other_texts(items, i, per_image, draw),
-            "perturbed": [p for t in own if (p := substitutes.perturb(t, picture, draw))],
+            "crawled": [t for t in crawl[i * per_image : (i + 1) * per_image] if t not in picture.texts],
+            "perturbed": _perturbed(substitutes, own, picture, per_image, draw),
         }
         for kind, texts in {"true": own, **false}.items():
             rows += [_row(picture, text, kind, n) for n, text in enumerate(texts)]
@@ -89,6 +95,18 @@ def _other_texts(items: list[Picture], own: int, count: int, draw: np.random.Gen
         if other != own and text not in items[own].texts:
             texts.append(text)
     return texts
+
+
+def _perturbed(substitutes: "Substitutes", own: list[str], picture: Picture, count: int, draw: np.random.Generator) -> list[str]:
+    """So many different ones, the captions taking turns; fewer where they can't be found."""
+    found: dict[str, None] = {}
+    for turn in range(_TRIES * count):
+        text = substitutes.perturb(own[turn % len(own)], picture, draw)
+        if text is not None:
+            found[text] = None
+        if len(found) == count:
+            break
+    return list(found)
 
 
 class Substitutes:

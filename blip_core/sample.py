@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,16 +110,16 @@ def _web_rows(cfg: SampleConfig, shard: int, numbers: range) -> Iterator[tuple[d
     for number in numbers:
         rng = _generator(cfg, "web", number)
         while rng.random() < FAILED_SHARE:
-            yield _failed_row(rng, f"{shard:05d}{index:04d}"), None
+            yield _failed_row(rng, f"{shard:05d}{index:04d}", cfg.web_kinds), None
             index += 1
-        pair = _web_pair(rng)
+        pair = _web_pair(rng, cfg.web_kinds)
         yield _row(f"{shard:05d}{index:04d}", pair), pair
         index += 1
 
 
-def _web_pair(rng: np.random.Generator) -> _WebPair:
+def _web_pair(rng: np.random.Generator, kinds: Mapping[str, float]) -> _WebPair:
     scene = draw_scene(rng)
-    kind, text = web_text(rng, scene)
+    kind, text = web_text(rng, scene, kinds)
     jpeg = _jpeg(render(scene, rng))
     pair = _WebPair(scene, kind, text, jpeg, hashlib.sha256(jpeg).hexdigest(), _url(rng))
     return _spoilt(rng, pair) if rng.random() < DEFECT_SHARE else pair
@@ -152,8 +152,8 @@ def _row(key: str, pair: _WebPair) -> dict:
     }
 
 
-def _failed_row(rng: np.random.Generator, key: str) -> dict:
-    _, text = web_text(rng, draw_scene(rng))
+def _failed_row(rng: np.random.Generator, key: str, kinds: Mapping[str, float]) -> dict:
+    _, text = web_text(rng, draw_scene(rng), kinds)
     status, message = FAILURES[rng.integers(len(FAILURES))]
     return {"caption": text, "url": _url(rng), "key": key, "status": status, "error_message": message}
 

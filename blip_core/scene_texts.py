@@ -4,7 +4,7 @@ Start at `human_captions`, `web_text` and `is_true`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from blip_core.scenes import COLOURS, SHAPES, Scene, draw_scene
 
-WEB_KINDS = {"clean": 0.20, "terse": 0.20, "mismatch": 0.30, "boilerplate": 0.14, "partial": 0.10, "general": 0.06}
+TRUE_KINDS = ("clean", "terse")  # of web texts
 NUM_HUMAN_CAPTIONS = 5
 
 PREFIXES = ("", "", "there is", "a photo of")
@@ -123,10 +123,14 @@ def human_captions(rng: np.random.Generator, scene: Scene) -> list[str]:
     return captions
 
 
-def web_text(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
-    """(kind, text): what a crawl has for the picture, true for the kinds clean and terse only."""
-    kind = _pick_kind(rng)
-    return kind, _WRITERS[kind](rng, scene)
+def web_text(rng: np.random.Generator, scene: Scene, kinds: Mapping[str, float]) -> tuple[str, str]:
+    """(kind, text): what a crawl has for the picture, true for TRUE_KINDS only. `kinds`: their shares."""
+    kind = _pick_kind(rng, kinds)
+    return kind, text_of_kind(rng, scene, kind)
+
+
+def text_of_kind(rng: np.random.Generator, scene: Scene, kind: str) -> str:
+    return _WRITERS[kind](rng, scene)
 
 
 @dataclass(frozen=True)
@@ -146,9 +150,9 @@ def _pick(rng: np.random.Generator, options: Sequence) -> Any:
     return options[rng.integers(len(options))]
 
 
-def _pick_kind(rng: np.random.Generator) -> str:
+def _pick_kind(rng: np.random.Generator, kinds: Mapping[str, float]) -> str:
     rest = rng.random()
-    for kind, share in WEB_KINDS.items():
+    for kind, share in kinds.items():
         rest -= share
         if rest < 0:
             return kind

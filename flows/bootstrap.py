@@ -64,6 +64,7 @@ def bootstrap(
                                                      └─ tune_filter@r1 ─┬───────────────┴─ score@r1 ─┐
                                                                         └─ calibrate@r1 ─────────────┴─ assemble@r1 ─ g1
         g1 ─ gate@r1 ─ pretrain@g1 ─ evaluate@g1 (… r2 …) ─ compare ─ register ─ report
+        g1 ─ describe@r1
 
     Args:
         stages: only these and what they need; `pretrain` means every `pretrain@…`. None is all.

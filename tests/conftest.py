@@ -58,6 +58,15 @@ def params():
     return small_params()
 
 
+def sample_config(**sizes):
+    """The sample of params.yaml, of other sizes or another seed."""
+    import yaml
+
+    from blip_core.config import SampleConfig
+
+    return SampleConfig(**yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())["sample"] | sizes)
+
+
 def small_params(**changes):
     """params.yaml with few images and few steps; `changes` replace whole sections."""
     import yaml

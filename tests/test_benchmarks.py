@@ -173,3 +173,30 @@ def test_the_paper_calculation_is_what_its_inputs_give(benchmarks, capsys):
         sizing.replaced(given, ["captions=1"])
     sizing.main([])
     assert capsys.readouterr().out.strip() in (BENCHMARKS.parent / "docs/scale.md").read_text()
+
+
+def test_mixtures_of_noise_are_compared_with_their_own_truth():
+    """Made-up scores: noise scores -2, true texts 1 on average; threshold 0."""
+    import argparse
+    from types import SimpleNamespace
+
+    import noise_mixtures
+    import numpy as np
+    import pyarrow as pa
+
+    rng, kinds = np.random.default_rng(0), noise_mixtures.KINDS
+    means = np.where(np.isin(kinds, noise_mixtures.TRUE_KINDS), 1.0, -2.0)
+    world = SimpleNamespace(match=rng.normal(size=(900, len(kinds))) + means, confidence=0.95)
+    names = np.repeat(["true", "mismatched", "perturbed"], 300)
+    planted = pa.table({"kind": names, "image_id": np.tile(np.arange(300), 3)})
+    scored = rng.normal(size=900) + np.where(names == "true", 1.0, -2.0)
+    borrowed = {kind: (rng.normal(size=300) - 2, np.arange(300)) for kind in kinds}
+    args = argparse.Namespace(texts=800, thresholds=[0.0, 1.0])
+    rows = noise_mixtures.compare(world, {"clean": 0.6, "mismatch": 0.4}, (planted, scored), borrowed, args, np.random.default_rng(1))
+    assert [r["threshold"] for r in rows] == [0.0, 1.0]
+    assert rows[0]["truth"] == pytest.approx(0.4 * 0.023 / (0.4 * 0.023 + 0.6 * 0.841), abs=0.015) and rows[1]["truth"] < rows[0]["truth"]
+    assert all(r["truth"] <= r["upper"] < 0.1 for r in rows)
+    shown = noise_mixtures.table([{"true": "t", "noise": "n", "share": 0.4, **r} for r in rows], [0.0, 1.0])
+    assert "| t | n | 40% | " in shown and "2 comparisons; the bound covers 100.0%" in shown
+    wrong = [{"true": "t", "noise": "n", "share": 0.4, **r, "truth": 0.9} for r in rows]
+    assert "1 missed" in noise_mixtures.table(wrong, [0.0, 1.0]) and "covers 0.0%" in noise_mixtures.table(wrong, [0.0, 1.0])

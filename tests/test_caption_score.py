@@ -89,7 +89,7 @@ def test_all_texts_and_controls_are_scored(ingested, models, params, tmp_path):
         for row in table.slice(0, 5).to_pylist():
             assert 0 <= row["itm"] <= 1 and -1.001 <= row["itc"] <= 1.001 and row["match"] is None and row["opinions"] is None
     controls = read_table(tmp_path / "scores/controls.parquet")
-    assert set(controls["kind"].to_pylist()) == {"true", "mismatched", "perturbed"} and controls["itm"].null_count == 0
+    assert set(controls["kind"].to_pylist()) == {"true", "mismatched", "crawled", "perturbed"} and controls["itm"].null_count == 0
     first = content_hash(tmp_path / "scores")
     run_score(ingested, models, tmp_path / "captions", tmp_path / "scores", tmp_path / "work", params)
     assert content_hash(tmp_path / "scores") == first

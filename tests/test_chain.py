@@ -188,7 +188,8 @@ def test_a_new_threshold_scores_nothing_anew_and_an_impossible_gate_stops_before
     change(project, "assemble", threshold={"web": 0.35, "synthetic": 0.3})
     change(project, "gate", max_residual_noise=0.0)
     done = run("dvc", "repro", cwd=project)
-    assert done.returncode != 0 and ran(done) == ["assemble@r1", "gate@r1"]
+    # describe decides nothing, so that it may run before the gate or not at all
+    assert done.returncode != 0 and [stage for stage in ran(done) if stage != "describe@r1"] == ["assemble@r1", "gate@r1"]
     assert "residual_noise_web_upper" in done.stderr and "expected at most 0" in done.stderr and "Traceback" not in done.stderr
     assert not (project / "artifacts/gates/g1.json").exists()
     assert (project / "artifacts/registration.json").read_text() == registration

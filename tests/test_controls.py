@@ -3,8 +3,10 @@
 import pytest
 
 from blip_core import controls
+from blip_core.captions import read_tables
 from blip_core.controls import KINDS, Substitutes, heldout_halves, plant
 from blip_core.scene_texts import is_true
+from blip_core.stages.score import crawl_texts
 from blip_core.truth import load_truth
 
 
@@ -20,13 +22,33 @@ def test_the_halves_share_no_picture(halves):
 
 
 def test_controls_are_true_and_false_as_they_say(halves, ingested):
-    """A mismatched text may fit by chance, which few do; a perturbed one never did here; true ones always fit."""
-    truth = load_truth(ingested.parent / "data")
-    rows = plant(halves[0] + halves[1], per_image=3, seed=0).to_pylist()
+    """A text of another picture may fit by chance, which few do; a perturbed one never did here; true ones always fit."""
+    truth, both = load_truth(ingested.parent / "data"), halves[0] + halves[1]
+    crawl = crawl_texts(ingested / "generations/g0", count=3 * len(both), seed=0)
+    rows = plant(both, per_image=3, seed=0, crawl=crawl).to_pylist()
     fits = {kind: [is_true(truth[r["key"]].scene, r["text"]) for r in rows if r["kind"] == kind] for kind in KINDS}
     assert all(len(f) >= 100 for f in fits.values())
-    assert all(fits["true"]) and sum(fits["mismatched"]) / len(fits["mismatched"]) < 0.05 and not any(fits["perturbed"])
+    assert all(fits["true"]) and not any(fits["perturbed"])
+    assert all(sum(fits[kind]) / len(fits[kind]) < 0.05 for kind in ("mismatched", "crawled"))
     assert all(r["truth"] == (r["kind"] == "true") for r in rows)
+
+
+def test_more_perturbed_texts_than_captions_and_none_twice(halves):
+    rows = [r for r in plant(halves[0], per_image=12, seed=0).to_pylist() if r["kind"] == "perturbed"]
+    by_picture = {p.key: [r["text"] for r in rows if r["key"] == p.key] for p in halves[0]}
+    assert sum(len(texts) > 5 for texts in by_picture.values()) > len(by_picture) / 2
+    assert all(len(texts) == len(set(texts)) <= 12 for texts in by_picture.values())
+
+
+def test_texts_of_the_crawl_are_drawn_once_and_by_seed(ingested):
+    generation = ingested / "generations/g0"
+    web = [r["text"] for r in read_tables(generation).to_pylist() if r["source"] == "web"]
+    all_texts, few = crawl_texts(generation, count=10_000, seed=0), crawl_texts(generation, count=20, seed=0)
+    assert sorted(all_texts) == sorted(web) and few == all_texts[:20] and few != crawl_texts(generation, count=20, seed=1)
+
+
+def test_without_texts_of_the_crawl_none_are_planted(halves):
+    assert {r["kind"] for r in plant(halves[0], per_image=2, seed=0).to_pylist()} == set(KINDS) - {"crawled"}
 
 
 def test_perturbing_changes_one_describing_word(halves):

@@ -12,16 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from conftest import sample_config
 from PIL import Image
 
 from blip_core.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.captions import caption_table, read_table, write_json, write_manifest, write_table
-from blip_core.config import Params, SampleConfig
+from blip_core.config import Params
+from blip_core.noise import FALSE_KINDS
 from blip_core.report.digest import pick_examples
 from blip_core.report.page import Section, Table, as_html, as_text
 from blip_core.sample import write_sample
 from blip_core.scene_texts import human_captions
 from blip_core.shards import ShardWriter
+from blip_core.stages.describe import describe
 from blip_core.stages.report import report
 from blip_core.times import StageTime
 from blip_core.truth import load_truth
@@ -93,7 +96,7 @@ def write_generation(folder: Path, rows: list[dict], shard: dict[str, str]) -> N
 
 
 def write_round(artifacts: Path, r: str) -> None:
-    kinds = ["true"] * 6 + ["mismatched"] * 6 + ["perturbed"] * 6
+    kinds = [kind for kind in ("true", *FALSE_KINDS) for _ in range(6)]
     controls = caption_table(
         [{"key": f"val-{i}", "text": "x", "filter": "f", "itm": 0.9 if kind == "true" else 0.2} for i, kind in enumerate(kinds)]
     )
@@ -141,7 +144,7 @@ def write_verdict(artifacts: Path, challenger: str, *, better: bool) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("world") / "data"
-    write_sample(out, SampleConfig(seed=1, num_web=40, num_train=10, num_val=6, num_test=6))
+    write_sample(out, sample_config(seed=1, num_web=40, num_train=10, num_val=6, num_test=6))
     return out
 
 
@@ -153,8 +156,12 @@ def build(artifacts: Path, data: Path, *, rounds: int = 1) -> None:
     rows = decided("web", [(k, EVIL, i % 2 == 1) for i, k in enumerate(keys)])
     true = [human_captions(draw, truth[k].scene)[0] for k in keys]
     rows += decided("synthetic", [(k, FALSE if i < 10 else true[i], i % 2 == 0 if i < 10 else i < 30) for i, k in enumerate(keys)])
+    base = [{"key": k, "text": "seen by Anna in Rome for 24 days", "source": "web", "reason": "kept"} for k in keys]
+    write_generation(artifacts / "generations" / "g0", base, shard)
     for r, cfg in params.rounds.items():
         write_generation(artifacts / "generations" / cfg.next, rows, shard)
+        generations, outs = (artifacts / "generations" / g for g in (cfg.base, cfg.next)), ("description.json", "numbers.json")
+        describe(*generations, *(artifacts / "rounds" / r / name for name in outs), cfg=params.describe)
         write_round(artifacts, r)
         write_history(artifacts / f"history/captioner-{r}.csv", ["lm"])
         write_history(artifacts / f"history/filter-{r}.csv", ["itc", "itm"])
@@ -260,6 +267,17 @@ def test_filter_models_verdict_intake(out):
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in table
 
 
+def test_what_the_texts_gained_and_lost(out):
+    """On the page alone. The base's web texts name Anna, Rome and 24; the next generation has none of them."""
+    rows = page_rows(out)
+    assert ["r1", "names", "2", "0.0%", "0.0%", "0.0%", "0.0%"] in rows and ["r1", "numbers", "1", "0.0%", "0.0%", "0.0%", "0.0%"] in rows
+    assert ["r1", "web", "-", "-", "40", "50.0%", "20", "-"] in rows
+    (web,) = [row for row in rows if row[:3] == ["r1", "web", "20"]]
+    assert web[3] == "5" and web[-1] == "95.0%"  # script, alert, x, b and bold; all say the same
+    assert "r1, lost names: anna (40), rome (40)" in unescape((out / "index.html").read_text())
+    assert "anna" not in (out / "table.txt").read_text()
+
+
 def test_a_failed_comparison_is_said_in_words(own_artifacts, data):
     write_verdict(own_artifacts, "g1", better=False)
     table = run(own_artifacts, data)
@@ -297,6 +315,7 @@ def test_other_reasons_are_counted_but_are_no_noise_ratio(own_artifacts, data):
         ("rounds/r1/calibration.json", "calibrate@r1"),
         ("rounds/r1/scores/controls.parquet", "score@r1"),
         ("generations/g1", "assemble@r1"),
+        ("rounds/r1/description.json", "describe@r1"),
         ("evaluations/g0/metrics.json", "evaluate@g0"),
         ("evaluations/g1/captions.parquet", "evaluate@g1"),
         ("history/pretrain-g0.csv", "pretrain@g0"),

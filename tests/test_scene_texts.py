@@ -4,9 +4,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from conftest import sample_config
 
-from blip_core.scene_texts import BACKGROUND_PHRASES, BACKGROUND_WORDS, WEB_KINDS, claims, human_captions, is_true, web_text
+from blip_core.scene_texts import BACKGROUND_PHRASES, BACKGROUND_WORDS, TRUE_KINDS, claims, human_captions, is_true, web_text
 from blip_core.scenes import BACKGROUNDS, COLOURS, Scene, Thing, draw_scene
+
+WEB_KINDS = sample_config().web_kinds
 
 
 def thing(shape: str, colour: str) -> Thing:
@@ -97,9 +100,9 @@ def test_web_texts_are_true_for_the_true_kinds_only_and_have_their_shares():
     num = 8000
     for rng in generators(num):
         scene = draw_scene(rng)
-        kind, text = web_text(rng, scene)
+        kind, text = web_text(rng, scene, WEB_KINDS)
         kinds[kind] += 1
-        assert is_true(scene, text) == (kind in ("clean", "terse")), (scene, kind, text)
+        assert is_true(scene, text) == (kind in TRUE_KINDS), (scene, kind, text)
     assert sum(WEB_KINDS.values()) == pytest.approx(1)
     for kind, share in WEB_KINDS.items():
         assert kinds[kind] / num == pytest.approx(share, abs=4 * (share * (1 - share) / num) ** 0.5)
@@ -108,7 +111,7 @@ def test_web_texts_are_true_for_the_true_kinds_only_and_have_their_shares():
 def test_a_partial_text_is_wrong_in_one_claim():
     for rng in generators(3000):
         scene = draw_scene(rng)
-        kind, text = web_text(rng, scene)
+        kind, text = web_text(rng, scene, WEB_KINDS)
         if kind == "partial":
             shown = {thing.shape: thing.colour for thing in scene.things}
             wrong = [shape not in shown or not colours <= {shown[shape]} for shape, colours in claims(text).things]
@@ -118,7 +121,7 @@ def test_a_partial_text_is_wrong_in_one_claim():
 def test_texts_other_than_claims_name_no_colour_shape_or_background_by_accident():
     """Boilerplate and general texts are false because they name no shape, not by luck of the scene."""
     for rng in generators(3000):
-        kind, text = web_text(rng, draw_scene(rng))
+        kind, text = web_text(rng, draw_scene(rng), WEB_KINDS)
         if kind in ("boilerplate", "general"):
             assert not claims(text).things
         if kind == "boilerplate":

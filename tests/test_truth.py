@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import sample_config
 
 from blip_core.captions import caption_table, read_table
-from blip_core.config import SampleConfig
 from blip_core.sample import write_sample
 from blip_core.scene_texts import human_captions, is_true
 from blip_core.truth import caption_truth, load_truth, synthetic_noise, truth_of, web_noise
@@ -17,7 +17,7 @@ from blip_core.truth import caption_truth, load_truth, synthetic_noise, truth_of
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("world") / "data"
-    write_sample(out, SampleConfig(seed=1, num_web=40, num_train=10, num_val=6, num_test=6))
+    write_sample(out, sample_config(seed=1, num_web=40, num_train=10, num_val=6, num_test=6))
     return out
 
 

@@ -88,7 +88,7 @@ def digest_round(generation: Path, controls: Path, calibration: Path, truth: Tru
 
 
 def control_bins(controls: Path, calibration: Path) -> Bins:
-    """Planted pairs by kind: true, mismatched, perturbed."""
+    """Planted pairs by kind: true, crawled, mismatched, perturbed."""
     table = with_match(read_table(controls), read_calibrations(calibration), where=str(controls))
     match, kind = table["match"].to_numpy(), np.array(table["kind"].to_pylist(), dtype=object)
     return {name: _histogram(match[kind == name]) for name in ("true", *sorted(set(kind) - {"true"}))}

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from blip_core.report.digest import Example
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"  # told apart by colour-blind eyes too
-COLOURS = {"true": BLUE, "false": ORANGE, "unknown": GREY, "mismatched": ORANGE, "perturbed": PURPLE}
+COLOURS = {"true": BLUE, "false": ORANGE, "unknown": GREY, "mismatched": ORANGE, "crawled": GREEN, "perturbed": PURPLE}
 LOSSES = {"loss": ("sum", "#222222"), "itc": ("ITC", BLUE), "itm": ("ITM", ORANGE), "lm": ("LM", GREEN)}
 STYLE = {
     "font.size": 10,

@@ -23,6 +23,7 @@ class Findings:
     truth: Truth | None  # None: a real crawl
     rounds: dict[str, RoundDigest]
     gates: dict[str, dict]
+    descriptions: dict[str, dict]
     filters: dict[str, list[dict]]  # with their metrics and curves, as calibrate wrote them; the first decides
     models: dict[str, dict]
     true_captions: dict[str, float | None]  # share of the captions that are true of their image
@@ -44,6 +45,7 @@ def read_findings(artifacts: Path, data: Path, params: Params) -> Findings:
         truth=truth,
         rounds={r: _digest(artifacts, r, cfg.next, truth) for r, cfg in rounds.items()},
         gates={r: _read_json(metrics / f"gate-{r}.json", f"gate@{r}") for r in rounds},
+        descriptions={r: _read_json(artifacts / "rounds" / r / "description.json", f"describe@{r}") for r in rounds},
         filters={r: _read_json(artifacts / "rounds" / r / "calibration.json", f"calibrate@{r}")["filters"] for r in rounds},
         models={m: _read_json(folder / "metrics.json", f"evaluate@{m}") for m, folder in evaluations.items()},
         true_captions={m: _true_captions(folder, m, truth) for m, folder in evaluations.items()},

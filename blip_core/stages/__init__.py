@@ -15,6 +15,7 @@ STAGES = {
     "score": "score web texts, synthetic captions and planted controls with the filter",
     "assemble": "choose among the scored candidates: the next generation",
     "gate": "let a generation pass to training, or stop",
+    "describe": "tell what a round did to the texts: noise by origin, knowledge kept and lost, diversity",
     "evaluate": "retrieval and captioning on the held-out test images",
     "compare": "is the challenger better than the baselines, by paired tests?",
     "register": "a version in the MLflow registry; champion when it is better",

@@ -26,7 +26,7 @@ from blip_core.contract import COLUMNS, RANGES, each_row, max_chars, row_expecta
 from blip_core.counting import Walk, hashes
 from blip_core.expect import Expect, at_least, at_most, share_at_most
 from blip_core.expectations import broken, check, folder_faults, require, schema_faults
-from blip_core.noise import FALSE_KINDS, TRUE, Noise, residual_noise
+from blip_core.noise import FALSE_KINDS, TRUE, Judged, Noise, residual_noise
 from blip_core.screens import screened
 from blip_core.stages.assemble import measure
 
@@ -126,17 +126,17 @@ def _residual(generation: Path, controls: pa.Table, where: Path, *, cfg: GateCon
     """Noise left in the web texts: the controls stand for web texts, so they pass by the same score and the web's threshold."""
     if "web" not in rule.cfg.threshold:
         return None
-    kept, kept_image = [], []
+    crawl = []
     for table in each_table(generation, ["key", "image_id", "text", "source", "reason", "filter", "opinions", *RANGES]):
         web = table.filter(pc.and_(pc.equal(table["source"], "web"), _judged(table)))
-        kept.append(~rejected(web, rule=rule, where=str(generation)).to_numpy(zero_copy_only=False))
-        kept_image.append(hashes(web, ["image_id"]))
+        passed = ~rejected(web, rule=rule, where=str(generation)).to_numpy(zero_copy_only=False)
+        crawl.append((web[rule.cfg.score].to_numpy(), passed, hashes(web, ["image_id"])))
     controls = with_match(controls, rule.calibrated, where=str(where))
     planted = controls.set_column(SCHEMA.get_field_index("source"), "source", pa.array(["web"] * controls.num_rows, pa.string()))
     passed = ~rejected(planted, rule=rule, where=str(where)).to_numpy(zero_copy_only=False)
     kind, image = (np.array(controls[c].to_pylist(), str) for c in ("kind", "image_id"))
-    images = {"kept": np.concatenate(kept), "kept_image": np.concatenate(kept_image)}
-    return residual_noise(kind, passed, image, **images, confidence=cfg.confidence)
+    known, unknown = Judged(controls[rule.cfg.score].to_numpy(), passed, image), Judged(*map(np.concatenate, zip(*crawl, strict=True)))
+    return residual_noise(kind, known, unknown, confidence=cfg.confidence)
 
 
 def _noise_facts(noise: Noise | None) -> dict[str, float]:
@@ -144,6 +144,7 @@ def _noise_facts(noise: Noise | None) -> dict[str, float]:
     if noise is None:
         return {}
     facts = {"control_tpr": noise.tpr, **{f"control_fpr_{k}": f for k, f in noise.fpr.items()}, "residual_noise_web_upper": noise.upper}
+    facts["residual_noise_web_worst"] = noise.worst
     facts |= {f"residual_noise_web_if_{k}": n for k, n in noise.by_kind.items()}
     return facts if noise.point is None else {**facts, "residual_noise_web": noise.point}
 
@@ -197,6 +198,6 @@ def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
     if "synthetic" in rule.cfg.sources:
         expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, "different texts among the kept synthetic ones"))
     if "web" in rule.cfg.sources:
-        says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls, all noise being of the worst kind"
+        says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls"
         expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))
     return expectations

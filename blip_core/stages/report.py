@@ -11,6 +11,7 @@ from blip_core.config import Params, ReportConfig
 from blip_core.rejected import REASONS
 from blip_core.report import figures
 from blip_core.report.costs import cost_section
+from blip_core.report.description import description_section
 from blip_core.report.digest import SOURCES, RoundDigest, pick_examples
 from blip_core.report.findings import SPLITS, Findings, read_findings
 from blip_core.report.page import Picture, Section, Table, as_html, as_text
@@ -53,7 +54,8 @@ def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params:
     stage that makes it."""
     found = read_findings(artifacts, data, params)
     examples = [_examples(found, r, cfg.examples) for r in params.rounds]
-    facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found)]
+    texts = description_section(found.descriptions, rare_images=params.describe.rare_images)
+    facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found), texts]
     times = read_times(work) if work is not None else []
     costs = [cost_section(times)] if times else []
     sections = [*facts, *costs, _places(found, out), _intake(found), *examples, _training(found)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,6 +15,7 @@ from blip_core.capfilt import Filter, score_table, set_threads
 from blip_core.captions import CONTROLS, SCHEMA, content_hash, read_table, table_paths
 from blip_core.config import ScoreConfig
 from blip_core.controls import heldout_halves, plant
+from blip_core.data import hash64
 from blip_core.engine import Seen, make_tables
 from blip_core.pair_scores import PairScores
 from blip_core.plugins import Fetch, find_model, identify, open_filter
@@ -76,7 +78,9 @@ class ScoreTask:
         return scored if name == CONTROLS else scored.drop_columns(["shard"])
 
     def controls(self) -> pa.Table:
-        return plant(heldout_halves(self.heldout)[1], per_image=self.cfg.controls_per_image, seed=self.seed)
+        pictures, per_image = heldout_halves(self.heldout)[1], self.cfg.controls_per_image
+        crawl = crawl_texts(self.generation, count=per_image * len(pictures), seed=self.seed)
+        return plant(pictures, per_image=per_image, seed=self.seed, crawl=crawl)
 
 
 def scored_table(table: pa.Table, filters: list[Filter], images: ShardImages, *, batch_size: int) -> pa.Table:
@@ -94,6 +98,17 @@ def scored_table(table: pa.Table, filters: list[Filter], images: ShardImages, *,
 def _columns(scores: PairScores, identity: str) -> dict[str, pa.Array]:
     numbers = {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in (("itm", scores.itm), ("itc", scores.itc))}
     return {"filter": pa.array([identity] * len(scores.itc), pa.string()), **numbers}
+
+
+def crawl_texts(generation: Path, *, count: int, seed: int) -> list[str]:
+    """So many of the web texts that no screen took, drawn at random, in random order. One table is in memory at a time."""
+    drawn = pa.table({"text": pa.array([], pa.string()), "draw": pa.array([], pa.float64())})
+    for path in table_paths(generation):
+        table = read_table(path, ["source", "text", "reason", "filter"])
+        texts = _unscreened_web(table)["text"]
+        draws = np.random.default_rng([seed, hash64(path.stem) & 0xFFFFFFFF]).random(len(texts))
+        drawn = pa.concat_tables([drawn, pa.table({"text": texts, "draw": draws})]).sort_by("draw").slice(0, count)
+    return drawn["text"].to_pylist()
 
 
 def candidates(generation: Path, captions: Path) -> pa.Table:
