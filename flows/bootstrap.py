@@ -38,6 +38,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blip_core.cores import available_cores
+from flows.approve import ask_for_approval
 from flows.graph import Choice, Node, read_plan
 from flows.publish import TABLE, publish
 from flows.remote import Remote, find_workers
@@ -89,8 +90,10 @@ def bootstrap(
                 workspace.tracking = tracking_store(here)
             states = run_chain(choice, workspace, gpu_wait=gpu_wait if gpu == "pool" else None)
             state = summary(states)
-            if root != here and state.is_completed():
-                state = Completed(message=f"{state.message}; in {record(root)}")
+            if state.is_completed():
+                elsewhere = f"; in {record(root)}" if root != here else ""
+                asked = ask_for_approval(root) if ran("register", states) else ""
+                state = Completed(message=f"{state.message}{elsewhere}{asked}")
     except ValueError as e:
         return Failed(message=str(e))
     publish(root, done={name for name, state in states.items() if state.is_completed() and state.name != "Kept"})
@@ -141,6 +144,10 @@ def run_plan(plan: list[Node], workspace: Workspace, *, force: bool, remote: Rem
         finally:
             workspace.children.stop()
     return {name: future.state for name, future in futures.items()}
+
+
+def ran(stage: str, states: dict[str, State]) -> bool:
+    return stage in states and states[stage].name == "Completed"
 
 
 def summary(states: dict[str, State]) -> State:

@@ -13,7 +13,8 @@ import yaml
 from flows.graph import Choice, read_graph
 
 ROOT = Path(__file__).resolve().parents[1]
-DEPLOYMENTS = {d["name"]: d for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+MADE = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+DEPLOYMENTS = {d["name"]: d for d in MADE if "flows/approve.py" not in d["entrypoint"]}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,14 @@ def test_parameters_are_those_of_the_flow(name):
     parameters = DEPLOYMENTS[name]["parameters"]
     assert list(parameters) == list(inspect.signature(flow.fn).parameters)
     assert flow.validate_parameters(parameters) == parameters
+
+
+def test_the_deployment_that_waits_for_a_person_is_where_the_flow_looks_for_it():
+    from flows import approve
+
+    (made,) = [d for d in MADE if "flows/approve.py" in d["entrypoint"]]
+    assert f"{approve.approve.name}/{made['name']}" == approve.DEPLOYMENT
+    assert list(made["parameters"]) == list(inspect.signature(approve.approve.fn).parameters)
 
 
 def test_the_deployment_for_workers_is_where_the_flow_looks_for_it():
