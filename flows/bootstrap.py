@@ -65,7 +65,7 @@ def bootstrap(
         data ─ ingest ─ g0 ─ validate ─ pretrain@g0 ─┬─ tune_captioner@r1 ─ caption@r1 ─┐
                                                      └─ tune_filter@r1 ─┬───────────────┴─ score@r1 ─┐
                                                                         └─ calibrate@r1 ─────────────┴─ assemble@r1 ─ g1
-        g1 ─ gate@r1 ─ pretrain@g1 ─ evaluate@g1 (… r2 …) ─ compare ─ register ─ report
+        g1 ─ gate@r1 ─ pretrain@g1 ─ evaluate@g1 ─ decide@r1 (… r2 …) ─ compare ─ register ─ report
         g1 ─ describe@r1
 
     Args:
