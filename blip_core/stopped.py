@@ -6,8 +6,12 @@ so where an input is a placeholder itself, or the decision to go on says no; a r
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blip_core.atomic import new_file, new_folder
+
+if TYPE_CHECKING:
+    from blip_core.config import Params
 
 KEY = "stopped"  # in a JSON file: the reason
 FILE = "stopped.json"  # in a folder
@@ -27,6 +31,17 @@ def require_made(path: Path) -> None:
     """ValueError where a placeholder stands."""
     if reason := stopped(path):
         raise ValueError(f"{path}: was not made, for the rounds stopped before it: {reason}")
+
+
+def newest_trained(folder: Path, model: str, params: "Params") -> tuple[str, str | None]:
+    """The model, where `folder` (models or evaluations) holds it; or the newest before it that was trained, and why it takes its place."""
+    makers, asked, not_run = {r.next: (name, r) for name, r in params.rounds.items()}, model, {}
+    while reason := stopped(folder / model):
+        name, made_by = makers[params.models[model].generation]
+        not_run[name], model = reason, made_by.base  # a model is named as its generation (config.py)
+    if not not_run:
+        return model, None
+    return model, f"{asked} was not trained, since {' and '.join(reversed(not_run))} did not follow: {next(iter(not_run.values()))}"
 
 
 def write_stopped(reason: str, path: Path) -> None:

@@ -14,7 +14,7 @@ from blip_core.bootstrap import Paired, Statistic, mean, paired, sums_by_image
 from blip_core.captions import read_table, sha256_file, write_json
 from blip_core.config import CompareConfig, Params
 from blip_core.metrics import bleu, bleu_counts
-from blip_core.stopped import stopped
+from blip_core.stopped import newest_trained, stopped
 
 BLEU = {f"bleu{n}": n - 1 for n in (1, 2, 3, 4)}  # corpus metrics: no mean over items, so they come from captions.parquet
 
@@ -50,17 +50,6 @@ def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cf
     }
     write_json(verdict, out)
     logger.info("%s", "\n".join(_outcome(verdict)))
-
-
-def newest_trained(evaluations: Path, challenger: str, params: Params) -> tuple[str, str | None]:
-    """The challenger; or the newest model before it that was trained, and why it takes its place."""
-    makers, asked, not_run = {r.next: (name, r) for name, r in params.rounds.items()}, challenger, {}
-    while reason := stopped(evaluations / challenger):
-        name, made_by = makers[params.models[challenger].generation]
-        not_run[name], challenger = reason, made_by.base  # a model is named as its generation (config.py)
-    if not not_run:
-        return challenger, None
-    return challenger, f"{asked} was not trained, since {' and '.join(reversed(not_run))} did not follow: {next(iter(not_run.values()))}"
 
 
 def paired_tests(
