@@ -18,6 +18,7 @@ from pathlib import Path
 from blip_core.cores import limit_threads
 from blip_core.demo.verb import add_verb as add_demo
 from blip_core.stages import STAGES
+from blip_core.stopped import stopped, write_stopped
 from blip_core.times import Meter, read_times
 from blip_core.versions import add_verbs
 
@@ -40,12 +41,15 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("blip_core").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     meter = Meter()
+    argv = sys.argv[1:] if argv is None else argv
+    if _leave_out(argv):
+        return 0
     try:
         limit_threads()  # before a library is imported that starts some
     except ValueError as e:
         print(e, file=sys.stderr)
         return 1
-    args = _parser(argv if argv is not None else sys.argv[1:])
+    args = _parser(argv)
     args.meter = meter
     try:
         args.act(args)
@@ -87,6 +91,7 @@ def _parser(argv: list[str]) -> argparse.Namespace:
         stage = verbs.add_parser(name, help=summary, description=summary)
         if argv and argv[0] == name:  # a stage's module is imported only when it is asked for
             _add_stage_flags(stage, _stage(name))
+            stage.add_argument("--after", type=Path, help="a decision; does it say to stop, only placeholders are left")
         stage.set_defaults(act=_run_stage)
     sample = verbs.add_parser("sample", help="write the built-in sample data")
     sample.add_argument("--out", type=Path, required=True)
@@ -311,6 +316,23 @@ def _run_stage(args: argparse.Namespace) -> None:
         if args.verb == "report":  # its figures are what a person looks for in MLflow
             run.artifact(flags["out"])
     args.meter.write(args.work, args.run)
+
+
+def _leave_out(argv: list[str]) -> bool:
+    """Whether the rounds stopped before this stage: a decision or another input says so. Then it leaves placeholders and does nothing.
+
+    Before the stage's module is imported, for that is what would take the time; so the flags are read as DVC writes them.
+    """
+    if not argv or argv[0] not in STAGES:
+        return False
+    flags = {flag: Path(value) for flag, value in zip(argv[1::2], argv[2::2], strict=False)}
+    inputs, outs = ([path for flag, path in flags.items() if flag.startswith("--out") == out] for out in (False, True))
+    reason = next(filter(None, map(stopped, inputs)), None)
+    if reason and os.environ.get("RANK", "0") == "0":  # of several processes the first one
+        for path in outs:
+            write_stopped(reason, path)
+        logging.getLogger("blip_core").info("not run, for the rounds stopped before it: %s", reason)
+    return reason is not None
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from blip_core.captions import OPINION, SCHEMA, write_json
 from blip_core.config import CalibrationMethod
 from blip_core.pair_scores import PairScores
+from blip_core.stopped import require_made
 
 _SURE = 1e-15  # a P(match) of the ITM head this near to 0 or 1 says no more
 
@@ -122,6 +123,7 @@ def write_calibrations(found: list[Calibrated], out: Path, *, facts: dict[str, d
 
 def read_calibrations(path: Path) -> dict[str, Calibrated]:
     """By content hash, in order."""
+    require_made(path)
     if not path.exists():
         raise ValueError(f"{path}: missing, so the filter's scores can't be read as probabilities; run calibrate")
     try:

@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from blip_core.atomic import new_file
+from blip_core.stopped import require_made
 
 KEPT = "kept"
 CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
+VAL = "val"  # the held-out split that choices within the chain may look at; in an evaluation the folder of what was found on it
 SCREENS = ("boilerplate", "file_name", "markup", "repeats", "language")  # told by the text alone, see screens.py
 DEGENERATE = ("empty", "loop", "truncated", "overused")  # synthetic texts that are no captions, see choice.py
 REASONS = (KEPT, "below_threshold", *DEGENERATE, "duplicate", "outranked", "source_off", *SCREENS)
@@ -94,6 +96,7 @@ def write_manifest(folder: Path, **facts) -> dict:
 def read_manifest(folder: Path) -> dict:
     """The manifest of a sealed folder. ValueError when it is missing or a listed file is missing or has another size."""
     path = folder / "manifest.json"
+    require_made(folder)
     if not path.exists():
         raise ValueError(f"{path}: no manifest, so {folder} is unfinished; run the stage that makes it")
     manifest = json.loads(path.read_text())

@@ -18,6 +18,7 @@ from blip_core.atomic import new_folder
 from blip_core.captions import sha256_file, write_json
 from blip_core.config import ModelConfig
 from blip_core.model.blip import Blip, SpecialTokens
+from blip_core.stopped import require_made
 from blip_core.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts) -> None
 def load_model(folder: Path) -> tuple[Blip, Tokenizer]:
     """The model of a folder, in eval mode, and its tokenizer. ValueError names what is missing or does not fit."""
     config = folder / "config.json"
+    require_made(folder)
     if not config.exists():
         raise ValueError(f"{folder}: no config.json, so this is no model folder; expected config.json, vocab.txt and model.safetensors")
     tokenizer, about = Tokenizer.load(folder / "vocab.txt"), json.loads(config.read_text())

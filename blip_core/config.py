@@ -510,6 +510,14 @@ class ServingConfig(Config):
     max_captions: Positive = Field(description="captions, or beams, of an image")
 
 
+class DecideConfig(Config):
+    """Whether another round is run: a paired gain on val beyond its interval in one of the metrics at least, and such a loss in none."""
+
+    metrics: tuple[str, ...] = Field(min_length=1, description="of evaluate on val: retrieval by ITC, CIDEr, ROUGE-L, BLEU")
+    bootstrap: Positive
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+
+
 class RegisterConfig(Config):
     name: str = Field(min_length=1, description="of the registered model in MLflow")
     approval: bool = Field(description="a better model becomes `candidate`; a person makes it champion by the verb approve")
@@ -522,8 +530,11 @@ class ReportConfig(Config):
 
 
 class RoundConfig(Config):
-    base: str = Field(description="the generation and the pretrained model that the round starts from")
-    next: str = Field(description="the generation that it makes")
+    base: str = Field(description="the generation that the round starts from: g0, or one that a round before it makes")
+    model: str = Field(
+        description="of `models`: captioner and filter are tuned from it. The newest by then, that of base, as the paper does; or the first"
+    )
+    next: str = Field(description="the generation that it makes; a model in `models` has the same name and trains on it")
     labels: str = Field(
         min_length=1, description="folder of what people said of texts (docs/review.md), for the calibration of its filter; it may be empty"
     )
@@ -535,18 +546,15 @@ class PretrainedConfig(Config):
     round: str = Field(description="the MLflow parent run it belongs to")
 
 
-class ChallengerConfig(Config):
-    model: str = Field(description="of `models`; it is registered when it is better")
-    generation: str = Field(description="that it trains on")
-
-
 class Params(Config):
     """The whole of params.yaml."""
 
     seed: int = Field(ge=0, description="of everything that is drawn after ingest")
     rounds: dict[str, RoundConfig]
     models: dict[str, PretrainedConfig]
-    challenger: ChallengerConfig
+    challenger: str = Field(
+        description="of `models`; it is registered when it is better. Where the rounds stop before it, the newest that was trained is"
+    )
     baselines: str = Field(description="the models it is compared with, comma-separated")
     sample: SampleConfig
     ingest: IngestConfig
@@ -562,6 +570,7 @@ class Params(Config):
     gate: GateConfig
     describe: DescribeConfig
     evaluate: EvaluateConfig
+    decide: DecideConfig
     compare: CompareConfig
     register_: RegisterConfig = Field(alias="register")
     report: ReportConfig
@@ -571,19 +580,38 @@ class Params(Config):
         return getattr(self, {"validate": "validate_", "register": "register_"}.get(stage, stage))
 
     @model_validator(mode="after")
+    def _sound_rounds(self):
+        """Each round starts from what is there by then, and the two models that `decide` compares have the names it knows them by."""
+        made = {"g0": "ingest"}  # generation to what makes it
+        for name, r in self.rounds.items():
+            before = f"before it there are {', '.join(made)}"
+            if r.base not in made:
+                raise ValueError(f"rounds.{name}.base is {r.base!r}, which neither ingest nor a round above it makes; {before}")
+            if r.model not in self.models:
+                raise ValueError(f"rounds.{name}.model is {r.model!r}; models has {sorted(self.models)}")
+            if (learned := self.models[r.model].generation) not in made:
+                raise ValueError(f"rounds.{name}.model is {r.model!r}, which trains on {learned!r}, not made by then; {before}")
+            if r.next in made:
+                raise ValueError(f"rounds.{name}.next is {r.next!r}, which {made[r.next]} makes already; name another generation")
+            made[r.next] = f"round {name}"
+            for g in (r.base, r.next):
+                if g not in self.models or self.models[g].generation != g:
+                    raise ValueError(
+                        f"rounds.{name} needs a model that trains on {g!r} and has its name: models.{g}: {{generation: {g}, …}}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _known_names(self):
-        for name in [self.challenger.model, *self.baselines.split(",")]:
+        for name in [self.challenger, *self.baselines.split(",")]:
             if name not in self.models:
                 raise ValueError(f"challenger and baselines name model {name!r}; models has {sorted(self.models)}")
         known = {"g0"} | {r.next for r in self.rounds.values()}
         for name, model in self.models.items():
             if model.generation not in known:
                 raise ValueError(f"models.{name}.generation is {model.generation!r}; the rounds make {sorted(known)}")
-        if self.challenger.generation != self.models[self.challenger.model].generation:
-            raise ValueError(
-                f"challenger.generation is {self.challenger.generation!r}; "
-                f"its model trains on {self.models[self.challenger.model].generation!r}"
-            )
+        if len(self.rounds) > 1 and not any(self.models[m].generation == "g0" for m in self.baselines.split(",")):
+            raise ValueError(f"baselines is {self.baselines!r}; expected a model on g0 among them, since rounds may stop before the others")
         if self.assemble.votes > len(self.score.filters):
             raise ValueError(f"assemble.votes is {self.assemble.votes}, but score.filters has {len(self.score.filters)}")
         return self

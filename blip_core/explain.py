@@ -8,10 +8,12 @@ import pyarrow.parquet as pq
 
 from blip_core.captions import KEPT, SCREENS, table_paths
 from blip_core.screens import normalised
+from blip_core.stopped import require_made
 
 
 def explain(key: str, generation: Path) -> str:
     """Lines for a person. ValueError when no round made the generation, or the key is not in it."""
+    require_made(generation)
     path = generation / "manifest.json"
     rule = json.loads(path.read_text()).get("rule") if path.exists() else None
     if rule is None:

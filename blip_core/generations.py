@@ -19,6 +19,7 @@ from blip_core.cache import Cache, open_cache, run_dvc
 from blip_core.captions import KEPT, content_hash, listed_hash, read_table
 from blip_core.config import load_params
 from blip_core.provenance import Lock, git, maker, parse_lock, raw_data, read_lock
+from blip_core.stopped import FILE as STOPPED
 
 FOLDER = "artifacts/generations"
 SOURCES = ("web", "human", "synthetic")
@@ -117,7 +118,10 @@ def fetched(version: Version, cache: Cache, root: Path) -> dict[str, Path]:
     if version.md5 and cache.fetch([version.md5]):
         made = f"where it was made, check out {version.rev[:9]} and `dvc push`" if version.rev else "`dvc push` where it was made"
         raise ValueError(f"{version}: its files are neither in DVC's cache {cache.place} nor in its remote; {made}, or reproduce it there")
-    return files_of(version, cache, root)
+    files = files_of(version, cache, root)
+    if STOPPED in files:
+        raise ValueError(f"{version}: was not made, for the rounds stopped before it: {json.loads(files[STOPPED].read_text())['stopped']}")
+    return files
 
 
 def get(spec: str, out: Path, root: Path) -> Version:
@@ -150,11 +154,12 @@ def kept_by_source(files: dict[str, Path]) -> dict[str, int]:
 
 
 def describe(root: Path) -> list[dict]:
-    """A row for each known version. `kept` is None when its files are not on this machine."""
+    """A row for each known version. `kept` is None when its files are not on this machine; `gate` says where it was not made at all."""
     rows, present = [], {(v.name, v.md5) for v in here(root)}
     with open_cache(root) as cache:
         for version in known(root):
             files = files_of(version, cache, root)
+            made = not files or STOPPED not in files
             row = {
                 "version": str(version),
                 "generation": version.name,
@@ -165,8 +170,8 @@ def describe(root: Path) -> list[dict]:
             row |= {
                 "md5": version.md5,
                 "bytes": version.size,
-                "gate": "passed" if version.gate else "",
-                "kept": files and kept_by_source(files),
+                "gate": "not run" if not made else "passed" if version.gate else "",
+                "kept": files and (kept_by_source(files) if made else dict.fromkeys(SOURCES, 0)),
             }
             rows.append({**row, "workspace": (version.name, version.md5) in present})
     return rows

@@ -20,6 +20,7 @@ from blip_core.checkpoint import model_hash
 from blip_core.generations import FOLDER, Version, commits, files_of, here, known
 from blip_core.provenance import Lock, ancestry, maker, parse_lock, read_lock
 from blip_core.registry import PROVENANCE, Registry, open_registry
+from blip_core.stopped import require_made
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -34,6 +35,7 @@ def of_model(spec: str, root: Path, *, name: str) -> dict:
     ValueError when neither the registry nor dvc.lock knows it.
     """
     folder = root / spec
+    require_made(folder)
     if (folder / "config.json").exists():
         identity = model_hash(folder)
         with open_registry(name, root) as registry:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blip_core.stopped import require_made
+
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
@@ -102,6 +104,7 @@ def _diff(args: argparse.Namespace) -> None:
 
     def files(spec: str) -> dict[str, Path]:
         folder = Path(spec)
+        require_made(folder)
         if (folder / "manifest.json").exists():
             return {path.name: path for path in folder.iterdir()}
         with open_cache(root) as cache:

@@ -38,6 +38,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blip_core.cores import available_cores
+from blip_core.stopped import stopped
 from flows.approve import ask_for_approval
 from flows.graph import Choice, Node, read_plan
 from flows.publish import TABLE, publish
@@ -64,7 +65,7 @@ def bootstrap(
         data ─ ingest ─ g0 ─ validate ─ pretrain@g0 ─┬─ tune_captioner@r1 ─ caption@r1 ─┐
                                                      └─ tune_filter@r1 ─┬───────────────┴─ score@r1 ─┐
                                                                         └─ calibrate@r1 ─────────────┴─ assemble@r1 ─ g1
-        g1 ─ gate@r1 ─ pretrain@g1 ─ evaluate@g1 (… r2 …) ─ compare ─ register ─ report
+        g1 ─ gate@r1 ─ pretrain@g1 ─ evaluate@g1 ─ decide@r1 (… r2 …) ─ compare ─ register ─ report
         g1 ─ describe@r1
 
     Args:
@@ -88,8 +89,8 @@ def bootstrap(
             if root != here:
                 fill(root, here, params=params or {}, with_lock=revision is None)
                 workspace.tracking = tracking_store(here)
-            states = run_chain(choice, workspace, gpu_wait=gpu_wait if gpu == "pool" else None)
-            state = summary(states)
+            states, told = run_chain(choice, workspace, gpu_wait=gpu_wait if gpu == "pool" else None)
+            state = summary(states, told)
             if state.is_completed():
                 elsewhere = f"; in {record(root)}" if root != here else ""
                 asked = ask_for_approval(root) if ran("register", states) else ""
@@ -100,14 +101,25 @@ def bootstrap(
     return state
 
 
-def run_chain(choice: Choice, workspace: Workspace, *, gpu_wait: float | None) -> dict[str, State]:
-    """How each of the chosen stages ended; `gpu_wait` None: all run here. ValueError when something is wrong before any starts."""
+def run_chain(choice: Choice, workspace: Workspace, *, gpu_wait: float | None) -> tuple[dict[str, State], dict[str, str]]:
+    """How each of the chosen stages ended, and why those left only placeholders that did so, since the rounds stopped before them.
+
+    `gpu_wait` None: all run here. ValueError when something is wrong before any starts.
+    """
     check_params(workspace)
     check_data(workspace.root)
     workspace.mend_locks()
     plan = read_plan(workspace.root, dvc=workspace.dvc, env=workspace.env, choice=choice)
     remote = find_workers(plan, workspace, force=choice.force, wait=gpu_wait) if gpu_wait is not None else None
-    return run_plan(plan, workspace, force=choice.force, remote=remote)
+    states = run_plan(plan, workspace, force=choice.force, remote=remote)
+    reasons = {node.name: left_out(node, workspace.root) for node in plan if states[node.name].is_completed()}
+    return states, {name: reason for name, reason in reasons.items() if reason}
+
+
+def left_out(node: Node, root: Path) -> str | None:
+    """Why a stage left nothing but placeholders; None of any other. A history, which has no place for the reason, says nothing."""
+    reasons = [stopped(root / out) for out in node.outs if not out.endswith(".csv")]
+    return reasons[0] if reasons and all(reasons) else None
 
 
 def side_by_side(wanted: int | None, cores: int) -> tuple[int, int]:
@@ -150,8 +162,8 @@ def ran(stage: str, states: dict[str, State]) -> bool:
     return stage in states and states[stage].name == "Completed"
 
 
-def summary(states: dict[str, State]) -> State:
-    """One state for the chain: Completed with the counts, or Failed with each failed stage's own message."""
+def summary(states: dict[str, State], stopped_before: dict[str, str]) -> State:
+    """One state for the chain: Completed with the counts, and why the rounds stopped, or Failed with each failed stage's own message."""
     failed = {name: state.message for name, state in states.items() if state.is_failed() or state.is_crashed()}
     waiting = [name for name, state in states.items() if not state.is_completed() and name not in failed]
     if failed or waiting:
@@ -159,7 +171,11 @@ def summary(states: dict[str, State]) -> State:
         return Failed(message="\n".join(told + ([f"not run because of it: {', '.join(waiting)}"] if waiting else [])))
     num = Counter(state.name for state in states.values())
     told = f"{num['Completed']} stages run, {num['Restored']} restored from the cache, {num['Unchanged']} unchanged"
-    return Completed(message=told + (f", {num['Kept']} kept as they are" if num["Kept"] else ""))
+    told += f", {num['Kept']} kept as they are" if num["Kept"] else ""
+    for reason in dict.fromkeys(stopped_before.values()):
+        names = [name for name, why in stopped_before.items() if why == reason]
+        told += f"\nthe rounds stopped: {reason}; of these stages nothing was to be done: {', '.join(names)}"
+    return Completed(message=told)
 
 
 def arguments() -> argparse.Namespace:

@@ -26,6 +26,7 @@ class Node:
     kept: bool = False  # its outputs are taken as they are, out of date or not
     deps: tuple[str, ...] = ()  # paths
     uncached: tuple[str, ...] = ()  # paths of the outputs that DVC does not keep
+    outs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,17 @@ def read_plan(root: Path, *, dvc: Path, env: dict[str, str], choice: Choice) -> 
         raise ValueError(f"{', '.join(missing)}: to be taken as it is, but not in {root}; run what makes it, or `dvc checkout`")
     moving = graph.subgraph(names - kept)
     dirty = set(moving) if choice.force else out_of_date(moving, changed(root, dvc=dvc, env=env))
+    upstream = {name: tuple(sorted(names.intersection(graph.predecessors(name)))) for name in names}
     return [
         Node(
             name,
             graph.nodes[name]["pool"],
-            tuple(sorted(names.intersection(graph.predecessors(name)))),
+            upstream[name],
             name in dirty,
             name in kept,
             tuple(graph.nodes[name]["deps"]),
             tuple(graph.nodes[name]["uncached"]),
+            tuple(graph.nodes[name]["outs"]),
         )
         for name in nx.lexicographical_topological_sort(graph)
         if name in names

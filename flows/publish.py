@@ -43,7 +43,8 @@ def comparison(verdict: dict) -> str:
             change = f"{test['difference']:+.4f} | [{test['low']:+.4f}, {test['high']:+.4f}]"
             mark = "passed" if test["passed"] else "**failed**"
             rows.append(f"| {name} | {metric} | {test['challenger']:.4f} | {test['baseline']:.4f} | {change} | {mark} |")
-    return "\n".join([head, "", *rows, "", *(f"- {reason}" for reason in verdict["reasons"])]).strip() + "\n"
+    instead = [f"{verdict['instead_because']}.", ""] if verdict.get("instead_because") else []
+    return "\n".join([head, "", *instead, *rows, "", *(f"- {reason}" for reason in verdict["reasons"])]).strip() + "\n"
 
 
 def gate_checks(artifacts: Path) -> list[dict]:

@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.states import Completed, Failed
 
+from blip_core.stopped import stopped
 from flows.gpus import gpu_locks, locked
 from flows.graph import Node
 from flows.progress import Narrator
@@ -44,9 +45,10 @@ def run_stage(node: Node, *, force: bool, workspace: Workspace, remote: "Remote 
         return Completed(name="Unchanged", message="up to date")
     log = get_run_logger()
     narrator = Narrator(log.info, ProgressBar(node.name), interval=1.0 if sys.stderr.isatty() else 10.0)
-    if remote and node.pool == GPU:
+    with_gpu = node.pool == GPU and not any(stopped(workspace.root / dep) for dep in node.deps)  # else it leaves placeholders alone
+    if remote and with_gpu:
         return remote.run(node, workspace=workspace, log=log, narrator=narrator)
-    gpus = gpu_locks() if node.pool == GPU else []
+    gpus = gpu_locks() if with_gpu else []
     with locked(gpus, stopped=lambda: workspace.children.stopped, say=log.info) as locks, workspace.slots:
         return reproduce(node.name, ["-f"] if force else [], workspace=workspace, narrator=narrator, locks=locks)
 

@@ -163,6 +163,7 @@ def ingested(tmp_path_factory, params) -> Path:
         a / "heldout",
         a / "shards",
         a / "gates/g0.json",
+        a / "decisions/g0.json",
         a / "metrics/validate.json",
         a / "docs",
         cfg=params.section("validate"),

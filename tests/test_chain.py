@@ -1,4 +1,7 @@
-"""The whole chain on tiny data, through DVC as a user drives it: from raw files to a registered version."""
+"""The whole chain on tiny data, through DVC as a user drives it: from raw files to a registered version.
+
+Of its two rounds the second is not run: nothing that so small a model gains is beyond an interval so wide.
+"""
 
 import json
 import os
@@ -45,6 +48,11 @@ def project(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, folder)
     values = small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))
     del values["models"]["human"]
+    values["rounds"]["r2"] = {"base": "g1", "model": "g1", "next": "g2", "labels": "labels/r2"}
+    values["models"]["g2"] = {"generation": "g2", "sources": "human,web,synthetic", "round": "r2"}
+    values |= {"challenger": "g2", "decide": values["decide"] | {"confidence": 0.9999}}
+    (folder / "labels/r2").mkdir()
+    (folder / "labels/r2/.gitkeep").touch()
     (folder / "params.yaml").write_text(yaml.safe_dump(values | {"baselines": "g0"}))
     assert run("git", "init", "-q", cwd=folder).returncode == 0
     for command in (("config", "user.name", "Ann"), ("config", "user.email", "ann@example.org"), ("add", "-A"), ("commit", "-qm", "start")):
@@ -61,6 +69,25 @@ def project(tmp_path_factory) -> Path:
 def test_a_second_run_has_nothing_to_do(project):
     done = run("dvc", "repro", cwd=project)
     assert done.returncode == 0 and not ran(done)
+
+
+def test_rounds_stop_where_one_brought_nothing_and_the_chain_comes_to_its_end(project):
+    """The stages of r2 leave placeholders, and the newest model that was trained is compared and registered."""
+    artifacts = project / "artifacts"
+    decision = json.loads((artifacts / "decisions/g1.json").read_text())
+    assert decision["go_on"] is False and "99.99% intervals" in decision["stopped"]
+    left = {"stopped": decision["stopped"]}
+    for name in ("rounds/r2/captioner", "rounds/r2/captions", "rounds/r2/scores", "generations/g2", "models/g2", "evaluations/g2"):
+        assert [p.name for p in (artifacts / name).iterdir()] == ["stopped.json"]
+    for name in ("metrics/gate-r2.json", "gates/g2.json", "decisions/g2.json", "rounds/r2/calibration.json"):
+        assert json.loads((artifacts / name).read_text()) == left
+    verdict = json.loads((artifacts / "compare.json").read_text())
+    assert (verdict["challenger"], verdict["asked"]) == ("g1", "g2") and decision["stopped"] in verdict["instead_because"]
+    table = (artifacts / "report/table.txt").read_text()
+    assert "so r2 did not follow." in table and "Not trained because of it: g2." in table and "g1 (challenger)" in table
+    assert not (project / ".work/times/r2").exists()
+    listed = run("python", "-m", "blip_core", "generations", cwd=project).stdout.splitlines()
+    assert listed[-1].split()[0] == "g2" and "not run" in listed[-1]
 
 
 def test_the_report_tells_what_the_stages_cost_and_is_not_stale_for_it(project):

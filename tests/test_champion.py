@@ -197,7 +197,7 @@ def test_a_verdict_on_an_earlier_evaluation_promotes_nothing(root):
     registered("first")
     evaluation("first", cider=3.0)
     with pytest.raises(ValueError, match="compares another state of artifacts/evaluations/first"):
-        test_register.register_again("first")
+        test_register.register_again()
 
 
 def test_inputs_that_were_made_anew_since_are_refused(root):

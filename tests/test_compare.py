@@ -12,6 +12,8 @@ from blip_core.captions import write_table
 from blip_core.config import CompareConfig
 from blip_core.metrics import bleu, bleu_counts
 from blip_core.stages.compare import compare, paired_comparison
+from blip_core.stopped import write_stopped
+from tests.test_report import make_params
 
 CFG = CompareConfig(metrics=("tr_r1", "ir_r1", "cider"), margin={"bleu4": 0.01, "rouge_l": 0.01}, bootstrap=300, confidence=0.95)
 IMAGES = [f"test-{i:03}" for i in range(60)]
@@ -32,8 +34,8 @@ def evaluation(folder, *, level=0.5, spoil=(), images=IMAGES, noise=0, **levels)
     return folder
 
 
-def verdict(tmp_path, baselines="g0,human", cfg=CFG, seed=0):
-    compare(tmp_path, "g1", baselines, tmp_path / "compare.json", cfg=cfg, seed=seed)
+def verdict(tmp_path, baselines="g0,human", cfg=CFG, seed=0, challenger="g1"):
+    compare(tmp_path, challenger, baselines, tmp_path / "compare.json", cfg=cfg, params=make_params(rounds=2), seed=seed)
     return json.loads((tmp_path / "compare.json").read_text())
 
 
@@ -145,3 +147,22 @@ def test_what_cannot_be_compared_says_what_to_do(tmp_path, baselines, cfg, messa
     with pytest.raises(ValueError, match=message):
         verdict(tmp_path, baselines, CFG.model_copy(update=cfg))
     assert not (tmp_path / "compare.json").exists()
+
+
+def test_where_the_rounds_stopped_the_newest_trained_model_is_the_challenger(tmp_path):
+    """And is no baseline of itself; a baseline that was not trained is left out."""
+    evaluation(tmp_path / "g1", level=0.6)
+    evaluation(tmp_path / "g0")
+    write_stopped("no gain", tmp_path / "g2")
+    found = verdict(tmp_path, "g0,g1", challenger="g2")
+    assert (found["challenger"], found["asked"], set(found["baselines"]), found["better"]) == ("g1", "g2", {"g0"}, True)
+    assert found["instead_because"] == "g2 was not trained, since r2 did not follow: no gain"
+    write_stopped("no gain", tmp_path / "human")
+    assert set(verdict(tmp_path, "g0,human", challenger="g1")["baselines"]) == {"g0"}
+
+
+def test_where_they_went_on_it_is_the_one_that_was_asked_for(tmp_path):
+    for level, name in enumerate(("g0", "g1", "g2")):
+        evaluation(tmp_path / name, level=level / 4)
+    found = verdict(tmp_path, "g0,g1", challenger="g2")
+    assert (found["challenger"], found["instead_because"], set(found["baselines"])) == ("g2", None, {"g0", "g1"})

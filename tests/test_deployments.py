@@ -60,14 +60,16 @@ def test_rounds_are_a_parameter(tmp_path):
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     values = {
-        "rounds.r2": {"base": "g1", "next": "g2", "labels": "labels/r1"},
+        "rounds.r2": {"base": "g1", "model": "g1", "next": "g2", "labels": "labels/r1"},
         "models.g2": {"generation": "g2", "sources": "human,web,synthetic", "round": "r2"},
-        "challenger": {"model": "g2", "generation": "g2"},
+        "challenger": "g2",
     }
     override(tmp_path / "params.yaml", values)
     assert set(load_params(tmp_path / "params.yaml").rounds) == {"r1", "r2"}
     graph = read_graph(tmp_path)
-    assert {"pretrain@g1", "gate@r1", "gate@r2"} <= nx.ancestors(graph, "pretrain@g2") and "evaluate@g2" in nx.ancestors(graph, "compare")
+    assert {"pretrain@g1", "gate@r1", "decide@r1", "gate@r2"} <= nx.ancestors(graph, "pretrain@g2") and "evaluate@g2" in nx.ancestors(
+        graph, "compare"
+    )
 
 
 def looked_at(graph, name: str) -> tuple[set[str], set[str]]:

@@ -203,6 +203,26 @@ def test_the_verdict_is_a_table_with_its_reasons():
     assert "| g0 | cider | 0.5000 | 0.4000 | +0.1000 | [-0.0200, +0.2000] | **failed** |" in lines
 
 
+def test_the_end_says_that_the_rounds_stopped_and_why(tmp_path):
+    """Of a decision to stop nothing is left out yet: the stages behind it are."""
+    from prefect.states import Completed
+
+    from blip_core.stopped import write_stopped
+    from flows.bootstrap import left_out, summary
+    from flows.graph import Node
+
+    for name in ("decision.json", "model", "metrics.json", "history.csv"):
+        write_stopped("no gain", tmp_path / name)
+    (tmp_path / "numbers.json").write_text('{"go_on": false}')
+    decide = Node("decide@r1", "cpu", (), True, outs=("decision.json", "numbers.json"))
+    train = Node("pretrain@g2", "gpu", (), True, outs=("model", "metrics.json", "history.csv"))
+    told = {node.name: reason for node in (decide, train) if (reason := left_out(node, tmp_path))}
+    assert told == {"pretrain@g2": "no gain"}
+    state = summary({"decide@r1": Completed(), "pretrain@g2": Completed()}, told)
+    assert state.message.splitlines()[1] == "the rounds stopped: no gain; of these stages nothing was to be done: pretrain@g2"
+    assert "rounds" not in summary({"decide@r1": Completed()}, {}).message
+
+
 @pytest.mark.parametrize(
     ("wanted", "cores", "expected"),
     [(None, 16, (2, 8)), (None, 2, (2, 1)), (None, 1, (1, 1)), (4, 2, (4, 1)), (1, 6, (1, 6)), (3, 8, (3, 2))],

@@ -74,20 +74,18 @@ def registered(name, better=True, approval=False):
     verdict = {"challenger": name, "better": better, "reasons": [f"cider {'+0.2' if better is True else '+0.0'} over g0"]}
     verdict["evaluation"] = evaluation_hash(Path("artifacts/evaluations") / name)
     write_json(verdict, Path("artifacts/compare.json"))
-    return register_again(name, approval=approval)
+    return register_again(approval=approval)
 
 
-def register_again(name, approval=False):
+def register_again(approval=False):
+    params, artifacts = load_params(PARAMS), Path("artifacts")
+    params.models.update(dict.fromkeys(("first", "second", "third"), params.models["g1"]))
     folders = {
-        "model": Path("artifacts/models") / name,
-        "evaluation": Path("artifacts/evaluations") / name,
-        "generation": Path("artifacts/generations/g1"),
-        "gate": Path("artifacts/gates/g1.json"),
+        **{kind: artifacts / kind for kind in ("models", "evaluations", "generations", "gates")},
         "shards": Path("artifacts/shards"),
         "comparison": Path("artifacts/compare.json"),
         "out": Path("artifacts/registration.json"),
     }
-    params = load_params(PARAMS)
     cfg = params.register_.model_copy(update={"approval": approval})
     register(**folders, cfg=cfg, compare_cfg=COMPARE, params=params, seed=0)
     return json.loads(folders["out"].read_text())
@@ -221,13 +219,14 @@ def test_missing_input_is_named(root, missing):
     registered("first")
     Path(missing).unlink()
     with pytest.raises(ValueError, match=Path(missing).name):
-        register_again("first")
+        register_again()
 
 
-def test_comparison_of_another_model_is_refused(root):
+def test_comparison_of_an_unknown_model_is_refused(root):
     registered("first")
-    with pytest.raises(ValueError, match="compares 'first', not 'second'"):
-        register_again("second")
+    write_json({**json.loads(Path("artifacts/compare.json").read_text()), "challenger": "g7"}, Path("artifacts/compare.json"))
+    with pytest.raises(ValueError, match="compares 'g7'; models has .*run compare again"):
+        register_again()
 
 
 def test_unreachable_registry_fails_with_its_address(root, monkeypatch):

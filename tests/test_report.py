@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 from html import unescape
@@ -26,6 +27,7 @@ from blip_core.scene_texts import human_captions
 from blip_core.shards import ShardWriter
 from blip_core.stages.describe import describe
 from blip_core.stages.report import report
+from blip_core.stopped import write_stopped
 from blip_core.times import StageTime
 from blip_core.truth import load_truth
 
@@ -36,11 +38,13 @@ FALSE = "a purple moon and a purple boat and a purple box"
 def make_params(rounds: int = 1, examples: int = 5) -> Params:
     """The project's own parameters with other rounds and models."""
     values = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
-    values["rounds"] = {f"r{i}": {"base": f"g{i - 1}", "next": f"g{i}", "labels": "labels/r1"} for i in range(1, rounds + 1)}
+    values["rounds"] = {
+        f"r{i}": {"base": f"g{i - 1}", "model": f"g{i - 1}", "next": f"g{i}", "labels": "labels/r1"} for i in range(1, rounds + 1)
+    }
     values["models"] = {
         f"g{i}": {"generation": f"g{i}", "sources": "human,web,synthetic" if i else "human,web", "round": "base"} for i in range(rounds + 1)
     }
-    values["challenger"] = {"model": f"g{rounds}", "generation": f"g{rounds}"}
+    values["challenger"] = f"g{rounds}"
     values["baselines"] = "g0"
     values["assemble"] |= {"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}}
     values["report"] = {"examples": examples, "review": 12}
@@ -107,6 +111,11 @@ def write_round(artifacts: Path, r: str) -> None:
     about = {"metrics": {**metrics, "auc_low": 0.94, "auc_high": 0.96, "pairs_true": 50, "pairs_false": 50}, "curve": curve}
     found = [Calibrated("f", "tuned", Calibration(itm_logit=1.0, itc=0.0, bias=0.0), 0.6)]
     write_calibrations(found, artifacts / "rounds" / r / "calibration.json", facts={"f": about})
+    gain = {"challenger": 0.5, "baseline": 0.4, "difference": 0.1, "low": 0.05, "high": 0.15, "p": 0.001}
+    write_json(
+        {"go_on": True, "outcome": f"on val a gain of {r}", "metrics": dict.fromkeys(("tr_r1", "ir_r1", "cider"), gain)},
+        artifacts / f"metrics/decide-{r}.json",
+    )
     write_json({"residual_noise_web": 0.031, "residual_noise_web_upper": 0.087}, artifacts / f"metrics/gate-{r}.json")
 
 
@@ -132,7 +141,8 @@ def write_verdict(artifacts: Path, challenger: str, *, better: bool) -> None:
     row = {"challenger": 0.5, "baseline": 0.4, "difference": 0.1, "low": 0.05, "high": 0.15, "p": 0.0001, "role": "gain", "passed": better}
     reasons = [] if better else ["tr_r1 against g0: the gain is not beyond its interval"]
     write_json(
-        {"challenger": challenger, "better": better, "baselines": {"g0": {"tr_r1": row}}, "reasons": reasons}, artifacts / "compare.json"
+        {"challenger": challenger, "instead_because": None, "better": better, "baselines": {"g0": {"tr_r1": row}}, "reasons": reasons},
+        artifacts / "compare.json",
     )
     champion = 7 if better else 4
     write_json(
@@ -170,7 +180,7 @@ def build(artifacts: Path, data: Path, *, rounds: int = 1) -> None:
         own = [(k, human_captions(draw, truth[k].scene)[0]) for k in test_keys]
         write_model(artifacts, name, own if name == "g0" else [(test_keys[0], FALSE), *own[1:3], (test_keys[3], FALSE)])
         write_history(artifacts / f"history/pretrain-{name}.csv", ["itc", "itm", "lm"])
-    write_verdict(artifacts, params.challenger.model, better=True)
+    write_verdict(artifacts, params.challenger, better=True)
     counts = {f"{kind}_{split}": 41 for kind in ("images", "texts", "shards") for split in ("web", "train", "val", "test")}
     counts |= {"marked_file_name": 31, "dropped_file_name": 29}
     write_json(counts | {"rejected_share_web": 0.123, "rejected_share_clean": 0.0}, artifacts / "metrics/ingest.json")
@@ -426,6 +436,23 @@ def test_every_round_is_shown(tmp_path, data):
         assert len([text for text in table.splitlines() if re.match(rf"{r} +(web|synthetic) +40 ", text)]) == 2
     assert "g2 (challenger)" in table and "g1 (not compared)" in table
     assert {"examples-r1.png", "examples-r2.png"} <= {p.name for p in (tmp_path / "artifacts/report/figures").iterdir()}
+
+
+def test_a_round_that_was_not_run_is_named_and_the_rest_is_shown(tmp_path, data):
+    build(tmp_path / "artifacts", data, rounds=2)
+    artifacts, params = tmp_path / "artifacts", make_params(rounds=2)
+    numbers = json.loads((artifacts / "metrics/decide-r1.json").read_text())
+    write_json({**numbers, "go_on": False, "outcome": "on val no gain"}, artifacts / "metrics/decide-r1.json")
+    for name in ("generations/g2", "evaluations/g2", "rounds/r2/scores", "metrics/decide-r2.json", "metrics/gate-r2.json"):
+        write_stopped("no gain: +0.0", artifacts / name)
+    write_verdict(artifacts, "g1", better=True)
+    verdict = json.loads((artifacts / "compare.json").read_text())
+    write_json({**verdict, "instead_because": "g2 was not trained"}, artifacts / "compare.json")
+    table = run(artifacts, data, params)
+    assert re.search(r"^r1 +g0 +g1 +g0 +\+10.0 +\+10.0 +\+0.100 +stop$", table, re.M) and re.search(r"^r2 .* n/a +not run$", table, re.M)
+    assert "After r1: on val no gain, so r2 did not follow." in table and "r2 was not run: no gain: +0.0." in table
+    assert "Not trained because of it: g2." in table and "g1 is the challenger: g2 was not trained." in table
+    assert "g1 (challenger)" in table and "examples-r2.png" not in {p.name for p in (artifacts / "report/figures").iterdir()}
 
 
 def test_data_docs_are_listed_where_they_exist(out, own_artifacts, data):

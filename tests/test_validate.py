@@ -35,6 +35,7 @@ class World:
         self.rows = {part: texts(part, n) for part, n in NUM_IMAGES.items()}
         self.images = {part: [(f"{part}-{i}", f"pic-{part}-{i}") for i in range(n)] for part, n in NUM_IMAGES.items()}
         self.gate, self.metrics, self.docs = root / "gates" / "g0.json", root / "metrics.json", root / "docs"
+        self.decision = root / "decisions" / "g0.json"
 
     def write(self, per_shard: int = 100) -> "World":
         for folder, parts in (("g0", ("web", "train")), ("heldout", ("val", "test"))):
@@ -53,7 +54,7 @@ class World:
 
     def run(self, **changes) -> dict:
         cfg = ValidateConfig(**(LIMITS | changes))
-        validate(self.root / "g0", self.root / "heldout", self.root / "shards", self.gate, self.metrics, self.docs, cfg=cfg)
+        validate(self.root / "g0", self.root / "heldout", self.root / "shards", self.gate, self.decision, self.metrics, self.docs, cfg=cfg)
         return json.loads(self.gate.read_text())
 
     def failure(self, **changes) -> str:

@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blip_core.stopped import newest_trained, require_made
+
 if TYPE_CHECKING:
     from blip_core.config import Params
     from blip_core.demo.search import PictureIndex
@@ -33,12 +35,17 @@ def _demo(args: argparse.Namespace) -> None:
     params = load_params(args.params)
     listening = _listen(args.host, args.port)  # before the model is read: a port that is taken is said at once
     with listening:
-        model = model_folder(args.model or f"artifacts/models/{params.challenger.model}", args.work)
+        model = model_folder(args.model or f"artifacts/models/{_challenger(params)}", args.work)
         service = Service(model, packed_settings(model, params))
         index = _index(args, params, model, service)
         hosts = ["127.0.0.1", "localhost", args.host] if args.host in ("127.0.0.1", "localhost") else ["*"]
         app = make_app(service, index, title=args.model or str(model), hosts=hosts)
         _serve(app, listening, index)
+
+
+def _challenger(params: "Params") -> str:
+    """Or the newest model that was trained, where the rounds stopped before it."""
+    return newest_trained(Path("artifacts/models"), params.challenger, params)[0]
 
 
 def model_folder(spec: str, work: Path) -> Path:
@@ -47,6 +54,7 @@ def model_folder(spec: str, work: Path) -> Path:
         from blip_core.registry import fetch_model
 
         return fetch_model(spec, Path.cwd(), work / "models")
+    require_made(Path(spec))
     if not (Path(spec) / "config.json").exists():
         raise ValueError(f"{spec}: no model folder (config.json is missing); name one, or a registered version as models:/blip@champion")
     return Path(spec)
@@ -55,7 +63,7 @@ def model_folder(spec: str, work: Path) -> Path:
 def _index(args: argparse.Namespace, params: "Params", model: Path, service) -> "PictureIndex | None":
     from blip_core.demo.search import PictureIndex
 
-    generation = args.generation or Path("artifacts/generations") / params.challenger.generation
+    generation = args.generation or Path("artifacts/generations") / params.models[_challenger(params)].generation
     if args.generation is None and not (generation / "manifest.json").exists():
         log.info("no generation to search; name one with --generation")
         return None

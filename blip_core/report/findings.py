@@ -9,6 +9,7 @@ from pathlib import Path
 from blip_core.captions import read_table
 from blip_core.config import Params
 from blip_core.report.digest import RoundDigest, digest_round
+from blip_core.stopped import stopped
 from blip_core.truth import Truth, caption_truth, load_truth
 
 SPLITS = ("web", "train", "val", "test")
@@ -16,7 +17,10 @@ SPLITS = ("web", "train", "val", "test")
 
 @dataclass(frozen=True)
 class Findings:
-    """`rounds` and what follows are by round, `models` and `true_captions` by model; other dicts are the files as they are."""
+    """`rounds` and what follows are by round, `models` and `true_captions` by model; other dicts are the files as they are.
+
+    What was not run, since the rounds stopped, stands in `not_run` alone.
+    """
 
     artifacts: Path
     params: Params
@@ -24,9 +28,11 @@ class Findings:
     rounds: dict[str, RoundDigest]
     gates: dict[str, dict]
     descriptions: dict[str, dict]
+    decisions: dict[str, dict]
     filters: dict[str, list[dict]]  # with their metrics and curves, as calibrate wrote them; the first decides
     models: dict[str, dict]
     true_captions: dict[str, float | None]  # share of the captions that are true of their image
+    not_run: dict[str, str]  # rounds and models, and why
     comparison: dict
     registration: dict
     ingest: dict
@@ -36,8 +42,12 @@ class Findings:
 
 def read_findings(artifacts: Path, data: Path, params: Params) -> Findings:
     """ValueError names a file that is missing or broken and the stage that makes it."""
-    truth, rounds, metrics = load_truth(data), params.rounds, artifacts / "metrics"
-    evaluations = {m: artifacts / "evaluations" / m for m in params.models}
+    truth, metrics = load_truth(data), artifacts / "metrics"
+    made = {r: artifacts / "generations" / cfg.next for r, cfg in params.rounds.items()}
+    made |= {m: artifacts / "evaluations" / m for m in params.models}
+    not_run = {name: reason for name, path in made.items() if (reason := stopped(path))}
+    rounds = {r: cfg for r, cfg in params.rounds.items() if r not in not_run}
+    evaluations = {m: made[m] for m in params.models if m not in not_run}
     quarantine = read_table(_required(artifacts / "quarantine.parquet", "ingest"), ["part", "reason"])
     return Findings(
         artifacts=artifacts,
@@ -46,14 +56,16 @@ def read_findings(artifacts: Path, data: Path, params: Params) -> Findings:
         rounds={r: _digest(artifacts, r, cfg.next, truth) for r, cfg in rounds.items()},
         gates={r: _read_json(metrics / f"gate-{r}.json", f"gate@{r}") for r in rounds},
         descriptions={r: _read_json(artifacts / "rounds" / r / "description.json", f"describe@{r}") for r in rounds},
+        decisions={r: _read_json(metrics / f"decide-{r}.json", f"decide@{r}") for r in rounds},
         filters={r: _read_json(artifacts / "rounds" / r / "calibration.json", f"calibrate@{r}")["filters"] for r in rounds},
         models={m: _read_json(folder / "metrics.json", f"evaluate@{m}") for m, folder in evaluations.items()},
         true_captions={m: _true_captions(folder, m, truth) for m, folder in evaluations.items()},
+        not_run=not_run,
         comparison=_read_json(artifacts / "compare.json", "compare"),
         registration=_read_json(artifacts / "registration.json", "register"),
         ingest=_read_json(metrics / "ingest.json", "ingest"),
         quarantine=Counter(zip(quarantine["part"].to_pylist(), quarantine["reason"].to_pylist(), strict=True)),
-        histories=_histories(artifacts / "history", params),
+        histories=_histories(artifacts / "history", list(rounds), list(evaluations)),
     )
 
 
@@ -68,10 +80,10 @@ def _true_captions(evaluation: Path, model: str, truth: Truth | None) -> float |
     return None if truth is None else caption_truth(read_table(path, ["key", "caption"]), truth)
 
 
-def _histories(folder: Path, params: Params) -> dict[str, list[dict[str, float]]]:
-    """Of the trainings that params.yaml names; files of other trainings may lie there from earlier settings."""
-    made_by = {f"pretrain-{m}": f"pretrain@{m}" for m in params.models}
-    made_by |= {f"{kind}-{r}": f"tune_{kind}@{r}" for r in params.rounds for kind in ("captioner", "filter")}
+def _histories(folder: Path, rounds: list[str], models: list[str]) -> dict[str, list[dict[str, float]]]:
+    """Of these trainings; files of others may lie there from earlier settings."""
+    made_by = {f"pretrain-{m}": f"pretrain@{m}" for m in models}
+    made_by |= {f"{kind}-{r}": f"tune_{kind}@{r}" for r in rounds for kind in ("captioner", "filter")}
     histories = {}
     for name, stage in made_by.items():
         with _required(folder / f"{name}.csv", stage).open(newline="") as f:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from blip_core.captions import KEPT, each_table, read_table
 from blip_core.counting import hashes
 from blip_core.review.labels import Pair
+from blip_core.stopped import require_made
 
 SOURCES = ("web", "synthetic")
 # which texts are asked about: their fate hung on the score. Not what a look at the text alone threw out
@@ -73,6 +74,7 @@ class _Band:
 
 def read_rule(generation: Path, *, around: float | None = None) -> Rule:
     """Of a generation that a round made; `around` instead of its thresholds. ValueError when no round made it."""
+    require_made(generation)
     path = generation / "manifest.json"
     rule = json.loads(path.read_text()).get("rule") if path.exists() else None
     if rule is None:

@@ -12,16 +12,19 @@ import pyarrow.compute as pc
 
 from blip_core.bootstrap import Paired, Statistic, mean, paired, sums_by_image
 from blip_core.captions import read_table, sha256_file, write_json
-from blip_core.config import CompareConfig
+from blip_core.config import CompareConfig, Params
 from blip_core.metrics import bleu, bleu_counts
+from blip_core.stopped import newest_trained, stopped
 
 BLEU = {f"bleu{n}": n - 1 for n in (1, 2, 3, 4)}  # corpus metrics: no mean over items, so they come from captions.parquet
 
 logger = logging.getLogger(__name__)
 
 
-def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cfg: CompareConfig, seed: int) -> None:
+def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cfg: CompareConfig, params: Params, seed: int) -> None:
     """Compare evaluations/<challenger> with each of the comma-separated baselines and write the verdict to `out`.
+
+    Where the rounds stopped before it, the newest model that was trained is the challenger, and the verdict says why.
 
     `better` holds only when every metric's gain lies above 0 with its whole interval, and no metric with a margin may have fallen
     by more than that, against every baseline. A challenger that is not better is no error: the verdict says why.
@@ -29,12 +32,17 @@ def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cf
     names = [name.strip() for name in baselines.split(",") if name.strip()]
     if not names or challenger in names or len(set(names)) < len(names):
         raise ValueError(f"baselines: expected different names, comma-separated, without the challenger {challenger!r}; got {baselines!r}")
+    asked = challenger
+    challenger, instead_because = newest_trained(evaluations, asked, params)
+    names = [name for name in names if name != challenger and not stopped(evaluations / name)]
     for name in [challenger, *names]:
         if not (evaluations / name).is_dir():
             raise ValueError(f"{evaluations / name}: no such evaluation; run the stage evaluate of model {name!r} first")
     results = {name: paired_comparison(evaluations / challenger, evaluations / name, cfg=cfg, seed=seed) for name in names}
     verdict = {
         "challenger": challenger,
+        "asked": asked,
+        "instead_because": instead_because,
         "better": all(result["better"] for result in results.values()),
         "evaluation": evaluation_hash(evaluations / challenger),
         "baselines": {name: result["metrics"] for name, result in results.items()},
@@ -44,14 +52,22 @@ def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cf
     logger.info("%s", "\n".join(_outcome(verdict)))
 
 
+def paired_tests(
+    challenger: Path, baseline: Path, metrics: list[str], *, bootstrap: int, confidence: float, seed: int
+) -> dict[str, Paired]:
+    """Of each metric, two evaluation folders against each other. ValueError when they are of different items or lack a metric."""
+    columns = _columns(challenger, baseline, metrics)
+    return {m: paired(*both, statistic, resamples=bootstrap, confidence=confidence, seed=seed) for m, *both, statistic in columns}
+
+
 def paired_comparison(challenger: Path, baseline: Path, *, cfg: CompareConfig, seed: int) -> dict:
     """Compare two evaluation folders: {"better": bool, "metrics": {metric: …}, "reasons": one sentence per failed check}.
 
     ValueError when they are of different items or lack a metric: then nothing can be said.
     """
     metrics, reasons = {}, []
-    for metric, ours, theirs, statistic in _columns(challenger, baseline, _roles(cfg)):
-        test = paired(ours, theirs, statistic, resamples=cfg.bootstrap, confidence=cfg.confidence, seed=seed)
+    tests = paired_tests(challenger, baseline, _roles(cfg), bootstrap=cfg.bootstrap, confidence=cfg.confidence, seed=seed)
+    for metric, test in tests.items():
         gain = metric in cfg.metrics
         passed = test.low > 0 if gain else test.low >= -cfg.margin[metric]
         metrics[metric] = {**vars(test), "role": "gain" if gain else "margin", "passed": passed}

@@ -1,4 +1,4 @@
-"""Retrieval and captioning on the held-out test images, with bootstrap intervals over images.
+"""Retrieval and captioning on the held-out test images, with bootstrap intervals over images; on val too, by which `decide` decides.
 
 Retrieval: ITC ranks all, then ITM ranks the k best anew (blip_core/retrieval.py). Under torchrun each process takes its part of the work.
 """
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from blip_core import bootstrap
 from blip_core.capfilt import caption_images, set_threads
-from blip_core.captions import write_json, write_table
+from blip_core.captions import VAL, write_json, write_table
 from blip_core.checkpoint import load_model
 from blip_core.config import EvaluateConfig
 from blip_core.controls import heldout_pictures
@@ -25,40 +25,53 @@ from blip_core.shards import ShardImages
 
 @on_every_process
 def evaluate(model: Path, heldout: Path, shards: Path, out: Path, out_metrics: Path, *, cfg: EvaluateConfig, seed: int) -> None:
-    """Writes metrics.json, items.parquet (the value of each item, for paired tests) and captions.parquet to `out`."""
+    """Writes metrics.json, items.parquet (the value of each item, for paired tests) and captions.parquet to `out`.
+
+    The same of val, without ITM's ranks, which take most of the time, to `out`/val, where the held-out set has such pictures.
+    """
     set_threads(cfg.threads)
     network, tokenizer = load_model(model)
     facts = json.loads((model / "config.json").read_text())
-    items = heldout_pictures(heldout, "test")
     for_inference(network.to(device()), cfg.precision)
-    subject = Subject(network, tokenizer, items, ShardImages(shards), facts["prompt"], facts["max_tokens"], cfg)
-    ranks, captions = _answers(subject, name=out.name, seed=seed)
+    images, splits = ShardImages(shards), {split: heldout_pictures(heldout, split) for split in ("test", VAL)}
+    subjects = {s: Subject(network, tokenizer, items, images, facts["prompt"], facts["max_tokens"], cfg) for s, items in splits.items()}
+    metrics = _measure(subjects["test"], out, itm=True, seed=seed)
+    if splits[VAL]:
+        _measure(subjects[VAL], out / VAL, itm=False, seed=seed)
+    if metrics is not None:
+        write_json(metrics, out_metrics)
+
+
+def _measure(subject: Subject, out: Path, *, itm: bool, seed: int) -> dict[str, float] | None:
+    """Write what was found, and return the metrics, in the first of the processes alone."""
+    ranks, captions = _answers(subject, name=out.name, itm=itm, seed=seed)
     if rank() > 0:
-        return
-    references = {item.key: item.texts for item in items}
+        return None
+    references = {item.key: item.texts for item in subject.items}
     scores = caption_scores(references, captions)
     rows = [row for prefix, both in ranks.items() for row in retrieval_rows(subject, prefix, *both)]
     for metric in ("cider", "rouge_l"):
         rows += [(metric, key, key, float(v)) for key, v in zip(scores.keys, scores.per_image[metric], strict=True)]
-    metrics = intervals(rows, scores.bleu_counts, cfg, seed)
+    metrics = intervals(rows, scores.bleu_counts, subject.cfg, seed)
     write_items(rows, captions, references, out)
     write_json(metrics, out / "metrics.json")
-    write_json(metrics, out_metrics)
+    return metrics
 
 
-def _answers(subject: Subject, *, name: str, seed: int) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, str]]:
-    """Ranks of image to text and of text to image by ITC ("") and by ITM ("itm_"), and captions by key."""
-    progress = Progress(f"evaluate {name}", 3) if rank() == 0 else None
+def _answers(subject: Subject, *, name: str, itm: bool, seed: int) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, str]]:
+    """Ranks of image to text and of text to image by ITC ("") and, where it is asked for, by ITM ("itm_"), and captions by key."""
+    progress = Progress(f"evaluate {name}", 2 + itm) if rank() == 0 else None
     itc = encode(subject)
     ranks = {"": _ranks(itc, itc, subject.owner)}
     if progress:
         progress.update(1)
-    ranks["itm_"] = _ranks(*rerank(subject, itc), subject.owner)
-    if progress:
-        progress.update(2)
+    if itm:
+        ranks["itm_"] = _ranks(*rerank(subject, itc), subject.owner)
+        if progress:
+            progress.update(2)
     captions = write_captions(subject, seed)
     if progress:
-        progress.update(3)
+        progress.update(2 + itm)
         progress.close()
     return ranks, captions
 

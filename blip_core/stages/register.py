@@ -30,10 +30,10 @@ PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "pyarrow", "pydantic"
 
 
 def register(
-    model: Path,
-    evaluation: Path,
-    generation: Path,
-    gate: Path,
+    models: Path,
+    evaluations: Path,
+    generations: Path,
+    gates: Path,
     shards: Path,
     comparison: Path,
     out: Path,
@@ -43,13 +43,20 @@ def register(
     params: Params,
     seed: int,
 ) -> None:
-    """Register the model as `challenger`, and as `champion` when it beats the baselines and, by a paired test, the champion.
+    """Register the model that `comparison` is of as `challenger`, and as `champion` when it beats the baselines and, by a paired test,
+    the champion.
 
     With cfg.approval it becomes `candidate` instead, and a person makes it champion. A model that is registered already keeps its
     version. Runs in the project's root, where dvc.lock and git are read.
     """
+    root, verdict = Path.cwd(), _read_json(comparison)
+    if verdict.get("challenger") not in params.models:
+        raise ValueError(f"{comparison}: compares {verdict.get('challenger')!r}; models has {sorted(params.models)}: run compare again")
+    learned_from = params.models[verdict["challenger"]].generation
+    model, evaluation = models / verdict["challenger"], evaluations / verdict["challenger"]
+    generation, gate = generations / learned_from, gates / f"{learned_from}.json"
     require_gate(gate, generation)
-    root, measured, verdict = Path.cwd(), _read_json(evaluation / "metrics.json"), _read_json(comparison)
+    measured = _read_json(evaluation / "metrics.json")
     _check_verdict(verdict, comparison, evaluation)
     _check_fresh(root, [model, evaluation, comparison, generation, gate, shards])
     identity = model_hash(model)
@@ -159,8 +166,6 @@ def rebuilding(params: Params, *, gate: Path, comparison: Path, root: Path) -> d
 
 def _check_verdict(verdict: dict, comparison: Path, evaluation: Path) -> None:
     """The comparison must be of this very evaluation."""
-    if verdict.get("challenger") != evaluation.name:
-        raise ValueError(f"{comparison}: compares {verdict.get('challenger')!r}, not {evaluation.name!r}; run compare for it")
     if verdict.get("evaluation") != evaluation_hash(evaluation):
         raise ValueError(f"{comparison}: compares another state of {evaluation} than the one there now; run compare again")
 

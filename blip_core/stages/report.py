@@ -15,6 +15,7 @@ from blip_core.report.description import description_section
 from blip_core.report.digest import SOURCES, RoundDigest, pick_examples
 from blip_core.report.findings import SPLITS, Findings, read_findings
 from blip_core.report.page import Picture, Section, Table, as_html, as_text
+from blip_core.report.rounds import rounds_section
 from blip_core.report.wording import (
     METRICS,
     MISSING,
@@ -53,15 +54,15 @@ def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params:
     `data` is read for truth.parquet alone, which a real crawl does not have. ValueError names a file that is missing and the
     stage that makes it."""
     found = read_findings(artifacts, data, params)
-    examples = [_examples(found, r, cfg.examples) for r in params.rounds]
+    examples = [_examples(found, r, cfg.examples) for r in found.rounds]
     texts = description_section(found.descriptions, rare_images=params.describe.rare_images)
-    facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found), texts]
+    facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found), rounds_section(found), texts]
     times = read_times(work) if work is not None else []
     costs = [cost_section(times)] if times else []
     sections = [*facts, *costs, _places(found, out), _intake(found), *examples, _training(found)]
     with new_folder(out) as temporary:
         _write(sections, temporary)
-        for r in params.rounds if cfg.review else ():
+        for r in found.rounds if cfg.review else ():
             generation, options = (
                 artifacts / "generations" / params.rounds[r].next,
                 {"count": cfg.review, "around": None, "seed": params.seed},
@@ -76,7 +77,7 @@ def _in_short(found: Findings) -> Section:
             noise = digest.noise.get(source)
             change = f"; false ones: {percent(noise.before)} -> {percent(noise.after)}" if noise else ""
             lines.append(f"{r}, {source} texts: {_kept(digest, source):,} of {digest.texts(source):,} kept{change}")
-    return Section("In short", ["\n".join([*lines, _verdict_words(found), _registration_words(found.registration)])])
+    return Section("In short", ["\n".join([*lines, _verdict_words(found), *_instead(found), _registration_words(found.registration)])])
 
 
 def _noise(found: Findings) -> Section:
@@ -207,16 +208,14 @@ def _models(found: Findings) -> Section:
         f"ITC: by similarity; ITM: the {cfg.rerank} best of it ranked anew. CIDEr: 1.00 is 100 points."
     )
     picture = Picture("models", figures.metric_bars(_bars(found)), "Metrics of every model with intervals")
-    return Section(
-        "3. The models", ["\n".join(_describe(name, found.params) for name in found.models), Table(header, rows), about], [picture]
-    )
+    return Section("3. The models", ["\n".join(_describe(name, found) for name in found.models), Table(header, rows), about], [picture])
 
 
-def _describe(name: str, params: Params) -> str:
+def _describe(name: str, found: Findings) -> str:
     """A model's part in the comparison and what it learned from, in plain words."""
-    cfg = params.models[name]
-    part = "challenger" if name == params.challenger.model else "baseline" if name in params.baselines.split(",") else "not compared"
-    made = next((f", made by round {r}" for r, round_ in params.rounds.items() if round_.next == cfg.generation), ", as ingested")
+    cfg, compared = found.params.models[name], found.comparison
+    part = "challenger" if name == compared["challenger"] else "baseline" if name in compared["baselines"] else "not compared"
+    made = next((f", made by round {r}" for r, round_ in found.params.rounds.items() if round_.next == cfg.generation), ", as ingested")
     return f"{name} ({part}): learned from the {listed(cfg.sources.split(','))} texts of generation {cfg.generation}{made}."
 
 
@@ -250,7 +249,7 @@ def _verdict(found: Findings) -> Section:
         for metric, v in sorted(metrics.items(), key=lambda item: [*METRICS, item[0]].index(item[0]))
     ]
     reasons = [f"- {reason}" for reason in comparison["reasons"]]
-    words = "\n".join([_verdict_words(found), *reasons])
+    words = "\n".join([_verdict_words(found), *_instead(found), *reasons])
     registration = "\n".join([_registration_words(found.registration), *(f"- {reason}" for reason in found.registration["reasons"])])
     return Section("4. Did it help?", [Table(header, rows, left=3), words, registration], in_text=1)
 
@@ -273,6 +272,12 @@ def _verdict_words(found: Findings) -> str:
     if found.comparison["better"]:
         return f"Bootstrapping helped: {challenger} is better than {baselines}."
     return f"Bootstrapping is NOT shown to have helped: {challenger} does not pass every test against {baselines}."
+
+
+def _instead(found: Findings) -> list[str]:
+    """Where the rounds stopped before the model that should have been compared."""
+    why = found.comparison["instead_because"]
+    return [f"{found.comparison['challenger']} is the challenger: {why}."] if why else []
 
 
 def _registration_words(registration: dict) -> str:

@@ -22,13 +22,22 @@ REMEDY = "Nothing trains on this generation. Mend the data, or the limits in sec
 
 
 def validate(
-    generation: Path, heldout: Path, shards: Path, out_gate: Path, out_metrics: Path, out_docs: Path, *, cfg: ValidateConfig
+    generation: Path,
+    heldout: Path,
+    shards: Path,
+    out_gate: Path,
+    out_decision: Path,
+    out_metrics: Path,
+    out_docs: Path,
+    *,
+    cfg: ValidateConfig,
 ) -> None:
     """Write the gate file of `generation` only when every check passed; ValueError lists those that failed.
 
-    Metrics are written either way.
+    Metrics are written either way. With the gate goes the decision that a round may start from this generation: there is no model before
+    its own that it could have brought no gain over. Of the later generations `decide` says so.
     """
-    for path in (out_gate, out_metrics):
+    for path in (out_gate, out_decision, out_metrics):
         path.unlink(missing_ok=True)
     faults = folder_faults(generation, heldout)
     if faults:
@@ -42,6 +51,7 @@ def validate(
         write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
     require(results, what=f"{generation} does not keep its contract", remedy=REMEDY, docs=docs)
     write_json({"passed": True, "generation": listed_hash(generation), "checks": results}, out_gate)
+    write_json({"go_on": True}, out_decision)
 
 
 def _texts(generation: Path, heldout: Path, shards: Path) -> Iterator[pa.Table]:

@@ -1,0 +1,40 @@
+"""Shall another round follow? What a round brought, by paired bootstrap tests on the held-out val images; test is not looked at."""
+
+import logging
+from pathlib import Path
+
+from blip_core.bootstrap import Paired
+from blip_core.captions import VAL, write_json
+from blip_core.config import DecideConfig
+from blip_core.stages.compare import paired_tests
+
+logger = logging.getLogger(__name__)
+
+
+def decide(evaluation: Path, base: Path, out: Path, out_metrics: Path, *, cfg: DecideConfig, seed: int) -> None:
+    """`evaluation` is of the model that learned from the generation that the round made, `base` of the one that learned from the
+    generation it began with.
+
+    Rounds go on when a gain lies beyond its interval in one of the metrics at least, and a loss in none. `out` holds the answer alone,
+    so that other numbers with the same answer make no later round out of date; the numbers are in `out_metrics`.
+    """
+    tests = paired_tests(evaluation / VAL, base / VAL, list(cfg.metrics), bootstrap=cfg.bootstrap, confidence=cfg.confidence, seed=seed)
+    gains, losses = [m for m, t in tests.items() if t.low > 0], [m for m, t in tests.items() if t.high < 0]
+    go_on = bool(gains) and not losses
+    outcome = _outcome(evaluation.name, base.name, gains, losses)
+    reason = f"{outcome}: {_numbers(tests)} ({100 * cfg.confidence:g}% intervals)"
+    write_json({"go_on": go_on, "outcome": outcome, "metrics": {m: vars(t) for m, t in tests.items()}}, out_metrics)
+    write_json({"go_on": True} if go_on else {"go_on": False, "stopped": reason}, out)
+    logger.info("%s", reason if go_on else f"no further round: {reason}")
+
+
+def _outcome(model: str, base: str, gains: list[str], losses: list[str]) -> str:
+    if losses:
+        return f"on val {model} loses against {base} in {', '.join(losses)} beyond the interval"
+    if gains:
+        return f"on val {model} gains over {base} in {', '.join(gains)} beyond the interval"
+    return f"on val no gain of {model} over {base} is beyond its interval"
+
+
+def _numbers(tests: dict[str, Paired]) -> str:
+    return ", ".join(f"{m} {t.difference:+.4f} [{t.low:+.4f}, {t.high:+.4f}]" for m, t in tests.items())
