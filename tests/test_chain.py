@@ -127,9 +127,10 @@ def test_metrics_and_plots_speak(project):
 def test_the_version_is_registered_and_captions_a_file(project):
     registration = json.loads((project / "artifacts/registration.json").read_text())
     code = (
-        "import json, sys, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
-        "image = sorted(__import__('glob').glob('data/clean/images/*.jpg'))[0];"
-        f"print(json.dumps(list(mlflow.pyfunc.load_model('models:/{registration['name']}@challenger').predict([image]))))"
+        "import glob, json, mlflow, pandas; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        f"model = mlflow.pyfunc.load_model('models:/{registration['name']}@challenger');"
+        "image = sorted(glob.glob('data/clean/images/*.jpg'))[0];"
+        "print(json.dumps(list(model.predict(pandas.DataFrame({'image': [image]}))[0]['captions'])))"
     )
     done = run("python", "-c", code, cwd=project)
     assert done.returncode == 0, done.stderr[-2000:]

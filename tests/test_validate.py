@@ -15,6 +15,7 @@ from blip_core.stages.validate import validate
 
 LIMITS = {"min_images": 4, "min_heldout_images": 2, "max_empty": 0.1, "max_duplicate": 0.5}
 NUM_IMAGES = {"web": 8, "train": 4, "val": 2, "test": 2}
+JPEG = b"\xff\xd8"  # how the bytes of one begin: no stage of these tests decodes a picture
 
 
 def texts(part: str, count: int) -> list[dict]:
@@ -48,7 +49,7 @@ class World:
         for part, images in self.images.items():
             with ShardWriter(self.root / "shards", part, num_images=per_shard) as writer:
                 for key, image_id in images:
-                    writer.add(key, image_id.encode(), image_id=image_id, width=8, height=8)
+                    writer.add(key, JPEG + image_id.encode(), image_id=image_id, width=8, height=8)
         write_manifest(self.root / "shards")
         return self
 
@@ -162,7 +163,7 @@ def test_a_held_out_picture_under_another_name_is_counted(world):
     world.write()
     with ShardWriter(world.root / "shards", "test", num_images=100) as writer:
         for key, image_id in world.images["test"]:
-            writer.add(key, b"pic-web-0" if key == "test-0" else b"other", image_id=image_id, width=8, height=8)
+            writer.add(key, JPEG + (b"pic-web-0" if key == "test-0" else b"other"), image_id=image_id, width=8, height=8)
     write_manifest(world.root / "shards")
     world.run()
     assert json.loads(world.metrics.read_text())["heldout_copies_in_training"] == 1
@@ -213,7 +214,7 @@ def test_a_column_of_another_type_fails_and_is_named(world):
     world.write()
     path = world.root / "heldout" / "test-00000.parquet"
     table = pq.read_table(path)
-    pq.write_table(table.set_column(9, "itm", pa.nulls(table.num_rows, pa.float32())), path)
+    pq.write_table(table.set_column(table.schema.get_field_index("itm"), "itm", pa.nulls(table.num_rows, pa.float32())), path)
     write_manifest(world.root / "heldout")
     message = world.failure()
     assert "heldout/test-00000.parquet: column itm is float, expected double" in message
