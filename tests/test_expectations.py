@@ -213,7 +213,7 @@ def test_schema_faults_name_file_column_and_types(tmp_path):
     table = caption_table([{"key": "web-1", "text": "a", "source": "web", "reason": "kept", "candidate": 0}])
     write_table(table, path)
     assert schema_faults(path) == []
-    pq.write_table(table.set_column(9, "itm", pa.array([0.5], pa.float32())), path)
+    pq.write_table(table.set_column(table.schema.get_field_index("itm"), "itm", pa.array([0.5], pa.float32())), path)
     assert schema_faults(path) == [f"{path}: column itm is float, expected double"]
     pq.write_table(table.drop_columns(["image_id"]), path)
     assert schema_faults(path) == [f"{path}: no column image_id"]
