@@ -13,19 +13,18 @@ from blip_core.report import figures
 from blip_core.report.costs import cost_section
 from blip_core.report.description import description_section
 from blip_core.report.digest import SOURCES, RoundDigest, pick_examples
+from blip_core.report.filters import filter_section
 from blip_core.report.findings import SPLITS, Findings, read_findings
 from blip_core.report.page import Picture, Section, Table, as_html, as_text
 from blip_core.report.rounds import rounds_section
+from blip_core.report.verdict import instead_words, registration_words, verdict_section, verdict_words
 from blip_core.report.wording import (
     METRICS,
     MISSING,
     amount,
     is_share,
     listed,
-    metric_change,
     metric_interval,
-    metric_value,
-    number,
     percent,
 )
 from blip_core.review.sheet import write_sheet
@@ -34,15 +33,6 @@ from blip_core.truth import TrueNoise
 
 TITLE = "What the bootstrapping did"
 SHOWN = ("tr_r1", "ir_r1", "itm_tr_r1", "itm_ir_r1", "cider")  # of every model
-FILTER = {
-    "auc": "AUC",
-    "auc_itm": "AUC of\nITM alone",
-    "auc_itc": "AUC of\nITC alone",
-    "ece": "ECE",
-    "precision": "precision",
-    "recall": "recall",
-}
-THRESHOLDS = tuple(t / 10 for t in range(1, 10))
 SCORE_REASONS = ("kept", "below_threshold")  # the usual two
 
 
@@ -56,18 +46,15 @@ def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params:
     found = read_findings(artifacts, data, params)
     examples = [_examples(found, r, cfg.examples) for r in found.rounds]
     texts = description_section(found.descriptions, rare_images=params.describe.rare_images)
-    facts = [_in_short(found), _noise(found), _filter(found), _models(found), _verdict(found), rounds_section(found), texts]
+    facts = [_in_short(found), _noise(found), filter_section(found), _models(found), verdict_section(found), rounds_section(found), texts]
     times = read_times(work) if work is not None else []
     costs = [cost_section(times)] if times else []
     sections = [*facts, *costs, _places(found, out), _intake(found), *examples, _training(found)]
     with new_folder(out) as temporary:
         _write(sections, temporary)
         for r in found.rounds if cfg.review else ():
-            generation, options = (
-                artifacts / "generations" / params.rounds[r].next,
-                {"count": cfg.review, "around": None, "seed": params.seed},
-            )
-            write_sheet(generation, artifacts / "shards", temporary / f"review-{r}.html", **options)
+            generation, sheet = artifacts / "generations" / params.rounds[r].next, temporary / f"review-{r}.html"
+            write_sheet(generation, artifacts / "shards", sheet, count=cfg.review, around=None, seed=params.seed)
 
 
 def _in_short(found: Findings) -> Section:
@@ -77,7 +64,7 @@ def _in_short(found: Findings) -> Section:
             noise = digest.noise.get(source)
             change = f"; false ones: {percent(noise.before)} -> {percent(noise.after)}" if noise else ""
             lines.append(f"{r}, {source} texts: {_kept(digest, source):,} of {digest.texts(source):,} kept{change}")
-    return Section("In short", ["\n".join([*lines, _verdict_words(found), *_instead(found), _registration_words(found.registration)])])
+    return Section("In short", ["\n".join([*lines, verdict_words(found), *instead_words(found), registration_words(found.registration)])])
 
 
 def _noise(found: Findings) -> Section:
@@ -156,45 +143,6 @@ def _kind_rows(r: str, noise: TrueNoise) -> list[list[str]]:
     ]
 
 
-def _filter(found: Findings) -> Section:
-    filters = [(r, f) for r, several in found.filters.items() for f in several]
-    rows = [[r, f["name"], *(_with_bounds(f["metrics"], key) for key in FILTER)] for r, f in filters]
-    about = (
-        "On held-out pairs that it was not tuned on, an equal number of them for each picture. Precision and recall at calibrated "
-        f"P(match) >= 0.5. ECE: how far P(match) is off on average. {found.params.calibrate.confidence:.0%} bootstrap intervals."
-    )
-    curves = {f"{r}: {f['name']}": (f["curve"]["precision"], f["curve"]["recall"]) for r, f in filters}
-    png = figures.precision_recall(curves, {f"{r}: {f['name']}": (f["metrics"]["precision"], f["metrics"]["recall"]) for r, f in filters})
-    picture = Picture("filter", png, "Precision and recall of the filter on held-out pairs")
-    return Section("2. The filter", [Table(["round", "filter", *FILTER.values()], rows, left=2), about, *_thresholds(found)], [picture])
-
-
-def _with_bounds(metrics: dict, key: str) -> str:
-    value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
-    return number(value) if low is None else f"{number(value)} [{number(low)}, {number(high)}]"
-
-
-def _thresholds(found: Findings) -> list[str | Table]:
-    """What a threshold on P(match) would keep and lose, by the first filter of each round."""
-    if found.params.assemble.score != "match":
-        return []
-    header = ["round", "P(match)\nfrom", "true pairs\nkept", "false pairs\nkept", "web texts\nkept", "synthetic\nkept"]
-    rows = [_threshold_row(r, found, threshold) for r in found.rounds for threshold in THRESHOLDS]
-    about = "Pairs are held-out ones of known truth; texts are the candidates of the crawl, whatever else decided about them."
-    return [Table(header, rows), about]
-
-
-def _threshold_row(r: str, found: Findings, threshold: float) -> list[str]:
-    first = found.filters[r][0]
-    at = sum(t < threshold for t in first["curve"]["threshold"])
-    true = false = 0.0
-    if at < len(first["curve"]["threshold"]):
-        true, precision = (first["curve"][name][at] for name in ("recall", "precision"))
-        false = true * (1 / precision - 1) * first["metrics"]["pairs_true"] / first["metrics"]["pairs_false"] if precision else 0.0
-    kept = [found.rounds[r].share_from(source, threshold) for source in SOURCES]
-    return [r, f"{threshold:.1f}", *map(percent, [true, false, *kept])]
-
-
 def _models(found: Findings) -> Section:
     cfg = found.params.evaluate
     header = ["model", *(METRICS[m].replace(" (", "\n(") for m in SHOWN), "captions\ntrue"]
@@ -228,67 +176,6 @@ def _bars(found: Findings) -> dict[str, dict[str, tuple[float, float, float] | N
     if any(share is not None for share in found.true_captions.values()):
         bars["captions that are true, %"] = {m: None if v is None else (100 * v,) * 3 for m, v in found.true_captions.items()}
     return bars
-
-
-def _verdict(found: Findings) -> Section:
-    comparison, cfg = found.comparison, found.params.compare
-    header = [
-        "against",
-        "metric",
-        "asked of it",
-        comparison["challenger"],
-        "baseline",
-        "change",
-        f"{cfg.confidence:.0%} interval",
-        "p",
-        "passed",
-    ]
-    rows = [
-        [baseline, METRICS.get(metric, metric), str(v["role"]).replace("_", " "), *_compared(metric, v), "yes" if v["passed"] else "NO"]
-        for baseline, metrics in comparison["baselines"].items()
-        for metric, v in sorted(metrics.items(), key=lambda item: [*METRICS, item[0]].index(item[0]))
-    ]
-    reasons = [f"- {reason}" for reason in comparison["reasons"]]
-    words = "\n".join([_verdict_words(found), *_instead(found), *reasons])
-    registration = "\n".join([_registration_words(found.registration), *(f"- {reason}" for reason in found.registration["reasons"])])
-    return Section("4. Did it help?", [Table(header, rows, left=3), words, registration], in_text=1)
-
-
-def _compared(metric: str, values: dict) -> list[str]:
-    change = [metric_change(metric, values[k]) for k in ("difference", "low", "high")]
-    p = values.get("p")
-    shown_p = MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-    return [
-        metric_value(metric, values["challenger"]),
-        metric_value(metric, values["baseline"]),
-        change[0],
-        f"[{change[1]}, {change[2]}]",
-        shown_p,
-    ]
-
-
-def _verdict_words(found: Findings) -> str:
-    challenger, baselines = found.comparison["challenger"], listed(list(found.comparison["baselines"]))
-    if found.comparison["better"]:
-        return f"Bootstrapping helped: {challenger} is better than {baselines}."
-    return f"Bootstrapping is NOT shown to have helped: {challenger} does not pass every test against {baselines}."
-
-
-def _instead(found: Findings) -> list[str]:
-    """Where the rounds stopped before the model that should have been compared."""
-    why = found.comparison["instead_because"]
-    return [f"{found.comparison['challenger']} is the challenger: {why}."] if why else []
-
-
-def _registration_words(registration: dict) -> str:
-    name, champion = registration["name"], registration["champion_version"]
-    if registration["promoted"]:
-        standing = "it is the champion now"
-    elif champion is None:
-        standing = "not promoted, and there is no champion"
-    else:
-        standing = f"not promoted, the champion stays version {champion}"
-    return f"Registered as version {registration['version']} of {name}: {standing}."
 
 
 def _intake(found: Findings) -> Section:

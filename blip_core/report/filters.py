@@ -1,0 +1,56 @@
+"""The filters, as a section of the report: how well each tells true from false, and what a threshold keeps and loses."""
+
+from blip_core.report import figures
+from blip_core.report.digest import SOURCES
+from blip_core.report.findings import Findings
+from blip_core.report.page import Picture, Section, Table
+from blip_core.report.wording import number, percent
+
+FILTER = {
+    "auc": "AUC",
+    "auc_itm": "AUC of\nITM alone",
+    "auc_itc": "AUC of\nITC alone",
+    "ece": "ECE",
+    "precision": "precision",
+    "recall": "recall",
+}
+THRESHOLDS = tuple(t / 10 for t in range(1, 10))
+
+
+def filter_section(found: Findings) -> Section:
+    filters = [(r, f) for r, several in found.filters.items() for f in several]
+    rows = [[r, f["name"], *(_with_bounds(f["metrics"], key) for key in FILTER)] for r, f in filters]
+    about = (
+        "On held-out pairs that it was not tuned on, an equal number of them for each picture. Precision and recall at calibrated "
+        f"P(match) >= 0.5. ECE: how far P(match) is off on average. {found.params.calibrate.confidence:.0%} bootstrap intervals."
+    )
+    curves = {f"{r}: {f['name']}": (f["curve"]["precision"], f["curve"]["recall"]) for r, f in filters}
+    png = figures.precision_recall(curves, {f"{r}: {f['name']}": (f["metrics"]["precision"], f["metrics"]["recall"]) for r, f in filters})
+    picture = Picture("filter", png, "Precision and recall of the filter on held-out pairs")
+    return Section("2. The filter", [Table(["round", "filter", *FILTER.values()], rows, left=2), about, *_thresholds(found)], [picture])
+
+
+def _with_bounds(metrics: dict, key: str) -> str:
+    value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
+    return number(value) if low is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _thresholds(found: Findings) -> list[str | Table]:
+    """What a threshold on P(match) would keep and lose, by the first filter of each round."""
+    if found.params.assemble.score != "match":
+        return []
+    header = ["round", "P(match)\nfrom", "true pairs\nkept", "false pairs\nkept", "web texts\nkept", "synthetic\nkept"]
+    rows = [_threshold_row(r, found, threshold) for r in found.rounds for threshold in THRESHOLDS]
+    about = "Pairs are held-out ones of known truth; texts are the candidates of the crawl, whatever else decided about them."
+    return [Table(header, rows), about]
+
+
+def _threshold_row(r: str, found: Findings, threshold: float) -> list[str]:
+    first = found.filters[r][0]
+    at = sum(t < threshold for t in first["curve"]["threshold"])
+    true = false = 0.0
+    if at < len(first["curve"]["threshold"]):
+        true, precision = (first["curve"][name][at] for name in ("recall", "precision"))
+        false = true * (1 / precision - 1) * first["metrics"]["pairs_true"] / first["metrics"]["pairs_false"] if precision else 0.0
+    kept = [found.rounds[r].share_from(source, threshold) for source in SOURCES]
+    return [r, f"{threshold:.1f}", *map(percent, [true, false, *kept])]
