@@ -15,8 +15,9 @@ export HF_HUB_OFFLINE := 1
 demo: setup data
 	python -m flows.bootstrap
 
+# two processes, each takes whole files: most of the tests wait for programs that they start
 test: setup
-	python -m pytest
+	python -m pytest --numprocesses 2 --dist loadfile
 
 setup: $(VENV)/installed
 
