@@ -284,10 +284,12 @@ def _agreement(args: argparse.Namespace) -> None:
 
 
 def _ablate(args: argparse.Namespace) -> None:
-    from blip_core.ablations.page import show
+    from blip_core.ablations.page import around, show
     from blip_core.ablations.run import ablate
     from blip_core.stages.compare import paired_comparison
 
+    if args.page:
+        around(args.page)  # before the hours, not behind them
     options = {"seeds": args.seeds, "names": args.arms, "out": args.out, "work": args.work}
     failed = [] if args.show else ablate(Path.cwd(), args.params, **options, compare=paired_comparison)
     print(show(args.out, args.page))

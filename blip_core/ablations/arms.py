@@ -55,8 +55,8 @@ def chosen(arms: Arms, names: list[str] | None) -> dict[str, Arm]:
     for name in names or ():
         if name not in arms.arms:
             close = difflib.get_close_matches(name, arms.arms, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"arms: no arm {name!r}{hint}; ablations.yaml has {', '.join(arms.arms)}")
+            hint = f"; did you mean {close[0]!r}?" if close else f"; ablations.yaml has {', '.join(arms.arms)}"
+            raise ValueError(f"arms: no arm {name!r}{hint}")
     wanted = {arms.baselines[0], *(names or arms.arms)}
     order = [*arms.baselines, *(name for name in arms.arms if name not in arms.baselines)]  # what others are compared with comes first
     return {name: arms.arms[name] for name in order if name in wanted}

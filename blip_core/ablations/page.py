@@ -42,13 +42,20 @@ def section(results: dict, *, figure: str) -> str:
 
 
 def write_page(page: Path, text: str) -> None:
-    """Put the section between its two marks. ValueError where the page has none."""
-    before = page.read_text() if page.exists() else ""
-    if BEGIN not in before or END not in before.split(BEGIN, 1)[1]:
-        raise ValueError(f"{page}: expected the lines {BEGIN!r} and {END!r}, between which the tables go; add them")
-    head, rest = before.split(BEGIN, 1)
+    """Put the section between its two marks."""
+    head, tail = around(page)
     with new_file(page) as temporary:
-        temporary.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.split(END, 1)[1]}")
+        temporary.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}")
+
+
+def around(page: Path) -> tuple[str, str]:
+    """What stands before the section and behind it. ValueError where the page has no marks for it."""
+    text = page.read_text() if page.exists() else ""
+    head, begun, rest = text.partition(BEGIN)
+    _, ended, tail = rest.partition(END)
+    if not begun or not ended:
+        raise ValueError(f"{page}: expected the lines {BEGIN!r} and {END!r}, between which the tables go; add them")
+    return head, tail
 
 
 def differences(results: dict, baseline: str) -> Differences:

@@ -36,6 +36,7 @@ def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | Non
     Before anything runs, ValueError says which name, key or value does not fit.
     """
     arms, values = read_arms(root / FILE), read_values(params)
+    facts = facts_of(checked(Params, values, params))
     wanted = chosen(arms, names)
     for name, arm in wanted.items():
         arm_values(name, arm, values)
@@ -43,7 +44,7 @@ def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | Non
     results = {
         "command": command,
         "machine": _machine(),
-        "facts": facts_of(checked(Params, values, params)),
+        "facts": facts,
         "rows": _about({name: arm for name, arm in arms.arms.items() if name in wanted}),
         "baselines": [b for b in arms.baselines if b in wanted],
         "seeds": {},
