@@ -7,11 +7,8 @@ import logging
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -23,6 +20,7 @@ from blip_core.atomic import new_file, new_folder
 from blip_core.cache import resolved, run_dvc
 from blip_core.captions import write_json
 from blip_core.config import Params, checked, read_values
+from blip_core.guardian import guarded
 from blip_core.provenance import git
 
 log = logging.getLogger(__name__)
@@ -141,18 +139,11 @@ def _call(command: list[str], folder: Path) -> None:
     """Run a command whose output the user sees. It ends with this process, and all that it has started; ValueError where it fails."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])  # `python` of dvc.yaml is this one
     env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")} | {"PATH": path}
-    child = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
-    with _ended(child):
-        if child.wait():
-            raise ValueError(f"{' '.join(command)} failed in {folder}: see above; running ablate again goes on behind what is done")
-
-
-@contextmanager
-def _ended(child: subprocess.Popen) -> Iterator[None]:
+    guardian = subprocess.Popen(guarded(command), cwd=folder, env=env, stdin=subprocess.PIPE)
     try:
-        yield
-    except BaseException:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGTERM)
-            child.wait()
-        raise
+        failed = guardian.wait() != 0
+    finally:
+        guardian.stdin.close()
+        guardian.wait()
+    if failed:
+        raise ValueError(f"{' '.join(command)} failed in {folder}: see above; running ablate again goes on behind what is done")
