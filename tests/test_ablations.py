@@ -63,6 +63,7 @@ def test_every_arm_is_whole_and_differs_from_the_default_chain(arms):
         ),
         ({"arms": {"F": {"says": "x", "params": {"assemble": 3}}}}, "arms.F.params: assemble: .*got 3"),
         ({"arms": {"F": {"says": "x", "rows": {"F": "g7"}}}}, "arms.F.rows: 'F' is of model 'g7'; models has"),
+        ({"arms": {"F/x": {"says": "x"}}}, "arms.F/x.*: String should match pattern"),
         ({"arms": {"F": {"params": {}}}}, "arms.F.says: missing"),
         ({"arms": {"F": {"says": "x", "rows": {"none": "g1"}}}}, "has a row 'none', as F has"),
         ({"baselines": ["nil"]}, "'nil' is no arm with one row of that name"),
@@ -91,6 +92,7 @@ def test_what_others_are_compared_with_runs_first_and_a_wrong_name_is_told(arms)
         ("beam", {"caption-r1", "score-r1", "assemble-r1", "gate-r1", "pretrain-g1", "evaluate-g1"}),
         ("equal", {"equal_texts", "pretrain-g0", "evaluate-g0"}),
         ("long", {"pretrain-g0", "evaluate-g0"}),
+        ("CF-long", {"pretrain-g1", "evaluate-g1"}),
     ],
 )
 def test_an_arm_makes_what_its_values_touch_and_shares_the_rest(tmp_path, arms, name, stages):

@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -24,7 +25,7 @@ class Arms(Config):
     """The whole of ablations.yaml."""
 
     baselines: tuple[str, ...] = Field(min_length=1, description="rows that all others are compared with, each the only row of its arm")
-    arms: dict[str, Arm]
+    arms: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], Arm]  # a name is a folder's too
 
     @model_validator(mode="after")
     def _known_baselines(self):
