@@ -154,6 +154,13 @@ def _parser(argv: list[str]) -> argparse.Namespace:
     agreement.add_argument("--generation", type=Path, required=True, help="that the sheet was made of, as artifacts/generations/g1")
     agreement.add_argument("--out", type=Path, help="write all numbers to this JSON file as well")
     agreement.set_defaults(act=_agreement)
+    ablation = verbs.add_parser("ablate", help="run the arms of ablations.yaml, each seed in a clone; tables with intervals, a figure")
+    ablation.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    ablation.add_argument("--arms", nargs="+", metavar="ARM", help="default: all of ablations.yaml")
+    ablation.add_argument("--out", type=Path, default=Path("benchmarks/results/ablations.json"), help="all numbers; default: %(default)s")
+    ablation.add_argument("--page", type=Path, help="a Markdown page to put tables and figure into, as docs/results.md")
+    ablation.add_argument("--show", action="store_true", help="run nothing: tables and figure of what --out holds")
+    ablation.set_defaults(act=_ablate)
     verbs.add_parser("params", help="check params.yaml").set_defaults(act=lambda args: _params(args))
     for verb in verbs.choices.values():
         verb.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
@@ -274,6 +281,20 @@ def _agreement(args: argparse.Namespace) -> None:
     print(as_table(found), end="")
     if args.out:
         write_json(found, args.out)
+
+
+def _ablate(args: argparse.Namespace) -> None:
+    from blip_core.ablations.page import around, show
+    from blip_core.ablations.run import ablate
+    from blip_core.stages.compare import paired_comparison
+
+    if args.page:
+        around(args.page)  # before the hours, not behind them
+    options = {"seeds": args.seeds, "names": args.arms, "out": args.out, "work": args.work}
+    failed = [] if args.show else ablate(Path.cwd(), args.params, **options, compare=paired_comparison)
+    print(show(args.out, args.page))
+    if failed:
+        raise ValueError(f"the tables lack {'; '.join(failed)}")
 
 
 def _fetch(uri: str, work: Path) -> Path:

@@ -97,6 +97,22 @@ class Cache:
             raise ValueError(f"{len(md5s)} files are not in DVC's cache, and its remote can't give them ({reason}); see `dvc pull`") from e
 
 
+def resolved(root: Path, folder: Path, stages: dict) -> dict[str, dict]:
+    """The stages of a dvc.yaml as they are under the values of `folder`/params.yaml: one for each key of a foreach, every ${} filled in.
+
+    ValueError names the entry that has no value.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.parsing import DataResolver
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            return DataResolver(repo, str(folder.resolve()), stages).resolve()["stages"]
+    except DvcException as e:
+        raise ValueError(f"{folder / 'params.yaml'}: the stages of dvc.yaml don't fit these values: {e}") from None
+
+
 def run_dvc(root: Path, *args: str, show: bool = False, unset: tuple[str, ...] = ()) -> str:
     """What a command of DVC prints; with `show` the user sees it instead. ValueError says why it failed."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])  # `python` of dvc.yaml is this one

@@ -6,7 +6,7 @@ torch: each verb checks the whole file in milliseconds.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -36,6 +36,9 @@ class Config(BaseModel):
     """Frozen settings that refuse unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 class SampleConfig(Config):
@@ -619,6 +622,11 @@ class Params(Config):
 
 def load_params(path: Path) -> Params:
     """Read and check params.yaml. ValueError lists every fault with its key, what was got and what was expected."""
+    return checked(Params, read_values(path), path)
+
+
+def read_values(path: Path) -> dict:
+    """A YAML file of sections, unchecked."""
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -627,18 +635,23 @@ def load_params(path: Path) -> Params:
         raise ValueError(f"{path}: not valid YAML: {e}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
+    return values
+
+
+def checked(cls: type[AnyConfig], values: dict, where: Path | str) -> AnyConfig:
+    """ValueError lists every fault with its key, what was got and what was expected."""
     try:
-        return Params(**values)
+        return cls(**values)
     except ValidationError as e:
-        raise ValueError("\n".join(_explain(path, values, fault) for fault in e.errors())) from None
+        raise ValueError("\n".join(_explain(where, cls, values, fault) for fault in e.errors())) from None
 
 
-def _explain(path: Path, values: dict, fault: dict) -> str:
+def _explain(path: Path | str, cls: type[Config], values: dict, fault: dict) -> str:
     """One line for one pydantic error: where, what was got, what to do."""
     where = ".".join(str(p) for p in fault["loc"])
     if fault["type"] == "extra_forbidden":
         *parents, key = fault["loc"]
-        close = difflib.get_close_matches(str(key), _known_keys(parents), n=1)
+        close = difflib.get_close_matches(str(key), _known_keys(cls, parents), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return f"{path}: {where}: unknown key{hint}"
     if fault["type"] == "missing":
@@ -649,9 +662,8 @@ def _explain(path: Path, values: dict, fault: dict) -> str:
     return f"{path}: {where or 'file'}: {fault['msg']}{got}{hint}"
 
 
-def _known_keys(parents: list) -> list[str]:
-    """The keys that the class at this path of Params accepts; none where the path leaves the classes."""
-    cls: type = Params
+def _known_keys(cls: type, parents: list) -> list[str]:
+    """The keys that the class at this path of `cls` accepts; none where the path leaves the classes."""
     for name in parents:
         field = next((f for n, f in getattr(cls, "model_fields", {}).items() if name in (n, f.alias)), None)
         cls = field.annotation if field and isinstance(field.annotation, type) else object

@@ -364,7 +364,9 @@ def kill_flow_run(world: World, stage: str) -> None:
     """The process of the worker that runs the stage, as the system does for want of memory."""
     before = checkpoint(world, stage)
     wait_until(lambda: checkpoint(world, stage) > before + 4)
-    (guardian,) = (p for p in psutil.Process(world.pids()[-1]).parents() if any(part.endswith("flows/proc.py") for part in p.cmdline()))
+    (guardian,) = (
+        p for p in psutil.Process(world.pids()[-1]).parents() if any(part.endswith("blip_core/guardian.py") for part in p.cmdline())
+    )
     guardian.parent().kill()
 
 

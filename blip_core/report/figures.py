@@ -100,6 +100,26 @@ def metric_bars(metrics: dict[str, dict[str, tuple[float, float, float] | None]]
         return _png(figure)
 
 
+def difference_rows(panels_of: dict[str, dict[str, list[tuple[float, float, float] | None]]], *, baseline: str) -> bytes:
+    """A panel per metric, a row per arm, in it a point with its interval per seed: (difference, low, high); None leaves a gap."""
+    arms = list(next(iter(panels_of.values())))
+    with _panels(len(panels_of), columns=3, size=(3.6, 0.9 + 0.42 * len(arms))) as (figure, panels):
+        for panel, (title, values) in zip(panels, panels_of.items(), strict=True):
+            for place, arm in enumerate(arms):
+                tests = values[arm]
+                for i, (test, colour) in enumerate(zip(tests, _cycle(), strict=False)):
+                    if test is not None:
+                        at = place + 0.7 * ((i + 0.5) / len(tests) - 0.5)
+                        panel.plot(test[1:], [at, at], color=colour, linewidth=1.4)
+                        panel.plot(test[0], at, "o", color=colour, markersize=4)
+            panel.axvline(0, color="#222222", linewidth=1)
+            panel.set_yticks(range(len(arms)), arms)
+            panel.set_ylim(len(arms) - 0.4, -0.6)
+            panel.grid(axis="y", visible=False)
+            _label(panel, title, f"difference to {baseline}", "")
+        return _png(figure)
+
+
 def example_sheet(examples: list[Example], *, title: str) -> bytes:
     """Pictures with their texts, decisions and scores. Glyphs that the font lacks are boxes here; the page shows them."""
     most = min(SHEET_TEXTS, max(len(e.texts) for e in examples))

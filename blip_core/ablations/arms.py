@@ -1,0 +1,82 @@
+"""The arms of an ablation: what ablations.yaml says of each, and the values that follow for its chain."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from blip_core.config import Config, Params, checked, read_values
+
+
+class Arm(Config):
+    """The chain of dvc.yaml under other values."""
+
+    says: str = Field(description="what it is, in the tables")
+    paper: str = Field("", description="where the paper has the like")
+    params: dict = Field({}, description="laid over params.yaml: mappings are merged, all else is replaced")
+    rows: dict[str, str] = Field({}, description="row of the tables to the model it is of; none: the arm's name, g1")
+    stages: dict[str, dict] = Field({}, description="further stages, as dvc.yaml would have them")
+    keep: tuple[str, ...] = Field((), description="stages that are taken from the default chain although their values differ")
+    instead: dict[str, str] = Field({}, description="path that the chain reads to the one that it reads here")
+
+
+class Arms(Config):
+    """The whole of ablations.yaml."""
+
+    baselines: tuple[str, ...] = Field(min_length=1, description="rows that all others are compared with, each the only row of its arm")
+    arms: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], Arm]  # a name is a folder's too
+
+    @model_validator(mode="after")
+    def _known_baselines(self):
+        for name in self.baselines:
+            if name not in self.arms or list(rows(name, self.arms[name])) != [name]:
+                raise ValueError(f"baselines: {name!r} is no arm with one row of that name; arms has {sorted(self.arms)}")
+        seen: dict[str, str] = {}
+        for name, arm in self.arms.items():
+            for row in rows(name, arm):
+                if row in seen:
+                    raise ValueError(f"arms.{name}: has a row {row!r}, as {seen[row]} has; name it otherwise")
+                seen[row] = name
+        return self
+
+
+def rows(name: str, arm: Arm) -> dict[str, str]:
+    """Row of the tables to model."""
+    return arm.rows or {name: "g1"}
+
+
+def read_arms(path: Path) -> Arms:
+    """ValueError lists every fault with its key."""
+    return checked(Arms, read_values(path), path)
+
+
+def chosen(arms: Arms, names: list[str] | None) -> dict[str, Arm]:
+    """The named arms, all where none is named; the first baseline always. ValueError for a name that is not there."""
+    for name in names or ():
+        if name not in arms.arms:
+            close = difflib.get_close_matches(name, arms.arms, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; ablations.yaml has {', '.join(arms.arms)}"
+            raise ValueError(f"arms: no arm {name!r}{hint}")
+    wanted = {arms.baselines[0], *(names or arms.arms)}
+    order = [*arms.baselines, *(name for name in arms.arms if name not in arms.baselines)]  # what others are compared with comes first
+    return {name: arms.arms[name] for name in order if name in wanted}
+
+
+def laid_over(values: dict, overlay: dict) -> dict:
+    """`values` with those of `overlay`: mappings are merged, all else is replaced. Neither is changed."""
+    merged = dict(values)
+    for key, value in overlay.items():
+        both = isinstance(value, dict) and isinstance(values.get(key), dict)
+        merged[key] = laid_over(values[key], value) if both else value
+    return merged
+
+
+def arm_values(name: str, arm: Arm, values: dict) -> dict:
+    """Every value of the arm's chain. ValueError names the arm and the key that does not fit, or the row whose model is not there."""
+    merged = laid_over(values, arm.params)
+    params = checked(Params, merged, f"ablations.yaml: arms.{name}.params")
+    for row, model in rows(name, arm).items():
+        if model not in params.models:
+            raise ValueError(f"ablations.yaml: arms.{name}.rows: {row!r} is of model {model!r}; models has {sorted(params.models)}")
+    return merged

@@ -1,0 +1,157 @@
+"""The tables of an ablation in Markdown, and a page that keeps a section for them. Start at `section`."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean
+
+from blip_core.ablations.results import METRICS
+from blip_core.atomic import new_file
+
+BEGIN, END = "<!-- ablations: written by python -m blip_core ablate --page -->", "<!-- end of ablations -->"
+Differences = dict[str, dict[str, list[tuple[float, float, float] | None]]]  # metric -> row -> one of each seed: difference, low, high
+
+
+def show(file: Path, page: Path | None) -> str:
+    """The section of what the file of results holds. Draws the figure beside the page, or the file where there is none; writes the page."""
+    from blip_core.report.figures import difference_rows
+
+    if not file.exists():
+        raise ValueError(f"{file}: no such file; `python -m blip_core ablate` writes it")
+    results = json.loads(file.read_text())
+    figure = page.with_name("ablations.png") if page else file.with_suffix(".png")
+    baseline = results["baselines"][0]
+    panels = {METRICS[metric]: rows for metric, rows in differences(results, baseline).items()}
+    with new_file(figure) as temporary:
+        temporary.write_bytes(difference_rows(panels, baseline=baseline))
+    text = section(results, figure=figure.name)
+    if page:
+        write_page(page, text)
+    return text
+
+
+def section(results: dict, *, figure: str) -> str:
+    """All of it; `figure` is the path of the picture as the page names it."""
+    shown = f"Differences to {results['baselines'][0]}: a point for each seed, with its interval"
+    parts = [_conditions(results), _means(results), f"![{shown}]({figure})", f"{shown}."]
+    for baseline in results["baselines"]:
+        about = f"Against {baseline}: the mean over the seeds, and at how many the interval lies above or below 0."
+        parts += [about, _gains(results, baseline)]
+    details = [f"Against {baseline}:\n\n{_intervals(results, baseline)}" for baseline in results["baselines"]]
+    return "\n\n".join([*parts, "<details><summary>Each seed with its interval</summary>", *details, "</details>"])
+
+
+def write_page(page: Path, text: str) -> None:
+    """Put the section between its two marks."""
+    head, tail = around(page)
+    with new_file(page) as temporary:
+        temporary.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}")
+
+
+def around(page: Path) -> tuple[str, str]:
+    """What stands before the section and behind it. ValueError where the page has no marks for it."""
+    text = page.read_text() if page.exists() else ""
+    head, begun, rest = text.partition(BEGIN)
+    _, ended, tail = rest.partition(END)
+    if not begun or not ended:
+        raise ValueError(f"{page}: expected the lines {BEGIN!r} and {END!r}, between which the tables go; add them")
+    return head, tail
+
+
+def differences(results: dict, baseline: str) -> Differences:
+    """Of every row that was compared with it, a place for each seed."""
+    seeds = _seeds(results).values()
+    others = [about["row"] for about in results["rows"] if any(_tests(seed, about["row"], baseline) for seed in seeds)]
+    return {metric: {row: [_difference(s, row, baseline, metric) for s in seeds] for row in others} for metric in METRICS}
+
+
+def _seeds(results: dict) -> dict[str, dict]:
+    return {seed: results["seeds"][seed] for seed in sorted(results["seeds"], key=int)}
+
+
+def _tests(seed: dict, row: str, baseline: str) -> dict[str, dict]:
+    return seed["rows"].get(row, {}).get("against", {}).get(baseline, {})
+
+
+def _difference(seed: dict, row: str, baseline: str, metric: str) -> tuple[float, float, float] | None:
+    test = _tests(seed, row, baseline).get(metric)
+    return test and (test["difference"], test["low"], test["high"])
+
+
+def _conditions(results: dict) -> str:
+    facts, seeds = results["facts"], _seeds(results)
+    sample = facts["sample"]
+    commits = ", ".join(dict.fromkeys(s["commit"][:10] for s in seeds.values()))
+    return (
+        f"`{results['command']}`, of commit {commits}: {results['machine']}. Seeds {', '.join(seeds)}, each a world of its own: "
+        f"{sample['num_web']:,} crawled images, {sample['num_train']} clean ones, {sample['num_test']} for the test. Where nothing else is "
+        f"said, a model is trained from scratch for {facts['steps']} steps of {facts['batch_size']} images; "
+        f"{facts['human_share']:.0%} of a batch is human text, and {facts['synthetic_share']:.0%} of the rest synthetic, where there is "
+        "any. Values are means over the seeds, with their range; intervals hold "
+        f"{facts['confidence']:.0%} of {facts['bootstrap']:,} paired resamples of the test images."
+    )
+
+
+def _means(results: dict) -> str:
+    head = ["arm", "what", "paper", "web texts", "rejected", "false", "synthetic", "rejected", "false", *METRICS.values(), "true captions"]
+    rows = []
+    for about in results["rows"]:
+        found = [s["rows"][about["row"]] for s in _seeds(results).values() if about["row"] in s["rows"]]
+        texts = [cell for source in ("web", "synthetic") for cell in _texts(found, source)]
+        metrics = [_mean([f["metrics"][m]["value"] for f in found], "{:.3f}".format) for m in METRICS]
+        rows.append([about["row"], about["says"], about["paper"], *texts, *metrics, _mean([f["true_captions"] for f in found], _percent)])
+    return _table(head, rows)
+
+
+def _texts(found: list[dict], source: str) -> tuple[str, str, str]:
+    """How many the models saw, the share that the filter rejected before, and that of false ones among those that stayed."""
+    known = [f["texts"][source] for f in found if source in f["texts"] and f["texts"][source]["kept"]]
+    rejected, false = (_mean([k[name] for k in known], _percent) for name in ("rejected", "false_kept"))
+    return _mean([k["kept"] for k in known], "{:,.0f}".format), rejected, false
+
+
+def _gains(results: dict, baseline: str) -> str:
+    """The mean over the seeds, and at how many of them the interval lies above or below 0."""
+    found = differences(results, baseline)
+    rows = [[row, *(_gain(found[metric][row]) for metric in METRICS)] for row in next(iter(found.values()))]
+    return _table(["arm", *METRICS.values()], rows)
+
+
+def _gain(tests: list[tuple[float, float, float] | None]) -> str:
+    known = [t for t in tests if t]
+    if not known:
+        return "-"
+    above, below = sum(low > 0 for _, low, _ in known), sum(high < 0 for _, _, high in known)
+    told = [f"{n} of {len(known)} {side}" for n, side in ((above, "above"), (below, "below")) if n]
+    return f"{fmean(t[0] for t in known):+.3f} ({', '.join(told) or f'0 of {len(known)}'})"
+
+
+def _intervals(results: dict, baseline: str) -> str:
+    found = differences(results, baseline)
+
+    def lines() -> Iterator[list[str]]:
+        for row in next(iter(found.values())):
+            for place, seed in enumerate(_seeds(results)):
+                tests = [found[metric][row][place] for metric in METRICS]
+                if any(tests):
+                    yield [row, seed, *(f"{t[0]:+.3f} [{t[1]:+.3f}, {t[2]:+.3f}]" if t else "-" for t in tests)]
+
+    return _table(["arm", "seed", *METRICS.values()], lines())
+
+
+def _mean(values: list[float | None], form: Callable[[float], str]) -> str:
+    """With the range, where there are several."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return "-"
+    spread = f" ({form(min(known))} to {form(max(known))})" if len(known) > 1 else ""
+    return form(fmean(known)) + spread
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _table(head: list[str], rows: "Iterator[list[str]] | list[list[str]]") -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,60 @@
+"""What came of a row of an ablation: its texts, their truth where the sample world knows it, the model's metrics, and what it gains."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from blip_core.ablations.graph import Own
+from blip_core.captions import kept, read_table, read_tables
+from blip_core.config import CompareConfig, Params
+from blip_core.truth import TrueNoise, caption_truth, load_truth, synthetic_noise, web_noise
+
+Compare = Callable[..., dict]  # stages.compare.paired_comparison, which stands above this module
+METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}
+
+
+def facts_of(params: Params) -> dict:
+    """The sizes that a reader of the tables must know."""
+    optim = params.pretrain.optim
+    tests = {"bootstrap": params.compare.bootstrap, "confidence": params.compare.confidence}
+    shares = {"human_share": params.pretrain.human_share, "synthetic_share": params.pretrain.synthetic_share}
+    return {"sample": params.sample.model_dump(exclude={"seed"}), "steps": optim.steps, "batch_size": optim.batch_size, **shares, **tests}
+
+
+def measure_row(clone: Path, model: str, own: Own, params: Params, *, against: dict[str, str], compare: Compare) -> dict:
+    """`against`: row to the folder of its evaluation, below the clone."""
+    evaluation = own.path(f"artifacts/evaluations/{model}")
+    metrics = json.loads((clone / evaluation / "metrics.json").read_text())
+    cfg = CompareConfig(metrics=tuple(METRICS), margin={}, bootstrap=params.compare.bootstrap, confidence=params.compare.confidence)
+    gains = {row: compare(clone / evaluation, clone / there, cfg=cfg, seed=params.seed)["metrics"] for row, there in against.items()}
+    return {
+        "evaluation": evaluation,
+        "metrics": {m: {"value": metrics[m], "low": metrics[f"{m}_low"], "high": metrics[f"{m}_high"]} for m in METRICS},
+        "true_captions": _true_captions(clone, evaluation),
+        "texts": _texts(clone, model, own, params),
+        "against": {row: {m: {k: t[k] for k in ("difference", "low", "high")} for m, t in tests.items()} for row, tests in gains.items()},
+    }
+
+
+def _true_captions(clone: Path, evaluation: str) -> float | None:
+    truth = load_truth(clone / "data")
+    return truth and caption_truth(read_table(clone / evaluation / "captions.parquet"), truth)
+
+
+def _texts(clone: Path, model: str, own: Own, params: Params) -> dict[str, dict]:
+    """Of each source of the crawl that the model saw: texts before and after the choice, the share that the filter rejected, and the
+    shares that are false."""
+    cfg = params.models[model]
+    table = read_tables(clone / own.path(f"artifacts/generations/{cfg.generation}"), ["key", "text", "source", "reason"])
+    truth, found = load_truth(clone / "data"), {}
+    for source, noise in (("web", web_noise), ("synthetic", synthetic_noise)):
+        rows = table.filter(pc.equal(table["source"], source))
+        if source in cfg.sources.split(",") and rows.num_rows:
+            known = noise(rows, truth) if truth else TrueNoise(Counter())
+            counts = {"texts": rows.num_rows, "kept": kept(rows).num_rows}
+            rejected = pc.sum(pc.equal(rows["reason"], "below_threshold"), min_count=0).as_py() / rows.num_rows
+            found[source] = {**counts, "rejected": rejected, "false_before": known.before, "false_kept": known.after}
+    return found
