@@ -100,6 +100,7 @@ def _parser(argv: list[str]) -> argparse.Namespace:
     explain.add_argument("--generation", type=Path, default=Path("artifacts/generations/g1"), help="default: artifacts/generations/g1")
     explain.set_defaults(act=_explain)
     verbs.add_parser("times", help="what each stage cost when it last ran here: seconds, memory").set_defaults(act=_times)
+    verbs.add_parser("outbox", help="send MLflow what stages logged while it was away; each stage does so too").set_defaults(act=_outbox)
     profile = verbs.add_parser("profile", help="where the time of a few steps goes: parts, operators, a trace")
     profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"))
     profile.add_argument("--artifacts", type=Path, help="read its pictures and texts (and models, to caption and score); default: made up")
@@ -190,6 +191,12 @@ def _times(args: argparse.Namespace) -> None:
     if not times:
         raise ValueError(f"{args.work}: no stage has run with this folder for its unfinished work; run the chain, or name it with --work")
     print(as_text("What the stages cost", [cost_section(times)]), end="")
+
+
+def _outbox(args: argparse.Namespace) -> None:
+    from blip_core.tracking import send_kept
+
+    print(send_kept(Path.cwd()))
 
 
 def _profile(args: argparse.Namespace) -> None:
