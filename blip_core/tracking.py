@@ -121,6 +121,7 @@ class StageRun:
                 deliver(self._journal, client, self._experiment)
             self._client = client
         else:
+            _check_file(self._root)
             deliver(self._journal, self._client, self._experiment)
         took = time.monotonic() - began
         self._flush_at = began + max(FLUSH_SECONDS, took / MAX_SHARE)
@@ -222,6 +223,13 @@ def safe_name(key: str) -> str:
 
 def uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+def _check_file(root: Path) -> None:
+    """SQLite goes on writing to a database that was deleted; nobody would find what it says."""
+    path = uri(root).removeprefix("sqlite:///")
+    if path != uri(root) and not Path(path).exists():
+        raise FileNotFoundError(f"{path} is gone")
 
 
 def lock(root: Path, name: str = "mlflow.lock") -> FileLock:
