@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from flows.graph import read_graph  # noqa: E402
 from tests.conftest import small_values  # noqa: E402
 
-SIZES = {"steps": 120, "batch_size": 16, "checkpoint_every": 10, "log_every": 5, "precision": "fp32"}  # of each training
+SIZES = {"steps": 120, "batch_size": 16, "checkpoint_every": 10, "log_every": 5, "precision": "fp32", "workers": 1}  # of each training
 PASSED_OVER = re.compile(r"_tmp\.|^docs/|^report|^registration\.json$|^metrics/.*report")  # unfinished, or with the time of day in it
 NOT_COMPARED = re.compile(r"seconds|per_s|_mib|eta|mem", re.I)  # metrics of the machine
 
@@ -223,30 +223,45 @@ def statuses(database: Path | str, name: str) -> list[str]:
     return [s for (s,) in query(database, f"SELECT status FROM runs WHERE name = '{name}' ORDER BY start_time")]
 
 
-def differences(project: Project, reference: Project, *, database: Path | str | None = None) -> list[str]:
-    """In what a project differs from the unbroken one; empty when in nothing."""
-    told = []
-    ours, theirs = files(project.root), files(reference.root)
+def differences(project: Project, reference: Project, *, stage: str | None, run: str, database: Path | str) -> list[str]:
+    """In what a project differs from the unbroken one; empty when in nothing. With `stage` what depends on that has not run yet."""
+    told, base = [], reference.root
+    waiting = tuple(_below(reference, stage)) if stage else ()
+    ours = files(project.root)
+    theirs = {name: digest for name, digest in files(base).items() if not name.startswith(waiting)}
     if missing := sorted(theirs.keys() - ours.keys()):
         told.append(f"missing: {', '.join(missing)}")
     if changed := sorted(n for n in ours if ours[n] != theirs.get(n)):
         told.append(f"different: {', '.join(changed)}")
-    database = database or project.root / "mlflow.db"
-    found, expected = registry(database), registry(reference.root / "mlflow.db")
+    found, expected = registry(database), registry(base.parent / "champion.db" if stage else base / "mlflow.db")
     if found != expected:
         told.append(f"registry: {found}, expected {expected}")
-    known = metrics(reference.root / "mlflow.db")
-    for name, values in metrics(database).items():
-        if lost := sorted(map(str, known.get(name, {}).keys() - values.keys())):
-            told.append(f"MLflow lacks of {name}: {', '.join(lost[:4])} ({len(lost)})")
-        if other := sorted(str(k) for k, v in values.items() if known.get(name, {}).get(k) != v):
-            told.append(f"MLflow has else of {name}: {', '.join(other[:4])} ({len(other)})")
+    told += _metrics_differ(metrics(database), metrics(base / "mlflow.db"), run)
     if running := query(database, "SELECT name FROM runs WHERE status = 'RUNNING'"):
         told.append(f"MLflow runs still RUNNING: {', '.join(n for (n,) in running)}")
     if left := list((project.root / ".work").glob("tracking/*")):
         told.append(f"not sent to MLflow: {len(left)}")
-    if status := project.run("dvc", "status", "-q", check=False):
+    if status := project.run("dvc", "status", "-q", *([stage] if stage else []), check=False):
         told.append(f"dvc status ends with {status}")
+    return told
+
+
+def _below(reference: Project, stage: str) -> list[str]:
+    """Outputs, below artifacts/, of all that depends on the stage."""
+    import networkx as nx
+
+    graph = reference.graph()
+    return [out.removeprefix("artifacts/") for name in nx.descendants(graph, stage) for out in graph.nodes[name]["outs"]]
+
+
+def _metrics_differ(ours: dict, theirs: dict, run: str) -> list[str]:
+    told = []
+    for name in ours.keys() | ({run} & theirs.keys()):
+        found, expected = ours.get(name, {}), theirs.get(name, {})
+        if lost := sorted(map(str, expected.keys() - found.keys())):
+            told.append(f"MLflow lacks of {name}: {', '.join(lost[:4])} ({len(lost)})")
+        if other := sorted(str(k) for k, v in found.items() if expected.get(k) != v):
+            told.append(f"MLflow has else of {name}: {', '.join(other[:4])} ({len(other)})")
     return told
 
 

@@ -119,7 +119,7 @@ def kill_mlflow(trial: "Trial", stage: str, restart: bool) -> None:
         trial.look(f"the training goes on, dvc ends with {code}; {kept} runs kept for later")
         if not restart:
             server.start()
-        trial.again()
+        trial.again(whole=not restart)
     shutil.rmtree(server.folder, ignore_errors=True)
 
 
@@ -212,7 +212,7 @@ def lose_remote(trial: "Trial", stage: str) -> None:
         code = vanish(project, proxy, ("dvc", "push"), "PUT", trial.draw.randint(5, 40))
         trial.look(f"dvc push ends with {code}")
         other = clone(project)
-        trial.again(lambda: project.run("dvc", "push", check=False) or other.run("dvc", "pull", check=False))
+        trial.again(lambda: project.run("dvc", "push", check=False) or other.run("dvc", "pull", check=False), whole=True)
         wrong = half_written(other, trial.reference)
         trial.after += f"; a clone that pulls has {'NOT ' if wrong else ''}the same files"
     shutil.rmtree(other.root, ignore_errors=True)
@@ -228,7 +228,7 @@ def cut_pull(trial: "Trial", stage: str) -> None:
         trial.look(f"in a clone dvc pull ends with {code}")
         code = other.run("dvc", "pull", check=False)
         trial.project = original
-        trial.again(lambda: code, before="")
+        trial.again(lambda: code, whole=True)
         wrong = half_written(other, trial.reference)
         trial.after += f"; the clone has {'NOT ' if wrong else ''}the same files"
     shutil.rmtree(other.root, ignore_errors=True)

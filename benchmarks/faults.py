@@ -5,12 +5,14 @@
 The chain runs once unbroken. For each fault it is copied as it was before a stage; the stage runs and is broken; what lies there then is
 compared with the unbroken run, byte by byte; the command runs again, then `dvc repro` for the rest; everything is compared: every
 file of artifacts/ (but what holds the time of day), the versions and aliases of the registry, and in MLflow the metrics of each stage, step by
-step. An older champion stands in the registry from the start, which no fault may move. Without names all faults run (about half an hour
-on two cores) and docs/faults.md is written anew. What this machine can't do (mounts, PostgreSQL) is said in the table.
+step. Where much depends on the broken stage, its own outputs are compared and the rest is left out, but for some faults: with the same
+inputs DVC has the rest in its cache. An older champion stands in the registry from the start, which no fault may move. Without names all
+faults run (about half an hour on two cores) and docs/faults.md is written anew. What this machine can't do (mounts, PostgreSQL) is said there.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import platform
 import random
@@ -27,6 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import networkx as nx
 import psutil
 import yaml
 
@@ -48,6 +51,7 @@ from fault_project import (  # noqa: E402
 from flows.graph import read_graph  # noqa: E402
 
 PAGE = ROOT / "docs/faults.md"
+FEW = 5  # stages, that run again where what they depend on was broken
 
 
 class Skipped(Exception):
@@ -79,6 +83,11 @@ class Trial:
         time.sleep(max(0.0, moment(self.reference, self.run, self.draw) - (time.time() - process.create_time())))
         return process
 
+    def own_seconds(self) -> float:
+        """What the stage's own work took in the unbroken run."""
+        cost = json.loads((self.reference.root / f".work/times/{self.run}.json").read_text())
+        return cost["seconds"] - cost["overhead_seconds"]
+
     def look(self, what: str) -> None:
         """Between the fault and the next run."""
         outs = [out for out in self.project.outs(self.stage) if out.exists()]
@@ -91,15 +100,18 @@ class Trial:
             told.append(f"left running: {', '.join(sorted({' '.join(name(p)) for p in left}))}")
         self.seen = "; ".join(filter(None, told))
 
-    def again(self, command: Callable[[], int] | None = None, *, before: str = "") -> None:
-        """The same command, then all that depends on it."""
+    def again(self, command: Callable[[], int] | None = None, *, whole: bool = False, before: str = "") -> None:
+        """The same command; then all that depends on it, where that is little or `whole` asks for it."""
         began = time.monotonic()
         code = (command or (lambda: self.project.repro(self.stage, check=False)))()
         told = [] if code == 0 else [f"ENDED WITH {code}: {self.project.said()[-300:]}"]
-        self.project.repro(check=False)
-        told += differences(self.project, self.reference, database=self.database)
-        tries = ", ".join(statuses(self.database, self.run.split("/")[1]))
-        self.after = f"{before}{'; '.join(told) or 'the same'} ({time.monotonic() - began:.0f} s; runs in MLflow: {tries or 'none'})"
+        whole = whole or len(nx.descendants(self.reference.graph(), self.stage)) < FEW
+        if whole:
+            self.project.repro(check=False)
+        name = self.run.split("/")[1]
+        told += differences(self.project, self.reference, stage=None if whole else self.stage, run=name, database=self.database)
+        tries = ", ".join(statuses(self.database, name))
+        self.after = f"{before}{'; '.join(told) or 'the same' + (', the whole chain' if whole else '')} ({time.monotonic() - began:.0f} s; runs in MLflow: {tries or 'none'})"
 
 
 def name(process: psutil.Process) -> list[str]:
@@ -162,8 +174,6 @@ def kill_dvc(trial: Trial, stage: str) -> None:
 def kill_child(trial: Trial, stage: str, **env: str) -> None:
     """A process that the stage started: a reader of ingest, a worker of a DataLoader."""
     project = trial.before(stage)
-    if stage.startswith("pretrain"):
-        _set_workers(project)
     dvc = project.start("dvc", "repro", stage, **env)
     parent = wait_for(lambda: project.stage(trial.verb))
     wait_for(lambda: _children(parent) or not parent.is_running(), 60)
@@ -175,12 +185,6 @@ def kill_child(trial: Trial, stage: str, **env: str) -> None:
     said = [line for line in project.said().splitlines() if re.search("died|killed|worker|Worker", line)]
     trial.look(f"{len(children)} children, one killed; dvc ends with {code}{': ' + said[-1][:160] if said else ''}")
     trial.again()
-
-
-def _set_workers(project: Project) -> None:
-    params = yaml.safe_load((project.root / "params.yaml").read_text())
-    params["pretrain"]["optim"]["workers"] = 2
-    (project.root / "params.yaml").write_text(yaml.safe_dump(params))
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -201,7 +205,7 @@ def stop_flow(trial: Trial, stage: str, by: signal.Signals) -> None:
     trial.look(f"the flow ends with {code}")
     for process in project.processes():  # Prefect's temporary server outlives kill -9
         process.kill()
-    trial.again(lambda: project.run(*command, check=False))
+    trial.again(lambda: project.run(*command, check=False), whole=by == signal.SIGKILL)
 
 
 # --- the disk
@@ -253,7 +257,8 @@ def database_gone(trial: Trial, stage: str, how: str) -> None:
     project = trial.before(stage)
     database, backup = project.root / "mlflow.db", trial.reference.root.parent / "champion.db"
     dvc = project.start("dvc", "repro", stage)
-    trial.mid_stage()
+    wait_for(lambda: statuses(database, trial.run.split("/")[1]))
+    time.sleep(trial.draw.uniform(0, 0.5) * trial.own_seconds())
     if how == "locked":
         with contextlib.closing(sqlite3.connect(database, isolation_level=None, timeout=30)) as holder:
             holder.execute("BEGIN EXCLUSIVE")
@@ -360,7 +365,7 @@ def page(rows: list[tuple[str, str, str]], reference: Project, seed: int, minute
         "Each fault happens once, at a moment drawn by the seed, in a copy of the chain as it was before that stage. *Seen*: before anything is",
         "run again. A file counts as half-written when it has a final name and other bytes than in the unbroken run. *The same*: every file of",
         "`artifacts/` byte by byte (but reports and dates), the registry's versions and aliases with the older champion in its place, and in",
-        "MLflow every metric of every step, each once.",
+        "MLflow every metric of every step, each once. *The whole chain*: what depends on the stage ran too.",
         "",
         "| fault | seen | after running again |",
         "|---|---|---|",
@@ -396,8 +401,6 @@ def main() -> int:
 
 
 def _in_order(graph) -> list[str]:
-    import networkx as nx
-
     return list(nx.lexicographical_topological_sort(graph))
 
 
