@@ -30,7 +30,7 @@ class Service:
             out = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "start_new_session": True}
             self.process = subprocess.Popen(self.command, cwd=self.folder, env=self.env, **out)
         if self.url:
-            wait_for(self.answers, 180)
+            wait_for(self.answers, 600)
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(self.url, timeout=5):
@@ -81,10 +81,10 @@ def kill_prefect(trial: "Trial", stage: str, victim: str) -> None:
         {"server": server, "worker": worker}[victim].kill(group=victim == "server")
         time.sleep(1)
         alive = "the stage goes on" if project.stage(trial.verb) else "the stage ends with it"
-        wait_for(lambda: not project.processes(), 240)
+        wait_for(lambda: not project.processes(), 900)
         trial.look(alive)
         {"server": server, "worker": worker}[victim].start()
-        trial.again(lambda: project.run(*ask, "--watch", check=False, timeout=400))
+        trial.again(lambda: project.run(*ask, "--watch", check=False, timeout=1200))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -114,7 +114,7 @@ def kill_mlflow(trial: "Trial", stage: str, restart: bool) -> None:
         server.kill()
         if restart:
             server.start()
-        code = dvc.wait(300)
+        code = dvc.wait(1200)
         kept = len(list((project.root / ".work/tracking").glob("*.jsonl")))
         trial.look(f"the training goes on, dvc ends with {code}; {kept} runs kept for later")
         if not restart:
@@ -151,7 +151,7 @@ def stop_postgresql(trial: "Trial", stage: str) -> None:
             server.stop()
             time.sleep(1)
             server.start()
-            code = dvc.wait(300)
+            code = dvc.wait(1200)
             kept = len(list((project.root / ".work/tracking").glob("*.jsonl")))
             trial.look(f"the training goes on, dvc ends with {code}; {kept} runs kept for later")
             trial.again()
@@ -199,9 +199,9 @@ def vanish(project: Project, proxy: object, command: tuple[str, ...], match: str
 
     proxy.breaks()
     process = project.start(*command)
-    wait_for(lambda: sum(line.startswith(match) for line in proxy.requests) >= behind or process.poll() is not None, 200)
+    wait_for(lambda: sum(line.startswith(match) for line in proxy.requests) >= behind or process.poll() is not None, 600)
     proxy.breaks(Rule("reset", match=".*"))
-    code = process.wait(300)
+    code = process.wait(1200)
     proxy.breaks()
     return code
 
