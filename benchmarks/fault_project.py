@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -30,6 +29,10 @@ from tests.conftest import small_values  # noqa: E402
 SIZES = {"steps": 120, "batch_size": 16, "checkpoint_every": 10, "log_every": 5, "precision": "fp32", "workers": 1}  # of each training
 PASSED_OVER = re.compile(r"_tmp\.|^docs/|^report|^registration\.json$|^metrics/.*report")  # unfinished, or with the time of day in it
 NOT_COMPARED = re.compile(r"seconds|per_s|_mib|eta|mem", re.I)  # metrics of the machine
+
+
+class Skipped(Exception):
+    """Why a fault can't be made here."""
 
 
 @dataclass(eq=False)
@@ -281,9 +284,3 @@ def wait_for(condition: Callable[[], object], seconds: float = 600) -> object:
             raise TimeoutError("it never came to that")
         time.sleep(0.02)
     return value
-
-
-def moment(reference: Project, run: str, draw: random.Random) -> float:
-    """Seconds behind a stage's start at which its own work is going on, by what the unbroken run took."""
-    cost = json.loads((reference.root / f".work/times/{run}.json").read_text())
-    return draw.uniform(0.6 * cost["overhead_seconds"], cost["seconds"])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fault_project import SEED_CHAMPION, Project, half_written, wait_for
+from fault_project import SEED_CHAMPION, Project, Skipped, half_written, wait_for
 
 if TYPE_CHECKING:
     from faults import Trial
@@ -137,7 +137,6 @@ def without_mlflow(trial: "Trial", stage: str) -> None:
 
 
 def stop_postgresql(trial: "Trial", stage: str) -> None:
-    from faults import Skipped
     from postgres_server import NoServer, postgres
 
     try:
@@ -165,7 +164,6 @@ def stop_postgresql(trial: "Trial", stage: str) -> None:
 @contextlib.contextmanager
 def remote(trial: "Trial") -> Iterator[tuple[Project, object]]:
     """A copy of the whole unbroken project with a bucket behind a proxy as its remote."""
-    from faults import Skipped
     from s3_server import NoServer, s3_server
 
     folder = trial.folder.with_name(f"{trial.folder.name}.services")

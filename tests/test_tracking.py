@@ -260,15 +260,19 @@ def test_run_that_mlflow_never_saw_is_sent_by_the_next_stage(root):
     assert journals(root) == []
 
 
-def killed(root, name):
-    """A stage that logs 100 steps and is gone, as after kill -9."""
+def process(root, name, end):
+    """A stage of a process of its own: it logs 100 steps, then does `end`."""
     code = (
         "import os, sys; from pathlib import Path; from blip_core.tracking import stage_run\n"
         "with stage_run(sys.argv[1], stage='s', params={}, inputs=[], root=Path.cwd()) as run:\n"
         "    for step in range(100): run.log({'loss': 1.0}, step=step)\n"
-        "    os.kill(os.getpid(), 9)"
+        f"    {end}"
     )
-    assert subprocess.run([sys.executable, "-c", code, name], env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}).returncode == -9
+    return subprocess.run([sys.executable, "-c", code, name], env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}).returncode
+
+
+def killed(root, name):
+    assert process(root, name, "os.kill(os.getpid(), 9)") == -9
 
 
 def test_run_of_a_killed_stage_is_closed_and_keeps_its_last_metrics(root):
@@ -295,6 +299,17 @@ def test_what_is_kept_is_sent_by_a_command_too_even_to_a_new_database(root, data
     assert main(["outbox"]) == 0 and capsys.readouterr().out.startswith("1 run sent")
     [child] = runs(root, "caption")
     assert (child.info.status, len(client(root).get_metric_history(child.info.run_id, "loss"))) == ("KILLED", 100)
+
+
+def test_a_database_that_is_deleted_under_a_stage_is_noticed(root, database):
+    """SQLite went on writing to the deleted file, and the run was gone with it."""
+    assert process(root, "r1/caption", "os.remove('mlflow.db')") == 0
+    assert len(journals(root)) == 1
+    shutil.copy(database, root / "mlflow.db")
+    with track(root, "r1/score"):
+        pass
+    [child] = runs(root, "caption")
+    assert (child.info.status, len(client(root).get_metric_history(child.info.run_id, "loss"))) == ("FINISHED", 100)
 
 
 def test_what_was_cut_off_while_it_was_sent_counts_once(root):
