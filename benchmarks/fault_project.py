@@ -47,7 +47,8 @@ class Project:
         quiet |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         own = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "MLFLOW_", "PREFECT_", "BLIP_"))}
-        self.env = {**own, **quiet, "PATH": path, "PYTHONPATH": str(self.root), "PREFECT_HOME": str(self.root / ".work/prefect"), **self.env}
+        ours = {"PATH": path, "PYTHONPATH": str(self.root), "PREFECT_HOME": str(self.root / ".work/prefect")}
+        self.env = {**own, **quiet, **ours, **self.env}
 
     def start(self, *command: str, **env: str) -> subprocess.Popen:
         """In a session of its own, heeding Ctrl-C as on a terminal; what it says goes to the file `said`."""
@@ -143,7 +144,8 @@ def copy_before(reference: Project, stage: str, folder: Path) -> Project:
     graph = reference.graph()
     editor = YAML()  # of YAML 1.2, as DVC writes it
     lock = editor.load(folder / "dvc.lock")
-    for name in {stage, *nx.descendants(graph, stage)}:
+    forgotten = {stage, *nx.descendants(graph, stage)}
+    for name in forgotten:
         made = lock["stages"].pop(name)
         for out in made["outs"]:
             path = folder / out["path"]
@@ -156,7 +158,8 @@ def copy_before(reference: Project, stage: str, folder: Path) -> Project:
     shutil.rmtree(folder / ".work")
     (folder / ".work").mkdir()
     shutil.rmtree(folder / "mlruns", ignore_errors=True)
-    shutil.copy(reference.root.parent / "champion.db", folder / "mlflow.db")
+    if "register" in forgotten:
+        shutil.copy(reference.root.parent / "champion.db", folder / "mlflow.db")
     return project
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fault_project import SEED_CHAMPION, Project, Skipped, half_written, wait_for
 
 if TYPE_CHECKING:
-    from faults import Trial
+    from fault_cases import Trial
 
 
 class Service:
