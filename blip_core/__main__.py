@@ -4,6 +4,7 @@ Every verb checks the whole of params.yaml first. What a user can mend is said i
 """
 
 import argparse
+import contextlib
 import importlib
 import inspect
 import json
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from blip_core.atomic import disk_full
 from blip_core.cores import limit_threads
 from blip_core.demo.verb import add_verb as add_demo
 from blip_core.stages import STAGES
@@ -55,25 +57,33 @@ def main(argv: list[str] | None = None) -> int:
         args.act(args)
         sys.stdout.flush()
     except (ValueError, FloatingPointError) as e:
-        _leave_reason("input", str(e))
-        print(f"{args.verb}: {e}", file=sys.stderr)
-        _keep_traceback(args.work / "errors" / f"{args.verb}.log")
-        return 1
+        return _say(args, str(e))
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"{args.verb}: stopped; nothing half-written is left, and running it again goes on", file=sys.stderr)
         return 130
     except Exception as e:
+        if disk_full(e):
+            return _say(args, f"the disk is full ({e}); free some space and run it again: what was finished is kept")
         _leave_reason("crash", f"{type(e).__name__}: {e}")
         raise
     return 0
 
 
+def _say(args: argparse.Namespace, message: str) -> int:
+    """Tell what a user can mend; the exit code."""
+    _leave_reason("input", message)
+    print(f"{args.verb}: {message}", file=sys.stderr)
+    _keep_traceback(args.work / "errors" / f"{args.verb}.log")
+    return 1
+
+
 def _keep_traceback(path: Path) -> None:
     """For whoever doubts that the input is to blame."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(traceback.format_exc())
+    with contextlib.suppress(OSError):  # of a full disk
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc())
 
 
 def _leave_reason(kind: str, message: str) -> None:
@@ -81,7 +91,8 @@ def _leave_reason(kind: str, message: str) -> None:
     if path := os.environ.get("BLIP_ERROR_FILE"):
         from blip_core.captions import write_json
 
-        write_json({"kind": kind, "message": message}, Path(path))
+        with contextlib.suppress(OSError):  # of a full disk
+            write_json({"kind": kind, "message": message}, Path(path))
 
 
 def _parser(argv: list[str]) -> argparse.Namespace:
@@ -105,6 +116,7 @@ def _parser(argv: list[str]) -> argparse.Namespace:
     explain.add_argument("--generation", type=Path, default=Path("artifacts/generations/g1"), help="default: artifacts/generations/g1")
     explain.set_defaults(act=_explain)
     verbs.add_parser("times", help="what each stage cost when it last ran here: seconds, memory").set_defaults(act=_times)
+    verbs.add_parser("outbox", help="send MLflow what stages logged while it was away; each stage does so too").set_defaults(act=_outbox)
     profile = verbs.add_parser("profile", help="where the time of a few steps goes: parts, operators, a trace")
     profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"))
     profile.add_argument("--artifacts", type=Path, help="read its pictures and texts (and models, to caption and score); default: made up")
@@ -202,6 +214,12 @@ def _times(args: argparse.Namespace) -> None:
     if not times:
         raise ValueError(f"{args.work}: no stage has run with this folder for its unfinished work; run the chain, or name it with --work")
     print(as_text("What the stages cost", [cost_section(times)]), end="")
+
+
+def _outbox(args: argparse.Namespace) -> None:
+    from blip_core.tracking import send_kept
+
+    print(send_kept(Path.cwd()))
 
 
 def _profile(args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Outputs that appear whole, by rename: a reader sees all of a file or folder, or what stood there before."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -40,6 +41,15 @@ def replace_folder(new: Path, path: Path) -> None:
         os.replace(path, old)
     os.replace(new, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error comes of a full disk or quota: each library that writes has a way of its own to say so, or says but `write failed`."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _beside(path: Path) -> Path:

@@ -58,7 +58,8 @@ def crown(registry: Registry, version: "ModelVersion", *, instead_of: "ModelVers
             f"{registry.name}: version {now or 'none'} has become champion meanwhile, not {before or 'none'}; look at it, try again"
         )
     known = _all_moves(registry)
-    move = Move(datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00"), by, how, why, before)
+    move = _begun(known, str(version.version), before, how)
+    move = move or Move(datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00"), by, how, why, before)
     registry.tag(version, {f"{CHAMPION}.{move.at}": json.dumps(vars(move))})
     registry.point(CHAMPION, version)
     if instead_of is not None and how == ROLLBACK:
@@ -150,6 +151,12 @@ def describe(registry: Registry, number: str | int) -> None:
     if taken := withdrawn(version):
         lines.append(f"Withdrawn {taken}" if taken.how == REJECTION else f"Rolled back {taken.at[:19]}Z, by {taken.by}: {taken.why}")
     registry.describe(version, "\n".join(lines).strip())
+
+
+def _begun(known: set[tuple[str, Move]], number: str, before: str, how: str) -> Move | None:
+    """This very move, where a process that was killed wrote it down and did not come to make it: the newest of all, of this version."""
+    last, move = max(known, default=("", None), key=lambda found: found[1].at)
+    return move if move and (last, move.before, move.how) == (number, before, how) else None
 
 
 def _all_moves(registry: Registry) -> set[tuple[str, Move]]:

@@ -69,7 +69,8 @@ def save_checkpoint(state: dict, folder: Path, step: int, *, keep: int = 2) -> N
     path = folder / f"step-{step:08d}.pt"
     temporary = folder / f"_tmp.{uuid.uuid4().hex}"
     try:
-        torch.save(state, temporary)
+        with temporary.open("wb") as f:  # by its name PyTorch writes past Python and does not say that a disk is full
+            torch.save(state, f)
         path.with_suffix(".sha256").write_text(sha256_file(temporary))
         os.replace(temporary, path)
     finally:

@@ -200,3 +200,12 @@ def test_mixtures_of_noise_are_compared_with_their_own_truth():
     assert "| t | n | 40% | " in shown and "2 comparisons; the bound covers 100.0%" in shown
     wrong = [{"true": "t", "noise": "n", "share": 0.4, **r, "truth": 0.9} for r in rows]
     assert "1 missed" in noise_mixtures.table(wrong, [0.0, 1.0]) and "covers 0.0%" in noise_mixtures.table(wrong, [0.0, 1.0])
+
+
+def test_every_kind_of_stage_is_killed():
+    import faults
+    import yaml
+
+    stages = list(yaml.safe_load((BENCHMARKS.parent / "dvc.yaml").read_text())["stages"])
+    known = faults.faults([f"{s}@g1" if s == "pretrain" else s for s in stages])
+    assert {f"kill-{s}" for s in stages if s != "pretrain"} <= known.keys() and "kill-pretrain@g1" in known

@@ -93,7 +93,7 @@ def test_a_stage_has_one_name_everywhere():
     "package,homes",
     [
         ("great_expectations", {"blip_core/expectations.py"}),
-        ("mlflow", {"blip_core/tracking.py", "blip_core/registry.py", "mlflow/serve.py"}),
+        ("mlflow", {"blip_core/tracking.py", "blip_core/delivery.py", "blip_core/registry.py", "mlflow/serve.py"}),
         ("matplotlib", {"blip_core/report/figures.py"}),
         ("prefect", {"flows"}),
         ("boto3", {"blip_core/storage.py"}),

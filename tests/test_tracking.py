@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -215,6 +215,115 @@ def test_metrics_wait_while_mlflow_is_away(root, monkeypatch, caplog):
     [child] = runs(root, "ingest")
     assert [m.value for m in client(root).get_metric_history(child.info.run_id, "loss")] == [3.0, 2.0, 1.5, 1.0]
     assert len([r for r in caplog.records if r.name == "blip_core.tracking"]) == 1
+
+
+@contextmanager
+def damaged(root):
+    """MLflow can't be read meanwhile, as when its server is down."""
+    whole = (root / "mlflow.db").read_bytes()
+    (root / "mlflow.db").write_bytes(b"not a database" * 100)
+    yield
+    (root / "mlflow.db").write_bytes(whole)
+
+
+def journals(root):
+    return list((root / ".work/tracking").glob("*"))
+
+
+def test_run_that_mlflow_never_saw_is_sent_by_the_next_stage(root):
+    """Runs and metrics of a stage were lost for good when MLflow was away from its start to its end."""
+    from matplotlib.figure import Figure
+
+    before = int(time.time() * 1000)
+    with damaged(root), pytest.raises(ValueError), track(root, "r1/caption", [Path("artifacts/generations/g0")], {"p": 0.9}) as run:
+        for step in range(2500):
+            run.log({"loss": 1.0 / (1 + step), "recall@1": 0.5}, step=step)
+        run.tag("note", "yes")
+        run.figure(Figure(), "plots/empty.png")
+        run.artifact(root / "params.yaml")
+        (root / "report").mkdir()
+        (root / "report/page.html").write_text("page")
+        run.artifact(root / "report")
+        raise ValueError("no")
+    after = int(time.time() * 1000)
+    assert run.run_id is None and journals(root)
+    with track(root, "r1/score"):
+        pass
+    [child], [parent] = runs(root, "caption"), runs(root, "r1")
+    history = client(root).get_metric_history(child.info.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(step, 1.0 / (1 + step)) for step in range(2500)]
+    assert all(before <= t <= after for t in (child.info.start_time, child.info.end_time, *(m.timestamp for m in history)))
+    assert (child.info.status, parent.info.status, child.data.params) == ("FAILED", "FAILED", {"p": "0.9"})
+    assert child.data.tags["note"] == "yes" and child.data.tags["error"] == "ValueError: no"
+    assert {f.path for f in client(root).list_artifacts(child.info.run_id)} == {"plots", "params.yaml", "report"}
+    assert child.inputs.dataset_inputs[0].dataset.digest == f"{DIGITS}.dir"
+    assert journals(root) == []
+
+
+def process(root, name, end):
+    """A stage of a process of its own: it logs 100 steps, then does `end`."""
+    code = (
+        "import os, sys; from pathlib import Path; from blip_core.tracking import stage_run\n"
+        "with stage_run(sys.argv[1], stage='s', params={}, inputs=[], root=Path.cwd()) as run:\n"
+        "    for step in range(100): run.log({'loss': 1.0}, step=step)\n"
+        f"    {end}"
+    )
+    return subprocess.run([sys.executable, "-c", code, name], env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}).returncode
+
+
+def killed(root, name):
+    assert process(root, name, "os.kill(os.getpid(), 9)") == -9
+
+
+def test_run_of_a_killed_stage_is_closed_and_keeps_its_last_metrics(root):
+    """It stood as RUNNING for ever, without what waited for the next flush."""
+    killed(root, "r1/caption")
+    assert runs(root, "caption")[0].info.status == "RUNNING"
+    with track(root, "r1/caption"):
+        assert len(runs(root, "caption")) == 2
+    again, first = runs(root, "caption")
+    assert (first.info.status, again.info.status, runs(root, "r1")[0].info.status) == ("KILLED", "FINISHED", "FINISHED")
+    assert [m.step for m in client(root).get_metric_history(first.info.run_id, "loss")] == list(range(100))
+
+
+def test_what_is_kept_is_sent_by_a_command_too_even_to_a_new_database(root, database, monkeypatch, capsys):
+    from blip_core.__main__ import main
+
+    killed(root, "r1/caption")
+    with damaged(root):
+        assert main(["outbox"]) == 1 and "stays in" in capsys.readouterr().err
+    shutil.copy(database, root / "mlflow.db")  # all that was in it is lost; what was not finished is not
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/other.db")
+        assert main(["outbox"]) == 0 and f"0 runs sent to MLflow at sqlite:///{root}/other.db; more is kept for" in capsys.readouterr().out
+    assert main(["outbox"]) == 0 and capsys.readouterr().out.startswith("1 run sent")
+    [child] = runs(root, "caption")
+    assert (child.info.status, len(client(root).get_metric_history(child.info.run_id, "loss"))) == ("KILLED", 100)
+
+
+def test_a_database_that_is_deleted_under_a_stage_is_noticed(root, database):
+    """SQLite went on writing to the deleted file, and the run was gone with it."""
+    assert process(root, "r1/caption", "os.remove('mlflow.db')") == 0
+    assert len(journals(root)) == 1
+    shutil.copy(database, root / "mlflow.db")
+    with track(root, "r1/score"):
+        pass
+    [child] = runs(root, "caption")
+    assert (child.info.status, len(client(root).get_metric_history(child.info.run_id, "loss"))) == ("FINISHED", 100)
+
+
+def test_what_was_cut_off_while_it_was_sent_counts_once(root):
+    """Killed behind the sending and before it was marked, a journal is sent again."""
+    with damaged(root), track(root, "r1/caption") as run:
+        run.log({"loss": 1.0}, step=1)
+    [path] = journals(root)
+    text = path.read_bytes()
+    for _ in range(2):
+        path.write_bytes(text + b'\n{"metr')  # as a full disk cuts a record off
+        with track(root, "r1/score"):
+            pass
+    [child] = runs(root, "caption")
+    assert len(client(root).get_metric_history(child.info.run_id, "loss")) == 1
 
 
 def test_error_of_the_stage_is_not_hidden_by_one_of_mlflow(root, monkeypatch):
