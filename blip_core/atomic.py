@@ -44,7 +44,7 @@ def replace_folder(new: Path, path: Path) -> None:
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether an error comes of a full disk or quota: each library that writes has a way of its own to say so, or says but `write failed`."""
+    """Whether an error comes of a full disk or quota: each library that writes has its own way to say so, or says but `write failed`."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             return True

@@ -66,7 +66,21 @@ def postgres() -> Iterator[Postgres]:
         password = folder / "password"
         password.write_text(PASSWORD)
         shutil.chown(password, server.user)
-        made = ["-D", folder / "data", "-U", "postgres", "-A", "scram-sha-256", "--pwfile", password, "-E", "UTF8", "--no-sync", "--locale", "C"]
+        made = [
+            "-D",
+            folder / "data",
+            "-U",
+            "postgres",
+            "-A",
+            "scram-sha-256",
+            "--pwfile",
+            password,
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "--locale",
+            "C",
+        ]
         _run(server, "initdb", *made)
         server.start()
         yield server

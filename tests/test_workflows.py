@@ -83,7 +83,9 @@ def test_secrets_come_from_a_file_that_git_ignores():
 def test_the_server_runs_the_versions_of_the_project():
     pins = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     wanted = re.findall(r'"([\w-]+)(?:\[\w+\])?==([\w.]+)"', (ROOT / "mlflow/server.Dockerfile").read_text())
-    assert {name.lower(): version for name, version in wanted if name.lower() in pins} == {name: pins[name] for name in ("mlflow", "fastapi", "boto3", "sqlalchemy", "psycopg2-binary")}
+    assert {name.lower(): version for name, version in wanted if name.lower() in pins} == {
+        name: pins[name] for name in ("mlflow", "fastapi", "boto3", "sqlalchemy", "psycopg2-binary")
+    }
     assert COMPOSE["services"]["prefect"]["image"] == f"prefecthq/prefect:{pins['prefect']}-python3.11"
     assert COMPOSE["services"]["mlflow"]["image"] == f"blip-mlflow:{pins['mlflow']}"
 
