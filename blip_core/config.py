@@ -366,13 +366,14 @@ class CalibrateConfig(Config):
 
 class SamplerConfig(Config):
     name: Literal["nucleus", "beam"]
+    # beyond these bounds the numbers of fp32 end and a token's probability is none
     p: float = Field(ge=0.001, le=1, description="nucleus: the smallest set of tokens with this much probability; 1 leaves all to top_k")
     top_k: int = Field(ge=0, description="nucleus: only so many of the most probable tokens; 0: any")
     temperature: float = Field(ge=0.001, le=1000, description="nucleus: of the softmax; below 1 is surer, above 1 more diverse")
     beams: Positive
     min_tokens: int = Field(ge=0, description="new tokens, prompt not counted")
     max_tokens: Positive
-    repetition_penalty: float = Field(gt=0)
+    repetition_penalty: float = Field(ge=0.001, le=1000)
 
     @property
     def label(self) -> str:

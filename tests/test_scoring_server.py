@@ -123,7 +123,7 @@ BAD = {
     "an unknown task": ([{"image": picture()}], {"task": "tag"}, "params: task: got 'tag'; one of caption, match, embed"),
     "an unknown sampler": ([{"image": picture()}], {"sampler": "top"}, "params: sampler: got 'top'"),
     "p of two": ([{"image": picture()}], {"p": 2.0}, "params: p: got 2.0"),
-    "no temperature": ([{"image": picture()}], {"temperature": 1e-300}, "params: temperature: 1e-300, expected a number between"),
+    "no temperature": ([{"image": picture()}], {"temperature": 1e-300}, "params: temperature: got 1e-300"),
     "p of null": ([{"image": picture()}], {"p": None}, "params: p: got None"),
     "p of text": ([{"image": picture()}], {"p": "much"}, "Can not safely convert"),
     "many beams": ([{"image": picture()}], {"beams": 1000}, "params: beams: 1000, at most 16 are allowed"),

@@ -10,7 +10,6 @@ from blip_core.config import Config, ImageLimits, Params, SamplerConfig, Serving
 
 Task = Literal["caption", "match", "embed"]
 CALIBRATION = "calibration.json"  # beside a filter
-LEAST, MOST = 0.001, 1000.0  # of p, temperature and the like: beyond, the numbers of fp32 end and a token's probability is none
 RENAMED = {"sampler": "name"}  # a field of SamplerConfig that goes by another name in a request
 
 
@@ -95,9 +94,6 @@ def _check_work(options: Options, limits: ServingConfig) -> None:
             raise BadRequest(f"params: {name}: {value}, at most {most} are allowed")
     if options.task == "caption" and sampler.name == "beam" and options.num_captions > sampler.beams:
         raise BadRequest(f"params: num_captions: {options.num_captions} of a search with {sampler.beams} beams; ask for more beams")
-    for name, value in sampler.model_dump().items():
-        if isinstance(value, float) and not LEAST <= value <= MOST:
-            raise BadRequest(f"params: {name}: {value}, expected a number between {LEAST} and {MOST:g}")
     if sampler.min_tokens > sampler.max_tokens:
         raise BadRequest(f"params: min_tokens: {sampler.min_tokens} is more than max_tokens, {sampler.max_tokens}")
 
