@@ -66,7 +66,7 @@ def test_every_arm_is_whole_and_differs_from_the_default_chain(arms):
         ({"arms": {"F/x": {"says": "x"}}}, "arms.F/x.*: String should match pattern"),
         ({"arms": {"F": {"params": {}}}}, "arms.F.says: missing"),
         ({"arms": {"F": {"says": "x", "rows": {"none": "g1"}}}}, "has a row 'none', as F has"),
-        ({"arms": {"A": {"says": "x", "against": ["F"]}, "F": {"says": "x"}}}, "arms.A.against: no arm before it has a row F"),
+        ({"arms": {"A": {"says": "x", "against": ["F"]}, "F": {"says": "x"}}}, "arms.A.against: no arm above has a row F"),
         ({"baselines": ["nil"]}, "'nil' is no arm with one row of that name"),
     ],
 )

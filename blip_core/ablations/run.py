@@ -98,7 +98,8 @@ def run_arm(clone: Path, name: str, arm: Arm, *, baselines: tuple[str, ...], don
     params = checked(Params, read_values(_values_path(clone, name)), name)
     found: dict[str, dict] = {}
     for row, model in models.items():
-        against = {b: done[b]["evaluation"] for b in (*baselines, *arm.against) if b in done and b != row}
+        known = done | found
+        against = {b: known[b]["evaluation"] for b in (*baselines, *arm.against) if b in known and b != row}
         found[row] = measure_row(clone, model, own, params, against=against, compare=compare)
     return found
 
