@@ -66,6 +66,7 @@ def test_every_arm_is_whole_and_differs_from_the_default_chain(arms):
         ({"arms": {"F/x": {"says": "x"}}}, "arms.F/x.*: String should match pattern"),
         ({"arms": {"F": {"params": {}}}}, "arms.F.says: missing"),
         ({"arms": {"F": {"says": "x", "rows": {"none": "g1"}}}}, "has a row 'none', as F has"),
+        ({"arms": {"A": {"says": "x", "against": ["F"]}, "F": {"says": "x"}}}, "arms.A.against: no arm above has a row F"),
         ({"baselines": ["nil"]}, "'nil' is no arm with one row of that name"),
     ],
 )
@@ -204,6 +205,8 @@ def test_tables_from_planted_results():
     assert "| F | 0 | +0.200 [+0.150, +0.250] |" in text and "| F | 1 |" not in text
     results = planted()
     results["seeds"]["0"]["rows"]["F"]["against"]["none"]["cider"] = {"difference": -0.01, "low": -0.05, "high": 0.03}
+    results["baselines"].append("long")
+    assert "Against long" not in section(results, figure="x.png"), "nothing was compared with it"
     assert "-0.010 (0 of 1) |" in section(results, figure="x.png"), "an interval over 0 shows nothing"
 
 

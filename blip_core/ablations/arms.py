@@ -15,6 +15,7 @@ class Arm(Config):
     says: str = Field(description="what it is, in the tables")
     paper: str = Field("", description="where the paper has the like")
     params: dict = Field({}, description="laid over params.yaml: mappings are merged, all else is replaced")
+    against: tuple[str, ...] = Field((), description="rows, besides the baselines, that it is compared with; of arms above it, or its own")
     rows: dict[str, str] = Field({}, description="row of the tables to the model it is of; none: the arm's name, g1")
     stages: dict[str, dict] = Field({}, description="further stages, as dvc.yaml would have them")
     keep: tuple[str, ...] = Field((), description="stages that are taken from the default chain although their values differ")
@@ -38,6 +39,8 @@ class Arms(Config):
                 if row in seen:
                     raise ValueError(f"arms.{name}: has a row {row!r}, as {seen[row]} has; name it otherwise")
                 seen[row] = name
+            if unknown := set(arm.against) - set(seen):
+                raise ValueError(f"arms.{name}.against: no arm above has a row {', '.join(sorted(unknown))}; they have {sorted(seen)}")
         return self
 
 

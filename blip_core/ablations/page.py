@@ -34,10 +34,11 @@ def section(results: dict, *, figure: str) -> str:
     """All of it; `figure` is the path of the picture as the page names it."""
     shown = f"Differences to {results['baselines'][0]}: a point for each seed, with its interval"
     parts = [_conditions(results), _means(results), f"![{shown}]({figure})", f"{shown}."]
-    for baseline in results["baselines"]:
+    compared = [b for b in results["baselines"] if differences(results, b)["cider"]]
+    for baseline in compared:
         about = f"Against {baseline}: the mean over the seeds, and at how many the interval lies above or below 0."
         parts += [about, _gains(results, baseline)]
-    details = [f"Against {baseline}:\n\n{_intervals(results, baseline)}" for baseline in results["baselines"]]
+    details = [f"Against {baseline}:\n\n{_intervals(results, baseline)}" for baseline in compared]
     return "\n\n".join([*parts, "<details><summary>Each seed with its interval</summary>", *details, "</details>"])
 
 

@@ -44,7 +44,7 @@ def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | Non
         "machine": _machine(),
         "facts": facts,
         "rows": _about({name: arm for name, arm in arms.arms.items() if name in wanted}),
-        "baselines": [b for b in arms.baselines if b in wanted],
+        "baselines": list(dict.fromkeys([*(b for b in arms.baselines if b in wanted), *(r for a in wanted.values() for r in a.against)])),
         "seeds": {},
     }
     failed = []
@@ -98,7 +98,8 @@ def run_arm(clone: Path, name: str, arm: Arm, *, baselines: tuple[str, ...], don
     params = checked(Params, read_values(_values_path(clone, name)), name)
     found: dict[str, dict] = {}
     for row, model in models.items():
-        against = {b: (done | found)[b]["evaluation"] for b in baselines if b in done and b != row}
+        known = done | found
+        against = {b: known[b]["evaluation"] for b in (*baselines, *arm.against) if b in known and b != row}
         found[row] = measure_row(clone, model, own, params, against=against, compare=compare)
     return found
 
