@@ -233,11 +233,9 @@ def differences(project: Project, reference: Project, *, stage: str | None, run:
     """In what a project differs from the unbroken one; empty when in nothing. With `stage` what depends on that has not run yet."""
     told, base = [], reference.root
     waiting = tuple(_below(reference, stage)) if stage else ()
-    ours = files(project.root)
-    theirs = {name: digest for name, digest in files(base).items() if not name.startswith(waiting)}
-    if missing := sorted(theirs.keys() - ours.keys()):
+    if missing := sorted(n for n in files(base).keys() - files(project.root).keys() if not n.startswith(waiting)):
         told.append(f"missing: {', '.join(missing)}")
-    if changed := sorted(n for n in ours if ours[n] != theirs.get(n)):
+    if changed := half_written(project, reference):
         told.append(f"different: {', '.join(changed)}")
     found, expected = registry(database), registry(base.parent / "champion.db" if stage else base / "mlflow.db")
     if found != expected:

@@ -123,6 +123,13 @@ class Registry:
         self._client.set_terminated(run_id)
         return version
 
+    def close_runs(self, identity: str) -> None:
+        """End the runs of registrations of this model that were killed, which MLflow would show as RUNNING for ever."""
+        running = f"tags.model_hash = '{identity}' and attributes.status = 'RUNNING'"
+        kept = {version.run_id for version in self.versions()}
+        for run in self._client.search_runs([self._experiment], running):
+            self._client.set_terminated(run.info.run_id, "FINISHED" if run.info.run_id in kept else "KILLED")
+
     def _upload(self, run_id: str, tags: dict[str, str], package: dict) -> tuple[str, str]:
         """Pack the model and send it. The id that MLflow gives it, and where it lies."""
         import mlflow

@@ -61,6 +61,7 @@ def register(
     _check_fresh(root, [model, evaluation, comparison, generation, gate, shards])
     identity = model_hash(model)
     with open_registry(cfg.name, root) as registry:
+        registry.close_runs(identity)
         version = registry.find("model_hash", identity)
         if version is None:
             tags = {"model_hash": identity, "registered_by": who(root), "torch": installed("torch")}
