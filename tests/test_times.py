@@ -44,7 +44,16 @@ def test_only_the_first_process_of_a_training_tells(tmp_path, monkeypatch):
 
 def test_the_cli_writes_the_cost_of_a_stage_and_the_verb_shows_it(ingested, tmp_path, capsys):
     inputs = ["--generation", ingested / "generations/g0", "--heldout", ingested / "heldout", "--shards", ingested / "shards"]
-    outs = ["--out-gate", tmp_path / "gate.json", "--out-metrics", tmp_path / "metrics.json", "--out-docs", tmp_path / "docs"]
+    outs = [
+        "--out-gate",
+        tmp_path / "gate.json",
+        "--out-decision",
+        tmp_path / "decision.json",
+        "--out-metrics",
+        tmp_path / "metrics.json",
+        "--out-docs",
+        tmp_path / "docs",
+    ]
     strict = (ROOT / "params.yaml").read_text().replace("min_heldout_images: 50", "min_heldout_images: 5000")
     (tmp_path / "strict.yaml").write_text(strict)
     command = [str(word) for word in ("validate", *inputs, *outs, "--work", tmp_path / "work", "--params")]
