@@ -144,8 +144,8 @@ def kill_child(trial: Trial, stage: str) -> None:
     for _ in range(TRIES):
         project = trial.before(stage)
         dvc = project.start("dvc", "repro", stage)
-        parent = wait_for(lambda: project.stage(trial.verb))
-        wait_for(lambda: _children(parent) or not parent.is_running())
+        parent = wait_for(lambda: project.stage(trial.verb))  # noqa: B023 (called at once)
+        wait_for(lambda: _children(parent) or not parent.is_running())  # noqa: B023
         time.sleep(trial.draw.uniform(0, 0.1))
         children = _children(parent)
         if children:

@@ -104,7 +104,10 @@ def test_runs_figures_and_versions_in_postgresql_and_s3(store, root, s3):  # noq
     with open_registry("blip", root) as registry:
         assert registry.at("champion").tags["gate"] == "passed"
 
-    code = "import mlflow, sys; print(mlflow.pyfunc.load_model('models:/blip@champion').predict([sys.argv[1]])[0] or '-')"
+    code = (
+        "import mlflow, pandas, sys; model = mlflow.pyfunc.load_model('models:/blip@champion');"
+        "print(model.predict(pandas.DataFrame({'image': [sys.argv[1]]}))[0]['captions'])"
+    )
     picture = root / "picture.png"
     picture.write_bytes(grey_picture())
     done = subprocess.run([sys.executable, "-c", code, picture], capture_output=True, text=True, cwd=root.parent)
