@@ -152,7 +152,7 @@ def kill_child(trial: Trial, stage: str) -> None:
             trial.draw.choice(children).kill()
         code = ended(dvc)
         if children:
-            said = [line for line in project.said().splitlines() if re.search("died|[Ww]orker", line)]
+            said = [line for line in project.said().splitlines() if re.search("died|is killed by", line)]
             trial.look(f"one of {len(children)} killed; dvc ends with {code}{': ' + said[-1][:160] if said else ''}")
             trial.again()
             return
@@ -200,6 +200,7 @@ def small_disk(folder: Path):
         yield free
     finally:
         subprocess.run(["umount", "-l", folder])
+        shutil.rmtree(folder.with_name(folder.name + ".moved"), ignore_errors=True)
 
 
 def _empty(folder: Path) -> Path:

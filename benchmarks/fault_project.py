@@ -87,7 +87,7 @@ class Project:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.cwd().startswith(str(self.root)) and process.status() != psutil.STATUS_ZOMBIE:
+                if Path(process.cwd()).is_relative_to(self.root) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 

@@ -73,7 +73,7 @@ def kill_prefect(trial: "Trial", stage: str, victim: str) -> None:
     with running(server, worker):
         server.start()
         project.run("prefect", "work-pool", "create", "cpu", "--type", "process")
-        project.run("prefect", "--no-prompt", "deploy", "--all")
+        project.run("prefect", "--no-prompt", "deploy", "--name", "local")
         worker.start()
         ask = ("prefect", "deployment", "run", "bootstrap/local", "--param", f'stages=["{stage}"]')
         project.run(*ask)
@@ -117,9 +117,11 @@ def kill_mlflow(trial: "Trial", stage: str, restart: bool) -> None:
         code = dvc.wait(1200)
         kept = len(list((project.root / ".work/tracking").glob("*.jsonl")))
         trial.look(f"the training goes on, dvc ends with {code}; {kept} runs kept for later")
-        if not restart:
+        if restart:
+            trial.again(before=outbox(project))
+        else:
             server.start()
-        trial.again(whole=not restart)
+            trial.again(whole=True)
     shutil.rmtree(server.folder, ignore_errors=True)
 
 
@@ -130,10 +132,13 @@ def without_mlflow(trial: "Trial", stage: str) -> None:
         kept = len(list((project.root / ".work/tracking").glob("*.jsonl")))
         trial.look(f"the training goes on, dvc ends with {code}; {kept} runs kept for later")
         server.start()
-        project.run("python", "-m", "blip_core", "outbox")
-        said = project.said().split(" to ")[0]
-        trial.again(before=f"outbox: {said}; ")
+        trial.again(before=outbox(project))
     shutil.rmtree(server.folder, ignore_errors=True)
+
+
+def outbox(project: Project) -> str:
+    project.run("python", "-m", "blip_core", "outbox")
+    return f"outbox: {project.said().split(' to ')[0]}; "
 
 
 def stop_postgresql(trial: "Trial", stage: str) -> None:
@@ -191,17 +196,24 @@ def clone(project: Project) -> Project:
     return Project(folder, {k: v for k, v in project.env.items() if k.startswith("AWS_")})
 
 
-def vanish(project: Project, proxy: object, command: tuple[str, ...], match: str, behind: int) -> int:
-    """From a while after the command's start the remote hangs up on every request."""
+PATIENCE = 90.0  # seconds until a person presses Ctrl-C
+
+
+def vanish(project: Project, proxy: object, command: tuple[str, ...], match: str, behind: int) -> str:
+    """From a while after the command's start the remote hangs up on every request; how the command ends."""
     from fault_proxy import Rule
 
     proxy.breaks()
     process = project.start(*command)
     wait_for(lambda: sum(line.startswith(match) for line in proxy.requests) >= behind or process.poll() is not None, 600)
     proxy.breaks(Rule("reset", match=".*"))
-    code = process.wait(1200)
+    try:
+        told = f"{process.wait(PATIENCE)}"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGINT)
+        told = f"{process.wait(600)}, at Ctrl-C: it was still trying after {PATIENCE:.0f} s"
     proxy.breaks()
-    return code
+    return told
 
 
 def lose_remote(trial: "Trial", stage: str) -> None:
