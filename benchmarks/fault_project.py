@@ -47,7 +47,7 @@ class Project:
         quiet |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         own = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "MLFLOW_", "PREFECT_", "BLIP_"))}
-        ours = {"PATH": path, "PYTHONPATH": str(self.root), "PREFECT_HOME": str(self.root / ".work/prefect")}
+        ours = {"PATH": path, "PWD": str(self.root), "PYTHONPATH": str(self.root), "PREFECT_HOME": str(self.root / ".work/prefect")}
         self.env = {**own, **quiet, **ours, **self.env}
 
     def start(self, *command: str, **env: str) -> subprocess.Popen:

@@ -80,9 +80,10 @@ def kill_prefect(trial: "Trial", stage: str, victim: str) -> None:
         trial.mid_stage()
         {"server": server, "worker": worker}[victim].kill(group=victim == "server")
         time.sleep(1)
-        alive = "the stage goes on" if project.stage(trial.verb) else "the stage ends with it"
+        alive = "goes on" if project.stage(trial.verb) else "is gone"
+        began = time.monotonic()
         wait_for(lambda: not project.processes(), 900)
-        trial.look(alive)
+        trial.look(f"a second later the stage {alive}; {time.monotonic() - began:.0f} s later nothing of the run is left")
         {"server": server, "worker": worker}[victim].start()
         trial.again(lambda: project.run(*ask, "--watch", check=False, timeout=1200))
     shutil.rmtree(folder, ignore_errors=True)

@@ -166,8 +166,10 @@ def main() -> int:
     if args.list:
         print("\n".join(f"{key:20} {title}" for key, (title, _) in known.items()))
         return 0
-    made = {key: attempt(reference, key, known[key], args.seed, folder) for key in args.names or known}
-    write(made, known, reference)
+    made = {}
+    for key in args.names or known:
+        made[key] = attempt(reference, key, known[key], args.seed, folder)
+        write(made, known, reference)
     return int(any(row["after"] and not same(row) for row in made.values()))
 
 
