@@ -18,7 +18,7 @@ from pathlib import Path
 import networkx as nx
 import psutil
 import yaml
-from fault_project import Project, Skipped, copy_before, differences, half_written, registry, statuses, wait_for
+from fault_project import Project, Skipped, copy_before, differences, half_written, last_line, registry, statuses, wait_for
 
 TRIES = 8
 FEW = 5  # stages, that run again where what they depend on was broken
@@ -91,11 +91,6 @@ def name(process: psutil.Process) -> list[str]:
     with contextlib.suppress(psutil.Error):
         return [Path(part).name for part in process.cmdline()[:4]]
     return ["?"]
-
-
-def last_line(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(("ERROR: failed to reproduce", ">"))]
-    return lines[-1][:160] if lines else ""
 
 
 def ended(process: subprocess.Popen) -> int:

@@ -275,9 +275,6 @@ def half_written(project: Project, reference: Project) -> list[str]:
     return sorted(name for name, digest in files(project.root).items() if digest != theirs.get(name))
 
 
-# --- moments
-
-
 def wait_for(condition: Callable[[], object], seconds: float = 600) -> object:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -285,3 +282,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 600) -> object:
             raise TimeoutError("it never came to that")
         time.sleep(0.02)
     return value
+
+
+def last_line(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(("ERROR: failed to reproduce", ">"))]
+    return lines[-1][:160] if lines else ""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fault_project import SEED_CHAMPION, Project, Skipped, half_written, wait_for
+from fault_project import SEED_CHAMPION, Project, Skipped, files, last_line, wait_for
 
 if TYPE_CHECKING:
     from fault_cases import Trial
@@ -197,6 +197,10 @@ def clone(project: Project) -> Project:
     return Project(folder, {k: v for k, v in project.env.items() if k.startswith("AWS_")})
 
 
+def same_files(other: Project, reference: Project) -> str:
+    return f"the clone that pulls has {'the same files' if files(other.root) == files(reference.root) else 'OTHER FILES'}"
+
+
 PATIENCE = 90.0  # seconds until a person presses Ctrl-C
 
 
@@ -224,8 +228,7 @@ def lose_remote(trial: "Trial", stage: str) -> None:
         trial.look(f"dvc push ends with {code}")
         other = clone(project)
         trial.again(lambda: project.run("dvc", "push", check=False) or other.run("dvc", "pull", check=False), whole=True)
-        wrong = half_written(other, trial.reference)
-        trial.after += f"; a clone that pulls has {'NOT ' if wrong else ''}the same files"
+        trial.after += f"; {same_files(other, trial.reference)}"
     shutil.rmtree(other.root, ignore_errors=True)
 
 
@@ -237,9 +240,13 @@ def cut_pull(trial: "Trial", stage: str) -> None:
         code = vanish(other, proxy, ("dvc", "pull"), "GET", trial.draw.randint(5, 40))
         trial.project, original = other, project
         trial.look(f"in a clone dvc pull ends with {code}")
-        code = other.run("dvc", "pull", check=False)
+        codes = [other.run("dvc", "pull", check=False)]
+        told = ""
+        if codes[0]:
+            failed = next((line for line in other.said().splitlines() if line.startswith("ERROR")), last_line(other.said()))
+            codes.append(other.run("dvc", "pull", check=False))
+            told = f"dvc pull ends with {codes[0]} ({failed[:120]}), once more with {codes[1]}; "
         trial.project = original
-        trial.again(lambda: code, whole=True)
-        wrong = half_written(other, trial.reference)
-        trial.after += f"; the clone has {'NOT ' if wrong else ''}the same files"
+        trial.again(lambda: codes[-1], whole=True, before=told)
+        trial.after += f"; {same_files(other, trial.reference)}"
     shutil.rmtree(other.root, ignore_errors=True)

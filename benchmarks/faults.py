@@ -105,7 +105,8 @@ def attempt(reference: Project, key: str, about: tuple, seed: int, folder: Path)
 
 
 def same(row: dict) -> bool:
-    return "the same (" in row["after"] or "the same, the whole chain (" in row["after"]
+    text = row["after"]
+    return ("the same (" in text or "the same, the whole chain (" in text) and "OTHER FILES" not in text
 
 
 def page(rows: list[dict], reference: Project) -> str:
