@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from blip_core.atomic import disk_full
+from blip_core.atomic import clear_killed, disk_full
 from blip_core.cores import limit_threads
 from blip_core.demo.verb import add_verb as add_demo
 from blip_core.stages import STAGES
@@ -337,6 +337,8 @@ def _run_stage(args: argparse.Namespace) -> None:
         "fetch": lambda uri: _fetch(uri, args.work),
     }
     injected = {n: v for n, v in offered.items() if n in wanted}
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the one that writes
+        clear_killed(*(v for n, v in flags.items() if n.startswith("out")))
     if not args.run:
         with args.meter.stage():
             stage(**flags, **injected)

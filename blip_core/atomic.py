@@ -1,6 +1,7 @@
 """Outputs that appear whole, by rename: a reader sees all of a file or folder, or what stood there before."""
 
 import errno
+import glob
 import os
 import shutil
 import uuid
@@ -41,6 +42,13 @@ def replace_folder(new: Path, path: Path) -> None:
         os.replace(path, old)
     os.replace(new, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def clear_killed(*outs: Path) -> None:
+    """Remove what a process that was killed left beside these outputs. For who alone writes them: another's unfinished one would go too."""
+    for out in outs:
+        for left in out.parent.glob(f"_tmp.{glob.escape(out.name)}.*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def disk_full(error: BaseException | None) -> bool:

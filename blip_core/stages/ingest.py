@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import blip_core
+from blip_core.atomic import clear_killed
 from blip_core.captions import kept, read_table, table_paths, write_json, write_manifest, write_table
 from blip_core.config import IngestConfig
 from blip_core.gather import GENERATION, HELDOUT, PROTECTED, Staged, choose, place, quarantined
@@ -63,6 +64,7 @@ def ingest(
     staged = choose(tasks, cfg.near_copies)
     parts = [read_table(task.folder / "quarantine.parquet") for task in tasks]
     quarantine = pa.concat_tables([*parts, pa.Table.from_pylist(quarantined(staged), QUARANTINE_SCHEMA)])
+    clear_killed(out_vocab, out_quarantine, out_metrics)
     write_table(quarantine, out_quarantine)
     with _replacing(out_shards, out_generation, out_heldout) as (shards, generation, heldout):
         counts = place(staged, shards, generation, heldout, cfg=cfg)
