@@ -19,12 +19,9 @@ from blip_core.distributed import device
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search, nucleus
 from blip_core.pair_scores import PairScores
+from blip_core.precision import autocast
 from blip_core.shards import ShardImages
 from blip_core.tokenizer import Tokenizer
-
-
-def autocast(precision: str) -> torch.autocast:
-    return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
 
 
 class Caption(NamedTuple):

@@ -20,6 +20,7 @@ WebKind = Literal["clean", "terse", "mismatch", "boilerplate", "partial", "gener
 Screen = Annotated[Literal["off", "mark", "drop"], BeforeValidator(lambda v: "off" if v is False else v)]  # YAML reads off as false
 Place = str | tuple[str, ...]
 Engine = Literal["local", "ray"]
+Precision = Literal["auto", "fp32", "bf16"]  # blip_core/precision.py
 CalibrationMethod = Literal["logistic", "temperature", "isotonic"]
 MODELS = "the folder of a BLIP, ours or of transformers, a .pth file of the authors, or models:/NAME/VERSION of the registry"
 Format = Literal["webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parquet", "table", "sidecar"]  # blip_core/formats
@@ -273,7 +274,9 @@ class OptimConfig(Config):
     betas: tuple[Share, Share]
     clip_norm: float = Field(gt=0, description="of the gradient, over all parameters")
     max_tokens: Annotated[int, Field(ge=4)] = Field(description="a text is cut to this many, special tokens included")
-    precision: Literal["fp32", "bf16"] = Field(description="bf16 autocast on CPU or CUDA; weights stay fp32")
+    precision: Precision = Field(
+        description="bf16 is autocast on CPU or CUDA, weights stay fp32; auto: bf16 where the device has instructions for it"
+    )
     compile: bool = Field(
         description="torch.compile of each block: minutes at the start, other last bits; benchmarks/gpu.py measures what it gains"
     )
@@ -414,7 +417,7 @@ class CaptionConfig(Config):
     ray: RayConfig
     writers: tuple[WriterConfig, ...] = Field(min_length=1, description="their candidates are numbered one after the other")
     batch_size: Positive = Field(description="images at a time")
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     threads: int = Field(ge=0, description=THREADS)
 
 
@@ -428,7 +431,7 @@ class ScoreConfig(Config):
     )
     controls_per_image: Positive = Field(description="pairs of each kind, true and false, planted per held-out image")
     batch_size: Positive = Field(description="images at a time")
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     threads: int = Field(ge=0, description=THREADS)
 
 
@@ -493,7 +496,7 @@ class EvaluateConfig(Config):
     batch_size: Positive
     bootstrap: Positive = Field(description="resamples of the images for the confidence intervals")
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     threads: int = Field(ge=0, description=THREADS)
     timeout: Positive = Field(description="seconds that one of several processes waits for the others before it gives up")
 

@@ -16,6 +16,7 @@ from blip_core.checkpoint import model_hash
 from blip_core.distributed import device
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
 from blip_core.model.inference import for_inference
+from blip_core.precision import resolved
 from blip_core.public.clip import is_clip, load_clip
 from blip_core.public.load import load_pretrained
 
@@ -29,7 +30,7 @@ def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str
     path = find_model(name, tuned, fetch)
     model, tokenizer = load_pretrained(path)
     _require(model, CAPTIONING, name)
-    for_inference(model.to(device()), precision)
+    for_inference(model.to(device()), resolved(precision))
     return MedCaptioner(model, tokenizer, identify(path), _fact(path, "prompt", "") if prompt is None else prompt, precision)
 
 
@@ -40,7 +41,7 @@ def open_filter(name: str, tuned: Path, *, precision: str, fetch: Fetch | None) 
         return load_clip(path, identify(path), precision=precision)
     model, tokenizer = load_pretrained(path)
     _require(model, RETRIEVAL, name)
-    for_inference(model.to(device()), precision)
+    for_inference(model.to(device()), resolved(precision))
     return MedFilter(model, tokenizer, identify(path), _fact(path, "max_tokens", min(_LONGEST, model.cfg.text.max_positions)), precision)
 
 

@@ -28,6 +28,7 @@ from blip_core.distributed import device
 from blip_core.model.blip import Blip
 from blip_core.model.inference import for_inference
 from blip_core.objectives import Batch, CaptionObjective, PretrainObjective
+from blip_core.precision import resolved
 from blip_core.shards import ShardImages
 from blip_core.tokenizer import BERT_TOKENS, Tokenizer
 from blip_core.train import fit
@@ -236,7 +237,7 @@ def _reader(stage: str, params: Params, artifacts: Path | None) -> tuple[Blip, T
     else:
         tokenizer = _tokenizer(params, artifacts)
         model = new_model(params.model, tokenizer, seed=params.seed)
-    return for_inference(model.to(device()), params.section(stage).precision), tokenizer
+    return for_inference(model.to(device()), resolved(params.section(stage).precision)), tokenizer
 
 
 Pictures = Callable[[int, int], tuple[list[str], list[np.ndarray], list[list[str]]]]  # step, count -> keys, pictures, texts of each
@@ -275,7 +276,7 @@ def _texts(tokenizer: Tokenizer, count: int, *, seed: int) -> list[str]:
 def _title(stage: str, params: Params, size: int, precision: str, threads: int, artifacts: Path | None) -> str:
     v, where = params.model.vision, torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads or 'all'} thread(s)"
     data = f"pictures of {artifacts}" if artifacts else "made-up pictures"
-    return f"{stage}: {size} images a step, {v.image_size} pixels, ViT {v.width} x {v.depth}, {precision}, {data}; {where}"
+    return f"{stage}: {size} images a step, {v.image_size} pixels, ViT {v.width} x {v.depth}, {resolved(precision)}, {data}; {where}"
 
 
 def _part_lines(watch: Watch, images: int) -> list[str]:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from blip_core.ahead import read_ahead
-from blip_core.capfilt import autocast
 from blip_core.config import EvaluateConfig
 from blip_core.controls import Picture
 from blip_core.data import load_pixels, read_resized, tokenize
 from blip_core.distributed import device, rank, total, world_size
 from blip_core.metrics import Scores, blocks
 from blip_core.model.blip import Blip
+from blip_core.precision import autocast
 from blip_core.shards import ShardImages
 from blip_core.tokenizer import Tokenizer
 

@@ -23,6 +23,7 @@ from blip_core.model.blip import Blip
 from blip_core.model.med import MedBlock
 from blip_core.model.vit import VitBlock
 from blip_core.objectives import Batch
+from blip_core.precision import autocast
 
 if TYPE_CHECKING:  # one step needs torch alone (benchmarks/gpu.py); only a whole training reads data and writes checkpoints
     from blip_core.data import Batches
@@ -154,7 +155,7 @@ def backward(stepper: nn.Module, parts: list[Batch], *, precision: str) -> dict[
     for i, part in enumerate(parts):
         alone = isinstance(stepper, DistributedDataParallel) and i < len(parts) - 1
         with stepper.no_sync() if alone else nullcontext():
-            with torch.autocast(part.pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(precision):
                 losses = stepper(part)
             losses = {k: v * shares[k][i] if k in shares else v / len(parts) for k, v in losses.items()}
             sum(losses.values()).backward()

@@ -9,6 +9,7 @@ from blip_core.checkpoint import load_model, model_hash, save_model
 from blip_core.config import FilterConfig, LanguageConfig, load_params
 from blip_core.data import Batches, Rows
 from blip_core.objectives import PretrainObjective
+from blip_core.precision import resolved
 from blip_core.shards import ShardImages
 from blip_core.train import fit
 from blip_core.work import discard, run_folder
@@ -34,7 +35,7 @@ def tune_shared(
     folder = run_folder(work, "tune_shared", cfg=cfg.model_dump(), seed=seed, **inputs)
     objective = PretrainObjective(model, cfg.contrast, language)
     fit(model, objective, batches, cfg.optim, name="tune_shared", folder=folder, seed=seed, report=None)
-    save_model(model, tokenizer, out, prompt=language.prompt, max_tokens=cfg.optim.max_tokens)
+    save_model(model, tokenizer, out, prompt=language.prompt, max_tokens=cfg.optim.max_tokens, precision=resolved(cfg.optim.precision))
     discard(folder)
 
 

@@ -4,11 +4,11 @@ from typing import Literal
 
 import torch
 
-from blip_core.capfilt import autocast
 from blip_core.data import load_pixels, tokenize
 from blip_core.distributed import device
 from blip_core.model.attention_map import cross_attention, grad_cam
 from blip_core.model.blip import MATCHING
+from blip_core.precision import autocast
 from blip_core.serving.options import BadRequest
 from blip_core.serving.rows import Row
 from blip_core.serving.service import Service

@@ -15,6 +15,7 @@ from torch import Tensor
 from blip_core.data import pad, read_picture
 from blip_core.distributed import device
 from blip_core.pair_scores import PairScores
+from blip_core.precision import autocast
 from blip_core.shards import ShardImages
 
 TYPES = ("clip", "siglip", "siglip2")
@@ -50,7 +51,7 @@ class ClipFilter:
         flat = [ids for row in texts for ids in row]
         ids, mask = (t.to(device()) for t in pad(flat, self.tokenizer.pad_token_id or 0))
         inputs = {"input_ids": ids} if self.fixed_length else {"input_ids": ids, "attention_mask": mask}
-        with torch.autocast(device().type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.precision):
             image = _unit(self.model.get_image_features(pixel_values=torch.stack(pictures).to(device())))
             text = _unit(self.model.get_text_features(**inputs))
         owner = torch.repeat_interleave(

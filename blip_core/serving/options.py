@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from blip_core.config import Config, ImageLimits, Params, SamplerConfig, ServingConfig, TextLimits
+from blip_core.config import Config, ImageLimits, Params, Precision, SamplerConfig, ServingConfig, TextLimits
 
 Task = Literal["caption", "match", "embed"]
 CALIBRATION = "calibration.json"  # beside a filter
@@ -21,7 +21,7 @@ class Settings(Config):
     """Packed with a served model: images and texts as ingest takes them, captions as evaluate made those of the metrics."""
 
     sampler: SamplerConfig
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     batch_size: int = Field(ge=1)
     seed: int = Field(ge=0)
     prompt: str

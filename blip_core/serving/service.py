@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from blip_core.calibration import Calibration, read_calibrations
-from blip_core.capfilt import autocast, caption_images, score_texts
+from blip_core.capfilt import caption_images, score_texts
 from blip_core.checkpoint import load_model, model_hash
 from blip_core.data import load_pixels, tokenize
 from blip_core.distributed import device
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
 from blip_core.model.inference import for_inference
 from blip_core.pair_scores import PairScores
+from blip_core.precision import autocast, resolved
 from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings
 from blip_core.serving.rows import Row, decoded
 
@@ -26,7 +27,7 @@ class Service:
     def __init__(self, folder: Path, settings: Settings):
         self.settings = settings
         self.model, self.tokenizer = load_model(folder)
-        for_inference(self.model.to(device()), settings.precision)
+        for_inference(self.model.to(device()), resolved(settings.precision))
         self.calibration = calibration_of(folder)
         self.lock = threading.Lock()
 

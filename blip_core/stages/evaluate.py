@@ -18,6 +18,7 @@ from blip_core.controls import heldout_pictures
 from blip_core.distributed import device, every, on_every_process, rank
 from blip_core.metrics import RECALLS, Scores, bleu, caption_scores, image_ranks, text_ranks
 from blip_core.model.inference import for_inference
+from blip_core.precision import resolved
 from blip_core.progress import Progress
 from blip_core.retrieval import Subject, encode, rerank
 from blip_core.shards import ShardImages
@@ -32,7 +33,7 @@ def evaluate(model: Path, heldout: Path, shards: Path, out: Path, out_metrics: P
     set_threads(cfg.threads)
     network, tokenizer = load_model(model)
     facts = json.loads((model / "config.json").read_text())
-    for_inference(network.to(device()), cfg.precision)
+    for_inference(network.to(device()), resolved(cfg.precision))
     images, splits = ShardImages(shards), {split: heldout_pictures(heldout, split) for split in ("test", VAL)}
     subjects = {s: Subject(network, tokenizer, items, images, facts["prompt"], facts["max_tokens"], cfg) for s, items in splits.items()}
     metrics = _measure(subjects["test"], out, itm=True, seed=seed)

@@ -8,6 +8,7 @@ from blip_core.config import ModelConfig, PretrainConfig
 from blip_core.data import Batches, Rows, batch_shares
 from blip_core.distributed import on_every_process, rank
 from blip_core.objectives import PretrainObjective
+from blip_core.precision import resolved
 from blip_core.public.load import initialize
 from blip_core.shards import ShardImages
 from blip_core.tokenizer import Tokenizer
@@ -55,7 +56,7 @@ def pretrain(
     history = fit(model, objective, batches, cfg.optim, name=f"pretrain {out.name}", folder=folder, seed=seed, report=log)
     if rank() > 0:
         return
-    save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens)
+    save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens, precision=resolved(cfg.optim.precision))
     write_history(history, out_history)
     write_json({"texts": len(rows.text), **summarize(history)}, out_metrics)
     discard(folder)

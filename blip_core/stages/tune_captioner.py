@@ -8,6 +8,7 @@ from blip_core.config import CaptionerConfig
 from blip_core.data import Batches, Rows
 from blip_core.distributed import on_every_process, rank
 from blip_core.objectives import CaptionObjective
+from blip_core.precision import resolved
 from blip_core.shards import ShardImages
 from blip_core.train import Log, fit, summarize, write_history
 from blip_core.work import discard, run_folder
@@ -46,7 +47,7 @@ def tune_captioner(
     history = fit(model, CaptionObjective(cfg.language), batches, cfg.optim, name="tune_captioner", folder=folder, seed=seed, report=log)
     if rank() > 0:
         return
-    save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens)
+    save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens, precision=resolved(cfg.optim.precision))
     write_history(history, out_history)
     write_json(summarize(history), out_metrics)
     discard(folder)
