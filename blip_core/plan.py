@@ -52,16 +52,18 @@ def step_flops(cfg: ModelConfig, stage: str, *, tokens: int, vocabulary: int) ->
     pretrain: image, text alone, three grounded texts (a pair and two negatives), one decoded text; the others leave parts out.
     """
     image, keys_values = vit_flops(cfg), keys_values_flops(cfg)
-    alone, cross = text_flops(cfg, tokens), cross_flops(cfg, tokens)
+    alone = text_flops(cfg, tokens, first_only=True)
+    grounded = alone + cross_flops(cfg, tokens, first_only=True)
+    decoded = text_flops(cfg, tokens) + cross_flops(cfg, tokens)
     head = 2 * tokens * cfg.text.width * (cfg.text.width + vocabulary)
     trained = {"pretrain": ("contrast", "match", "decode"), "tune_filter": ("contrast", "match"), "tune_captioner": ("decode",)}[stage]
     work = 3 * (image + keys_values)
     if "contrast" in trained:
         work += image + 4 * alone
     if "match" in trained:
-        work += 3 * 3 * (alone + cross)
+        work += 3 * 3 * grounded
     if "decode" in trained:
-        work += 3 * (alone + cross + head)
+        work += 3 * (decoded + head)
     return work
 
 
@@ -73,14 +75,19 @@ def vit_flops(cfg: ModelConfig) -> float:
     return 2 * patches * 3 * v.patch_size**2 * d + v.depth * block
 
 
-def text_flops(cfg: ModelConfig, tokens: int) -> float:
+def text_flops(cfg: ModelConfig, tokens: int, *, first_only: bool = False) -> float:
+    """Without cross-attention; with `first_only`, the last layer makes the first token alone (model/med.py)."""
     t = cfg.text
-    return t.depth * (2 * tokens * (4 * t.width**2 + 2 * t.width * t.mlp_width) + 4 * tokens**2 * t.width)
+
+    def layer(made: int) -> float:
+        return 4 * tokens * t.width**2 + made * (4 * t.width**2 + 4 * t.width * t.mlp_width + 4 * tokens * t.width)
+
+    return (t.depth - 1) * layer(tokens) + layer(1 if first_only else tokens)
 
 
-def cross_flops(cfg: ModelConfig, tokens: int) -> float:
-    t, n = cfg.text, num_image_tokens(cfg)
-    return t.depth * (2 * tokens * 2 * t.width**2 + 4 * tokens * n * t.width)
+def cross_flops(cfg: ModelConfig, tokens: int, *, first_only: bool = False) -> float:
+    t, made = cfg.text, (cfg.text.depth - 1) * tokens + (1 if first_only else tokens)
+    return made * (4 * t.width**2 + 4 * num_image_tokens(cfg) * t.width)
 
 
 def keys_values_flops(cfg: ModelConfig) -> float:

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 
 from blip_core.checkpoint import load_model, save_model
@@ -108,6 +109,20 @@ def test_padding_changes_nothing(model, tokenizer):
     alone = model.match_logits(*short, model.keys_values(tokens))
     padded = model.match_logits(*long, model.keys_values(tokens))[:1]
     torch.testing.assert_close(alone, padded, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("role", ["encode", "ground"])
+def test_the_first_token_alone_is_that_of_the_whole(model, tokenizer, role):
+    """What ITC and ITM read, and its gradient, do not depend on whether the last layer makes the other tokens too."""
+    ids, mask = tokenize(tokenizer, TEXTS, max_tokens=20)
+    images = [model.keys_values(model.image_tokens(pixels(3)))] if role == "ground" else []
+    alone, whole = (getattr(model.med, role)(ids, mask, *images, first_only=first_only) for first_only in (True, False))
+    assert alone.shape == (len(ids), 1, whole.shape[-1])
+    torch.testing.assert_close(alone[:, 0], whole[:, 0], atol=1e-6, rtol=1e-6)
+    weights = model.med.blocks[0].encoder_attention.qkv.weight
+    of_alone, of_whole = (torch.autograd.grad(t[:, 0, 0].sum(), weights, retain_graph=True)[0] for t in (alone, whole))
+    assert of_whole.abs().max() > 1e-3
+    torch.testing.assert_close(of_alone, of_whole, atol=1e-5, rtol=1e-5)
 
 
 def test_decoding_is_causal_and_steps_equal_the_whole(model, tokenizer):

@@ -40,9 +40,11 @@ def test_work_is_what_pytorch_counts(model_cfg):
     keys_values = model.keys_values(tokens)
     assert vit_flops(model_cfg) == pytest.approx(counted(lambda: model.image_tokens(pixels)), rel=0.01)
     assert keys_values_flops(model_cfg) == counted(lambda: model.keys_values(tokens))
-    assert text_flops(model_cfg, 10) == pytest.approx(counted(lambda: model.med.encode(ids, mask)), rel=0.01)
-    both = text_flops(model_cfg, 10) + cross_flops(model_cfg, 10)
-    assert both == pytest.approx(counted(lambda: model.med.ground(ids, mask, keys_values)), rel=0.01)
+    for first_only in (False, True):
+        how = dict(first_only=first_only)
+        text, cross = text_flops(model_cfg, 10, **how), cross_flops(model_cfg, 10, **how)
+        assert text == pytest.approx(counted(lambda how=how: model.med.encode(ids, mask, **how)), rel=0.01)
+        assert text + cross == pytest.approx(counted(lambda how=how: model.med.ground(ids, mask, keys_values, **how)), rel=0.01)
 
 
 def test_the_plan_speaks_of_each_training():

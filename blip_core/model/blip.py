@@ -76,7 +76,7 @@ class Blip(nn.Module):
     def text_features(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """ITC features of texts, unit length, fp32: B x E."""
         self.require("encoder", "contrast")
-        return F.normalize(self.text_projection(self.med.encode(ids_BT, mask_BT)[:, 0]).float(), dim=-1)
+        return F.normalize(self.text_projection(self.med.encode(ids_BT, mask_BT, first_only=True)[:, 0]).float(), dim=-1)
 
     def keys_values(self, image_IND: Tensor) -> list[KeysValues]:
         """What grounding and decoding read of an image; compute once, use for every text of it."""
@@ -85,8 +85,8 @@ class Blip(nn.Module):
     def match_logits(self, ids_BT: Tensor, mask_BT: Tensor, *groups: list[KeysValues]) -> Tensor:
         """ITM logits (mismatch, match) in fp32: B x 2. The groups of images have equal parts of the texts."""
         self.require(*MATCHING)
-        hidden_BTD = self.med.ground(self.pair_ids(ids_BT), mask_BT, *groups)
-        return self.match_head(hidden_BTD[:, 0]).float()
+        hidden_B1D = self.med.ground(self.pair_ids(ids_BT), mask_BT, *groups, first_only=True)
+        return self.match_head(hidden_B1D[:, 0]).float()
 
     def pair_ids(self, ids_BT: Tensor) -> Tensor:
         """The texts as the image-grounded encoder takes them: with the first token of a pair."""

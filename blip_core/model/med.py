@@ -8,6 +8,8 @@ Each block owns two self-attentions and one of everything else, so the sharing o
 construction. Cross-attention weights are the same for `ground` and `decode`, so the keys and values of an image are computed
 once (`keys_values`) and given to both; several texts of one image attend to that one copy.
 
+ITC and ITM read a text's first token alone, so with `first_only` the last layer makes that one: the others serve as keys and values.
+
 B texts, T tokens, I images (B is a multiple of I: image i has the texts i*B/I ...), N image tokens, D width, H heads, V vocabulary.
 """
 
@@ -33,8 +35,10 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(cfg.width, cfg.width)
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
 
-    def forward(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, causal: bool = False) -> Tensor:
+    def forward(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, causal: bool = False, first_only: bool = False) -> Tensor:
         mask = None if mask_BT is None else mask_BT[:, None, None, :]
+        if first_only:
+            return self._finish(x_BTD[:, :1], *self._first_qkv(x_BTD), mask=mask, causal=False)
         return self._finish(x_BTD, *self._qkv(x_BTD), mask=mask, causal=causal)
 
     def step(self, x_BTD: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
@@ -46,6 +50,12 @@ class SelfAttention(nn.Module):
 
     def _qkv(self, x_BTD: Tensor) -> list[Tensor]:
         return [split_heads(t, self.num_heads) for t in self.qkv(x_BTD).chunk(3, dim=-1)]
+
+    def _first_qkv(self, x_BTD: Tensor) -> list[Tensor]:
+        """A query of the first token, keys and values of all."""
+        (wq, wkv), (bq, bkv) = (p.tensor_split([x_BTD.shape[-1]]) for p in (self.qkv.weight, self.qkv.bias))
+        parts = F.linear(x_BTD[:, :1], wq, bq), *F.linear(x_BTD, wkv, bkv).chunk(2, dim=-1)
+        return [split_heads(t, self.num_heads) for t in parts]
 
     def _finish(self, x_BTD: Tensor, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor:
         rate = self.dropout if self.training else 0.0
@@ -95,11 +105,11 @@ class MedBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(cfg.width, cfg.mlp_width), ACTIVATIONS[cfg.activation](), nn.Linear(cfg.mlp_width, cfg.width))
         self.mlp_norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
 
-    def encode(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        return self.finish(self.encoder_attention(x_BTD, mask_BT=mask_BT))
+    def encode(self, x_BTD: Tensor, mask_BT: Tensor, *, first_only: bool = False) -> Tensor:
+        return self.finish(self.encoder_attention(x_BTD, mask_BT=mask_BT, first_only=first_only))
 
-    def ground(self, x_BTD: Tensor, mask_BT: Tensor, *groups: KeysValues) -> Tensor:
-        return self.finish(self.cross_attention(self.encoder_attention(x_BTD, mask_BT=mask_BT), *groups))
+    def ground(self, x_BTD: Tensor, mask_BT: Tensor, *groups: KeysValues, first_only: bool = False) -> Tensor:
+        return self.finish(self.cross_attention(self.encoder_attention(x_BTD, mask_BT=mask_BT, first_only=first_only), *groups))
 
     def decode(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
         """Padding stands at the end, where causal attention does not look: no mask is needed."""
@@ -138,17 +148,18 @@ class Med(nn.Module):
         """Cross-attention keys and values of the images, per layer."""
         return [block.cross_attention.keys_values(image_IND) for block in self.blocks]
 
-    def encode(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        x_BTD = self.embed(ids_BT)
+    def encode(self, ids_BT: Tensor, mask_BT: Tensor, *, first_only: bool = False) -> Tensor:
+        """B x T x D, or B x 1 x D with `first_only`."""
+        x_BTD, last = self.embed(ids_BT), self.blocks[-1]
         for block in self.blocks:
-            x_BTD = block.encode(x_BTD, mask_BT)
+            x_BTD = block.encode(x_BTD, mask_BT, first_only=first_only and block is last)
         return x_BTD
 
-    def ground(self, ids_BT: Tensor, mask_BT: Tensor, *groups: list[KeysValues]) -> Tensor:
-        """Each group of images has an equal part of the texts: several groups in one pass need no copy of keys and values."""
-        x_BTD = self.embed(ids_BT)
+    def ground(self, ids_BT: Tensor, mask_BT: Tensor, *groups: list[KeysValues], first_only: bool = False) -> Tensor:
+        """As `encode`. Each group of images has an equal part of the texts: several groups in one pass need no copy of keys and values."""
+        x_BTD, last = self.embed(ids_BT), self.blocks[-1]
         for block, *images in zip(self.blocks, *groups, strict=True):
-            x_BTD = block.ground(x_BTD, mask_BT, *images)
+            x_BTD = block.ground(x_BTD, mask_BT, *images, first_only=first_only and block is last)
         return x_BTD
 
     def decode(self, ids_BT: Tensor, images: list[KeysValues]) -> Tensor:
