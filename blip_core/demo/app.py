@@ -1,19 +1,19 @@
 """The server around the page: which of Gradio's routes are open, by which names it may be asked, and what the browser may fetch."""
 
-import logging
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import PlainTextResponse
+from gradio.routes import App
 
 from blip_core.demo.page import make_page
 from blip_core.demo.search import PictureIndex
 from blip_core.serving.service import Service
-
-log = logging.getLogger(__name__)
 
 # what the page itself asks for: Gradio has more, among it routes that fetch from other hosts
 OPEN = re.compile(
@@ -26,7 +26,7 @@ POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; "
     "font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+HEADERS = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # no fonts of other hosts
 CSS = """
 .gradio-container { width: 100%; max-width: 76rem !important; margin: auto; }
@@ -39,27 +39,43 @@ def make_app(service: Service, index: PictureIndex | None, *, title: str, hosts:
     folder that Gradio was told to keep files in."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     most = service.settings.images.max_bytes
-    app.middleware("http")(_guard(most + 1_000_000, cache))
+    app.add_middleware(Guard, most_bytes=most + 1_000_000, cache=cache)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     page = make_page(service, index, title=title, cache=cache)
     page.has_launched = True  # mounted, it would not count as launched, and take any file of this machine for an upload
     looks = {"theme": THEME, "css": CSS, "footer_links": []}
     closed = {"allowed_paths": [], "show_error": False, "run_history": False, "ssr_mode": False, "pwa": False, "mcp_server": False}
-    return gr.mount_gradio_app(app, page, path="/", max_file_size=most, enable_monitoring=False, **looks, **closed)
+    gr.mount_gradio_app(app, page, path="/", max_file_size=most, enable_monitoring=False, **looks, **closed)
+    app.state.end = partial(_end, page, app.routes[-1].app)
+    return app
 
 
-def _guard(most_bytes: int, cache: Path):
-    async def guard(request: Request, call_next) -> Response:
-        """Closes what the page does not ask for, bounds what is read of a question, and tells the browser what the page may do."""
+def _end(page: gr.Blocks, mounted: App) -> None:
+    """Lets go of the browsers that have the page open: each holds a connection for as long as it does."""
+    page.is_running = False
+    mounted.stop_event.set()
+
+
+class Guard:
+    """Closes what the page does not ask for, bounds what is read of a question, and tells the browser what the page may do."""
+
+    def __init__(self, app: Callable, *, most_bytes: int, cache: Path):
+        self.app, self.most_bytes, self.files = app, most_bytes, f"{FILE}{cache}/"
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        async def told(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        refused = self._refusal(Request(scope)) if scope["type"] == "http" else None
+        await (refused or self.app)(scope, receive, told)
+
+    def _refusal(self, request: Request) -> Response | None:
         path, size = request.scope["path"], request.headers.get("content-length", "")
-        if not OPEN.fullmatch(path) or (path.startswith(FILE) and not path.startswith(f"{FILE}{cache}/")):
-            answer = PlainTextResponse("nothing here", 404)
-        elif request.method == "POST" and not (size.isdigit() and int(size) <= most_bytes):
-            message = f"a question of {size or 'unknown'} bytes; at most {most_bytes} are taken: choose a smaller picture"
-            answer = PlainTextResponse(message, 413)
-        else:
-            answer = await call_next(request)
-        answer.headers.update(HEADERS)
-        return answer
-
-    return guard
+        if not OPEN.fullmatch(path) or (path.startswith(FILE) and not path.startswith(self.files)):
+            return PlainTextResponse("nothing here", 404)
+        if request.method == "POST" and not (size.isdigit() and int(size) <= self.most_bytes):
+            message = f"a question of {size or 'unknown'} bytes; at most {self.most_bytes} are taken: choose a smaller picture"
+            return PlainTextResponse(message, 413)
+        return None

@@ -81,7 +81,7 @@ def _ask(button: gr.Button, answer: Callable, inputs: list, outputs: list, *, te
             return answer(*values)
         except BadRequest as e:
             message = str(e).removeprefix("row 0: ").removeprefix("params: ")
-            raise gr.Error(html.escape(message), duration=None, title="This can't be done", print_exception=False) from None
+            raise gr.Error(html.escape(message), duration=None, print_exception=False) from None
 
     events = [button.click, text.submit] if text else [button.click]
     gr.on(events, told, inputs, outputs, concurrency_id="model", concurrency_limit=1, api_visibility="private", show_progress_on=outputs)
@@ -146,7 +146,7 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
     button = gr.Button("Search", variant="primary", elem_id="ask-search")
     _watch(page, index)
     hits = gr.State([])
-    gallery = gr.Gallery(label="Found", show_label=False, columns=4, height="auto", allow_preview=False, interactive=False, buttons=[],
+    gallery = gr.Gallery(label="Found", show_label=False, columns=3, height="auto", allow_preview=False, interactive=False, buttons=[],
                          object_fit="contain", elem_id="hits")  # fmt: skip
     table = gr.Dataframe(headers=["picture", "scores", "texts"], datatype="str", interactive=False, wrap=True, label="Scores and texts",
                          buttons=[], elem_id="hit-texts")  # fmt: skip

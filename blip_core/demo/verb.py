@@ -31,14 +31,15 @@ def add_verb(verbs: argparse._SubParsersAction) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     from blip_core.config import load_params
-    from blip_core.serving.options import packed_settings
-    from blip_core.serving.service import Service
 
     if find_spec("gradio") is None:
         raise ValueError("the page needs Gradio, which is not installed: pip install --constraint constraints.txt --editable '.[demo]'")
     params = load_params(args.params)
     listening = _listen(args.host, args.port)  # before the model is read: a port that is taken is said at once
     with listening, tempfile.TemporaryDirectory(prefix="blip-demo-") as folder:
+        from blip_core.serving.options import packed_settings
+        from blip_core.serving.service import Service
+
         cache = Path(folder).resolve()
         model = model_folder(args.model or f"artifacts/models/{_challenger(params)}", args.work)
         service = Service(model, packed_settings(model, params))
@@ -96,6 +97,11 @@ def _listen(host: str, port: int) -> socket.socket:
 def _serve(app, listening: socket.socket, index: "PictureIndex | None") -> None:
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.end()
+            await super().shutdown(sockets)
+
     stop = threading.Event()
     builder = threading.Thread(target=_build, args=(index, stop), name="search-index", daemon=True)
     host, port = listening.getsockname()[:2]
@@ -103,7 +109,7 @@ def _serve(app, listening: socket.socket, index: "PictureIndex | None") -> None:
     if index is not None:
         builder.start()
     try:
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listening])
+        Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listening])
     finally:
         stop.set()
         if builder.is_alive():
