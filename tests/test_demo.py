@@ -112,6 +112,15 @@ def learned(model_cfg, tokenizer):
     return model.eval()
 
 
+# the program tells of each host that it looks up or connects to
+WATCH = """import sys
+def told(event, of):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        print("asked for", event, of[1:] if event == "socket.connect" else of[:2], file=sys.stderr)
+sys.addaudithook(told)
+"""
+
+
 class Page(str):
     """The URL, and what the program behind it has written to its stderr."""
 
@@ -126,8 +135,10 @@ def page(root):
     """As the verb serves it; then Ctrl-C, with the browser still there."""
     command = [sys.executable, "-m", "blip_core", "demo", "--model", "model", "--generation", "artifacts/generations/g1", "--port", "0"]
     with (root / "told").open("w") as told:
-        environment = {**ENVIRONMENT, "TMPDIR": str(root / "tmp")}
+        environment = {**ENVIRONMENT, "TMPDIR": str(root / "tmp"), "PYTHONPATH": f"{root / 'watch'}{os.pathsep}{ROOT}"}
         (root / "tmp").mkdir()
+        (root / "watch").mkdir()
+        (root / "watch/sitecustomize.py").write_text(WATCH)
         options = {"cwd": root, "env": environment, "stdout": subprocess.PIPE, "stderr": told, "text": True}
         server = subprocess.Popen([*command, "--params", str(ROOT / "params.yaml")], **options)
         line = server.stdout.readline()
@@ -140,6 +151,7 @@ def page(root):
         assert server.wait(30) == 130 and "Traceback" not in url.told()[before:]
     assert list((root / "tmp").glob("blip-demo-*")) == []  # what was uploaded is gone
     assert not (root / ".gradio").exists()
+    assert "asked for" not in url.told()
 
 
 class Person:
@@ -285,7 +297,7 @@ def test_an_example_of_the_generation_is_there_to_be_asked_about(ada):
 def test_what_is_wrong_is_said_in_the_page(ada, root, page):
     ada.ask("caption")
     assert ada.fault() == "choose a picture first"
-    for name, reason in (("notes.png", "not_an_image"), ("bomb.png", "bomb"), ("cut.jpg", "damaged")):
+    for name, reason in (("notes.png", "not_an_image"), ("bomb.png", "bomb"), ("cut.jpg", "truncated")):
         ada.choose(root / name)
         ada.ask("caption")
         said = ada.fault()
