@@ -180,8 +180,8 @@ class Person:
         return "".join(self.driver.execute_script("return [...document.querySelectorAll('#picture img')].map(e => e.src)"))
 
     def open(self, tab: str) -> None:
-        [button] = [e for e in self.all("button[role=tab]") if e.text == tab.capitalize()]
-        button.click()
+        click = "const t = [...document.querySelectorAll('[role=tab]')].find(e => e.innerText == arguments[0]); t?.click(); return !!t"
+        until(lambda: self.driver.execute_script(click, tab.capitalize()))
         until(lambda: self.find(f"#ask-{tab}").is_displayed())
 
     def ask(self, tab: str, **values) -> None:

@@ -148,8 +148,8 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
     hits = gr.State([])
     gallery = gr.Gallery(label="Found", show_label=False, columns=3, height="auto", allow_preview=False, interactive=False, buttons=[],
                          object_fit="contain", elem_id="hits")  # fmt: skip
-    table = gr.Dataframe(headers=["picture", "scores", "texts"], datatype="str", interactive=False, wrap=True, label="Scores and texts",
-                         buttons=[], elem_id="hit-texts")  # fmt: skip
+    table = gr.Dataframe(headers=["picture", "scores", "texts"], datatype="str", interactive=False, wrap=True, buttons=[],
+                         label="Scores and texts; a click on a picture above chooses it", elem_id="hit-texts")  # fmt: skip
 
     def search(asked, most, best) -> tuple:
         row = read_rows([None], [asked], "embed", index.service.settings, paths=False)[0]
