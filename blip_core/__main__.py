@@ -30,6 +30,7 @@ QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DVC_NO_ANALYTICS": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
 }
 INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "score_cfg", "params", "seed", "work", "log", "fetch"}
 

@@ -1,13 +1,18 @@
-"""The demo page in a real browser, over a model that has learned three pictures by heart; and its search index.
+"""The demo page, Gradio's, in a real browser, over a model that has learned three pictures by heart; and its search index.
 
 Needs Chromium and its driver (Debian: chromium, chromium-driver); without them the tests of the page skip."""
 
 import io
+import json
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import time
+import zlib
 from pathlib import Path
 
 import httpx
@@ -18,6 +23,7 @@ import torch.nn.functional as F
 from browser import NoBrowser, events, start_browser, until
 from PIL import Image
 from reviews import write_shards
+from selenium.webdriver import Keys
 
 from blip_core.captions import caption_table, write_manifest, write_table
 from blip_core.checkpoint import load_model, new_model, save_model
@@ -31,6 +37,13 @@ from blip_core.serving.service import Service
 
 ROOT = Path(__file__).parents[1]
 COLOURS = {"a red ball": (220, 30, 20), "a green box": (20, 200, 40), "a blue star": (30, 40, 220)}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+    "GRADIO_ANALYTICS_ENABLED": "True",
+    "GRADIO_ALLOWED_PATHS": "/",
+}
 HOSTILE = '<img src=x onerror="window.ran = 1">'
 
 
@@ -43,6 +56,13 @@ def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
+
+
+def announced(width: int, height: int) -> bytes:
+    """A PNG of some bytes whose header says this size."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +84,8 @@ def root(tmp_path_factory, model_cfg, tokenizer) -> Path:
     scene.paste(drawn(COLOURS["a red ball"], (20, 20)), (4, 4))
     scene.save(root / "scene.png")
     (root / "notes.png").write_text("no picture at all")
+    (root / "cut.jpg").write_bytes(jpeg(drawn((1, 2, 3)))[:-300])
+    (root / "bomb.png").write_bytes(announced(60_000, 60_000))
     return root
 
 
@@ -90,53 +112,100 @@ def learned(model_cfg, tokenizer):
     return model.eval()
 
 
+# the program tells of each host that it looks up or connects to
+WATCH = """import sys
+def told(event, of):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        print("asked for", event, of[1:] if event == "socket.connect" else of[:2], file=sys.stderr)
+sys.addaudithook(told)
+"""
+
+
+class Page(str):
+    """The URL, and what the program behind it has written to its stderr."""
+
+    log: Path
+
+    def told(self) -> str:
+        return self.log.read_text()
+
+
 @pytest.fixture(scope="module")
 def page(root):
-    """The URL of the page, as the verb serves it."""
+    """As the verb serves it; then Ctrl-C, with the browser still there."""
     command = [sys.executable, "-m", "blip_core", "demo", "--model", "model", "--generation", "artifacts/generations/g1", "--port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = {"cwd": root, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    server = subprocess.Popen([*command, "--params", str(ROOT / "params.yaml")], **options)
-    line = server.stdout.readline()
-    assert line.startswith("http://127.0.0.1:"), server.communicate()[1]
-    yield line.split()[0]
-    server.send_signal(signal.SIGINT)
-    _, told = server.communicate(timeout=30)
-    assert server.returncode == 130 and "Traceback" not in told
+    with (root / "told").open("w") as told:
+        environment = {**ENVIRONMENT, "TMPDIR": str(root / "tmp"), "PYTHONPATH": f"{root / 'watch'}{os.pathsep}{ROOT}"}
+        (root / "tmp").mkdir()
+        (root / "watch").mkdir()
+        (root / "watch/sitecustomize.py").write_text(WATCH)
+        options = {"cwd": root, "env": environment, "stdout": subprocess.PIPE, "stderr": told, "text": True}
+        server = subprocess.Popen([*command, "--params", str(ROOT / "params.yaml")], **options)
+        line = server.stdout.readline()
+        url = Page(line.split(" ")[0])
+        url.log = root / "told"
+        assert line.startswith("http://127.0.0.1:"), url.told()
+        yield url
+        before = len(url.told())
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 130 and "Traceback" not in url.told()[before:]
+    assert list((root / "tmp").glob("blip-demo-*")) == []  # what was uploaded is gone
+    assert not (root / ".gradio").exists()
+    assert "asked for" not in url.told()
 
 
 class Person:
     def __init__(self, driver, url: str):
         self.driver = driver
         driver.get(url)
-        until(lambda: "model" in self.find("#about").text)
+        until(lambda: self.all("#ask-caption"))
+
+    def all(self, css: str) -> list:
+        return self.driver.find_elements("css selector", css)
 
     def find(self, css: str):
-        return self.driver.find_element("css selector", css)
+        return until(lambda: self.all(css))[0]
 
     def texts(self, css: str) -> list[str]:
-        return [e.text for e in self.driver.find_elements("css selector", css)]
+        return self.driver.execute_script("return [...document.querySelectorAll(arguments[0])].map(e => e.value ?? e.textContent)", css)
 
     def choose(self, path: Path) -> None:
-        self.find("#file").send_keys(str(path))
-        until(lambda: self.find("#name").text == path.name)
+        if self.all("#picture img"):
+            self.find("#picture .icon-button-wrapper button").click()
+        self.find("#picture input[type=file]").send_keys(str(path))
+        until(lambda: self.chosen().endswith(f"/{path.name}"))
+
+    def chosen(self) -> str:
+        """The address of the picture; the first to be shown is an outline of its place."""
+        return "".join(self.driver.execute_script("return [...document.querySelectorAll('#picture img')].map(e => e.src)"))
+
+    def open(self, tab: str) -> None:
+        click = "const t = [...document.querySelectorAll('[role=tab]')].find(e => e.innerText == arguments[0]); t?.click(); return !!t"
+        until(lambda: self.driver.execute_script(click, tab.capitalize()))
+        until(lambda: self.find(f"#ask-{tab}").is_displayed())
 
     def ask(self, tab: str, **values) -> None:
-        """Fill in a tab's form, send it, and wait for the answer or the fault."""
-        self.find(f"#tab-{tab}").click()
+        """Fill in what a tab has of it, and send it."""
+        self.open(tab)
         for name, value in values.items():
-            field = self.find(f"#{tab} [name={name}]")
-            if field.tag_name == "select":
-                self.find(f"#{tab} [name={name}] option[value={value}]").click()
+            if self.all(f"#{name} input[type=radio]"):
+                self.find(f"#{name} input[value='{value}']").click()
             else:
-                field.clear()
-                field.send_keys(str(value))
-        self.find(f"#{tab} button.main").click()
-        until(lambda: self.find("#status").text != "working …" and self.find(f"#{tab} button.main").is_enabled())
+                field = self.find(f"#{name} textarea, #{name} input[type=number]")
+                until(field.is_displayed)
+                field.send_keys(Keys.CONTROL, "a")
+                field.send_keys(str(value) or Keys.BACKSPACE, Keys.TAB)
+        self.find(f"#ask-{tab}").click()
 
-    @property
-    def status(self) -> str:
-        return self.find("#status").text
+    def captions(self) -> list[str]:
+        return self.texts("#captions textarea")[0].splitlines()
+
+    def fault(self) -> str:
+        """What the page complains of; takes note of it, so that it is gone."""
+        [said] = until(lambda: self.texts("[data-testid=toast-text]"))
+        self.find("[data-testid=toast-close]").click()
+        until(lambda: not self.all("[data-testid=toast-text]"))
+        return said
 
 
 @pytest.fixture(scope="module")
@@ -158,102 +227,177 @@ def ada(driver, page) -> Person:
 def test_a_picture_is_captioned_by_beam_and_by_nucleus(ada, root):
     ada.choose(root / "red.png")
     ada.ask("caption", sampler="beam", num_captions=1)
-    assert ada.status == "" and ada.texts("#caption li") == ["a red ball"]
+    until(lambda: ada.captions() == ["a red ball"])
     ada.ask("caption", num_captions=3)
-    assert ada.texts("#caption li")[0] == "a red ball" and len(set(ada.texts("#caption li"))) == 3
+    until(lambda: len(set(ada.captions())) == 3 and ada.captions()[0] == "a red ball")
     ada.ask("caption", sampler="nucleus", p=0.9, top_k=20, temperature=0.8, num_captions=2, seed=3)
-    assert len(ada.texts("#caption li")) == 2 and ada.status == ""
+    until(lambda: len(ada.captions()) == 2)
     ada.choose(root / "blue.png")
-    assert not ada.texts("#caption li")  # what was said of another picture is gone
+    until(lambda: not ada.captions())  # what was said of another picture is gone
 
 
 def test_the_right_text_matches_better(ada, root):
     ada.choose(root / "green.png")
     found = []
     for text in ("a green box", "a red ball"):
-        ada.ask("match", text=text)
-        assert ada.texts("#match dt") == ["P(match) of the ITM head, raw", "ITC cosine"]
-        found.append([float(value) for value in ada.texts("#match dd")])
+        before = ada.texts("#score-itm input")
+        ada.ask("match", **{"match-text": text})
+        until(lambda before=before: ada.texts("#score-itm input") not in ([""], before))
+        found.append([float(*ada.texts(f"#score-{name} input")) for name in ("itm", "itc")])
     (itm, itc), (wrong_itm, wrong_itc) = found
     assert itm > 0.8 > 0.2 > wrong_itm and itc > wrong_itc + 0.2
+    assert not ada.all("#score-match")  # of a calibrated filter only
 
 
 def test_search_finds_the_planted_picture_which_can_be_asked_about(ada, driver):
-    until(lambda: ada.find("#search .progress").get_attribute("textContent") == "40 of 40 pictures of g1 can be searched")
+    ada.open("search")
+    until(lambda: ada.texts("#progress")[0].strip() == "40 of 40 pictures of g1 can be searched")
     for text, key in (("a blue star", "web-000000033"), ("a red ball", "web-000000005")):
-        ada.ask("search", text=text, count=3, rerank=10)
-        assert len(ada.texts("#search figure")) == 3 and key in ada.texts("#search figcaption")[0]
-    until(lambda: driver.execute_script("return document.querySelector('#search img').naturalWidth") == 64)
-    assert f"web: {HOSTILE}" in ada.texts("#search figcaption")[0] and driver.execute_script("return window.ran") is None
-    ada.find("#search figure button").click()
-    until(lambda: ada.find("#name").text == "web-000000005")
+        ada.ask("search", **{"search-text": text, "count": 3, "rerank": 10})
+        until(lambda key=key: ada.all("#hits img") and f"/shards/web-00000/{key}.jpg" in ada.find("#hits img").get_attribute("src"))
+        assert len(ada.all("#hits img")) == 3
+    until(lambda: driver.execute_script("return document.querySelector('#hits img').naturalWidth") == 64)
+    cells = until(lambda: ada.texts("#hit-texts tbody td"))
+    assert "web-000000005" in cells[0] and f"web: {HOSTILE}" in cells[2] and driver.execute_script("return window.ran") is None
+    ada.find("#hits button.thumbnail-item").click()
+    until(lambda: ada.chosen().endswith("/web-000000005.jpg"))
     ada.ask("caption", sampler="beam", num_captions=1)
-    assert ada.texts("#caption li") == ["a red ball"]
+    until(lambda: ada.captions() == ["a red ball"])
 
 
 def test_each_word_has_a_map_over_the_picture(ada, driver, root):
     ada.choose(root / "scene.png")
-    shades = """return [...document.querySelectorAll('#attention canvas')].map((c) => {
+    shades = """return [...document.querySelectorAll('#maps img')].map((i) => {
+        if (!i.complete || !i.naturalWidth) return null;
+        const c = document.createElement('canvas'); c.width = i.naturalWidth; c.height = i.naturalHeight;
+        c.getContext('2d').drawImage(i, 0, 0);
         const data = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
         const warm = []; for (let i = 0; i < data.length; i += 4) warm.push(data[i] - data[i + 2]);
         return [c.width, c.height, Math.min(...warm), Math.max(...warm)]; })"""
+    seen = []
     for kind, layer in (("grad_cam", 1), ("attention", 2)):
-        ada.ask("attention", text="a red ball", kind=kind, layer=layer)
-        assert ada.status == "" and ada.texts("#attention figcaption") == ["a", "red", "ball"]
-        maps = driver.execute_script(shades)
+        ada.ask("attention", **{"attention-text": "a red ball", "kind": kind, "layer": layer})
+        until(lambda: ada.all("#maps img") and ada.find("#maps img").get_attribute("src") not in seen)
+        seen.append(ada.find("#maps img").get_attribute("src"))
+        assert [text.strip() for text in ada.texts("#maps .caption-label")] == ["a", "red", "ball"]
+        maps = until(lambda: (found := driver.execute_script(shades)) and all(found) and found)
         assert all((width, height) == (320, 240) for width, height, *_ in maps)
         assert max(warmest - coldest for _, _, coldest, warmest in maps) > 100  # some places glow, others do not
-    ada.ask("attention", text="a red ball", kind="grad_cam", layer=2)
-    assert "no word has a gradient there" in ada.status
+    ada.ask("attention", kind="grad_cam", layer=2)
+    assert "no word has a gradient there" in ada.fault()
 
 
-def test_what_is_wrong_is_said_in_the_page(ada, root):
+def test_an_example_of_the_generation_is_there_to_be_asked_about(ada):
+    ada.find("#examples button").click()
+    until(lambda: ada.chosen().endswith("/web-000000000.jpg"))
+    ada.ask("caption", sampler="beam", num_captions=1)
+    until(lambda: len(ada.captions()) == 1)
+
+
+def test_what_is_wrong_is_said_in_the_page(ada, root, page):
     ada.ask("caption")
-    assert ada.status == "choose a picture first"
-    ada.choose(root / "notes.png")
-    ada.ask("caption")
-    assert ada.status.startswith("image: not_an_image") and "expected a JPEG, PNG, WebP or GIF" in ada.status
+    assert ada.fault() == "choose a picture first"
+    for name, reason in (("notes.png", "not_an_image"), ("bomb.png", "bomb"), ("cut.jpg", "truncated")):
+        ada.choose(root / name)
+        ada.ask("caption")
+        said = ada.fault()
+        assert said.startswith(f"image: {reason}") and "expected a JPEG, PNG, WebP or GIF" in said
     ada.choose(root / "red.png")
-    ada.ask("match", text=" " * 3)
-    assert "empty_text" in ada.status
-    ada.ask("match", text="a red ball")
-    assert ada.status == "" and ada.texts("#match dd")
+    ada.ask("match", **{"match-text": ""})
+    assert "empty_text" in ada.fault()
+    ada.ask("match", **{"match-text": "a red ball"})
+    until(lambda: ada.texts("#score-itm input") != [""])
+    assert "Traceback" not in page.told()
 
 
 def test_the_page_asks_no_other_host_and_may_not(ada, driver, page, root):
     ada.choose(root / "red.png")
-    ada.ask("search", text="a red ball")
-    asked = [e for e in events(driver, "Network.requestWillBeSent") if not e["documentURL"].startswith("chrome:")]  # of its first tab
+    ada.ask("search", **{"search-text": "a red ball"})
+    until(lambda: ada.all("#hits img"))
+    asked = [e for e in events(driver, "Network.requestWillBeSent") if not e["documentURL"].startswith("chrome")]  # of its first tab
     sent = [e["request"]["url"] for e in asked]
     assert sent and all(url.startswith((page, "blob:", "data:")) for url in sent)
-    told = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-    assert [entry for entry in told if "/api/" not in entry["message"]] == []  # answers of 400 to what was wrong are told there too
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
     inject = "const i = new Image(); i.src = arguments[0]; document.body.append(i)"
     driver.execute_script(inject, "http://127.0.0.1:9/x")
     until(lambda: any(e.get("blockedReason") == "csp" for e in events(driver, "Network.loadingFailed")))
 
 
 def test_a_narrow_window_will_do(ada, driver):
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 340, "height": 700, "deviceScaleFactor": 1, "mobile": False})
     for tab in ("caption", "match", "search", "attention"):
-        ada.find(f"#tab-{tab}").click()
+        ada.open(tab)
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 360, "height": 700, "deviceScaleFactor": 1, "mobile": False})
         assert not driver.execute_script("return document.documentElement.scrollWidth > innerWidth")
-    unnamed = "(e) => !(e.textContent.trim() || e.labels?.length || e.ariaLabel)"
-    assert driver.execute_script(f"return [...document.querySelectorAll('button, select, input')].filter({unnamed})") == []
-    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def ask_past_the_page(page: str, name: str, data: list) -> dict:
+    """The answer to a question that no page sent: to the function of that name, with any data."""
+    [fn] = [f for f in httpx.get(f"{page}/config").json()["dependencies"] if f["api_name"] == name]
+    session = {"session_hash": f"test{time.monotonic_ns()}"}
+    httpx.post(f"{page}/gradio_api/queue/join", json={"data": data, "fn_index": fn["id"], **session}).raise_for_status()
+    with httpx.stream("GET", f"{page}/gradio_api/queue/data", params=session, timeout=30) as lines:
+        for line in lines.iter_lines():
+            if '"process_completed"' in line:
+                return json.loads(line.removeprefix("data: "))
+    raise AssertionError("no answer")
+
+
+def test_no_file_but_the_pages_own_can_be_had(page, root):
+    (root / "secret.png").write_bytes((root / "red.png").read_bytes())
+    for path in (
+        "/etc/passwd",
+        str(ROOT / "params.yaml"),
+        str(root / "red.png"),
+        "params.yaml",
+        "model/config.json",
+        "http://127.0.0.1:9/x",
+    ):
+        for route in ("/gradio_api/file=", "/gradio_api/file/", "/file=", "/gradio_api/proxy="):
+            assert httpx.get(page + route + path).status_code in (400, 403, 404), route + path
+    [own] = [u for u in re.findall(r"/gradio_api/file=[^\"]+web-000000000.jpg", httpx.get(f"{page}/config").text)][:1]
+    assert httpx.get(page + own).headers["content-type"] == "image/jpeg"
+    cache = own.split("/shards/")[0]
+    assert httpx.get(f"{page}{cache}/..%2f..%2fetc/passwd").status_code in (403, 404)
+    for path in (str(root / "secret.png"), "http://127.0.0.1:9/x.png"):  # for an upload
+        answer = ask_past_the_page(page, "match", [{"path": path, "meta": {"_type": "gradio.FileData"}}, "a red ball"])
+        assert not answer["success"] and "data" not in answer["output"]
 
 
 def test_strangers_and_large_questions_are_turned_away(page):
-    assert httpx.get(f"{page}/api/about", headers={"Host": "evil.example.org"}).status_code == 400  # a name that was pointed here
-    headers = {"Content-Type": "application/json"}
-    answer = httpx.post(f"{page}/api/task/caption", content=b" " * 60_000_000, headers=headers)
-    assert answer.status_code == 413 and "choose a smaller picture" in answer.json()["error"]
+    assert httpx.get(f"{page}/config", headers={"Host": "evil.example.org"}).status_code == 400  # a name that was pointed here
+    answer = httpx.post(f"{page}/gradio_api/upload", files={"files": b" " * 60_000_000})
+    assert answer.status_code == 413 and "choose a smaller picture" in answer.text
     simple = {"Content-Type": "text/plain"}  # what a page elsewhere may send without asking
-    assert httpx.post(f"{page}/api/task/match", content=b'{"text": "a"}', headers=simple).status_code == 422
-    for path in ("/docs", "/openapi.json", "/../params.yaml", "/api/picture/..%2f..%2fx/y", "/api/picture/web-00000/nokey"):
-        assert httpx.get(page + path).status_code in (400, 404)
-    assert "default-src 'none'" in httpx.get(page).headers["Content-Security-Policy"]
-    assert httpx.post(f"{page}/api/task/tag", json={}).json()["error"].startswith("task: ")
+    assert httpx.post(f"{page}/gradio_api/queue/join", content=b'{"data": [], "fn_index": 0}', headers=simple).status_code == 422
+    for path in (
+        "/docs",
+        "/openapi.json",
+        "/gradio_api/openapi.json",
+        "/gradio_api/runs",
+        "/monitoring",
+        "/gradio_api/vibe-edit",
+        "/../params.yaml",
+    ):
+        assert httpx.get(page + path).status_code == 404
+    assert "default-src 'self'" in httpx.get(page).headers["Content-Security-Policy"]
+
+
+def test_a_taken_port_and_a_missing_gradio_are_said(page, root, tmp_path):
+    command = [sys.executable, "-m", "blip_core", "demo", "--model", "model", "--params", str(ROOT / "params.yaml")]
+    taken = subprocess.run([*command, "--port", page.rsplit(":", 1)[1]], cwd=root, env=ENVIRONMENT, capture_output=True, text=True)
+    assert taken.returncode == 1 and "name another port with --port" in taken.stderr
+    hide = "import sys, importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'gradio' else f(n, *a); "
+    hide += "import blip_core.__main__ as m; sys.exit(m.main(sys.argv[1:]))"
+    missing = subprocess.run([sys.executable, "-c", hide, *command[3:]], cwd=root, env=ENVIRONMENT, capture_output=True, text=True)
+    assert missing.returncode == 1 and ".[demo]" in missing.stderr
+
+
+def test_no_other_verb_imports_gradio():
+    code = (
+        "import sys, blip_core.__main__ as m\ntry: m.main(['demo', '--help'])\nexcept SystemExit: pass\nassert 'gradio' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
 
 
 @pytest.fixture

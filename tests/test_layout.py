@@ -100,6 +100,7 @@ def test_a_stage_has_one_name_everywhere():
         ("botocore", {"blip_core/storage.py"}),
         ("fastapi", {"blip_core/demo/app.py"}),
         ("uvicorn", {"blip_core/demo/verb.py"}),
+        ("gradio", {"blip_core/demo/app.py", "blip_core/demo/page.py"}),
         ("dvc", {"flows", "blip_core/cache.py"}),
         ("ray", {"blip_core/engine.py"}),
     ],

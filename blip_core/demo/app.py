@@ -1,150 +1,81 @@
-"""What the page asks, over HTTP. Bad input is answered with {"error": what to do} and never with a traceback.
+"""The server around the page: which of Gradio's routes are open, by which names it may be asked, and what the browser may fetch."""
 
-The body of every question is what the served model takes as a row: image (base64) and text, and params.
-"""
-
-import logging
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import gradio as gr
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import PlainTextResponse
+from gradio.routes import App
 
-from blip_core.containers import media_type
+from blip_core.demo.page import make_page
 from blip_core.demo.search import PictureIndex
-from blip_core.demo.words import Kind, word_maps
-from blip_core.model.attention_map import usual_layer
-from blip_core.serving.options import BadRequest, Task, choose, defaults
-from blip_core.serving.rows import Row, decoded, read_rows
 from blip_core.serving.service import Service
 
-log = logging.getLogger(__name__)
-
-FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:"
-HEADERS = {
-    "Content-Security-Policy": f"{POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-MOST_HITS, MOST_RERANKED = 60, 200
-
-
-class Question(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    image: str | None = None
-    text: str | None = None
-
-
-class Ask(Question):
-    params: dict = {}
+# what the page itself asks for: Gradio has more, among it routes that fetch from other hosts
+OPEN = re.compile(
+    r"/|/(assets|static)/.*|/(config|theme\.css|favicon\.ico|manifest\.json)"
+    r"|/gradio_api/(run/predict|upload|upload_progress|queue/join|queue/data|heartbeat/\w+|reset|cancel|startup-events|info|file=.*)"
+)
+FILE = "/gradio_api/file="
+# Gradio's scripts are partly in the page, and styles too; of other hosts nothing may come
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; "
+    "font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # no fonts of other hosts
+CSS = """
+.gradio-container { width: 100%; max-width: 76rem !important; margin: auto; }
+.caption-label { max-width: 100% !important; white-space: normal !important; font-size: .75rem !important; padding: 0 .3rem !important; }
+"""
 
 
-class AskMap(Question):
-    layer: int
-    kind: Kind
-
-
-class AskSearch(BaseModel):
-    text: str
-    count: int = Field(12, ge=1, le=MOST_HITS)
-    rerank: int = Field(32, ge=1, le=MOST_RERANKED)
-
-
-def make_app(service: Service, index: PictureIndex | None, *, title: str, hosts: list[str]) -> FastAPI:
-    """`index`: of a generation's pictures, None when there is none to search; `hosts`: names that the page may be asked by."""
+def make_app(service: Service, index: PictureIndex | None, *, title: str, hosts: list[str], cache: Path) -> FastAPI:
+    """`index`: of a generation's pictures, None when there is none to search; `hosts`: names that the page may be asked by; `cache`: the
+    folder that Gradio was told to keep files in."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.middleware("http")(_guard(4 * service.settings.images.max_bytes // 3 + 1_000_000))
+    most = service.settings.images.max_bytes
+    app.add_middleware(Guard, most_bytes=most + 1_000_000, cache=cache)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    _add_errors(app)
-    _add_files(app)
-
-    @app.get("/api/about")
-    def about() -> dict:
-        depth = service.model.cfg.text.depth
-        found = {"title": title, "params": defaults(service.settings), "layers": depth, "layer": usual_layer(depth)}
-        return {**found, "calibrated": service.calibration is not None, "search": _progress(index)}
-
-    @app.post("/api/task/{task}")
-    def answer(task: Task, ask: Ask) -> dict:
-        options = choose({**ask.params, "task": task}, service.settings)
-        return service.answer([_row(service, ask, task)], options)[0]
-
-    @app.post("/api/attention")
-    def attention(ask: AskMap) -> dict:
-        row = decoded(_row(service, ask, "match"), service.settings, service.model.cfg.vision.image_size)
-        return word_maps(service, row, layer=ask.layer, kind=ask.kind)
-
-    @app.post("/api/search")
-    def search(ask: AskSearch) -> dict:
-        text = read_rows([None], [ask.text], "embed", service.settings, paths=False)[0].text
-        hits = _index(index).search(text, count=ask.count, rerank=ask.rerank)
-        return {"hits": hits, "search": _progress(index)}
-
-    @app.get("/api/picture/{shard}/{key}")
-    def picture(shard: str, key: str) -> Response:
-        try:
-            data = _index(index).picture(shard, key)
-            return Response(data, media_type=media_type(data))
-        except ValueError as e:
-            raise BadRequest(str(e)) from None
-
+    page = make_page(service, index, title=title, cache=cache)
+    page.has_launched = True  # mounted, it would not count as launched, and take any file of this machine for an upload
+    looks = {"theme": THEME, "css": CSS, "footer_links": []}
+    closed = {"allowed_paths": [], "show_error": False, "run_history": False, "ssr_mode": False, "pwa": False, "mcp_server": False}
+    gr.mount_gradio_app(app, page, path="/", max_file_size=most, enable_monitoring=False, **looks, **closed)
+    app.state.end = partial(_end, page, app.routes[-1].app)
     return app
 
 
-def _row(service: Service, ask: Question, task: Task) -> Row:
-    [row] = read_rows([ask.image], [ask.text], task, service.settings, paths=False)
-    return row
+def _end(page: gr.Blocks, mounted: App) -> None:
+    """Lets go of the browsers that have the page open: each holds a connection for as long as it does."""
+    page.is_running = False
+    mounted.stop_event.set()
 
 
-def _index(index: PictureIndex | None) -> PictureIndex:
-    if index is None:
-        raise BadRequest("no pictures to search: start the page with --generation, as artifacts/generations/g1")
-    return index
+class Guard:
+    """Closes what the page does not ask for, bounds what is read of a question, and tells the browser what the page may do."""
 
+    def __init__(self, app: Callable, *, most_bytes: int, cache: Path):
+        self.app, self.most_bytes, self.files = app, most_bytes, f"{FILE}{cache}/"
 
-def _progress(index: PictureIndex | None) -> dict | None:
-    if index is None:
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        async def told(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        refused = self._refusal(Request(scope)) if scope["type"] == "http" else None
+        await (refused or self.app)(scope, receive, told)
+
+    def _refusal(self, request: Request) -> Response | None:
+        path, size = request.scope["path"], request.headers.get("content-length", "")
+        if not OPEN.fullmatch(path) or (path.startswith(FILE) and not path.startswith(self.files)):
+            return PlainTextResponse("nothing here", 404)
+        if request.method == "POST" and not (size.isdigit() and int(size) <= self.most_bytes):
+            message = f"a question of {size or 'unknown'} bytes; at most {self.most_bytes} are taken: choose a smaller picture"
+            return PlainTextResponse(message, 413)
         return None
-    return {"generation": index.generation.name, "done": index.done, "total": len(index.places), "fault": index.fault}
-
-
-def _add_files(app: FastAPI) -> None:
-    for path, name in FILES.items():
-        app.get(path)(lambda name=name: FileResponse(Path(__file__).with_name(name)))
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(BadRequest)
-    def bad(_: Request, e: BadRequest) -> JSONResponse:
-        return _error(400, str(e).removeprefix("row 0: ").removeprefix("params: "))
-
-    @app.exception_handler(RequestValidationError)
-    def unfit(_: Request, e: RequestValidationError) -> JSONResponse:
-        faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in e.errors()]
-        return _error(422, "; ".join(faults))
-
-
-def _guard(most_bytes: int):
-    async def guard(request: Request, call_next) -> Response:
-        """Bounds what is read of a question, and tells the browser what the page may do."""
-        size = request.headers.get("content-length", "")
-        if request.method == "POST" and not (size.isdigit() and int(size) <= most_bytes):
-            answer = _error(413, f"a question of {size or 'unknown'} bytes; at most {most_bytes} are taken: choose a smaller picture")
-        else:
-            try:
-                answer = await call_next(request)
-            except Exception:
-                log.exception("%s failed", request.url.path)
-                answer = _error(500, "this failed, and not by your doing: the terminal that the page was started from says why")
-        answer.headers.update(HEADERS)
-        return answer
-
-    return guard
-
-
-def _error(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": message}, status_code=status)

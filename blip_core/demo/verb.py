@@ -2,8 +2,11 @@
 
 import argparse
 import logging
+import os
 import socket
+import tempfile
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,19 +31,32 @@ def add_verb(verbs: argparse._SubParsersAction) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     from blip_core.config import load_params
-    from blip_core.demo.app import make_app
-    from blip_core.serving.options import packed_settings
-    from blip_core.serving.service import Service
 
+    if find_spec("gradio") is None:
+        raise ValueError("the page needs Gradio, which is not installed: pip install --constraint constraints.txt --editable '.[demo]'")
     params = load_params(args.params)
     listening = _listen(args.host, args.port)  # before the model is read: a port that is taken is said at once
-    with listening:
+    with listening, tempfile.TemporaryDirectory(prefix="blip-demo-") as folder:
+        from blip_core.serving.options import packed_settings
+        from blip_core.serving.service import Service
+
+        cache = Path(folder).resolve()
         model = model_folder(args.model or f"artifacts/models/{_challenger(params)}", args.work)
         service = Service(model, packed_settings(model, params))
         index = _index(args, params, model, service)
         hosts = ["127.0.0.1", "localhost", args.host] if args.host in ("127.0.0.1", "localhost") else ["*"]
-        app = make_app(service, index, title=args.model or str(model), hosts=hosts)
+        _prepare_gradio(cache)
+        from blip_core.demo.app import make_app
+
+        app = make_app(service, index, title=args.model or str(model), hosts=hosts, cache=cache)
         _serve(app, listening, index)
+
+
+def _prepare_gradio(cache: Path) -> None:
+    """What it reads of the environment, much of it when it is imported: no setting of the user's may open what this page keeps closed."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"})
 
 
 def _challenger(params: "Params") -> str:
@@ -81,6 +97,11 @@ def _listen(host: str, port: int) -> socket.socket:
 def _serve(app, listening: socket.socket, index: "PictureIndex | None") -> None:
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.end()
+            await super().shutdown(sockets)
+
     stop = threading.Event()
     builder = threading.Thread(target=_build, args=(index, stop), name="search-index", daemon=True)
     host, port = listening.getsockname()[:2]
@@ -88,7 +109,7 @@ def _serve(app, listening: socket.socket, index: "PictureIndex | None") -> None:
     if index is not None:
         builder.start()
     try:
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listening])
+        Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listening])
     finally:
         stop.set()
         if builder.is_alive():

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
+from PIL import Image
 
 from blip_core.data import load_pixels, tokenize
 from blip_core.distributed import device
@@ -14,6 +16,8 @@ from blip_core.serving.rows import Row
 from blip_core.serving.service import Service
 
 Kind = Literal["grad_cam", "attention"]
+SIDE, LONGEST = 240, 1200  # pixels of a drawn map: its shorter side, and what its longer one may have
+RED, OPAQUE, GREYED = (255, 40, 0), 0.8, 0.8
 
 
 def word_maps(service: Service, row: Row, *, layer: int, kind: Kind) -> dict:
@@ -42,3 +46,18 @@ def _weights(service: Service, row: Row, layer: int, kind: Kind) -> torch.Tensor
         if kind == "grad_cam":
             return grad_cam(model, ids, mask, images, layer=layer)[0].cpu()
         return cross_attention(model, ids, mask, images, layer=layer)[1][0].mean(0).cpu()
+
+
+def overlay(picture: np.ndarray, weights: list[float], side: int) -> np.ndarray:
+    """Red over the greyed picture, uint8 H x W x 3, the stronger the larger the weight of `side` x `side` patches.
+
+    The model saw the whole picture as a square, so the patches are stretched with it."""
+    height, width = picture.shape[:2]
+    scale = SIDE / min(height, width)
+    size = tuple(max(1, min(LONGEST, round(length * scale))) for length in (width, height))
+    shown = np.asarray(Image.fromarray(picture).resize(size), np.float32)
+    shown += GREYED * (shown.mean(-1, keepdims=True) - shown)
+    heat = np.asarray(weights, np.float32).reshape(side, side)
+    heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
+    strength = OPAQUE * np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))[..., None]
+    return (shown + strength * (np.array(RED) - shown)).clip(0, 255).astype(np.uint8)

@@ -56,15 +56,19 @@ def read_rows(images: list, texts: list, task: Task, settings: Settings, *, path
 
 
 def decoded(row: Row, settings: Settings, size: int) -> Row:
-    """With its picture as training saw it, what ingest stores of the file, at the model's size, so that large files do not add up."""
+    """With its picture as training saw it, at the model's size, so that large files do not add up."""
     if row.image is None:
         return row
+    return replace(row, picture=resize(decode_rgb(admitted(row, settings)), size).permute(1, 2, 0).numpy())
+
+
+def admitted(row: Row, settings: Settings) -> bytes:
+    """What ingest would store of its image. BadRequest says why it would set it aside."""
+    how = {"short_side": settings.short_side, "quality": settings.quality, "format": settings.format}
     try:
-        how = {"short_side": settings.short_side, "quality": settings.quality, "format": settings.format}
-        stored = admit(row.image, settings.images, **how)
+        return admit(row.image, settings.images, **how).data
     except Rejected as e:
         raise BadRequest(f"row {row.number}: image: {e} ({REASONS[e.reason]}); expected {FORMATS} within the limits") from None
-    return replace(row, picture=resize(decode_rgb(stored.data), size).permute(1, 2, 0).numpy())
 
 
 def _present(value: object) -> object:

@@ -1,0 +1,224 @@
+"""The page, in Gradio: a picture, and a tab for each thing to ask. Whatever needs the model waits in one queue.
+
+Texts of the crawl and of the model are shown as text, never as Markdown or HTML. Bad input becomes a message on the page.
+"""
+
+import html
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+from gradio import component_meta
+
+from blip_core.containers import kind_of
+from blip_core.demo.search import PictureIndex
+from blip_core.demo.words import overlay, word_maps
+from blip_core.images import decode_rgb
+from blip_core.model.attention_map import usual_layer
+from blip_core.serving.options import BadRequest, Task, choose, defaults
+from blip_core.serving.rows import Row, admitted, decoded, read_rows
+from blip_core.serving.service import Service
+
+MOST_HITS, MOST_RERANKED, EXAMPLES = 60, 200, 6
+FORGET = (3600, 86_400)  # seconds: how often the cache is swept, and the age at which its files go
+KINDS = [("Grad-CAM of the match", "grad_cam"), ("attention alone", "attention")]
+HOW_MAPS_READ = """Cross-attention of one layer of the image-grounded encoder, averaged over its heads; Grad-CAM weighs it by what it does
+for the match. Each map goes from its own weakest patch (clear) to its strongest (red)."""
+NO_PICTURES = "No pictures to search: start the page with `--generation`, as `artifacts/generations/g1`."
+SCORES = {"match": "P(match), calibrated", "itm": "P(match) of the ITM head, raw", "itc": "ITC cosine"}
+
+component_meta.create_or_modify_pyi = lambda *_: None  # Gradio would write page.pyi beside this file
+
+
+class Picture(gr.Image):
+    """Hands on an uploaded file as it came: Gradio's own would open it with Pillow before our checks, and fetch what is named by a URL."""
+
+    is_template = True  # for the browser it is an image
+
+    def preprocess(self, payload) -> str | None:
+        return payload and payload.path
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        if url_or_file_path and "://" in str(url_or_file_path):
+            raise gr.Error("URLs are not fetched: choose a file", print_exception=False)
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+
+def make_page(service: Service, index: PictureIndex | None, *, title: str, cache: Path) -> gr.Blocks:
+    """`index`: of a generation's pictures, None when there is none to search; `cache`: the folder that Gradio was told to keep files in."""
+    with gr.Blocks(title=f"BLIP · {title}", analytics_enabled=False, delete_cache=FORGET) as page:
+        gr.Markdown(f"# What does the model see?\n`{title}`: nothing of what you choose or write leaves this machine.", elem_id="about")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                picture = Picture(label="Picture", sources=["upload", "clipboard"], height=300, elem_id="picture", buttons=[])
+                if examples := _examples(index, cache):
+                    gr.Examples(
+                        examples, picture, label=f"Pictures of {index.generation.name}", api_visibility="private", elem_id="examples"
+                    )
+            with gr.Column(scale=3, min_width=320), gr.Tabs():
+                with gr.Tab("Caption", id="caption"):
+                    answers = _caption_tab(service, picture)
+                with gr.Tab("Match", id="match"):
+                    answers += _match_tab(service, picture)
+                with gr.Tab("Search", id="search"):
+                    _search_tab(page, index, picture, cache) if index else gr.Markdown(NO_PICTURES)
+                with gr.Tab("Attention", id="attention"):
+                    answers += _attention_tab(service, picture)
+        # what was said of another picture goes
+        gr.on([picture.change], lambda: [None] * len(answers), None, answers, queue=False, show_progress="hidden", api_visibility="private")
+    page.queue(max_size=32, api_open=False)
+    return page
+
+
+def _ask(button: gr.Button, answer: Callable, inputs: list, outputs: list, *, text: gr.Textbox | None = None) -> None:
+    """On a click, or Enter in the text. One at a time over all tabs: two questions at once would only share the same cores."""
+
+    @wraps(answer)
+    def told(*values):
+        try:
+            return answer(*values)
+        except BadRequest as e:
+            message = str(e).removeprefix("row 0: ").removeprefix("params: ")
+            raise gr.Error(html.escape(message), duration=None, print_exception=False) from None
+
+    events = [button.click, text.submit] if text else [button.click]
+    gr.on(events, told, inputs, outputs, concurrency_id="model", concurrency_limit=1, api_visibility="private", show_progress_on=outputs)
+
+
+def _row(service: Service, path: str | None, text: str | None, task: Task) -> Row:
+    if path is None:
+        raise BadRequest("choose a picture first")
+    if not Path(path).is_file():
+        raise BadRequest("the page no longer has this picture: choose it again")
+    [row] = read_rows([path], [text], task, service.settings, paths=True)
+    return row
+
+
+def _caption_tab(service: Service, picture: Picture) -> list:
+    usual, most = defaults(service.settings), service.settings.limits.max_captions
+    sampler = gr.Radio([("beam search", "beam"), ("nucleus sampling", "nucleus")], value=usual["sampler"], label="By", elem_id="sampler")
+    count = gr.Slider(1, most, min(3, usual["beams"]), step=1, label="captions", elem_id="num_captions")
+    with gr.Row(visible=usual["sampler"] == "beam") as beam:
+        beams = gr.Slider(1, most, usual["beams"], step=1, label="beams", elem_id="beams")
+    with gr.Row(visible=usual["sampler"] == "nucleus") as nucleus:
+        p = gr.Slider(0.01, 1, 0.9 if usual["p"] == 1 else usual["p"], step=0.01, label="p", elem_id="p")
+        top_k = gr.Number(usual["top_k"], minimum=0, precision=0, label="top k", info="of so many words; 0: of any", elem_id="top_k")
+        temperature = gr.Number(usual["temperature"], minimum=0.1, step=0.1, label="temperature", elem_id="temperature")
+        seed = gr.Number(usual["seed"], minimum=0, precision=0, label="seed", info="the same draws the same", elem_id="seed")
+    gr.on([sampler.change], lambda s: [gr.Row(visible=s == "beam"), gr.Row(visible=s == "nucleus")], sampler, [beam, nucleus], queue=False,
+          show_progress="hidden", api_visibility="private")  # fmt: skip
+    button = gr.Button("Caption", variant="primary", elem_id="ask-caption")
+    answer = gr.Textbox(label="Captions", lines=3, interactive=False, buttons=["copy"], elem_id="captions")
+
+    def caption(path, name, num_captions, num_beams, *of_nucleus) -> str:
+        own = {"beams": num_beams} if name == "beam" else dict(zip(("p", "top_k", "temperature", "seed"), of_nucleus, strict=True))
+        asked = {"task": "caption", "sampler": name, "num_captions": num_captions, **own}
+        options = choose(asked, service.settings)
+        return "\n".join(service.answer([_row(service, path, None, "caption")], options)[0]["captions"])
+
+    _ask(button, caption, [picture, sampler, count, beams, p, top_k, temperature, seed], [answer])
+    return [answer]
+
+
+def _match_tab(service: Service, picture: Picture) -> list:
+    text = gr.Textbox(label="Text", placeholder="does this fit the picture?", elem_id="match-text")
+    button = gr.Button("Score", variant="primary", elem_id="ask-match")
+    names = [name for name in SCORES if name != "match" or service.calibration is not None]
+    with gr.Row():
+        scores = [gr.Number(label=SCORES[name], interactive=False, elem_id=f"score-{name}") for name in names]
+
+    def match(path, asked) -> list[float]:
+        [found] = service.answer([_row(service, path, asked, "match")], choose({"task": "match"}, service.settings))
+        return [round(found[name], 4) for name in names]
+
+    _ask(button, match, [picture, text], scores, text=text)
+    return scores
+
+
+def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: Path) -> None:
+    text = gr.Textbox(label="Text", placeholder="what to look for", elem_id="search-text")
+    with gr.Row():
+        count = gr.Slider(1, MOST_HITS, 12, step=1, label="pictures", elem_id="count")
+        rerank = gr.Slider(1, MOST_RERANKED, 32, step=1, label="ranked by match", elem_id="rerank",
+                           info="the best by cosine that the match head puts in order")  # fmt: skip
+    button = gr.Button("Search", variant="primary", elem_id="ask-search")
+    _watch(page, index)
+    hits = gr.State([])
+    gallery = gr.Gallery(label="Found", show_label=False, columns=3, height="auto", allow_preview=False, interactive=False, buttons=[],
+                         object_fit="contain", elem_id="hits")  # fmt: skip
+    table = gr.Dataframe(headers=["picture", "scores", "texts"], datatype="str", interactive=False, wrap=True, buttons=[],
+                         label="Scores and texts; a click on a picture above chooses it", elem_id="hit-texts")  # fmt: skip
+
+    def search(asked, most, best) -> tuple:
+        row = read_rows([None], [asked], "embed", index.service.settings, paths=False)[0]
+        found = index.search(row.text, count=int(most), rerank=int(best))
+        if not found:
+            raise BadRequest(index.fault or "no picture is embedded yet; try again in a moment")
+        paths = [_stored(index, hit["shard"], hit["key"], cache) for hit in found]
+        marks = [" · ".join(f"{name} {hit[name]:.3f}" for name in SCORES if name in hit) for hit in found]
+        texts = ["\n".join(f"{text['source']}: {text['text']}" for text in hit["texts"][:3]) for hit in found]
+        keys = [hit["key"] for hit in found]
+        return paths, list(zip(paths, marks, strict=True)), list(map(list, zip(keys, marks, texts, strict=True)))
+
+    def chosen(event: gr.SelectData, paths: list[str]) -> str:
+        return paths[event.index]
+
+    _ask(button, search, [text, count, rerank], [hits, gallery, table], text=text)
+    gallery.select(chosen, hits, picture, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def _attention_tab(service: Service, picture: Picture) -> list:
+    depth = service.model.cfg.text.depth
+    text = gr.Textbox(label="Text", placeholder="where does each word look?", elem_id="attention-text")
+    with gr.Row():
+        kind = gr.Radio(KINDS, value="grad_cam", label="map", elem_id="kind")
+        layer = gr.Slider(1, depth, usual_layer(depth) + 1, step=1, label="layer", elem_id="layer")
+    button = gr.Button("Show", variant="primary", elem_id="ask-attention")
+    maps = gr.Gallery(label="Maps", show_label=False, columns=3, height="auto", interactive=False, buttons=[], format="png",
+                      object_fit="contain", elem_id="maps")  # fmt: skip
+    gr.Markdown(HOW_MAPS_READ)
+
+    def attention(path, asked, which, number) -> list[tuple[np.ndarray, str]]:
+        row = _row(service, path, asked, "match")
+        sized = decoded(row, service.settings, service.model.cfg.vision.image_size)
+        found = word_maps(service, sized, layer=int(number) - 1, kind=which)
+        whole = decode_rgb(admitted(row, service.settings))
+        return [(overlay(whole, word["weights"], found["side"]), word["word"]) for word in found["words"]]
+
+    _ask(button, attention, [picture, text, kind, layer], [maps], text=text)
+    return [maps]
+
+
+def _watch(page: gr.Blocks, index: PictureIndex) -> None:
+    """Says how much can be searched, and again until the index is whole."""
+    note, timer = gr.Markdown(elem_id="progress"), gr.Timer(2)
+
+    def progress() -> tuple:
+        ended = bool(index.fault) or index.done == len(index.places)
+        so_far = f"; stopped: {index.fault}" if index.fault else "" if ended else " so far"
+        said = f"{index.done} of {len(index.places)} pictures of {index.generation.name} can be searched{so_far}"
+        return said, gr.Timer(active=not ended)
+
+    gr.on([page.load, timer.tick], progress, None, [note, timer], queue=False, show_progress="hidden", api_visibility="private")
+
+
+def _stored(index: PictureIndex, shard: str, key: str, cache: Path) -> str:
+    """A picture of a shard as a file of the cache."""
+    data = index.picture(shard, key)
+    path = cache / "shards" / shard / f"{key}.{kind_of(data)}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
+def _examples(index: PictureIndex | None, cache: Path) -> list[str]:
+    """Some pictures of the generation, spread over it."""
+    if index is None or not index.places:
+        return []
+    step = max(1, len(index.places) // EXAMPLES)
+    try:
+        return [_stored(index, *place, cache) for place in index.places[::step][:EXAMPLES]]
+    except (ValueError, OSError):  # the index says what is wrong with the pictures
+        return []
