@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip_core.captions import KEPT, SCREENS, table_paths
+from blip_core.history import hint
 from blip_core.screens import normalised
 from blip_core.stopped import require_made
 
@@ -14,6 +15,9 @@ from blip_core.stopped import require_made
 def explain(key: str, generation: Path) -> str:
     """Lines for a person. ValueError when no round made the generation, or the key is not in it."""
     require_made(generation)
+    if not generation.is_dir():
+        there = ", ".join(sorted(str(found.parent) for found in generation.parent.glob("*/manifest.json")))
+        raise ValueError(f"{generation}: no such generation; there are {there or 'none: run the chain'}")
     path = generation / "manifest.json"
     rule = json.loads(path.read_text()).get("rule") if path.exists() else None
     if rule is None:
@@ -22,7 +26,7 @@ def explain(key: str, generation: Path) -> str:
         )
     rows = [row for p in table_paths(generation) for row in pq.read_table(p, filters=[("key", "==", key)]).to_pylist()]
     if not rows:
-        raise ValueError(f"{generation}: holds no image {key!r}; keys read like web-000000012")
+        raise ValueError(f"{generation}: holds no image {key!r}; {hint(key, table_paths(generation))}")
     rows.sort(key=lambda row: (row["reason"] != KEPT, -(row[rule["score"]] or 0.0)))
     lines = [f"{generation.name}: {_rule_words(rule)}"]
     for row in rows:

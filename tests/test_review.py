@@ -146,6 +146,18 @@ def test_reviewers_and_filter_are_compared(crawl):
     assert max(map(len, table.splitlines())) <= 100 and "ada - bob" in table and "Thresholds of match: web 0.8" in " ".join(table.split())
 
 
+def test_of_several_filters_the_verdict_of_all_of_them_is_compared(tmp_path):
+    """A text that the first filter accepts and the others outvote counted as accepted."""
+    rows = [row(i, f"text {i}", "web", 0, 0.95 if i % 2 else 0.1) for i in range(40)]
+    for r in rows[1::4]:
+        r["reason"] = "below_threshold"
+    write_table(caption_table([human(0), *rows]), tmp_path / "web-00000.parquet")
+    write_manifest(tmp_path, rule={"score": "match", "threshold": THRESHOLD, "votes": 2})
+    decided = words({r["text"]: r["reason"] == "kept" for r in rows})
+    found = agreement(said(drawn(tmp_path, 40), decided), tmp_path, cfg=CFG, seed=0)["sources"]["web"]
+    assert found["alike"]["value"] == 1 and found["right_dropped"]["value"] == 0 and found["dropped_right"]["value"] == 0
+
+
 def test_labels_of_another_generation_are_left_out_and_counted(crawl, tmp_path):
     folder, truth = crawl
     labels = said(drawn(folder), words(truth))

@@ -51,6 +51,6 @@ def _threshold_row(r: str, found: Findings, threshold: float) -> list[str]:
     true = false = 0.0
     if at < len(first["curve"]["threshold"]):
         true, precision = (first["curve"][name][at] for name in ("recall", "precision"))
-        false = true * (1 / precision - 1) * first["metrics"]["pairs_true"] / first["metrics"]["pairs_false"] if precision else 0.0
+        false = true * (1 / precision - 1) if precision else 0.0  # true and false pairs weigh the same in the curve
     kept = [found.rounds[r].share_from(source, threshold) for source in SOURCES]
     return [r, f"{threshold:.1f}", *map(percent, [true, false, *kept])]

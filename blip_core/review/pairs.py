@@ -46,7 +46,7 @@ def labelled_pairs(labels: Path, shards: Path, *, min_labels: int) -> tuple[pa.T
     }
     if lines and not pairs:
         counts = ", ".join(f"{name.removeprefix('labels_').replace('_', ' ')} {n}" for name, n in facts.items() if name != "labels")
-        need = f"a source with {min_labels} right and {min_labels} wrong texts at least (tune_filter.min_labels)"
+        need = f"a source with {min_labels} right and {min_labels} wrong texts at least (calibrate.min_labels)"
         raise ValueError(f"{labels}: of {len(lines)} labels none can be used ({counts}); expected {need}; judge more, or empty the folder")
     columns = {name: [getattr(j.pair, name) for j in pairs] for name in ("shard", "key", "image_id", "text")}
     columns |= {"truth": [j.right > 0.5 for j in pairs], "synthetic": [j.pair.source == "synthetic" for j in pairs]}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from blip_core.calibration import Calibrated, Calibration, threshold_for_precision, write_calibrations
+from blip_core.calibration import Calibrated, Calibration, balanced, threshold_for_precision, write_calibrations
 from blip_core.capfilt import score_table, set_threads
 from blip_core.captions import write_json
 from blip_core.config import CalibrateConfig, ScoreConfig
@@ -95,7 +95,10 @@ def shared_weight(truth: np.ndarray, labelled: np.ndarray, weight: np.ndarray, s
 def quality(
     scores: PairScores, match: np.ndarray, truth: np.ndarray, picture: np.ndarray, cfg: CalibrateConfig, *, seed: int
 ) -> tuple[dict[str, float | None], dict[str, list[float]]]:
-    """Metrics with the bounds of their intervals, m, m_low, m_high, by bootstrap over pictures; the curve by rising threshold."""
+    """Metrics with the bounds of their intervals, m, m_low, m_high, by bootstrap over pictures; the curve by rising threshold.
+
+    True and false pairs weigh the same, as P(match) is fitted: how many of each are planted says nothing of the crawl.
+    """
     singles = {"auc_itm": scores.itm_logit, "auc_itc": scores.itc}
     singles = {name: values for name, values in singles.items() if not np.isnan(values).all()}
 
@@ -105,18 +108,18 @@ def quality(
     metrics: dict[str, float | None] = {"pairs_true": int(truth.sum()), "pairs_false": int((~truth).sum())}
     metrics |= measured(np.arange(len(truth))) | _intervals(measured, picture, cfg, seed)
     metrics["threshold_for_precision"] = threshold_for_precision(match, truth, cfg.target_precision)
-    precision, recall, threshold = precision_recall_curve(truth, match)
+    precision, recall, threshold = precision_recall_curve(truth, match, weight=balanced(truth))
     some = np.unique(np.linspace(0, len(threshold) - 1, CURVE_POINTS).round().astype(int))
     curve = {"precision": precision[some], "recall": recall[some], "threshold": threshold[some]}
     return metrics, {name: values.tolist() for name, values in curve.items()}
 
 
 def _measure(truth: np.ndarray, match: np.ndarray) -> dict[str, float]:
-    kept = match >= 0.5
+    kept, weight = match >= 0.5, balanced(truth)
     return {
         "auc": roc_auc(truth, match),
-        "ece": expected_calibration_error(truth, match),
-        "precision": float(truth[kept].mean()) if kept.any() else 0.0,
+        "ece": expected_calibration_error(truth, match, weight=weight),
+        "precision": float(np.average(truth[kept], weights=weight[kept])) if kept.any() else 0.0,
         "recall": float(kept[truth].mean()),
     }
 
