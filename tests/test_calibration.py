@@ -99,6 +99,15 @@ def test_true_and_false_pairs_weigh_the_same_however_many_are_planted(params):
     assert curve["precision"][at] == pytest.approx(0.9, abs=0.02)
 
 
+def test_the_interval_of_ece_is_about_it(params):
+    """Of few pairs all draws lay above the ECE itself."""
+    scores, truth = simulated(100, 3)
+    pairs = {"truth": truth, "synthetic": np.zeros(100, bool), "labelled": np.zeros(100, bool), "weight": np.ones(100)}
+    cfg = params.calibrate.model_copy(update={"bootstrap": 200, "confidence": 0.8})
+    metrics = fit(scores, pa.table(pairs | {"image_id": [str(i) for i in range(100)]}), cfg, seed=0)[1]
+    assert 0 <= metrics["ece_low"] < metrics["ece"] < metrics["ece_high"]
+
+
 def test_calibrations_survive_their_file(tmp_path):
     scores, truth = simulated(100, 0)
     found = [Calibrated(name, name, Calibration.fit(scores, truth, method=m), 0.5) for name, m in (("a", "logistic"), ("b", "isotonic"))]

@@ -308,6 +308,15 @@ def test_what_was_made_of_what(out, artifacts):
     assert "blip_core lineage blip/7" in (out / "index.html").read_text()
 
 
+def test_how_often_people_and_filter_agree(own_artifacts, data):
+    path = own_artifacts / "rounds/r1/calibration.json"
+    found = json.loads(path.read_text())
+    found["filters"][0]["metrics"]["labels_alike"] = 0.784
+    write_json(found, path)
+    words = " ".join(run(own_artifacts, data).split())
+    assert "r1: people and tuned say the same of 78% of the texts that people judged" in words
+
+
 def test_the_rule_in_use_stands_below_what_thresholds_do(out, own_artifacts, data):
     words = " ".join((out / "table.txt").read_text().split())
     assert "In use in r1: P(match) from 0.5 for web texts and 0.5 for synthetic texts." in words

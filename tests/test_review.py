@@ -225,6 +225,13 @@ def test_files_that_hold_no_labels_are_named(tmp_path):
         read_labels([tmp_path])
     with pytest.raises(ValueError, match="nowhere: no such file or folder"):
         read_labels([tmp_path / "nowhere"])
+    (tmp_path / "l.jsonl").unlink()
+    for name in (".gitkeep", "README.md"):
+        (tmp_path / name).write_text("")
+    assert read_labels([tmp_path]) == []
+    (tmp_path / "labels.csv").write_text("text,verdict\n")  # passed for a folder without labels
+    with pytest.raises(ValueError, match=r"labels\.csv: no file of labels; expected \.jsonl files"):
+        read_labels([tmp_path])
 
 
 @pytest.fixture
@@ -262,7 +269,9 @@ def test_the_calibration_takes_labels_of_pictures_that_are_there_and_evaluate_no
         "labels_too_few": 19,
     }
     assert table["truth"].to_pylist() == ["right" in t for t in table["text"].to_pylist()] and "wrong 0" not in table["text"].to_pylist()
-    with pytest.raises(ValueError, match=r"of 126 labels none can be used \(.*too few 58.*20 right and 20 wrong.*judge more, or empty"):
+    with pytest.raises(
+        ValueError, match=r"of 126 labels none can be used: .*58 texts of a source.*20 right and 20 wrong.*judge more, or empty"
+    ):
         labelled_pairs(tmp_path / "labels", shards, min_labels=20)
 
 
@@ -327,7 +336,7 @@ def test_calibrate_says_how_many_labels_it_took(ingested, params, tmp_path):
     assert 0 <= with_labels["labels_alike"] <= 1 and with_labels["pairs_true"] == without["pairs_true"]
     assert without["labels_used"] == 0 and "labels_alike" not in without
     assert read_calibrations(tmp_path / "labels-calibration.json") != read_calibrations(tmp_path / "none-calibration.json")
-    assert all(without[f"{m}_low"] <= without[m] <= without[f"{m}_high"] for m in ("auc", "auc_itm", "auc_itc", "recall"))
+    assert all(without[f"{m}_low"] <= without[m] <= without[f"{m}_high"] for m in ("auc", "auc_itm", "auc_itc", "ece", "recall"))
 
 
 def test_both_verbs(crawl, tmp_path, capsys):

@@ -21,14 +21,20 @@ def filter_section(found: Findings) -> Section:
     filters = [(r, f) for r, several in found.filters.items() for f in several]
     rows = [[r, f["name"], *(_with_bounds(f["metrics"], key) for key in FILTER)] for r, f in filters]
     about = (
-        "On held-out pairs that it was not tuned on; true and false ones weigh the same. AUC: how often a true pair scores above a false "
+        "On held-out pairs that it was not tuned on; true and false pairs weigh the same. AUC: how often a true pair scores above a false "
         "one. Precision (kept pairs that are true) and recall (true pairs that are kept) at P(match), the calibrated probability that a "
         f"text fits, of 0.5. ECE: how far P(match) is off on average. {found.params.calibrate.confidence:.0%} bootstrap intervals."
     )
     curves = {f"{r}: {f['name']}": (f["curve"]["precision"], f["curve"]["recall"]) for r, f in filters}
     png = figures.precision_recall(curves, {f"{r}: {f['name']}": (f["metrics"]["precision"], f["metrics"]["recall"]) for r, f in filters})
     picture = Picture("filter", png, "Precision and recall of the filter on held-out pairs")
-    return Section("2. The filter", [Table(["round", "filter", *FILTER.values()], rows, left=2), about, *_thresholds(found)], [picture])
+    people = [
+        f"{r}: people and {f['name']} say the same of {f['metrics']['labels_alike']:.0%} of the texts that people judged, at 0.5."
+        for r, f in filters
+        if "labels_alike" in f["metrics"]
+    ]
+    facts = [Table(["round", "filter", *FILTER.values()], rows, left=2), "\n".join([about, *people])]
+    return Section("2. The filter", [*facts, *_thresholds(found)], [picture])
 
 
 def _with_bounds(metrics: dict, key: str) -> str:

@@ -4,6 +4,7 @@ Half of the held-out pairs are used here; `score` plants the other half as contr
 part where there are any: they are what the score is for. Nothing but these pairs is scored, so new labels cost seconds.
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from blip_core.review.pairs import labelled_pairs
 from blip_core.shards import ShardImages
 
 CURVE_POINTS = 200
+
+log = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -47,6 +50,8 @@ def calibrate(
         calibration, metrics, curve = fit(scores, pairs, cfg, seed=seed)
         found.append(Calibrated(judge.identity, name, calibration, metrics["threshold_for_precision"]))
         about[judge.identity] = {"metrics": metrics, "curve": curve}
+        if "labels_alike" in metrics:
+            log.info("%s and people say the same of %.1f%% of the labelled texts, at P(match) = 0.5", name, 100 * metrics["labels_alike"])
     write_calibrations(found, out, facts=about)
     first, *others = (about[c.filter]["metrics"] for c in found)
     further = {c.name: metrics for c, metrics in zip(found[1:], others, strict=True)}
@@ -106,7 +111,7 @@ def quality(
         return _measure(truth[rows], match[rows]) | {name: roc_auc(truth[rows], values[rows]) for name, values in singles.items()}
 
     metrics: dict[str, float | None] = {"pairs_true": int(truth.sum()), "pairs_false": int((~truth).sum())}
-    metrics |= measured(np.arange(len(truth))) | _intervals(measured, picture, cfg, seed)
+    metrics |= (found := measured(np.arange(len(truth)))) | _intervals(measured, found, picture, cfg, seed)
     metrics["threshold_for_precision"] = threshold_for_precision(match, truth, cfg.target_precision)
     precision, recall, threshold = precision_recall_curve(truth, match, weight=balanced(truth))
     some = np.unique(np.linspace(0, len(threshold) - 1, CURVE_POINTS).round().astype(int))
@@ -124,15 +129,18 @@ def _measure(truth: np.ndarray, match: np.ndarray) -> dict[str, float]:
     }
 
 
-def _intervals(measured, picture: np.ndarray, cfg: CalibrateConfig, seed: int) -> dict[str, float]:
-    """Percentile intervals; what is drawn anew are pictures, for the pairs of one are no independent evidence."""
+def _intervals(measured, found: dict[str, float], picture: np.ndarray, cfg: CalibrateConfig, seed: int) -> dict[str, float]:
+    """Percentile intervals about `found`; what is drawn anew are pictures, for the pairs of one are no independent evidence."""
     order = np.argsort(picture, kind="stable")
     rows = np.split(order, np.flatnonzero(np.diff(picture[order])) + 1)
     rng, drawn = np.random.default_rng(seed), []
     for _ in range(cfg.bootstrap):
         drawn.append(measured(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])))
     tails = {"low": (1 - cfg.confidence) / 2, "high": (1 + cfg.confidence) / 2}
-    return {f"{m}_{end}": float(np.quantile([d[m] for d in drawn], q)) for m in drawn[0] for end, q in tails.items()}
+    values = {m: np.array([d[m] for d in drawn]) for m in found}
+    # chance can only add to an ECE, and does so once more in each draw: all of its draws may lie above it
+    values["ece"] = np.maximum(0.0, values["ece"] - values["ece"].mean() + found["ece"])
+    return {f"{m}_{end}": float(np.quantile(v, q)) for m, v in values.items() for end, q in tails.items()}
 
 
 def _together(planted: pa.Table, said: pa.Table) -> pa.Table:
