@@ -35,7 +35,7 @@ def explain(key: str, generation: Path) -> str:
 
 
 def _rule_words(rule: dict) -> str:
-    limits = ", ".join(f"{source} {limit:g}" for source, limit in rule["threshold"].items())
+    limits = ", ".join(f"{source} {limit:.4g}" for source, limit in rule["threshold"].items())
     votes = f", by {rule['votes']} of {len(rule['filters'])} filters at least" if len(rule["filters"]) > 1 else ""
     best = f"; of those only the {rule['keep_best']} best of an image" if rule["keep_best"] else ""
     return f"kept is what has {rule['score']} of at least {limits}{votes}{best}"
@@ -67,7 +67,7 @@ def _judgement(judged: dict, rule: dict) -> str:
     name, value = rule["score"], judged[rule["score"]]
     limit = rule["thresholds"].get(judged["filter"], rule["threshold"]).get(judged["source"])
     said = (
-        "no threshold" if limit is None else f"{'at least' if value >= limit else 'below'} {limit:g}" if value is not None else "no score"
+        "no threshold" if limit is None else f"{'at least' if value >= limit else 'below'} {limit:.4g}" if value is not None else "no score"
     )
     others = ", ".join(f"{n} {judged[n]:.3f}" for n in ("match", "itm", "itc") if n != name and judged[n] is not None)
     shown = f"{value:.3f}" if value is not None else "unknown"

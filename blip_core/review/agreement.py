@@ -171,7 +171,7 @@ def _by_picture(values: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
 def as_table(found: dict) -> str:
     """Lines for a person."""
-    thresholds = ", ".join(f"{source} {limit:g}" for source, limit in found["rule"]["threshold"].items())
+    thresholds = ", ".join(f"{source} {limit:.3g}" for source, limit in found["rule"]["threshold"].items())
     elsewhere = f"; {found['pairs_elsewhere']} judged texts are not in it and left out" if found["pairs_elsewhere"] else ""
     people = Table(
         ["reviewer", "labels", "right", "wrong", "unsure", "judged\nblind", "alike with\nthe filter", "kappa"],
