@@ -53,7 +53,7 @@ class Calibration:
         """
         if truth.all() or not truth.any():
             raise ValueError(f"expected true and false pairs to calibrate by, got {int(truth.sum())} true of {len(truth)}")
-        weight = _balanced(truth, weight)
+        weight = balanced(truth, weight)
         columns = {"itm_logit": scores.itm_logit, "itc": scores.itc}
         columns = {name: values for name, values in columns.items() if not np.isnan(values).all()}
         if method == "temperature" and "itm_logit" in columns:
@@ -89,7 +89,7 @@ def _regression(columns: dict[str, np.ndarray], truth: np.ndarray, weight: np.nd
     return weights | {"bias": float(found.intercept_[0]) if intercept else 0.0}
 
 
-def _balanced(truth: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+def balanced(truth: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """Weights of which either truth has half, and that add up to the number of pairs."""
     weight = np.ones(len(truth)) if weight is None else weight
     return weight * np.where(truth, len(truth) / 2 / weight[truth].sum(), len(truth) / 2 / weight[~truth].sum())

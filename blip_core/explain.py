@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip_core.captions import KEPT, SCREENS, table_paths
+from blip_core.history import hint
 from blip_core.screens import normalised
 from blip_core.stopped import require_made
 
@@ -14,6 +15,9 @@ from blip_core.stopped import require_made
 def explain(key: str, generation: Path) -> str:
     """Lines for a person. ValueError when no round made the generation, or the key is not in it."""
     require_made(generation)
+    if not generation.is_dir():
+        there = ", ".join(sorted(str(found.parent) for found in generation.parent.glob("*/manifest.json")))
+        raise ValueError(f"{generation}: no such generation; there are {there or 'none: run the chain'}")
     path = generation / "manifest.json"
     rule = json.loads(path.read_text()).get("rule") if path.exists() else None
     if rule is None:
@@ -22,7 +26,7 @@ def explain(key: str, generation: Path) -> str:
         )
     rows = [row for p in table_paths(generation) for row in pq.read_table(p, filters=[("key", "==", key)]).to_pylist()]
     if not rows:
-        raise ValueError(f"{generation}: holds no image {key!r}; keys read like web-000000012")
+        raise ValueError(f"{generation}: holds no image {key!r}; {hint(key, table_paths(generation))}")
     rows.sort(key=lambda row: (row["reason"] != KEPT, -(row[rule["score"]] or 0.0)))
     lines = [f"{generation.name}: {_rule_words(rule)}"]
     for row in rows:
@@ -31,7 +35,7 @@ def explain(key: str, generation: Path) -> str:
 
 
 def _rule_words(rule: dict) -> str:
-    limits = ", ".join(f"{source} {limit:g}" for source, limit in rule["threshold"].items())
+    limits = ", ".join(f"{source} {limit:.4g}" for source, limit in rule["threshold"].items())
     votes = f", by {rule['votes']} of {len(rule['filters'])} filters at least" if len(rule["filters"]) > 1 else ""
     best = f"; of those only the {rule['keep_best']} best of an image" if rule["keep_best"] else ""
     return f"kept is what has {rule['score']} of at least {limits}{votes}{best}"
@@ -63,7 +67,7 @@ def _judgement(judged: dict, rule: dict) -> str:
     name, value = rule["score"], judged[rule["score"]]
     limit = rule["thresholds"].get(judged["filter"], rule["threshold"]).get(judged["source"])
     said = (
-        "no threshold" if limit is None else f"{'at least' if value >= limit else 'below'} {limit:g}" if value is not None else "no score"
+        "no threshold" if limit is None else f"{'at least' if value >= limit else 'below'} {limit:.4g}" if value is not None else "no score"
     )
     others = ", ".join(f"{n} {judged[n]:.3f}" for n in ("match", "itm", "itc") if n != name and judged[n] is not None)
     shown = f"{value:.3f}" if value is not None else "unknown"

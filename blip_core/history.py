@@ -1,10 +1,14 @@
 """What happened to an image: every text that was ever considered for it, its scores, and why it stayed or went."""
 
+import re
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from blip_core.captions import SCREENS, table_paths
+from blip_core.captions import SCREENS, read_table, table_paths
 
 
 def history(key: str, artifacts: Path) -> str:
@@ -23,8 +27,26 @@ def history(key: str, artifacts: Path) -> str:
         for row in pq.read_table(aside, filters=[("key", "in", [key, bare])]).to_pylist():
             lines.append(f"set aside at ingest: {row['reason']} ({row['detail'] or 'no detail'}), from {row['where']}")
     if not lines:
-        raise ValueError(f"key {key!r} is in no generation and not in quarantine; keys read like web-000000012")
+        tables = [path for manifest in generations for path in table_paths(manifest.parent)]
+        raise ValueError(f"key {key!r} is in no generation and not in quarantine; {hint(key, tables)}")
     return "\n".join(lines)
+
+
+def hint(key: str, tables: Iterable[Path]) -> str:
+    """For who asks for a key that is in none of these tables: those that end like it, leading zeros aside, else what keys look like."""
+    tail, tables = re.escape(key.rsplit("-", 1)[-1].lstrip("0") or key), list(tables)
+
+    def matching(pattern: str, paths: list[Path]) -> list[str]:
+        found = (k for p in paths for k in pc.unique(_keys(p).filter(pc.match_substring_regex(_keys(p), pattern))).to_pylist())
+        return list(islice(dict.fromkeys(found), 3))
+
+    if close := matching(rf"(?i)(^|[^1-9a-z]){tail}$", tables):
+        return f"did you mean {' or '.join(close)}?"
+    return f"keys read like {', '.join(matching('', tables[:1]))}"
+
+
+def _keys(path: Path):
+    return read_table(path, ["key"])["key"]
 
 
 def _describe(row: dict) -> str:

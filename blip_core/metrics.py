@@ -237,26 +237,34 @@ def roc_auc(truth: np.ndarray, score: np.ndarray) -> float:
     return float(roc_auc_score(_check_truth(truth, score), score))
 
 
-def precision_recall_curve(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def precision_recall_curve(
+    truth: np.ndarray, score: np.ndarray, *, weight: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision, recall and threshold, thresholds rising: precision[i] is that of the pairs with score >= threshold[i].
 
-    Precision and recall have one more entry, (1, 0), where nothing is kept.
+    Precision and recall have one more entry, (1, 0), where nothing is kept. `weight`: of each pair, default the same for all.
     """
     from sklearn.metrics import precision_recall_curve as curve
 
-    return curve(_check_truth(truth, score), score)
+    return curve(_check_truth(truth, score), score, sample_weight=weight)
 
 
-def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, *, bins: int = 10) -> float:
-    """Mean distance of the predicted from the true share over bins of equally many pairs; ties share their truth, so order is no matter."""
+def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, *, weight: np.ndarray | None = None, bins: int = 10) -> float:
+    """Mean distance of the predicted from the true share over bins of equal weight; ties share their truth, so order is no matter.
+
+    `weight`: of each pair, default the same for all."""
     probability = np.asarray(probability, dtype=np.float64)
     if len(probability) != len(truth) or not len(probability) or not ((probability >= 0) & (probability <= 1)).all():
         raise ValueError(f"expected {len(truth)} probabilities in [0, 1], at least one; got {len(probability)}, {_range(probability)}")
+    weight = np.ones(len(probability)) if weight is None else weight
     _, group, size = np.unique(probability, return_inverse=True, return_counts=True)
-    share = (np.bincount(group, weights=np.asarray(truth, dtype=np.float64)) / size)[group]
+    together, true = np.bincount(group, weights=weight), np.bincount(group, weights=weight * np.asarray(truth, dtype=np.float64))
+    share, weight = (true / together)[group], (together / size)[group]
     order = np.argsort(probability, kind="stable")
-    gaps = [abs((share[b] - probability[b]).sum()) for b in np.array_split(order, bins)]
-    return float(sum(gaps) / len(probability))
+    middle = np.cumsum(weight[order]) - weight[order] / 2
+    place = np.minimum((middle / weight.sum() * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, weights=(weight * (share - probability))[order])
+    return float(np.abs(gaps).sum() / weight.sum())
 
 
 def _check_truth(truth: np.ndarray, score: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ models:/blip/3           a version of the registry, or an alias as models:/blip@
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from blip_core.capfilt import Captioner, Filter, MedCaptioner, MedFilter
 from blip_core.captions import sha256_file
 from blip_core.checkpoint import model_hash
 from blip_core.distributed import device
-from blip_core.model.blip import CAPTIONING, RETRIEVAL
+from blip_core.model.blip import CAPTIONING, PARTS, RETRIEVAL, Blip
 from blip_core.model.inference import for_inference
 from blip_core.precision import resolved
 from blip_core.public.clip import is_clip, load_clip
-from blip_core.public.load import load_pretrained
+from blip_core.public.load import load_pretrained, read_config
 
 TUNED = "tuned"
 Fetch = Callable[[str], Path]  # models:/NAME/VERSION to the folder where it lies now
@@ -29,7 +28,7 @@ def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str
     """ValueError when there is no such model, or it can't write."""
     path = find_model(name, tuned, fetch)
     model, tokenizer = load_pretrained(path)
-    _require(model, CAPTIONING, name)
+    _require(model, CAPTIONING, f"{name}: can't write captions, as BlipForConditionalGeneration can")
     for_inference(model.to(device()), resolved(precision))
     return MedCaptioner(model, tokenizer, identify(path), _fact(path, "prompt", "") if prompt is None else prompt, precision)
 
@@ -40,7 +39,7 @@ def open_filter(name: str, tuned: Path, *, precision: str, fetch: Fetch | None) 
     if is_clip(path):
         return load_clip(path, identify(path), precision=precision)
     model, tokenizer = load_pretrained(path)
-    _require(model, RETRIEVAL, name)
+    _require(model, RETRIEVAL, f"{name}: can't judge texts, as BlipForImageTextRetrieval can")
     for_inference(model.to(device()), resolved(precision))
     return MedFilter(model, tokenizer, identify(path), _fact(path, "max_tokens", min(_LONGEST, model.cfg.text.max_positions)), precision)
 
@@ -59,27 +58,22 @@ def find_model(name: str, tuned: Path, fetch: Fetch | None) -> Path:
 
 
 def identify(path: Path) -> str:
-    """Content hash of a model: of ours by what makes it, of others by all their files but texts for people."""
+    """Content hash of a model: of ours by what makes it, of others by all their files but texts for people.
+
+    ValueError when a folder has no config.json."""
     if path.is_file():
         return sha256_file(path)[:16]
-    if (
-        (path / "model.safetensors").exists()
-        and (path / "vocab.txt").exists()
-        and "model" in json.loads((path / "config.json").read_text())
-    ):
+    if "model" in read_config(path) and all((path / name).exists() for name in ("model.safetensors", "vocab.txt")):
         return model_hash(path)
     files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in (".json", ".txt", ".safetensors", ".bin", ".model"))
     return hashlib.sha256("".join(f"{p.name} {sha256_file(p)}\n" for p in files).encode()).hexdigest()[:16]
 
 
-def _require(model, parts: tuple[str, ...], name: str) -> None:
-    try:
-        model.require(*parts)
-    except ValueError as e:
-        raise ValueError(f"{name}: {e}") from None
+def _require(model: Blip, parts: tuple[str, ...], fault: str) -> None:
+    if lacking := [f"{part} ({PARTS[part]})" for part in parts if part in model.missing]:
+        raise ValueError(f"{fault}: its weights have no {', '.join(lacking)}; name a folder that has them")
 
 
 def _fact(path: Path, key: str, default):
     """What our model folders note beside the weights."""
-    config = path / "config.json"
-    return json.loads(config.read_text()).get(key, default) if path.is_dir() and config.exists() else default
+    return read_config(path).get(key, default) if path.is_dir() else default

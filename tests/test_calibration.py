@@ -19,6 +19,7 @@ from blip_core.calibration import (
 from blip_core.captions import SCHEMA, caption_table
 from blip_core.metrics import expected_calibration_error, roc_auc
 from blip_core.pair_scores import PairScores
+from blip_core.stages.calibrate import fit
 
 
 def simulated(count: int, seed: int) -> tuple[PairScores, np.ndarray]:
@@ -79,6 +80,32 @@ def test_one_truth_alone_calibrates_nothing():
     scores, truth = simulated(100, 0)
     with pytest.raises(ValueError, match="expected true and false pairs to calibrate by, got 100 true of 100"):
         Calibration.fit(scores, np.ones_like(truth))
+
+
+def test_true_and_false_pairs_weigh_the_same_however_many_are_planted(params):
+    """Of each true pair several false ones are planted: a sound P(match) seemed far off, and the precision was that of their mixture."""
+    scores, truth = simulated(9000, 3)
+    rows = ~truth | (np.arange(9000) % 4 == 0)
+    scores, truth = scores.where(rows), truth[rows]
+    pairs = {"truth": truth, "synthetic": np.zeros(len(truth), bool), "labelled": np.zeros(len(truth), bool), "weight": np.ones(len(truth))}
+    table = pa.table(pairs | {"image_id": [str(i) for i in range(len(truth))]})
+    cfg = params.calibrate.model_copy(update={"bootstrap": 20, "target_precision": 0.9})
+    calibration, metrics, curve = fit(scores, table, cfg, seed=0)
+    assert truth.mean() < 0.3 and metrics["ece"] < 0.04 and metrics["ece_low"] <= metrics["ece"] <= metrics["ece_high"]
+    accepted = calibration.match(scores) >= 0.5
+    right, wrong = accepted[truth].mean(), accepted[~truth].mean()
+    assert metrics["precision"] == pytest.approx(right / (right + wrong), abs=0.01)
+    at = np.searchsorted(curve["threshold"], metrics["threshold_for_precision"])
+    assert curve["precision"][at] == pytest.approx(0.9, abs=0.02)
+
+
+def test_the_interval_of_ece_is_about_it(params):
+    """Of few pairs all draws lay above the ECE itself."""
+    scores, truth = simulated(100, 3)
+    pairs = {"truth": truth, "synthetic": np.zeros(100, bool), "labelled": np.zeros(100, bool), "weight": np.ones(100)}
+    cfg = params.calibrate.model_copy(update={"bootstrap": 200, "confidence": 0.8})
+    metrics = fit(scores, pa.table(pairs | {"image_id": [str(i) for i in range(100)]}), cfg, seed=0)[1]
+    assert 0 <= metrics["ece_low"] < metrics["ece"] < metrics["ece_high"]
 
 
 def test_calibrations_survive_their_file(tmp_path):

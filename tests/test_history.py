@@ -28,7 +28,10 @@ def test_each_text_is_told_with_scores_and_fate(artifacts):
 
 
 def test_an_unknown_key_and_an_empty_folder_are_said_plainly(artifacts, tmp_path):
-    with pytest.raises(ValueError, match="'web-2' is in no generation"):
+    with pytest.raises(ValueError, match="'web-2' is in no generation and not in quarantine; keys read like web-1"):
         history("web-2", artifacts)
+    for wrong in ("1", "web-0001", "WEB-1"):
+        with pytest.raises(ValueError, match=r"; did you mean web-1\?"):
+            history(wrong, artifacts)
     with pytest.raises(ValueError, match="holds no generation; run the chain"):
         history("web-1", tmp_path / "nowhere")

@@ -179,6 +179,19 @@ def test_calibration_error_is_the_distance_from_the_truth():
     assert expected_calibration_error(truth, np.clip(probability + 0.2, 0, 1)) > 0.1
 
 
+def test_a_pair_of_weight_two_counts_as_two():
+    rng = np.random.default_rng(1)
+    truth, score = rng.random(400) < 0.4, rng.integers(50, size=400) / 50
+    weight = rng.integers(1, 4, size=400)
+    many = np.repeat(np.arange(400), weight)
+    found = expected_calibration_error(truth, score, weight=weight, bins=7)
+    assert found == pytest.approx(expected_calibration_error(truth[many], score[many], bins=7), abs=0.005)
+    for ours, repeated in zip(
+        precision_recall_curve(truth, score, weight=weight), precision_recall_curve(truth[many], score[many]), strict=True
+    ):
+        assert ours == pytest.approx(repeated)
+
+
 def test_calibration_error_knows_no_order_among_ties():
     truth, probability = np.array([1, 0] * 50), np.repeat([0.5, 0.5], 50)
     assert expected_calibration_error(truth, probability) == expected_calibration_error(np.sort(truth), probability) == pytest.approx(0)

@@ -1,5 +1,10 @@
 """Captioners and filters by name: ours, public BLIP, CLIP and SigLIP folders, with the numbers that transformers gives for the files."""
 
+import json
+import re
+from functools import partial
+from importlib.util import find_spec
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -37,28 +42,34 @@ def stored(tmp_path_factory) -> ShardImages:
 
 
 def clip_folder(kind: str, folder, tokenizer: Tokenizer):
-    """A small random CLIP or SigLIP as save_pretrained writes it, with a processor of its own."""
+    """A small random CLIP, SigLIP or SigLIP 2 of any aspect as save_pretrained writes it, with a processor of its own."""
     import transformers
 
-    vision = dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+    size = {"num_patches": 16} if kind == "Siglip2" else {"image_size": 32}
+    vision = dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2, patch_size=8, **size)
     text = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=20)
     words = {"vocab_size": tokenizer.size, "pad_token_id": 0, "bos_token_id": tokenizer.cls, "eos_token_id": tokenizer.sep}
     config = getattr(transformers, f"{kind}Config")(
-        text_config=text | words | ({"projection_size": 32} if kind == "Siglip" else {}),
+        text_config=text | words | ({"projection_size": 32} if kind != "CLIP" else {}),
         vision_config=vision,
         **({"projection_dim": 16} if kind == "CLIP" else {}),
     )
     randomize(getattr(transformers, f"{kind}Model")(config), 0).save_pretrained(folder)
-    size = {"shortest_edge": 32} if kind == "CLIP" else {"height": 32, "width": 32}
+    square = {"height": 32, "width": 32}
+    sizes = {
+        "CLIP": {"size": {"shortest_edge": 32}, "crop_size": square},
+        "Siglip": {"size": square},
+        "Siglip2": {"patch_size": 8, "max_num_patches": 16},
+    }
     # without torchvision the class is that of Pillow; its file names the plain one
     processor = getattr(transformers, f"{kind}ImageProcessorPil", None) or getattr(transformers, f"{kind}ImageProcessor")
-    processor(size=size, **({"crop_size": {"height": 32, "width": 32}} if kind == "CLIP" else {})).save_pretrained(folder)
+    processor(**sizes[kind]).save_pretrained(folder)
     tokenizer.save(folder / "vocab.txt")
     transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     return folder
 
 
-@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip", "Siglip2"])
 def test_clip_scores_are_the_cosines_of_transformers(kind, tokenizer, stored, tmp_path):
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -71,12 +82,10 @@ def test_clip_scores_are_the_cosines_of_transformers(kind, tokenizer, stored, tm
     model, words, images = (c.from_pretrained(folder) for c in (AutoModel, AutoTokenizer, AutoImageProcessor))
     for row, cosine in zip(rows, found.itc, strict=True):
         decoded = simplejpeg.decode_jpeg(stored.bytes(row["shard"], row["key"]))
-        inputs = words(
-            [row["text"]], padding="max_length" if kind == "Siglip" else True, max_length=20, truncation=True, return_tensors="pt"
-        )
-        inputs = {name: inputs[name] for name in (("input_ids",) if kind == "Siglip" else ("input_ids", "attention_mask"))}
+        inputs = words([row["text"]], padding=True if kind == "CLIP" else "max_length", max_length=20, truncation=True, return_tensors="pt")
+        inputs = {name: inputs[name] for name in (("input_ids", "attention_mask") if kind == "CLIP" else ("input_ids",))}
         with torch.no_grad():
-            out = model(**inputs, pixel_values=torch.as_tensor(images(images=decoded, return_tensors="pt")["pixel_values"]))
+            out = model(**inputs, **{n: torch.as_tensor(v) for n, v in images(images=decoded, return_tensors="pt").items()})
         assert cosine == pytest.approx(float((out.image_embeds * out.text_embeds).sum()), abs=1e-5)
 
 
@@ -88,10 +97,51 @@ def test_a_public_captioner_and_filter_open_by_their_folder(tokenizer, stored, t
     judge = open_filter(str(judges), tmp_path, precision="fp32", fetch=None)
     found = score_table(judge, pa.Table.from_pylist([{"shard": "web-00000", "key": "k0", "text": t} for t in TEXTS]), stored, batch_size=2)
     assert np.isfinite(found.itm_logit).all() and np.isfinite(found.itc).all()
-    with pytest.raises(ValueError, match=r"judges: .*decoder.*not in the loaded checkpoint"):
+    with pytest.raises(ValueError, match=r"judges: can't write captions.* no decoder .*language"):
         open_captioner(str(judges), tmp_path, prompt=None, precision="fp32", fetch=None)
-    with pytest.raises(ValueError, match=r"writes: .*match.*not in the loaded checkpoint"):
+    with pytest.raises(ValueError, match=r"writes: can't judge texts.* no encoder .*match"):
         open_filter(str(writes), tmp_path, precision="fp32", fetch=None)
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="the package is there")
+def test_a_siglip_folder_as_it_is_published_needs_no_sentencepiece(tokenizer, stored, tmp_path):
+    """Its tokenizer_config.json names a class that wants that package: without it the folder crashed."""
+    folder = clip_folder("Siglip", tmp_path / "siglip", tokenizer)
+    row = pa.Table.from_pylist([{"shard": "web-00000", "key": "k0", "text": TEXTS[0]}])
+    wanted = score_table(open_filter(str(folder), tmp_path, precision="fp32", fetch=None), row, stored, batch_size=1)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": "SiglipTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").unlink()
+    found = score_table(open_filter(str(folder), tmp_path, precision="fp32", fetch=None), row, stored, batch_size=1)
+    assert found.itc == pytest.approx(wanted.itc, abs=1e-6)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"siglip: transformers can't read this .*needs the package sentencepiece, or a tokenizer.json"):
+        open_filter(str(folder), tmp_path, precision="fp32", fetch=None)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no config.json; expected a folder as transformers' save_pretrained writes it"),
+        ({"model.safetensors": "", "vocab.txt": ""}, "no config.json"),
+        ({"config.json": '{"model_type": "bl'}, "config.json: not valid JSON"),
+        ({"config.json": "[1, 2]"}, "config.json: expected the settings of a model as a JSON object, got list"),
+        ({"config.json": '{"model_type": "bert"}', "vocab.txt": "x"}, "config.json: model_type is 'bert'; expected 'blip'"),
+    ],
+)
+def test_a_wrong_folder_is_named_with_what_is_wrong(files, message, tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    for open_it in (open_filter, partial(open_captioner, prompt=None)):  # as the stages do
+        with pytest.raises(ValueError, match=re.escape(message)):
+            identify(folder), open_it(str(folder), tmp_path, precision="fp32", fetch=None)
+
+
+def test_a_clip_folder_writes_nothing(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="config.json: model_type is 'clip'; expected 'blip'"):
+        open_captioner(str(clip_folder("CLIP", tmp_path / "clip", tokenizer)), tmp_path, prompt=None, precision="fp32", fetch=None)
 
 
 def test_names_of_nothing_are_refused(tmp_path):

@@ -184,7 +184,7 @@ def test_a_model_folder_of_ours_loads_too(model, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config,message", [(None, "no config.json"), ("{", "not valid JSON"), ('{"model_type": "blip"}', "safetensors: does not load")]
+    "config,message", [(None, "no config.json"), ("{", "not valid JSON"), ('{"model_type": "blip"}', "no key 'vision_config'")]
 )
 def test_a_folder_of_something_else_is_refused(config, message, tmp_path):
     if config:
@@ -292,6 +292,10 @@ def test_a_checkpoint_runs_no_code(tokenizer, tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="weights at 'model'; got .'state_dict'."):
         load_pretrained(tmp_path / "other.pth")
+    for junk in (b"hello", b"x", b"", b"\x80\x04."):  # bytes at which the reader fails in other ways
+        (tmp_path / "junk.pth").write_bytes(junk)
+        with pytest.raises(ValueError, match="junk.pth: does not load as tensors alone .*expected weights written by torch.save"):
+            load_pretrained(tmp_path / "junk.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "other.pth").read_bytes()[:100])
     with pytest.raises(ValueError, match="cut.pth: does not load"):
         load_pretrained(tmp_path / "cut.pth")

@@ -17,7 +17,7 @@ from conftest import sample_config
 from PIL import Image
 
 from blip_core.calibration import Calibrated, Calibration, write_calibrations
-from blip_core.captions import caption_table, read_table, write_json, write_manifest, write_table
+from blip_core.captions import caption_table, content_hash, read_table, write_json, write_manifest, write_table
 from blip_core.config import Params
 from blip_core.noise import FALSE_KINDS
 from blip_core.report.digest import pick_examples
@@ -106,6 +106,8 @@ def write_round(artifacts: Path, r: str) -> None:
     )
     controls = controls.append_column("truth", pa.array([k == "true" for k in kinds])).append_column("kind", pa.array(kinds))
     write_table(controls, artifacts / "rounds" / r / "scores" / "controls.parquet")
+    write_json({"filters": ["f" * 16]}, artifacts / "rounds" / r / "scores" / "manifest.json")
+    write_json({"captioners": ["c" * 16]}, artifacts / "rounds" / r / "captions" / "manifest.json")
     curve = {"precision": [0.5, 0.9], "recall": [1.0, 0.7], "threshold": [0.05, 0.5]}
     metrics = {"auc": 0.951, "auc_itm": 0.902, "auc_itc": 0.873, "ece": 0.044, "precision": 0.9, "recall": 0.7}
     about = {"metrics": {**metrics, "auc_low": 0.94, "auc_high": 0.96, "pairs_true": 50, "pairs_false": 50}, "curve": curve}
@@ -146,7 +148,14 @@ def write_verdict(artifacts: Path, challenger: str, *, better: bool) -> None:
     )
     champion = 7 if better else 4
     write_json(
-        {"name": "blip", "version": 7, "promoted": better, "champion_version": champion, "reasons": ["why so"]},
+        {
+            "name": "blip",
+            "version": 7,
+            "promoted": better,
+            "champion_version": champion,
+            "reasons": ["why so", *reasons],
+            "model_hash": "m" * 16,
+        },
         artifacts / "registration.json",
     )
 
@@ -288,11 +297,40 @@ def test_what_the_texts_gained_and_lost(out):
     assert "anna" not in (out / "table.txt").read_text()
 
 
+def test_what_was_made_of_what(out, artifacts):
+    rows = page_rows(out)
+    first, next_ = (content_hash(artifacts / "generations" / g)[:16] for g in ("g0", "g1"))
+    assert ["generation g0", "ingest", "the crawl and the clean set", first] in rows
+    assert ["captioner of r1", "tune_captioner@r1", "model g0, tuned on the human texts of generation g0", "c" * 16] in rows
+    assert ["filter of r1", "tune_filter@r1", "model g0, tuned on the human texts of generation g0", "f" * 16] in rows
+    assert ["generation g1", "assemble@r1", "the texts of g0 and new captions, by r1's two", next_] in rows
+    assert ["model g1", "pretrain@g1", "the human, web and synthetic texts of generation g1", "m" * 16] in rows
+    assert "blip_core lineage blip/7" in (out / "index.html").read_text()
+
+
+def test_how_often_people_and_filter_agree(own_artifacts, data):
+    path = own_artifacts / "rounds/r1/calibration.json"
+    found = json.loads(path.read_text())
+    found["filters"][0]["metrics"]["labels_alike"] = 0.784
+    write_json(found, path)
+    words = " ".join(run(own_artifacts, data).split())
+    assert "r1: people and tuned say the same of 78% of the texts that people judged" in words
+
+
+def test_the_rule_in_use_stands_below_what_thresholds_do(out, own_artifacts, data):
+    words = " ".join((out / "table.txt").read_text().split())
+    assert "In use in r1: P(match) from 0.5 for web texts and 0.5 for synthetic texts." in words
+    rule = make_params().assemble.model_copy(update={"score": "itm", "threshold": {"web": 0.5}, "keep_best": 2})
+    words = " ".join(run(own_artifacts, data, make_params().model_copy(update={"assemble": rule})).split())
+    assert "In use in r1: the raw ITM probability from 0.5 for web texts, and of these the 2 best of an image." in words
+
+
 def test_a_failed_comparison_is_said_in_words(own_artifacts, data):
     write_verdict(own_artifacts, "g1", better=False)
     table = run(own_artifacts, data)
     assert "Bootstrapping is NOT shown to have helped" in table and "helped: g1 is better" not in table
-    assert "- tr_r1 against g0: the gain is not beyond its interval" in (own_artifacts / "report" / "index.html").read_text()
+    page = (own_artifacts / "report" / "index.html").read_text()
+    assert page.count("- text R@1 (ITC) against g0: the gain is not beyond its interval") == 1 and "- why so" in page
     assert "not promoted, the champion stays version 4" in table
     assert line(table, "text R@1 (ITC)", "gain").split()[-1] == "NO"
 
@@ -324,6 +362,8 @@ def test_other_reasons_are_counted_but_are_no_noise_ratio(own_artifacts, data):
         ("metrics/gate-r1.json", "gate@r1"),
         ("rounds/r1/calibration.json", "calibrate@r1"),
         ("rounds/r1/scores/controls.parquet", "score@r1"),
+        ("rounds/r1/scores/manifest.json", "score@r1"),
+        ("rounds/r1/captions/manifest.json", "caption@r1"),
         ("generations/g1", "assemble@r1"),
         ("rounds/r1/description.json", "describe@r1"),
         ("evaluations/g0/metrics.json", "evaluate@g0"),

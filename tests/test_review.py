@@ -146,6 +146,18 @@ def test_reviewers_and_filter_are_compared(crawl):
     assert max(map(len, table.splitlines())) <= 100 and "ada - bob" in table and "Thresholds of match: web 0.8" in " ".join(table.split())
 
 
+def test_of_several_filters_the_verdict_of_all_of_them_is_compared(tmp_path):
+    """A text that the first filter accepts and the others outvote counted as accepted."""
+    rows = [row(i, f"text {i}", "web", 0, 0.95 if i % 2 else 0.1) for i in range(40)]
+    for r in rows[1::4]:
+        r["reason"] = "below_threshold"
+    write_table(caption_table([human(0), *rows]), tmp_path / "web-00000.parquet")
+    write_manifest(tmp_path, rule={"score": "match", "threshold": THRESHOLD, "votes": 2})
+    decided = words({r["text"]: r["reason"] == "kept" for r in rows})
+    found = agreement(said(drawn(tmp_path, 40), decided), tmp_path, cfg=CFG, seed=0)["sources"]["web"]
+    assert found["alike"]["value"] == 1 and found["right_dropped"]["value"] == 0 and found["dropped_right"]["value"] == 0
+
+
 def test_labels_of_another_generation_are_left_out_and_counted(crawl, tmp_path):
     folder, truth = crawl
     labels = said(drawn(folder), words(truth))
@@ -213,6 +225,13 @@ def test_files_that_hold_no_labels_are_named(tmp_path):
         read_labels([tmp_path])
     with pytest.raises(ValueError, match="nowhere: no such file or folder"):
         read_labels([tmp_path / "nowhere"])
+    (tmp_path / "l.jsonl").unlink()
+    for name in (".gitkeep", "README.md"):
+        (tmp_path / name).write_text("")
+    assert read_labels([tmp_path]) == []
+    (tmp_path / "labels.csv").write_text("text,verdict\n")  # passed for a folder without labels
+    with pytest.raises(ValueError, match=r"labels\.csv: no file of labels; expected \.jsonl files"):
+        read_labels([tmp_path])
 
 
 @pytest.fixture
@@ -250,7 +269,9 @@ def test_the_calibration_takes_labels_of_pictures_that_are_there_and_evaluate_no
         "labels_too_few": 19,
     }
     assert table["truth"].to_pylist() == ["right" in t for t in table["text"].to_pylist()] and "wrong 0" not in table["text"].to_pylist()
-    with pytest.raises(ValueError, match=r"of 126 labels none can be used \(.*too few 58.*20 right and 20 wrong.*judge more, or empty"):
+    with pytest.raises(
+        ValueError, match=r"of 126 labels none can be used: .*58 texts of a source.*20 right and 20 wrong.*judge more, or empty"
+    ):
         labelled_pairs(tmp_path / "labels", shards, min_labels=20)
 
 
@@ -315,7 +336,7 @@ def test_calibrate_says_how_many_labels_it_took(ingested, params, tmp_path):
     assert 0 <= with_labels["labels_alike"] <= 1 and with_labels["pairs_true"] == without["pairs_true"]
     assert without["labels_used"] == 0 and "labels_alike" not in without
     assert read_calibrations(tmp_path / "labels-calibration.json") != read_calibrations(tmp_path / "none-calibration.json")
-    assert all(without[f"{m}_low"] <= without[m] <= without[f"{m}_high"] for m in ("auc", "auc_itm", "auc_itc", "recall"))
+    assert all(without[f"{m}_low"] <= without[m] <= without[f"{m}_high"] for m in ("auc", "auc_itm", "auc_itc", "ece", "recall"))
 
 
 def test_both_verbs(crawl, tmp_path, capsys):

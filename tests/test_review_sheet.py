@@ -54,7 +54,7 @@ def artifacts(tmp_path_factory) -> Path:
         rows += [row(i, text, "web", 0, 0.1 * i), row(i, f"made for {i}", "synthetic", 0, 1 - 0.1 * i)]
         rows.append(row(i, f"other of {i}: {text}", "synthetic", 1, 0.5, reason="loop"))
     write_table(caption_table([human(0), *rows]), root / "generations/g1/web-00000.parquet")
-    write_manifest(root / "generations/g1", rule={"score": "match", "threshold": THRESHOLD})
+    write_manifest(root / "generations/g1", rule={"score": "match", "threshold": {**THRESHOLD, "web": 0.8 + 1e-9}})  # as calibrated
     noise = np.random.default_rng(0).integers(0, 256, (900, 1400, 3), dtype=np.uint8)
     write_shards(root / "shards", rows, pictures={"web-000000003": simplejpeg.encode_jpeg(noise, quality=95), **OTHERS})
     write_manifest(root / "shards")
@@ -244,6 +244,7 @@ def test_scores_are_told_after_judging_unless_asked_for(ada, sheet):
     for _ in range(texts - 1):
         ada.press("\ue013")  # arrow up
     assert len(ada.all(".facts")) == texts and first["reason"].replace("_", " ") in ada.find(".facts").text
+    assert all(text.endswith(("threshold of match 0.8", "threshold of match 0.9")) for text in ada.texts(".facts"))
     assert all(r["reason"] in JUDGED_BY_SCORE for r in asked(sheet))
     assert any("other of" in text for text in ada.texts(".others bdi"))
     ada.press("2")  # now that the score is known

@@ -35,13 +35,13 @@ def load_pretrained(
     forgets [ENC] (it is a property of this object: a saved model folder does not keep it). ValueError says what does not fit.
     """
     if path.is_dir():
-        config = _read_config(path)
+        config = read_config(path)
         if "model" in config:
             if vocab or image_size or match_token != "enc":
                 raise ValueError(f"{path}: a model folder of ours loads as it is; vocab, image_size and match_token are for public ones")
             return load_model(path)
-        tensors, tokenizer = read_tensors(path), read_tokenizer(path, vocab)
         cfg = huggingface_config(config, path)
+        tensors, tokenizer = read_tensors(path), read_tokenizer(path, vocab)
         check_vocabulary(config["text_config"], tokenizer, path)
     else:
         tensors = read_pth(path)
@@ -69,11 +69,11 @@ def initialize(model: Blip, *, vit: Path | None = None, bert: Path | None = None
     parts, left_out = frozenset(), {}
     if vit:
         if vit.is_dir():
-            check_vit(_read_config(vit), model.cfg, vit)
+            check_vit(read_config(vit), model.cfg, vit)
         loaded = load_vit(model, read_tensors(vit) if vit.is_dir() else read_pth(vit), source=str(vit))
         parts, left_out = parts | loaded.parts, left_out | loaded.left_out
     if bert:
-        check_bert(_read_config(bert), read_tokenizer(bert), model, bert)
+        check_bert(read_config(bert), read_tokenizer(bert), model, bert)
         loaded = load_bert(model, read_tensors(bert), source=str(bert))
         parts, left_out = parts | loaded.parts, left_out | loaded.left_out
     loaded = Loaded(parts, left_out)
@@ -116,19 +116,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _unpickle(path: Path) -> dict:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, EOFError, RuntimeError) as e:
-        reason = str(e).splitlines()[0]
-        raise ValueError(f"{path}: does not load as tensors alone ({reason}); expected a file written by torch.save") from None
+    except Exception as e:  # bytes that are no pickle make the reader fail in any way; torch's own words recommend to trust the file
+        found = "it holds more than tensors, or is no such file" if isinstance(e, pickle.UnpicklingError) else f"{type(e).__name__}: {e}"
+        raise ValueError(f"{path}: does not load as tensors alone ({found}); expected weights written by torch.save") from None
 
 
-def _read_config(folder: Path) -> dict:
+def read_config(folder: Path) -> dict:
+    """The config.json of a model's folder. ValueError when there is none, or it is no JSON object."""
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{folder}: no config.json; expected a folder as transformers' save_pretrained writes it")
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as e:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
         raise ValueError(f"{path}: not valid JSON: {e}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected the settings of a model as a JSON object, got {type(found).__name__}")
+    return found
 
 
 def read_tokenizer(folder: Path, vocab: Path | None = None) -> Tokenizer:

@@ -73,10 +73,13 @@ def score_histograms(rounds: dict[str, dict[str, dict[str, np.ndarray]]], *, thr
 
 
 def precision_recall(curves: dict[str, tuple[list[float], list[float]]], points: dict[str, tuple[float, float]]) -> bytes:
-    """A line per round, from held-out pairs of known truth; `points`: precision and recall at P(match) >= 0.5."""
+    """A line per filter of a round, from held-out pairs of known truth, true and false ones weighing the same.
+
+    `points`: precision and recall at P(match) >= 0.5.
+    """
     with _panels(1, columns=1, size=(5.2, 4.0)) as (figure, panels):
         for (name, (precision, recall)), colour in zip(curves.items(), _cycle(), strict=False):
-            panels[0].plot(recall, precision, color=colour, label=f"{name}: filter", linewidth=1.6)
+            panels[0].plot(recall, precision, color=colour, label=name, linewidth=1.6)
             panels[0].plot(points[name][1], points[name][0], "o", color=colour, label=f"{name}: P(match) $\\geq$ 0.5")
         _label(panels[0], "Filter on held-out pairs of known truth", "recall (true pairs kept)", "precision (kept pairs that are true)")
         panels[0].set(xlim=(0, 1.02), ylim=(0, 1.03))

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip_core.captions import read_table
+from blip_core.captions import content_hash, read_table
 from blip_core.config import Params
 from blip_core.report.digest import RoundDigest, digest_round
 from blip_core.stopped import stopped
@@ -29,6 +29,8 @@ class Findings:
     gates: dict[str, dict]
     descriptions: dict[str, dict]
     decisions: dict[str, dict]
+    makers: dict[str, dict[str, list[tuple[str, str]]]]  # captioners and filters, each its name in params.yaml and its content hash
+    contents: dict[str, str]  # content hash by generation
     filters: dict[str, list[dict]]  # with their metrics and curves, as calibrate wrote them; the first decides
     models: dict[str, dict]
     true_captions: dict[str, float | None]  # share of the captions that are true of their image
@@ -57,6 +59,8 @@ def read_findings(artifacts: Path, data: Path, params: Params) -> Findings:
         gates={r: _read_json(metrics / f"gate-{r}.json", f"gate@{r}") for r in rounds},
         descriptions={r: _read_json(artifacts / "rounds" / r / "description.json", f"describe@{r}") for r in rounds},
         decisions={r: _read_json(metrics / f"decide-{r}.json", f"decide@{r}") for r in rounds},
+        makers={r: _makers(artifacts / "rounds" / r, r, params) for r in rounds},
+        contents={g: content_hash(artifacts / "generations" / g) for g in ("g0", *(cfg.next for cfg in rounds.values()))},
         filters={r: _read_json(artifacts / "rounds" / r / "calibration.json", f"calibrate@{r}")["filters"] for r in rounds},
         models={m: _read_json(folder / "metrics.json", f"evaluate@{m}") for m, folder in evaluations.items()},
         true_captions={m: _true_captions(folder, m, truth) for m, folder in evaluations.items()},
@@ -73,6 +77,16 @@ def _digest(artifacts: Path, r: str, generation: str, truth: Truth | None) -> Ro
     folder = _required(artifacts / "generations" / generation, f"assemble@{r}")
     controls = _required(artifacts / "rounds" / r / "scores" / "controls.parquet", f"score@{r}")
     return digest_round(folder, controls, _required(artifacts / "rounds" / r / "calibration.json", f"calibrate@{r}"), truth)
+
+
+def _makers(folder: Path, r: str, params: Params) -> dict[str, list[tuple[str, str]]]:
+    captions = _read_json(folder / "captions" / "manifest.json", f"caption@{r}")["captioners"]
+    scores = _read_json(folder / "scores" / "manifest.json", f"score@{r}")["filters"]
+    writers = [writer.captioner for writer in params.caption.writers]
+    return {
+        "captioners": list(dict.fromkeys(zip(writers, captions, strict=False))),
+        "filters": list(zip(params.score.filters, scores, strict=False)),
+    }
 
 
 def _true_captions(evaluation: Path, model: str, truth: Truth | None) -> float | None:

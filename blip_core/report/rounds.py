@@ -2,7 +2,7 @@
 
 from blip_core.report.findings import Findings
 from blip_core.report.page import Section, Table
-from blip_core.report.wording import METRICS, MISSING, listed, metric_change
+from blip_core.report.wording import METRICS, MISSING, listed, metric_change, named
 
 
 def rounds_section(found: Findings) -> Section:
@@ -17,8 +17,8 @@ def rounds_section(found: Findings) -> Section:
         f"Paired gain of the model on what the round makes over that on what it started from, on the held-out val images, with its "
         f"{cfg.confidence:.0%} interval. Rounds go on when a gain lies beyond its interval and no loss does; test is not looked at for it."
     )
-    words = [f"After {r}: {decision['outcome']}, so {_then_words(found, r)}." for r, decision in found.decisions.items()]
-    words += [f"{name} was not run: {reason}." for name, reason in found.not_run.items() if name in found.params.rounds]
+    words = [f"After {r}: {named(decision['outcome'])}, so {_then_words(found, r)}." for r, decision in found.decisions.items()]
+    words += [f"{name} was not run: {named(reason)}." for name, reason in found.not_run.items() if name in found.params.rounds]
     if models := [name for name in found.not_run if name in found.params.models]:
         words.append(f"Not trained because of it: {listed(models)}.")
     return Section("5. Rounds", [Table(header, rows, left=4), "\n".join(words), about], in_text=2)

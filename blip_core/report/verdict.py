@@ -2,7 +2,7 @@
 
 from blip_core.report.findings import Findings
 from blip_core.report.page import Section, Table
-from blip_core.report.wording import METRICS, MISSING, listed, metric_change, metric_value
+from blip_core.report.wording import METRICS, MISSING, listed, metric_change, metric_value, named
 
 
 def verdict_section(found: Findings) -> Section:
@@ -23,9 +23,10 @@ def verdict_section(found: Findings) -> Section:
         for baseline, metrics in comparison["baselines"].items()
         for metric, v in sorted(metrics.items(), key=lambda item: [*METRICS, item[0]].index(item[0]))
     ]
-    reasons = [f"- {reason}" for reason in comparison["reasons"]]
+    reasons = [f"- {named(reason)}" for reason in comparison["reasons"]]
     words = "\n".join([verdict_words(found), *instead_words(found), *reasons])
-    registration = "\n".join([registration_words(found.registration), *(f"- {reason}" for reason in found.registration["reasons"])])
+    further = [reason for reason in found.registration["reasons"] if reason not in comparison["reasons"]]
+    registration = "\n".join([registration_words(found.registration), *(f"- {named(reason)}" for reason in further)])
     return Section("4. Did it help?", [Table(header, rows, left=3), words, registration], in_text=1)
 
 

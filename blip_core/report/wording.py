@@ -34,6 +34,11 @@ def metric_interval(metric: str, metrics: dict) -> str:
     return f"{value}\n[{low.removesuffix('%')}, {high.removesuffix('%')}]"
 
 
+def named(words: str) -> str:
+    """Words that hold names of metrics, as a stage writes them for a file, with those that the tables have."""
+    return re.sub(r"\b\w+\b", lambda found: METRICS.get(found[0], found[0]), words)
+
+
 def percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.1f}%"
 

@@ -22,14 +22,14 @@ from blip_core.captions import KEPT, read_table, table_paths
 from blip_core.config import EvaluateConfig
 from blip_core.report.page import Section, Table, as_text
 from blip_core.report.wording import MISSING, number
-from blip_core.review.choose import JUDGED_BY_SCORE, Rule, read_rule
+from blip_core.review.choose import BELOW, JUDGED_BY_SCORE, Rule, read_rule
 from blip_core.review.labels import Label, Pair, judged
 
 Estimate = dict[str, float | None]  # value, low, high; None: there is nothing to tell it by
 NOTHING: Estimate = {"value": None, "low": None, "high": None}
 WITH_FILTER = (
     "alike, kappa: person and filter at the threshold. kept, right: of the texts that were kept, how many are right. dropped, right: "
-    "of those below the threshold. right, dropped: of all that are right, how many stand below the threshold. Weighted: they speak of "
+    "of those that the filter rejected. right, dropped: of all that are right, how many it rejected. Weighted: they speak of "
     "all texts of the generation whose fate hung on the score. In per cent; in brackets the {confidence:.0%} interval."
 )
 
@@ -40,7 +40,7 @@ class Said:
 
     right: np.ndarray  # share of the reviewers who were sure
     weight: np.ndarray
-    passes: np.ndarray  # whether the score reaches the threshold
+    passes: np.ndarray  # whether the rule accepts it: its score reaches the threshold, of several filters as many as must
     kept: np.ndarray  # whether the text was kept: one that passes may still be a duplicate
     source: np.ndarray
     picture: np.ndarray
@@ -98,12 +98,12 @@ def _fates(generation: Path, pairs: set[Pair], rule: Rule) -> dict[Pair, tuple[b
         keys = pa.array({pair.key for pair in pairs if pair.shard == path.stem}, pa.string())
         if not len(keys):
             continue
-        columns = ["key", "image_id", "text", "source", "round", "candidate", "reason", rule.score]
+        columns = ["key", "image_id", "text", "source", "round", "candidate", "reason"]
         table = read_table(path, columns)
         for row in table.filter(pc.is_in(table["key"], value_set=keys)).to_pylist():
             pair = Pair(*(path.stem if name == "shard" else row[name] for name in Pair._fields))
-            if pair in pairs and row["reason"] in JUDGED_BY_SCORE and row[rule.score] is not None and pair.source in rule.threshold:
-                fates[pair] = (rule.passes(pair.source, row[rule.score]), row["reason"] == KEPT)
+            if pair in pairs and row["reason"] in JUDGED_BY_SCORE and pair.source in rule.threshold:
+                fates[pair] = (row["reason"] != BELOW, row["reason"] == KEPT)
     return fates
 
 
@@ -171,7 +171,7 @@ def _by_picture(values: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
 def as_table(found: dict) -> str:
     """Lines for a person."""
-    thresholds = ", ".join(f"{source} {limit:g}" for source, limit in found["rule"]["threshold"].items())
+    thresholds = ", ".join(f"{source} {limit:.3g}" for source, limit in found["rule"]["threshold"].items())
     elsewhere = f"; {found['pairs_elsewhere']} judged texts are not in it and left out" if found["pairs_elsewhere"] else ""
     people = Table(
         ["reviewer", "labels", "right", "wrong", "unsure", "judged\nblind", "alike with\nthe filter", "kappa"],

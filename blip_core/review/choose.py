@@ -25,7 +25,8 @@ from blip_core.stopped import require_made
 
 SOURCES = ("web", "synthetic")
 # which texts are asked about: their fate hung on the score. Not what a look at the text alone threw out
-JUDGED_BY_SCORE = (KEPT, "below_threshold", "duplicate", "outranked")
+BELOW = "below_threshold"
+JUDGED_BY_SCORE = (KEPT, BELOW, "duplicate", "outranked")
 BANDS = (0.1, 0.4, 1.0)  # of a side's candidates, by distance from the threshold
 EVENLY = 0.5  # of the sample
 LEAST = 2  # texts of a band
@@ -39,9 +40,6 @@ class Rule:
 
     score: str
     threshold: dict[str, float]
-
-    def passes(self, source: str, score: float) -> bool:
-        return score >= self.threshold[source]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ class Judged:
 
 
 def read_labels(paths: Iterable[Path]) -> list[Label]:
-    """All lines of these files and of the *.jsonl in these folders. Of what a reviewer said of a pair on a sheet, the newest counts.
+    """All lines of these files and of the *.jsonl in these folders, which hold nothing else but notes (*.md).
+
+    Of what a reviewer said of a pair on a sheet, the newest counts.
 
     ValueError names file and line of what is no label."""
     newest: dict[tuple, Label] = {}
@@ -98,6 +100,8 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     files = []
     for path in paths:
         if path.is_dir():
+            if strange := [p for p in sorted(path.iterdir()) if p.suffix not in (".jsonl", ".md") and not p.name.startswith(".")]:
+                raise ValueError(f"{strange[0]}: no file of labels; expected .jsonl files as a review sheet exports them; take it away")
             files += sorted(path.glob("*.jsonl"))
         elif path.is_file():
             files.append(path)

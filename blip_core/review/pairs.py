@@ -4,6 +4,7 @@ A label holds its text, so any filter can score it, also when its captioner is l
 was judged, and no picture that evaluates or controls: a filter must not have seen those.
 """
 
+import logging
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +25,13 @@ SCHEMA = pa.schema(
     ]
 )
 HELDOUT = ("val-", "test-")
+LEFT_OUT = {
+    "labels_tied": "on which people are divided evenly",
+    "labels_other_picture": "at pictures that are not in the shards as they were judged, or are held out",
+    "labels_too_few": "of a source with fewer right or wrong ones than calibrate.min_labels",
+}
+
+log = logging.getLogger(__name__)
 
 
 def labelled_pairs(labels: Path, shards: Path, *, min_labels: int) -> tuple[pa.Table, dict[str, int]]:
@@ -44,10 +52,13 @@ def labelled_pairs(labels: Path, shards: Path, *, min_labels: int) -> tuple[pa.T
         "labels_other_picture": len(clear) - len(known),
         "labels_too_few": len(known) - len(pairs),
     }
+    counts = ", ".join(f"{facts[name]} texts {why}" for name, why in LEFT_OUT.items() if facts[name]) or "no text that anybody is sure of"
     if lines and not pairs:
-        counts = ", ".join(f"{name.removeprefix('labels_').replace('_', ' ')} {n}" for name, n in facts.items() if name != "labels")
-        need = f"a source with {min_labels} right and {min_labels} wrong texts at least (tune_filter.min_labels)"
-        raise ValueError(f"{labels}: of {len(lines)} labels none can be used ({counts}); expected {need}; judge more, or empty the folder")
+        need = f"a source with {min_labels} right and {min_labels} wrong texts at least (calibrate.min_labels)"
+        raise ValueError(f"{labels}: of {len(lines)} labels none can be used: {counts}; expected {need}; judge more, or empty the folder")
+    if lines:
+        left_out = f"; left out: {counts}" if any(facts[name] for name in LEFT_OUT) else ""
+        log.info("%s: %d labels, %d texts take part in the calibration%s", labels, len(lines), len(pairs), left_out)
     columns = {name: [getattr(j.pair, name) for j in pairs] for name in ("shard", "key", "image_id", "text")}
     columns |= {"truth": [j.right > 0.5 for j in pairs], "synthetic": [j.pair.source == "synthetic" for j in pairs]}
     return pa.table(columns | {"weight": [j.weight for j in pairs]}, schema=SCHEMA), facts

@@ -104,7 +104,7 @@
       make("p", { class: "words" }, make("bdi", { dir: "auto" }, row.text)),
       make("div", { class: "verdicts", role: "group", "aria-label": "does it fit the picture?" }, ...buttons));
     if (shown(row)) {
-      const limit = `; threshold of ${sheet.score} ${sheet.threshold[row.source]}`;
+      const limit = `; threshold of ${sheet.score} ${Number(sheet.threshold[row.source].toPrecision(3))}`;
       section.append(make("p", { class: "facts note" }, ...facts(row), limit));
     }
     return section;
@@ -188,7 +188,7 @@
     const name = state.reviewer.replace(/[^\p{L}\p{N}_-]+/gu, "_");
     make("a", { href: url, download: `labels-${sheet.name.replace(/[^\w-]+/g, "_")}-${name}-${sheet.sheet.slice(0, 8)}.jsonl` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 60000);
-    say(`${lines.length} judgements exported.`);
+    say(`${lines.length} judgements exported as a file: give it to whoever gave you this sheet.`);
   }
 
   function importLabels(text) {

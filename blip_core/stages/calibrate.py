@@ -4,12 +4,13 @@ Half of the held-out pairs are used here; `score` plants the other half as contr
 part where there are any: they are what the score is for. Nothing but these pairs is scored, so new labels cost seconds.
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from blip_core.calibration import Calibrated, Calibration, threshold_for_precision, write_calibrations
+from blip_core.calibration import Calibrated, Calibration, balanced, threshold_for_precision, write_calibrations
 from blip_core.capfilt import score_table, set_threads
 from blip_core.captions import write_json
 from blip_core.config import CalibrateConfig, ScoreConfig
@@ -21,6 +22,8 @@ from blip_core.review.pairs import labelled_pairs
 from blip_core.shards import ShardImages
 
 CURVE_POINTS = 200
+
+log = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -47,6 +50,8 @@ def calibrate(
         calibration, metrics, curve = fit(scores, pairs, cfg, seed=seed)
         found.append(Calibrated(judge.identity, name, calibration, metrics["threshold_for_precision"]))
         about[judge.identity] = {"metrics": metrics, "curve": curve}
+        if "labels_alike" in metrics:
+            log.info("%s and people say the same of %.1f%% of the labelled texts, at P(match) = 0.5", name, 100 * metrics["labels_alike"])
     write_calibrations(found, out, facts=about)
     first, *others = (about[c.filter]["metrics"] for c in found)
     further = {c.name: metrics for c, metrics in zip(found[1:], others, strict=True)}
@@ -95,7 +100,10 @@ def shared_weight(truth: np.ndarray, labelled: np.ndarray, weight: np.ndarray, s
 def quality(
     scores: PairScores, match: np.ndarray, truth: np.ndarray, picture: np.ndarray, cfg: CalibrateConfig, *, seed: int
 ) -> tuple[dict[str, float | None], dict[str, list[float]]]:
-    """Metrics with the bounds of their intervals, m, m_low, m_high, by bootstrap over pictures; the curve by rising threshold."""
+    """Metrics with the bounds of their intervals, m, m_low, m_high, by bootstrap over pictures; the curve by rising threshold.
+
+    True and false pairs weigh the same, as P(match) is fitted: how many of each are planted says nothing of the crawl.
+    """
     singles = {"auc_itm": scores.itm_logit, "auc_itc": scores.itc}
     singles = {name: values for name, values in singles.items() if not np.isnan(values).all()}
 
@@ -103,33 +111,36 @@ def quality(
         return _measure(truth[rows], match[rows]) | {name: roc_auc(truth[rows], values[rows]) for name, values in singles.items()}
 
     metrics: dict[str, float | None] = {"pairs_true": int(truth.sum()), "pairs_false": int((~truth).sum())}
-    metrics |= measured(np.arange(len(truth))) | _intervals(measured, picture, cfg, seed)
+    metrics |= (found := measured(np.arange(len(truth)))) | _intervals(measured, found, picture, cfg, seed)
     metrics["threshold_for_precision"] = threshold_for_precision(match, truth, cfg.target_precision)
-    precision, recall, threshold = precision_recall_curve(truth, match)
+    precision, recall, threshold = precision_recall_curve(truth, match, weight=balanced(truth))
     some = np.unique(np.linspace(0, len(threshold) - 1, CURVE_POINTS).round().astype(int))
     curve = {"precision": precision[some], "recall": recall[some], "threshold": threshold[some]}
     return metrics, {name: values.tolist() for name, values in curve.items()}
 
 
 def _measure(truth: np.ndarray, match: np.ndarray) -> dict[str, float]:
-    kept = match >= 0.5
+    kept, weight = match >= 0.5, balanced(truth)
     return {
         "auc": roc_auc(truth, match),
-        "ece": expected_calibration_error(truth, match),
-        "precision": float(truth[kept].mean()) if kept.any() else 0.0,
+        "ece": expected_calibration_error(truth, match, weight=weight),
+        "precision": float(np.average(truth[kept], weights=weight[kept])) if kept.any() else 0.0,
         "recall": float(kept[truth].mean()),
     }
 
 
-def _intervals(measured, picture: np.ndarray, cfg: CalibrateConfig, seed: int) -> dict[str, float]:
-    """Percentile intervals; what is drawn anew are pictures, for the pairs of one are no independent evidence."""
+def _intervals(measured, found: dict[str, float], picture: np.ndarray, cfg: CalibrateConfig, seed: int) -> dict[str, float]:
+    """Percentile intervals about `found`; what is drawn anew are pictures, for the pairs of one are no independent evidence."""
     order = np.argsort(picture, kind="stable")
     rows = np.split(order, np.flatnonzero(np.diff(picture[order])) + 1)
     rng, drawn = np.random.default_rng(seed), []
     for _ in range(cfg.bootstrap):
         drawn.append(measured(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])))
     tails = {"low": (1 - cfg.confidence) / 2, "high": (1 + cfg.confidence) / 2}
-    return {f"{m}_{end}": float(np.quantile([d[m] for d in drawn], q)) for m in drawn[0] for end, q in tails.items()}
+    values = {m: np.array([d[m] for d in drawn]) for m in found}
+    # chance can only add to an ECE, and does so once more in each draw: all of its draws may lie above it
+    values["ece"] = np.maximum(0.0, values["ece"] - values["ece"].mean() + found["ece"])
+    return {f"{m}_{end}": float(np.quantile(v, q)) for m, v in values.items() for end, q in tails.items()}
 
 
 def _together(planted: pa.Table, said: pa.Table) -> pa.Table:

@@ -10,6 +10,7 @@ from blip_core.captions import SCREENS
 from blip_core.config import Params, ReportConfig
 from blip_core.rejected import REASONS
 from blip_core.report import figures
+from blip_core.report.chain import chain_section
 from blip_core.report.costs import cost_section
 from blip_core.report.description import description_section
 from blip_core.report.digest import SOURCES, RoundDigest, pick_examples
@@ -46,10 +47,10 @@ def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params:
     found = read_findings(artifacts, data, params)
     examples = [_examples(found, r, cfg.examples) for r in found.rounds]
     texts = description_section(found.descriptions, rare_images=params.describe.rare_images)
-    facts = [_in_short(found), _noise(found), filter_section(found), _models(found), verdict_section(found), rounds_section(found), texts]
+    facts = [_in_short(found), _noise(found), filter_section(found), _models(found), verdict_section(found), rounds_section(found)]
     times = read_times(work) if work is not None else []
     costs = [cost_section(times)] if times else []
-    sections = [*facts, *costs, _places(found, out), _intake(found), *examples, _training(found)]
+    sections = [*facts, chain_section(found), texts, *costs, _places(found, out), _intake(found), *examples, _training(found)]
     with new_folder(out) as temporary:
         _write(sections, temporary)
         for r in found.rounds if cfg.review else ():
@@ -83,8 +84,9 @@ def _noise(found: Findings) -> Section:
     truth = "the sample world's truth says so" if found.truth else "not known: there is no data/truth.parquet"
     about = [
         f"false before, after: share of the candidates and of the kept texts that are not true of their image ({truth}).",
-        "gate's estimate: the same share after, as planted controls of known truth tell it without looking at any crawled text; "
-        f"upper bound at {found.params.gate.confidence:.0%} confidence.",
+        "gate's estimate: the same share after, as told by the scores of planted pairs of known truth; nobody labelled a crawled text. "
+        f"It errs to the high side, the more the weaker the filter; upper bound at {found.params.gate.confidence:.0%} confidence.",
+        "n/a for synthetic texts: no pair can be planted that is wrong in the captioner's own way. The review sheet tells of them.",
     ]
     parts: list[str | Table] = [Table(header, rows, left=2), "\n".join([*about, *_other_reasons(found)])]
     kinds = [row for r, digest in found.rounds.items() if "web" in digest.noise for row in _kind_rows(r, digest.noise["web"])]

@@ -1,0 +1,45 @@
+"""What was made of what, as a section of the report: generations, captioners, filters and models with their content hashes."""
+
+from blip_core.report.findings import Findings
+from blip_core.report.page import Section, Table
+from blip_core.report.wording import listed
+
+HASH = 16  # digits shown
+
+
+def chain_section(found: Findings) -> Section:
+    """In the order of the making. What was not run is left out."""
+    models = [name for name in found.params.models if name in found.models]
+    rows = [_generation(found, "g0", "ingest", "the crawl and the clean set"), *_models(found, models, "g0")]
+    for r in found.rounds:
+        one, made = found.params.rounds[r], found.makers[r]
+        texts = f"the human texts of generation {one.base}"
+        rows += [[f"captioner of {r}", f"tune_captioner@{r}", f"model {one.model}, tuned on {texts}", _of_tuned(made["captioners"])]]
+        rows += [[f"filter of {r}", f"tune_filter@{r}", f"model {one.model}, tuned on {texts}", _of_tuned(made["filters"])]]
+        further = [f"{name} ({identity})" for both in made.values() for name, identity in both if name != "tuned"]
+        helped = f", with {listed(further)}" if further else ""
+        rows.append(_generation(found, one.next, f"assemble@{r}", f"the texts of {one.base} and new captions, by {r}'s two{helped}"))
+        rows += _models(found, models, one.next)
+    version = f"{found.registration['name']}/{found.registration['version']}"
+    about = (
+        f"content: the first {HASH} digits of a hash of what is in it; candidates and scores carry those of captioner and filter. "
+        f"`python -m blip_core lineage {version}` tells code, values and data of the registered version, `… history KEY` the way of a text."
+    )
+    return Section("6. What was made of what", [Table(["what", "by stage", "of", "content"], rows, left=4), about])
+
+
+def _generation(found: Findings, name: str, stage: str, of: str) -> list[str]:
+    return [f"generation {name}", stage, of, found.contents[name][:HASH]]
+
+
+def _models(found: Findings, models: list[str], generation: str) -> list[list[str]]:
+    own = [(name, found.params.models[name]) for name in models if found.params.models[name].generation == generation]
+    registered = {found.comparison["challenger"]: found.registration.get("model_hash", "")}
+    return [
+        [f"model {n}", f"pretrain@{n}", f"the {listed(m.sources.split(','))} texts of generation {generation}", registered.get(n) or "-"]
+        for n, m in own
+    ]
+
+
+def _of_tuned(made: list[tuple[str, str]]) -> str:
+    return next((identity for name, identity in made if name == "tuned"), "not used")
