@@ -17,7 +17,7 @@ from blip_core.cache import open_cache
 from blip_core.captions import KEPT
 from blip_core.champion import moves, withdrawn
 from blip_core.checkpoint import model_hash
-from blip_core.generations import FOLDER, Version, commits, files_of, here, known
+from blip_core.generations import FOLDER, Version, commits, fetched, files_of, here, known
 from blip_core.provenance import Lock, ancestry, maker, parse_lock, read_lock
 from blip_core.registry import PROVENANCE, Registry, open_registry
 from blip_core.stopped import require_made
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TRAININGS = ("pretrain", "tune_captioner", "tune_filter")  # stages whose output is a model folder
 TEXT = ("text", "source", "round", "candidate", "match", "reason")
+LEARNED = ("key", "text", "source", "round", "candidate", "model", "filter", "itm", "itc", "match")  # columns of blip_core/captions.py
 
 
 def of_model(spec: str, root: Path, *, name: str) -> dict:
@@ -110,6 +111,7 @@ def _of_folder(folder: Path, identity: str, root: Path) -> dict:
         "folder": path,
         "model": {"model": folder.name, "model_hash": identity, "dvc_stage": made.stage, "sources": ",".join(sorted(made.sources))},
         "params": made.params,
+        "generation": next(({"name": Path(p).name, "dvc_md5": md5} for p, md5 in made.deps.items() if p.startswith(f"{FOLDER}/")), {}),
         "stages": _stages(lock, path),
     }
 
@@ -117,6 +119,28 @@ def _of_folder(folder: Path, identity: str, root: Path) -> dict:
 def _stages(lock: Lock, path: str) -> list[dict]:
     """The stages behind an output, first to last, with what they made."""
     return [{"stage": made.stage, "outs": made.outs} for made in ancestry(lock, path)]
+
+
+def learned_from(found: dict, root: Path) -> list[dict]:
+    """Every text that a model of `of_model` trained on: whose image, who wrote it (`model`), who scored it (`filter`) and how.
+
+    ValueError when its generation is unknown to DVC, or neither in its cache nor in its remote.
+    """
+    generation, sources = found["generation"], set(found["model"]["sources"].split(","))
+    version = _generation(generation, root)
+    if version is None:
+        named = f"{generation.get('name', '?')} {generation.get('dvc_md5') or '(no md5 of DVC is recorded)'}"
+        raise ValueError(f"generation {named}: neither this folder's dvc.lock nor a committed one has it; `git fetch` the commit that does")
+    with open_cache(root) as cache:
+        files = fetched(version, cache, root)
+        tables = [pq.read_table(path, columns=[*LEARNED, "reason"]) for file, path in sorted(files.items()) if file.endswith(".parquet")]
+    rows = [row for table in tables for row in table.to_pylist()]
+    return [{name: row[name] for name in LEARNED} for row in rows if row["reason"] == KEPT and row["source"] in sources]
+
+
+def _generation(generation: dict, root: Path) -> Version | None:
+    md5 = generation.get("dvc_md5")
+    return next((version for version in known(root) if md5 and version.md5 == md5), None)
 
 
 def _rebuilding_files(registry: Registry, version: "ModelVersion") -> dict[str, str]:

@@ -132,7 +132,7 @@ def who(root: Path) -> str:
 def git(root: Path, *args: str) -> str:
     """What git prints; "" where it fails: no git, no repository, no commit yet, no such revision."""
     try:
-        return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+        return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=300, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,9 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     what = lineage.add_mutually_exclusive_group(required=True)
     what.add_argument("model", nargs="?", help="blip/3, models:/blip@champion, or a model folder")
     what.add_argument("--caption", metavar="KEY", help="of an image: the generations that hold it, the models trained on its texts")
+    lineage.add_argument(
+        "--texts", type=Path, metavar="FILE", help="also write every text that the model learned from, a line of JSON each"
+    )
     _json_flag(lineage)
     lineage.set_defaults(act=_lineage)
     again = verbs.add_parser("rebuild", help="train a registered version again, in a clone, and compare the weights")
@@ -150,11 +155,26 @@ def _lineage(args: argparse.Namespace) -> None:
     from blip_core.lineage import of_caption, of_model
 
     name = _name(args)
+    if args.caption and args.texts:
+        raise ValueError("--texts: goes with a model, not with --caption")
     found = of_caption(args.caption, Path.cwd(), name=name) if args.caption else of_model(args.model, Path.cwd(), name=name)
+    if args.texts:
+        print(_write_texts(found, args.texts), file=sys.stderr if args.json else sys.stdout)
     if args.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
         print("\n".join(_caption_lines(found) if args.caption else _model_lines(found)))
+
+
+def _write_texts(found: dict, path: Path) -> str:
+    from blip_core.atomic import new_file
+    from blip_core.lineage import learned_from
+
+    rows = learned_from(found, Path.cwd())
+    with new_file(path) as temporary:
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    num = ", ".join(f"{num:,} {source}" for source, num in sorted(Counter(row["source"] for row in rows).items()))
+    return f"{path}: the {len(rows):,} texts that it learned from: {num}"
 
 
 def _model_lines(found: dict) -> Iterable[str]:
@@ -168,6 +188,7 @@ def _model_lines(found: dict) -> Iterable[str]:
         for step in found["stages"]:
             outs = [f"{path} {md5}" for path, md5 in step["outs"].items() if not path.startswith(ASIDE)]
             yield from (f"  {step['stage']:<18} {out}" for out in outs)
+    yield f"its texts:  python -m blip_core lineage {found.get('folder') or found['version']} --texts FILE"
     if "rebuild" in found:
         yield f"rebuild it: {found['rebuild']}"
 
@@ -188,6 +209,7 @@ def _version_lines(found: dict) -> Iterable[str]:
         "raw data": found["data"]["dvc_md5"] or "not known to DVC",
         "captioner": found["captioner"] or "-",
         "filter": found["filter"] or "-",
+        "kept": _rule(found),
         "gate": f"{found['gate']['result'] or 'no record'}{f', {len(checks)} checks' if checks else ''}",
         "run": by["run"] + "".join(f", {run} of {name}" for name, run in found["runs"].items() if name == f"pretrain-{model['model']}"),
         "measured": ", ".join(f"{metric} {value}" for metric, value in found["intervals"].items()),
@@ -203,6 +225,16 @@ def _version_lines(found: dict) -> Iterable[str]:
         yield f"  champion   {move['at'][:19]}Z{place}, by {move['by']} ({move['how']}): {move['why']}"
     if taken := found["withdrawn"]:
         yield f"  withdrawn  {taken['at'][:19]}Z by {taken['by']} ({taken['how']}): {taken['why']}"
+
+
+def _rule(found: dict) -> str:
+    """What a web or synthetic text of the generation had to pass."""
+    rule = (found["params"] or {}).get("assemble")
+    if not found["filter"] or not rule:
+        return "as ingest took them: no filter had a say"
+    limits = ", ".join(f"{limit} of {source}" for source, limit in rule["threshold"].items() if source in rule["sources"])
+    best = f", the best {rule['keep_best']} of an image" if rule.get("keep_best") else ""
+    return f"{rule['score']} of at least {limits} texts by that filter{best}"
 
 
 def _tests(tests: dict) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import yaml
 
+from flows.server import check_server
+
 EVENT = "blip.data.changed"
 RESOURCE = "blip.data"
 
@@ -30,10 +32,8 @@ def announce(payload: dict[str, str | int]) -> None:
     """Send the event. Any failure raises: an event that nobody got is a chain that nobody runs."""
     from prefect.client.orchestration import get_client
     from prefect.events import Event
-    from prefect.settings import PREFECT_API_URL
 
-    if not PREFECT_API_URL.value():
-        raise ValueError("PREFECT_API_URL is not set: it names the server whose deployment waits for new data")
+    check_server(needed=True)
     event = Event(event=EVENT, resource={"prefect.resource.id": RESOURCE}, payload=payload)
     with get_client(sync_client=True) as client:
         client.request("POST", "/events", json=[event.model_dump(mode="json")])

@@ -14,6 +14,8 @@ from uuid import UUID
 
 import httpx
 
+from flows.server import check_server
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
@@ -80,14 +82,19 @@ def main() -> int:
         signal.signal(number, lambda *_: sys.exit("stopped; the run is cancelled, and asking again goes on from where it was"))
 
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectException
+    from prefect.exceptions import ObjectNotFound, PrefectException
 
     try:
+        check_server(needed=True)
         with get_client(sync_client=True) as client:
             parameters = {"revision": args.revision, "params": args.params or None}
             run = ask(client, args.deployment, parameters, timeout=args.timeout)
             text = told(client, run)
-    except (PrefectException, httpx.HTTPError, ValueError) as e:  # ValueError: no server is named
+    except ValueError as e:
+        sys.exit(f"{args.deployment}: {e}")
+    except ObjectNotFound:
+        sys.exit(f"{args.deployment}: the server has no such deployment: `prefect deploy --all` in the folder where the chain runs")
+    except (PrefectException, httpx.HTTPError) as e:
         sys.exit(f"{args.deployment}: {type(e).__name__}: {e}")
     print(text)
     if args.summary:

@@ -43,6 +43,7 @@ from flows.approve import ask_for_approval
 from flows.graph import Choice, Node, read_plan
 from flows.publish import TABLE, publish
 from flows.remote import Remote, find_workers
+from flows.server import check_server
 from flows.stage import run_stage
 from flows.workspace import Workspace, only_one
 from flows.worktree import fill, make_worktree, record, tracking_store
@@ -194,6 +195,11 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
+    try:
+        check_server(needed=False)
+    except ValueError as e:
+        print(f"{e}; without PREFECT_API_URL this starts one for itself", file=sys.stderr)
+        return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else Prefect's temporary server would stay behind
     try:
         state = bootstrap(**(vars(args) | {"stages": args.stages or None}), return_state=True)

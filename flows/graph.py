@@ -14,6 +14,8 @@ import networkx as nx
 if TYPE_CHECKING:
     from dvc.stage import Stage
 
+GPU = "gpu"  # the `meta.pool` of stages that want one
+
 
 @dataclass(frozen=True)
 class Node:

@@ -2,7 +2,8 @@
 
 What the stage reads is pushed, the worker (worker.py) makes the outputs and pushes them with DVC's run cache, and `dvc repro -s` here
 finds them in it. So dvc.lock is written here alone, and nothing is computed twice: not by a flow that was killed while the worker
-went on, and not for values that were there before.
+went on, and not for values that were there before. With `force` the worker also hands over its line of dvc.lock, since the run cache
+may give the old outputs.
 """
 
 import hashlib
@@ -17,20 +18,21 @@ import httpx
 import yaml
 from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed
 
 from blip_core.provenance import git
-from flows.graph import Node
+from flows.graph import GPU, Node
 from flows.progress import Narrator
-from flows.stage import GPU, reproduce, run_dvc, tail
+from flows.repro import reproduce, run_dvc, tail
 from flows.watch import Watch
 from flows.workspace import Workspace
 
 DEPLOYMENT = "stage/gpu"
+MADE = "made"  # the artifact by which a forced run tells what it made
 TRAVELS = (":!params.yaml", ":!dvc.lock")  # these go with the request; all else the worker has from git
 _POLL = 3.0  # seconds
 _UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
@@ -41,8 +43,6 @@ def find_workers(plan: list[Node], workspace: Workspace, *, force: bool, wait: f
     nodes = [node for node in plan if node.pool == GPU and node.dirty and not node.kept]
     if not nodes:
         return None
-    if force:
-        raise ValueError("force: results come back by DVC's run cache, which would give the old ones again; run it with gpu: here")
     for node in nodes:
         if node.uncached:
             raise ValueError(f"dvc.yaml: {node.name}: {', '.join(node.uncached)} has `cache: false`, so it can't come back from a worker")
@@ -54,7 +54,7 @@ def find_workers(plan: list[Node], workspace: Workspace, *, force: bool, wait: f
         except ObjectNotFound:
             advice = f"`prefect work-pool create {GPU} --type process`, then `prefect deploy --all`, with PREFECT_API_URL of that server"
             raise ValueError(f"gpu: pool: the server {client.api_url} has no deployment {DEPLOYMENT}: {advice}") from None
-    return Remote(revision, pool, wait)
+    return Remote(revision, pool, wait, force)
 
 
 def check_remote(root: Path) -> None:
@@ -90,20 +90,24 @@ class Remote:
     revision: str
     pool: str
     wait: float  # seconds without a worker online
+    force: bool = False  # make it anew, whatever the run cache has
 
     def run(self, node: Node, *, workspace: Workspace, log: logging.LoggerAdapter, narrator: Narrator) -> State:
         """Bring the stage up to date with the help of a worker; only one that is not in the run cache here needs one."""
-        if state := restore(node.name, [], workspace):
+        if not self.force and (state := restore(node.name, [], workspace)):
             return state
         lines: list[str] = []
         if run_dvc(["push", *node.upstream], workspace=workspace, on_line=lines.append, env={}) and node.upstream:
             return stopped(workspace) or Failed(message=f"what it reads could not be pushed to DVC's remote:\n{tail(lines)}")
         with get_client(sync_client=True) as client:
-            run = request(client, node, workspace.root, self.revision)
+            run = request(client, node, workspace.root, self.revision, force=self.force)
             log.info(f"asked the pool {self.pool} for it: run {run.name}, id {run.id}")
             done = follow(client, run, Watch(self.pool, self.wait), workspace=workspace, narrator=narrator)
+            made = handed_over(client, run) if self.force and done.is_completed() else None
         if not done.is_completed():
             return done
+        if made and (failure := adopt(made, node.name, workspace)):
+            return failure
         for _ in range(2):  # a remote in a plain folder may have been read while another stage wrote to it
             if state := restore(node.name, ["--pull"], workspace):
                 return state if not state.is_completed() else Completed(message=done.message)
@@ -123,7 +127,27 @@ def restore(stage: str, options: list[str], workspace: Workspace) -> State | Non
     return None if missed and not workspace.children.stopped else state
 
 
-def request(client: SyncPrefectClient, node: Node, root: Path, revision: str) -> FlowRun:
+def handed_over(client: SyncPrefectClient, run: FlowRun) -> dict | None:
+    """What the worker's dvc.lock says of the stage that it was forced to make."""
+    own = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+    return next((json.loads(artifact.data) for artifact in client.read_artifacts(artifact_filter=own) if artifact.key == MADE), None)
+
+
+def adopt(made: dict, stage: str, workspace: Workspace) -> State | None:
+    """Take these outputs for the stage's; None when all went well. The run cache may hold others that the same inputs gave before."""
+    from dvc.repo import Repo
+    from dvc.utils.serialize import modify_yaml
+
+    with Repo(str(workspace.root), _wait_for_lock=True) as repo, repo.lock, modify_yaml(str(workspace.root / "dvc.lock")) as lock:
+        lock.setdefault("schema", "2.0")
+        lock.setdefault("stages", {})[stage] = made
+    lines: list[str] = []
+    if run_dvc(["pull", "--force", stage], workspace=workspace, on_line=lines.append, env={}):
+        return stopped(workspace) or Failed(message=f"the worker made it, but it could not be pulled from DVC's remote:\n{tail(lines)}")
+    return None
+
+
+def request(client: SyncPrefectClient, node: Node, root: Path, revision: str, *, force: bool) -> FlowRun:
     """The run that makes the stage of these inputs: one that is under way already, asked for by a flow that was killed, or a new one."""
     parameters = {
         "stage": node.name,
@@ -131,6 +155,7 @@ def request(client: SyncPrefectClient, node: Node, root: Path, revision: str) ->
         "params": (root / "params.yaml").read_text(),
         "lock": upstream_lock(root, node.upstream),
         "upstream": list(node.upstream),
+        "force": force,
     }
     tag = "request-" + hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
     asked = FlowRunFilter.model_validate({"tags": {"all_": [tag]}, "state": {"type": {"any_": _UNFINISHED}}})

@@ -5,19 +5,22 @@ machine that asks. Each stage has a work tree of git below .work/stages, where i
 clone's cache.
 """
 
+import json
 import logging
 import socket
 import threading
 from pathlib import Path
 
 from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from blip_core.cores import available_cores
 from flows.gpus import gpu_locks, locked
 from flows.progress import Narrator
-from flows.stage import reproduce, run_dvc, tail
+from flows.remote import MADE
+from flows.repro import reproduce, run_dvc, tail
 from flows.watch import STAGE_LOG
 from flows.workspace import Workspace
 from flows.worktree import make_stage_tree, resolve, stage_lock, tracking_store
@@ -26,7 +29,7 @@ CLONE = Path(__file__).parents[1]
 
 
 @flow(name="stage")
-def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: list[str]) -> State:
+def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: list[str], force: bool = False) -> State:
     """Make one stage's outputs and push them.
 
     Args:
@@ -35,7 +38,10 @@ def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: 
         params: the text of params.yaml.
         lock: of dvc.lock, what it says of `upstream`.
         upstream: the stages (and .dvc files) whose outputs it reads.
+        force: run it also when the run cache has its outputs, and hand over what dvc.lock then says of it.
     """
+    from dvc.utils.serialize import load_yaml
+
     log = get_run_logger().getChild(STAGE_LOG)
     workspace = Workspace(CLONE, slots=threading.Semaphore(), cores=available_cores())
     try:
@@ -44,20 +50,25 @@ def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: 
             workspace.tracking = tracking_store(CLONE)
             (workspace.root / "params.yaml").write_text(params)
             (workspace.root / "dvc.lock").write_text(lock)
-            return make(stage, upstream, workspace=workspace, log=log, locks=locks)
+            state = make(stage, upstream, force=force, workspace=workspace, log=log, locks=locks)
+            if force and state.is_completed():
+                create_markdown_artifact(key=MADE, markdown=json.dumps(load_yaml(workspace.root / "dvc.lock")["stages"][stage]))
+            return state
     except ValueError as e:
         return Failed(message=f"on {socket.gethostname()}: {e}")
     finally:
         workspace.children.stop()
 
 
-def make(stage: str, upstream: list[str], *, workspace: Workspace, log: logging.LoggerAdapter, locks: tuple[int, ...]) -> State:
+def make(
+    stage: str, upstream: list[str], *, force: bool, workspace: Workspace, log: logging.LoggerAdapter, locks: tuple[int, ...]
+) -> State:
     """Pull, run, push. What the stage itself says of its failure is the failure."""
     if upstream and (failure := transfer(["pull", "--force", *upstream], "what it reads could not be pulled", workspace=workspace)):
         return failure
     narrator = Narrator(log.info, lambda _: None, interval=10.0)
     with locked(gpu_locks(), stopped=lambda: workspace.children.stopped, say=log.info) as gpus:
-        state = reproduce(stage, ["--pull"], workspace=workspace, narrator=narrator, locks=(*locks, *gpus))
+        state = reproduce(stage, ["-f" if force else "--pull"], workspace=workspace, narrator=narrator, locks=(*locks, *gpus))
     if not state.is_completed():
         return state
     failure = transfer(["push", "--run-cache", stage], "its outputs are there, but could not be pushed", workspace=workspace)

@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import os
 import subprocess
+import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -133,13 +135,31 @@ def test_data_is_announced_when_it_is_committed(tmp_path):
         new_data(tmp_path)
 
 
-def test_an_announcement_that_nobody_gets_is_an_error(monkeypatch):
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (None, "PREFECT_API_URL is not set"),
+        (
+            "http://127.0.0.1:1/api",
+            "PREFECT_API_URL=http://127.0.0.1:1/api: no server answers there .*`prefect server start`",
+        ),
+    ],
+)
+def test_an_announcement_that_nobody_gets_is_an_error(url, told):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.announce import announce
 
-    with temporary_settings({PREFECT_API_URL: None}), pytest.raises(ValueError, match="PREFECT_API_URL is not set"):
+    with temporary_settings({PREFECT_API_URL: url}), pytest.raises(ValueError, match=told):
         announce({"revision": "1"})
+
+
+@pytest.mark.parametrize("door", ["flows.bootstrap gate", "flows.ask bootstrap/retrain --revision HEAD"])
+def test_a_server_that_is_not_there_is_said_in_one_line(door):
+    env = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:1/api"}
+    done = subprocess.run([sys.executable, "-m", *door.split()], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "http://127.0.0.1:1/api" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ DIED = "ERROR: failed to reproduce 'pretrain@g0': failed to run: python -m blip_
     ],
 )
 def test_state_of_a_stage_by_what_dvc_said(tmp_path, code, lines, name, message):
-    from flows.stage import may_recover, verdict
+    from flows.repro import verdict
+    from flows.stage import may_recover
 
     state = verdict(code, lines, tmp_path / "none.json")
     assert state.name == name and (message is None or message in state.message)
@@ -92,7 +93,7 @@ def test_state_of_a_stage_by_what_dvc_said(tmp_path, code, lines, name, message)
 
 
 def test_the_stages_own_message_is_the_failure(tmp_path):
-    from flows.stage import verdict
+    from flows.repro import verdict
 
     error = tmp_path / "gate.json"
     error.write_text(json.dumps({"kind": "input", "message": "noise 0.7 > 0.5"}))

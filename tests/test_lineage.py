@@ -47,6 +47,24 @@ def test_a_model_folder_that_is_not_registered_is_traced_by_dvc(team):
     assert "gate" not in told, "this model's stage does not read the gate"
 
 
+def test_the_texts_that_a_model_learned_from_are_listed_with_who_wrote_and_who_scored_them(team, tmp_path):
+    """Of today's folder; of a model of before, whose generation only the tag's dvc.lock has; not of a source that it may not see."""
+    listed = {}
+    for revision in ("HEAD", "ds/g1"):
+        project = copy_team(team, tmp_path / revision.replace("/", "-"))
+        verb("generations", "rollback", f"g1@{revision}", cwd=project) if revision != "HEAD" else None
+        told = verb("lineage", "artifacts/models/g1", "--texts", "texts.jsonl", cwd=project)
+        listed[revision] = [json.loads(line) for line in (project / "texts.jsonl").read_text().splitlines()]
+        assert f"texts.jsonl: the {len(listed[revision])} texts that it learned from: 1 human, 3 synthetic" in told
+    web = {revision: [row["key"] for row in rows if row["source"] == "web"] for revision, rows in listed.items()}
+    assert web == {"HEAD": ["web-3", "web-4", "web-5"], "ds/g1": ["web-1", "web-2", "web-3", "web-4", "web-5"]}
+    (made,) = [row for row in listed["HEAD"] if row["key"] == "web-2"]
+    assert (made["text"], made["model"], made["filter"], made["match"]) == ("a drawing of 2", "c0ffee", "f117e5", 0.9)
+    verb("lineage", "artifacts/models/g0", "--texts", "g0.jsonl", cwd=project)
+    assert {json.loads(line)["source"] for line in (project / "g0.jsonl").read_text().splitlines()} == {"human", "web"}
+    assert "goes with a model" in refused("lineage", "--caption", "web-1", "--texts", "x.jsonl", cwd=project)
+
+
 def test_ancestry_is_in_the_order_of_making_and_staleness_is_seen_at_any_depth(team):
     lock = parse_lock((team / "dvc.lock").read_text())
     assert [made.stage for made in ancestry(lock, "artifacts/models/g1")] == ["ingest", "assemble", "pretrain@g1"]

@@ -43,7 +43,8 @@ stages:
     deps: [artifacts/models]
     outs: [artifacts/report/table.txt]
 """
-# each start is a line of OUTSIDE/log; OUTSIDE/<stage> may say {"steps", "seconds" of each, "fail": message, "beside": who runs meanwhile}
+# each start is a line of OUTSIDE/log; OUTSIDE/<stage> may say {"steps", "seconds" of each, "fail": message, "beside": who runs meanwhile,
+# "word": what DVC does not see}
 MAKE = """
 import json, os, sys, time
 from pathlib import Path
@@ -75,7 +76,7 @@ if "fail" in wish:
 seed = yaml.safe_load(Path("params.yaml").read_text())["seed"]
 for path in map(Path, outs):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({{"made": f"{{name}} of {{Path(source).read_text()}}, seed {{seed}}"}}))
+    path.write_text(json.dumps({{"made": f"{{name}} of {{Path(source).read_text()}}, seed {{seed}}{{wish.get('word', '')}}"}}))
 work.unlink(missing_ok=True)
 """
 
@@ -350,6 +351,20 @@ def test_a_flow_that_was_killed_finds_what_the_worker_did_meanwhile(world):
     assert world.run(stages=["pretrain@a"]).message == "0 stages run, 1 restored from the cache, 2 unchanged"
 
 
+def test_force_makes_it_anew_there_and_takes_what_came_of_it(world):
+    """Also where the run cache holds other outputs of the same inputs; afterwards nobody has anything to do."""
+    world.seed(6)
+    assert world.run().is_completed()
+    for word in (", again", ""):
+        world.forget()
+        world.wish("pretrain@a", word=word)
+        state = world.run(stages=["pretrain@a"], force=True)
+        assert state.message == "3 stages run, 0 restored from the cache, 0 unchanged", state.message
+        assert world.ran() == [("ingest", "from:0", "here"), ("pretrain@a", "from:0", "there")]
+        assert model(world, "a") == f", seed 6{word}"
+    is_done(world)  # report too: what it read is what it was
+
+
 def open_door(world: World, stage: str) -> subprocess.Popen:
     command = [sys.executable, ROOT / "flows/bootstrap.py", stage, "--gpu", "pool"]
     env = environment() | {"PREFECT_API_URL": world.server}
@@ -374,7 +389,6 @@ def test_what_is_in_the_way_is_said_before_anything_runs(world, monkeypatch):
     from flows import remote
 
     world.seed(5)
-    assert "force: results come back by DVC's run cache" in world.run(force=True).message
     (world.here / "notes.txt").write_text("of no stage")
     (world.here / "make.py").write_text((world.here / "make.py").read_text() + "\n")
     assert "the code from git, and make.py is not committed: commit and push it" in world.run().message

@@ -1,6 +1,9 @@
-"""What runs elsewhere, checked offline: the workflows by GitHub's schema and a linter for their safety, the server by Compose's schema."""
+"""What runs elsewhere, checked offline: the workflows by GitHub's schema and a linter for their safety, the server by Compose."""
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +63,25 @@ def test_what_the_job_installs_is_enough_to_ask():
 
 def test_the_server_keeps_composes_schema():
     check("check-jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "mlflow/compose.yaml")
+
+
+def test_the_server_is_valid_by_compose_itself(tmp_path):
+    """`docker compose config`, as mlflow/README.md says: what is not filled in is named; filled in, the file is whole."""
+    folder = shutil.copytree(ROOT / "mlflow", tmp_path / "mlflow", ignore=shutil.ignore_patterns(".env"))
+    command = [BIN / "docker-compose", "config", "--format", "json"]
+    settings = re.sub(r"^(\w+)=$", r"\1=x", (folder / ".env.example").read_text(), flags=re.M)
+    names = re.findall(r"^(\w+)=x$", settings, re.M)
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    run = lambda: subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)  # noqa: E731
+    refused = run()
+    assert refused.returncode != 0 and all(f"{name} is missing a value: set it in mlflow/.env" in refused.stderr for name in names)
+    (folder / ".env").write_text(settings)
+    done = run()
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)["services"]
+    assert set(made) == set(SERVED)
+    assert {port["host_ip"] for service in made.values() for port in service.get("ports", [])} == {"127.0.0.1"}
+    assert all(made[name]["depends_on"]["postgres"]["condition"] == "service_healthy" for name in ("mlflow", "prefect"))
 
 
 def test_the_server_is_pinned_watched_and_local():
