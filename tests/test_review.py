@@ -226,12 +226,14 @@ def test_files_that_hold_no_labels_are_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere: no such file or folder"):
         read_labels([tmp_path / "nowhere"])
     (tmp_path / "l.jsonl").unlink()
-    for name in (".gitkeep", "README.md"):
+    for name in (".gitkeep", "README.md", "notes.txt"):
         (tmp_path / name).write_text("")
     assert read_labels([tmp_path]) == []
-    (tmp_path / "labels.csv").write_text("text,verdict\n")  # passed for a folder without labels
-    with pytest.raises(ValueError, match=r"labels\.csv: no file of labels; expected \.jsonl files"):
-        read_labels([tmp_path])
+    for name in ("labels.csv", "labels.jsonl.txt"):  # passed for a folder without labels
+        (tmp_path / name).write_text("text,verdict\n")
+        with pytest.raises(ValueError, match=rf"{name}: no file of labels; expected \.jsonl files"):
+            read_labels([tmp_path])
+        (tmp_path / name).unlink()
 
 
 @pytest.fixture
@@ -308,7 +310,7 @@ def test_people_teach_the_calibration_to_trust_synthetic_texts_less():
     assert errors[1] < 0.6 * errors[0]
 
 
-def test_calibrate_says_how_many_labels_it_took(ingested, params, tmp_path):
+def test_calibrate_says_how_many_labels_it_took(ingested, params, tmp_path, caplog):
     from blip_core.calibration import read_calibrations
     from blip_core.checkpoint import new_model, save_model
     from blip_core.stages.calibrate import calibrate
@@ -331,6 +333,7 @@ def test_calibrate_says_how_many_labels_it_took(ingested, params, tmp_path):
         outs = {"out": tmp_path / f"{name}-calibration.json", "out_metrics": tmp_path / f"{name}.json"}
         options = {"cfg": params.calibrate, "score_cfg": params.score, "seed": 0}
         calibrate(tmp_path / "filter", labels=tmp_path / name, **inputs, **outs, **options)
+    assert "tuned is not shown to tell true from false pairs" in caplog.text  # its weights are random
     with_labels, without = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("labels", "none"))
     assert with_labels["labels"] == with_labels["labels_used"] == with_labels["labels_right"] + with_labels["labels_wrong"] == 60
     assert 0 <= with_labels["labels_alike"] <= 1 and with_labels["pairs_true"] == without["pairs_true"]

@@ -62,7 +62,7 @@ class Judged:
 
 
 def read_labels(paths: Iterable[Path]) -> list[Label]:
-    """All lines of these files and of the *.jsonl in these folders, which hold nothing else but notes (*.md).
+    """All lines of these files and of the *.jsonl in these folders, which hold nothing else but notes (*.md, *.txt).
 
     Of what a reviewer said of a pair on a sheet, the newest counts.
 
@@ -100,7 +100,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     files = []
     for path in paths:
         if path.is_dir():
-            if strange := [p for p in sorted(path.iterdir()) if p.suffix not in (".jsonl", ".md") and not p.name.startswith(".")]:
+            if strange := [p for p in sorted(path.iterdir()) if not (p.suffix == ".jsonl" or _is_note(p.name))]:
                 raise ValueError(f"{strange[0]}: no file of labels; expected .jsonl files as a review sheet exports them; take it away")
             files += sorted(path.glob("*.jsonl"))
         elif path.is_file():
@@ -108,6 +108,11 @@ def _files(paths: Iterable[Path]) -> list[Path]:
         else:
             raise ValueError(f"{path}: no such file or folder; labels are the .jsonl files that a review sheet exports")
     return files
+
+
+def _is_note(name: str) -> bool:
+    """A file that nobody takes for labels: what a browser saves as labels.jsonl.txt is none."""
+    return name.startswith(".") or (name.endswith((".md", ".txt")) and ".jsonl" not in name)
 
 
 def _read_file(path: Path) -> list[Label]:

@@ -50,6 +50,8 @@ def calibrate(
         calibration, metrics, curve = fit(scores, pairs, cfg, seed=seed)
         found.append(Calibrated(judge.identity, name, calibration, metrics["threshold_for_precision"]))
         about[judge.identity] = {"metrics": metrics, "curve": curve}
+        if metrics["auc_low"] <= 0.5:
+            log.warning("%s is not shown to tell true from false pairs: AUC %.3f; it is no use as a filter", name, metrics["auc"])
         if "labels_alike" in metrics:
             log.info("%s and people say the same of %.1f%% of the labelled texts, at P(match) = 0.5", name, 100 * metrics["labels_alike"])
     write_calibrations(found, out, facts=about)
