@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 TRAININGS = ("pretrain", "tune_captioner", "tune_filter")  # stages whose output is a model folder
-TEXT = ("text", "source", "round", "candidate", "match", "reason")
+TEXT = ("text", "source", "round", "candidate", "model", "filter", "match", "reason")
 LEARNED = ("key", "text", "source", "round", "candidate", "model", "filter", "itm", "itc", "match")  # columns of blip_core/captions.py
 
 

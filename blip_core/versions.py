@@ -246,9 +246,9 @@ def _caption_lines(found: dict) -> Iterable[str]:
     for version in found["generations"]:
         yield f"{version['version']}{' (in the workspace)' if version['workspace'] else ''}:"
         for row in version["texts"]:
-            origin = row["source"] + (f" {row['round']}#{row['candidate']}" if row["source"] == "synthetic" else "")
-            score = f", match {row['match']:.3f}" if row["match"] is not None else ""
-            yield f"  {row['reason'] or 'undecided'}: {row['text']!r}, {origin}{score}"
+            made = f" {row['round']}#{row['candidate']} by captioner {row['model']}" if row["source"] == "synthetic" else ""
+            score = f", match {row['match']:.3f} by filter {row['filter']}" if row["match"] is not None else ""
+            yield f"  {row['reason'] or 'undecided'}: {row['text']!r}, {row['source']}{made}{score}"
             if row["models"]:
                 yield f"    trained on it: {', '.join(row['models'])}"
     if found["elsewhere"]:

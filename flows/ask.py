@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 SHOWN = ("comparison", "results")  # the run's artifacts (flows/publish.py)
+_HINTS = {
+    "Late": ": no worker has taken it; is one there? (`prefect worker start --pool cpu` in the folder where the chain runs)",
+    "AwaitingConcurrencySlot": ": another run of the deployment comes first",
+}
 
 
 def ask(client: "SyncPrefectClient", deployment: str, parameters: dict[str, Any], *, timeout: float, pause: float = 5.0) -> "FlowRun":
@@ -30,11 +34,14 @@ def ask(client: "SyncPrefectClient", deployment: str, parameters: dict[str, Any]
     """
     run = client.create_flow_run_from_deployment(client.read_deployment_by_name(deployment).id, parameters=parameters)
     print(f"{deployment}: {run.name}, id {run.id}", flush=True)
-    deadline = time.monotonic() + timeout
+    deadline, said = time.monotonic() + timeout, None
     try:
         while not (run.state and run.state.is_final()) and time.monotonic() < deadline:
             time.sleep(pause)
             run = _look(client, run)
+            if run.state and run.state.name != said:
+                said = run.state.name
+                print(f"{run.name}: {said}{_HINTS.get(said, '')}", flush=True)
     finally:
         if not (run.state and run.state.is_final()):
             _cancel(client, run.id)

@@ -154,6 +154,30 @@ def test_an_announcement_that_nobody_gets_is_an_error(url, told):
         announce({"revision": "1"})
 
 
+def test_who_waits_in_ci_is_told_that_no_worker_is_there(capsys):
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.states import Completed, Late, Pending, Running
+
+    from flows.ask import ask
+
+    states = iter([Late(), Late(), Pending(), Running(), Completed()])
+
+    class Server:
+        def read_deployment_by_name(self, name):
+            return FlowRun(flow_id=uuid4())
+
+        def create_flow_run_from_deployment(self, deployment, *, parameters):
+            return FlowRun(flow_id=uuid4(), name="fox")
+
+        def read_flow_run(self, run_id):
+            return FlowRun(flow_id=uuid4(), name="fox", state=next(states))
+
+    assert ask(Server(), "bootstrap/retrain", {}, timeout=60, pause=0).state.is_completed()
+    told = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split(":")[1].strip() for line in told] == ["Late", "Pending", "Running", "Completed"]
+    assert "no worker has taken it" in told[0]
+
+
 @pytest.mark.parametrize("door", ["flows.bootstrap gate", "flows.ask bootstrap/retrain --revision HEAD"])
 def test_a_server_that_is_not_there_is_said_in_one_line(door):
     env = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:1/api"}

@@ -283,6 +283,11 @@ def test_other_values_and_commits_run_in_a_tree_of_their_own(toy, server, monkey
     assert "expected a commit, got '--all'" in bootstrap(revision="--all", return_state=True).message
     assert "params.yaml has no section 'gate'" in bootstrap(revision=start, params={"gate.limit": 1}, return_state=True).message
 
+    (toy / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")  # of the folder's own runs, committed by nobody
+    git(toy, "checkout", f"run/{tree.name}", "--", "params.yaml", "dvc.lock")
+    dvc(toy, "checkout", "--allow-missing")
+    assert bootstrap(stages=["gate"], return_state=True).message == "0 stages run, 0 restored from the cache, 4 unchanged"
+
 
 @pytest.mark.slow
 def test_deployments_reach_a_server_and_ci_waits_for_no_worker(server, tmp_path, monkeypatch):

@@ -22,6 +22,8 @@ def test_a_text_leads_to_the_models_of_every_version_that_kept_it(team):
     assert ("web", "kept", ["artifacts/models/g1@ds/g1"]) in found["g1@ds/g1"], "trained on at the tag"
     assert ("web", "below_threshold", []) in found[f"g1@{second}"], "and no longer now"
     assert ("synthetic", "below_threshold", []) in found["g1@ds/g1"]
+    told = verb("lineage", "--caption", "web-1", cwd=team)
+    assert "below_threshold: 'a drawing of 1', synthetic r1#0 by captioner c0ffee, match 0.100 by filter f117e5\n" in told
 
 
 def test_a_text_that_a_model_may_not_see_is_not_counted_as_seen(team):
