@@ -176,7 +176,7 @@ def time_reading(setting: Setting, table: Table, args: argparse.Namespace, rates
     table.begin(part, "captions" if part == "captions" else "texts")
     cfg, count = setting.model_config(READ_PIXELS), args.batch
     once = vit_flops(cfg) + keys_values_flops(cfg)
-    flops = count * (once + TEXTS * (text_flops(cfg, TEXT_TOKENS) + cross_flops(cfg, TEXT_TOKENS)))
+    flops = count * (once + TEXTS * (text_flops(cfg, TEXT_TOKENS, first_only=True) + cross_flops(cfg, TEXT_TOKENS, first_only=True)))
     for precision, compiled in [("fp32", False), ("bf16", False)] + ([] if args.eager else [("bf16", True)]):
         free()
         name = f"{precision}{', compiled' if compiled else ''}"

@@ -178,6 +178,7 @@ def served(tmp_path_factory, model_cfg, tokenizer):
     from blip_core.checkpoint import new_model, save_model
     from blip_core.config import load_params
     from blip_core.model.inference import for_inference
+    from blip_core.precision import resolved
     from blip_core.registry import open_registry
     from blip_core.stages.register import package
 
@@ -190,7 +191,7 @@ def served(tmp_path_factory, model_cfg, tokenizer):
         with open_registry("blip", root) as registry:
             version = registry.add(tags={"model_hash": "x"}, files={}, **package(root / "model", params))
             registry.point("champion", version)
-    return root, for_inference(network, params.evaluate.precision)
+    return root, for_inference(network, resolved(params.evaluate.precision))
 
 
 @pytest.fixture
@@ -203,3 +204,12 @@ def driver(tmp_path):
         pytest.skip(str(e))
     yield found
     found.quit()
+
+
+# files that take minutes, the longest first; handed out last, one process would still be at them when the other has nothing left
+LONG = ("chain", "worker", "flows", "services", "interrupted", "engine", "lineage", "nodes", "ablations", "demo", "generations", "sources")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))

@@ -43,7 +43,7 @@ def test_weights_are_the_softmax_of_the_layers_own_queries_and_keys(model, pair,
     attention = model.med.blocks[layer].cross_attention
     hook = attention.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
     with torch.no_grad():
-        model.match_logits(ids, mask, images)
+        model.med.ground(model.pair_ids(ids), mask, images)
         hook.remove()
         _, weights = cross_attention(model, ids, mask, images, layer=layer)
         q = split_heads(attention.query(seen["x"]), attention.num_heads)

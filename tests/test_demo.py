@@ -2,6 +2,7 @@
 
 Needs Chromium and its driver (Debian: chromium, chromium-driver); without them the tests of the page skip."""
 
+import functools
 import io
 import json
 import os
@@ -139,7 +140,8 @@ def page(root):
         (root / "tmp").mkdir()
         (root / "watch").mkdir()
         (root / "watch/sitecustomize.py").write_text(WATCH)
-        options = {"cwd": root, "env": environment, "stdout": subprocess.PIPE, "stderr": told, "text": True}
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and so would this
+        options = {"cwd": root, "env": environment, "stdout": subprocess.PIPE, "stderr": told, "text": True, "preexec_fn": heed}
         server = subprocess.Popen([*command, "--params", str(ROOT / "params.yaml")], **options)
         line = server.stdout.readline()
         url = Page(line.split(" ")[0])

@@ -10,6 +10,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from blip_core.precision import native_bf16
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 ABSENT = ("pyarrow", "sklearn", "simplejpeg", "PIL", "safetensors", "tokenizers", "tqdm", "scipy", "pandas", "transformers", "matplotlib")
 
@@ -84,7 +86,8 @@ def test_it_runs_on_a_bare_machine(tmp_path):
     assert [row["side"] for row in parts["step"]][:2] == ["public, fp32", "ours, fp32"]
     assert all(row["seconds"][0] > 0 for rows in parts.values() for row in rows)
     assert {part: len(rows) for part, rows in parts.items()} == {"step": 6, "largest": 1, "captions": 4, "scores": 2}
-    assert all(0 < row["utilisation"] < 1 for row in parts["step"] + parts["scores"])
+    rows = [row for row in parts["step"] + parts["scores"] if native_bf16() or "bf16" not in row["side"]]
+    assert rows and all(0 < row["utilisation"] < 1 for row in rows)  # an emulated product of bf16 matrices is no measure
 
 
 def test_a_missing_package_is_named():

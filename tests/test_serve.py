@@ -68,7 +68,7 @@ def captions(answers):
 
 def test_captions_are_those_of_the_model(served, pyfunc, pictures, tokenizer):
     sampler = load_params(PARAMS).evaluate.sampler
-    expected = caption_images(served[1], tokenizer, stored(pictures), ["", "", ""], sampler, seed=0, prompt="a photo of", precision="bf16")
+    expected = caption_images(served[1], tokenizer, stored(pictures), ["", "", ""], sampler, seed=0, prompt="a photo of", precision="auto")
     answers = pyfunc.predict(table(*map(str, pictures)))
     assert [answer["captions"] for answer in answers] == expected and all(captions(answers))
 
@@ -91,7 +91,7 @@ def test_sampling_is_chosen_by_params(pyfunc, pictures):
 def test_match_scores_are_those_of_the_filter(served, pyfunc, pictures, tokenizer):
     texts = ["a red ball", "a blue box on grass", "star"]
     found = pyfunc.predict(table(*({"image": str(p), "text": t} for p, t in zip(pictures, texts, strict=True))), params={"task": "match"})
-    scores = score_texts(served[1], tokenizer, stored(pictures), [[t] for t in texts], max_tokens=12, precision="bf16")
+    scores = score_texts(served[1], tokenizer, stored(pictures), [[t] for t in texts], max_tokens=12, precision="auto")
     assert [set(answer) for answer in found] == [{"itm", "itc"}] * 3  # no calibration, so no `match`
     np.testing.assert_allclose([answer["itm"] for answer in found], scores.itm, atol=1e-6)
     np.testing.assert_allclose([answer["itc"] for answer in found], scores.itc, atol=1e-6)
@@ -107,7 +107,7 @@ def test_embeddings_have_unit_length_and_the_cosine_of_itc(pyfunc, pictures):
     [match] = pyfunc.predict(table(pairs[0]), params={"task": "match"})
     assert vectors[0] @ vectors[1] == pytest.approx(match["itc"], abs=1e-3)
     only_texts = pyfunc.predict([{"text": "a star"}], params={"task": "embed"})
-    np.testing.assert_allclose(only_texts[0]["text_embedding"], vectors[3], atol=2e-3)  # bf16: padding changes the last bits
+    np.testing.assert_allclose(only_texts[0]["text_embedding"], vectors[3], atol=2e-3)  # in bf16 padding changes the last bits
 
 
 def test_calibrated_probability_comes_with_a_filter(served, tmp_path, pictures):
