@@ -28,7 +28,6 @@ if __name__ == "__main__":  # before Prefect is imported: it reads its settings 
 import json
 import signal
 import subprocess
-import threading
 from collections import Counter
 
 from prefect import flow
@@ -44,6 +43,7 @@ from flows.graph import Choice, Node, read_plan
 from flows.publish import TABLE, publish
 from flows.remote import Remote, find_workers
 from flows.server import check_server
+from flows.slots import Slots
 from flows.stage import run_stage
 from flows.workspace import Workspace, only_one
 from flows.worktree import fill, make_worktree, record, tracking_store
@@ -86,7 +86,7 @@ def bootstrap(
         slots, cores = side_by_side(max_workers, available_cores())
         root = make_worktree(here, revision=revision, params=params or {}) if revision or params else here
         with only_one(root):
-            workspace = Workspace(root, slots=threading.Semaphore(slots), cores=cores)
+            workspace = Workspace(root, slots=Slots(slots), cores=cores)
             if root != here:
                 fill(root, here, params=params or {}, with_lock=revision is None)
                 workspace.tracking = tracking_store(here)

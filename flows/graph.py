@@ -29,6 +29,7 @@ class Node:
     deps: tuple[str, ...] = ()  # paths
     uncached: tuple[str, ...] = ()  # paths of the outputs that DVC does not keep
     outs: tuple[str, ...] = ()
+    behind: int = 0  # how many stages come after it, one after the other, on the longest way
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ def read_plan(root: Path, *, dvc: Path, env: dict[str, str], choice: Choice) -> 
     moving = graph.subgraph(names - kept)
     dirty = set(moving) if choice.force else out_of_date(moving, changed(root, dvc=dvc, env=env))
     upstream = {name: tuple(sorted(names.intersection(graph.predecessors(name)))) for name in names}
+    order = [name for name in nx.lexicographical_topological_sort(graph) if name in names]
+    behind: dict[str, int] = {}
+    for name in reversed(order):
+        behind[name] = max((1 + behind[down] for down in graph.successors(name) if down in behind), default=0)
     return [
         Node(
             name,
@@ -76,9 +81,9 @@ def read_plan(root: Path, *, dvc: Path, env: dict[str, str], choice: Choice) -> 
             tuple(graph.nodes[name]["deps"]),
             tuple(graph.nodes[name]["uncached"]),
             tuple(graph.nodes[name]["outs"]),
+            behind[name],
         )
-        for name in nx.lexicographical_topological_sort(graph)
-        if name in names
+        for name in order
     ]
 
 

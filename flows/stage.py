@@ -40,7 +40,7 @@ def run_stage(node: Node, *, force: bool, workspace: Workspace, remote: Remote |
     if remote and with_gpu:
         return remote.run(node, workspace=workspace, log=log, narrator=narrator)
     gpus = gpu_locks() if with_gpu else []
-    with locked(gpus, stopped=lambda: workspace.children.stopped, say=log.info) as locks, workspace.slots:
+    with locked(gpus, stopped=lambda: workspace.children.stopped, say=log.info) as locks, workspace.slots.one(node.behind):
         return reproduce(node.name, ["-f"] if force else [], workspace=workspace, narrator=narrator, locks=locks)
 
 

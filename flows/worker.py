@@ -8,7 +8,6 @@ clone's cache.
 import json
 import logging
 import socket
-import threading
 from pathlib import Path
 
 from prefect import flow, get_run_logger
@@ -21,6 +20,7 @@ from flows.gpus import gpu_locks, locked
 from flows.progress import Narrator
 from flows.remote import MADE
 from flows.repro import reproduce, run_dvc, tail
+from flows.slots import Slots
 from flows.watch import STAGE_LOG
 from flows.workspace import Workspace
 from flows.worktree import make_stage_tree, resolve, stage_lock, tracking_store
@@ -43,7 +43,7 @@ def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: 
     from dvc.utils.serialize import load_yaml
 
     log = get_run_logger().getChild(STAGE_LOG)
-    workspace = Workspace(CLONE, slots=threading.Semaphore(), cores=available_cores())
+    workspace = Workspace(CLONE, slots=Slots(1), cores=available_cores())
     try:
         with locked([stage_lock(CLONE, stage)], stopped=lambda: workspace.children.stopped, say=log.info) as locks:
             workspace.root = make_stage_tree(CLONE, stage, resolve(CLONE, revision))

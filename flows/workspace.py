@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from blip_core.cores import OVERRIDE
 from flows.proc import Children
+from flows.slots import Slots
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Workspace:
     """Where the stages run, and how many at a time."""
 
     root: Path
-    slots: threading.Semaphore
+    slots: Slots
     cores: int = 1  # of each stage: what the machine has, shared out among the slots
     tracking: str | None = None  # where MLflow's store is, for stages that find no MLFLOW_TRACKING_URI; None: in `root`
     children: Children = field(default_factory=Children)

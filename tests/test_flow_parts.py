@@ -229,11 +229,37 @@ def test_the_end_says_that_the_rounds_stopped_and_why(tmp_path):
     [(None, 16, (2, 8)), (None, 2, (2, 1)), (None, 1, (1, 1)), (4, 2, (4, 1)), (1, 6, (1, 6)), (3, 8, (3, 2))],
 )
 def test_stages_side_by_side_share_the_cores(tmp_path, wanted, cores, expected):
-    import threading
-
     from flows.bootstrap import side_by_side
+    from flows.slots import Slots
     from flows.workspace import Workspace
 
     slots, each = side_by_side(wanted, cores)
     assert (slots, each) == expected
-    assert Workspace(tmp_path, slots=threading.Semaphore(slots), cores=each).env["BLIP_CORES"] == str(each)
+    assert Workspace(tmp_path, slots=Slots(slots), cores=each).env["BLIP_CORES"] == str(each)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_stage_with_the_longest_way_behind_it_goes_first(count):
+    """Whichever came first; and no more run at a time than there are slots."""
+    import threading
+    import time
+
+    from flows.slots import Slots
+
+    slots, began, running, together = Slots(count), [], [], []
+
+    def stage(behind: int) -> None:
+        with slots.one(behind):
+            began.append(behind)
+            running.append(behind)
+            together.append(len(running))
+            time.sleep(0.5)
+            running.remove(behind)
+
+    threads = [threading.Thread(target=stage, args=(behind,)) for behind in (1, 5, 0, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(together) == count and {*began[:2]} == {5, 3} and {*began[2:]} == {1, 0}
+    assert count > 1 or began == [5, 3, 1, 0]
