@@ -18,7 +18,7 @@ demo: setup data
 
 # two processes, each takes whole files: most of the tests wait for programs that they start
 test: setup
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest --numprocesses 2 --dist loadfile
 
 setup: $(VENV)/installed
 

@@ -204,12 +204,3 @@ def driver(tmp_path):
         pytest.skip(str(e))
     yield found
     found.quit()
-
-
-# files that take minutes, the longest first; handed out last, one process would still be at them when the other has nothing left
-LONG = ("chain", "worker", "flows", "services", "interrupted", "engine", "lineage", "nodes", "ablations", "demo", "generations", "sources")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))

@@ -123,7 +123,9 @@ def gone(pid: int) -> bool:
 
 
 def artifacts(server: str) -> dict[str, object]:
-    return {a["key"]: a["data"] for a in httpx.post(f"{server}/artifacts/filter", json={}).json()}
+    """The newest of each key: other tests' flows have left some on this server."""
+    newest_first = httpx.post(f"{server}/artifacts/filter", json={"sort": "CREATED_DESC"}).json()
+    return {a["key"]: a["data"] for a in reversed(newest_first)}
 
 
 def test_plan_is_read_from_dvc(toy):
