@@ -37,16 +37,13 @@ def hint(key: str, tables: Iterable[Path]) -> str:
     tail, tables = re.escape(key.rsplit("-", 1)[-1].lstrip("0") or key), list(tables)
 
     def matching(pattern: str, paths: list[Path]) -> list[str]:
-        found = (k for p in paths for k in pc.unique(_keys(p).filter(pc.match_substring_regex(_keys(p), pattern))).to_pylist())
+        columns = (read_table(path, ["key"])["key"] for path in paths)
+        found = (k for column in columns for k in pc.unique(column.filter(pc.match_substring_regex(column, pattern))).to_pylist())
         return list(islice(dict.fromkeys(found), 3))
 
     if close := matching(rf"(?i)(^|[^1-9a-z]){tail}$", tables):
         return f"did you mean {' or '.join(close)}?"
     return f"keys read like {', '.join(matching('', tables[:1]))}"
-
-
-def _keys(path: Path):
-    return read_table(path, ["key"])["key"]
 
 
 def _describe(row: dict) -> str:

@@ -133,9 +133,9 @@ def learned_from(found: dict, root: Path) -> list[dict]:
         raise ValueError(f"generation {named}: neither this folder's dvc.lock nor a committed one has it; `git fetch` the commit that does")
     with open_cache(root) as cache:
         files = fetched(version, cache, root)
-        tables = [pq.read_table(path, columns=[*LEARNED, "reason"]) for file, path in sorted(files.items()) if file.endswith(".parquet")]
-    rows = [row for table in tables for row in table.to_pylist()]
-    return [{name: row[name] for name in LEARNED} for row in rows if row["reason"] == KEPT and row["source"] in sources]
+        paths = [path for file, path in sorted(files.items()) if file.endswith(".parquet")]
+        seen = [("reason", "==", KEPT), ("source", "in", sources)]
+        return [row for path in paths for row in pq.read_table(path, columns=list(LEARNED), filters=seen).to_pylist()]
 
 
 def _generation(generation: dict, root: Path) -> Version | None:

@@ -13,7 +13,7 @@ from blip_core.capfilt import Captioner, Filter, MedCaptioner, MedFilter
 from blip_core.captions import sha256_file
 from blip_core.checkpoint import model_hash
 from blip_core.distributed import device
-from blip_core.model.blip import CAPTIONING, PARTS, RETRIEVAL, Blip
+from blip_core.model.blip import CAPTIONING, RETRIEVAL, Blip
 from blip_core.model.inference import for_inference
 from blip_core.precision import resolved
 from blip_core.public.clip import is_clip, load_clip
@@ -70,7 +70,7 @@ def identify(path: Path) -> str:
 
 
 def _require(model: Blip, parts: tuple[str, ...], fault: str) -> None:
-    if lacking := [f"{part} ({PARTS[part]})" for part in parts if part in model.missing]:
+    if lacking := model.lacking(*parts):
         raise ValueError(f"{fault}: its weights have no {', '.join(lacking)}; name a folder that has them")
 
 

@@ -5,6 +5,7 @@ Texts of the crawl and of the model are shown as text, never as Markdown or HTML
 
 import html
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from blip_core.demo.words import overlay, word_maps
 from blip_core.images import decode_rgb
 from blip_core.model.attention_map import usual_layer
 from blip_core.serving.options import BadRequest, Task, choose, defaults
-from blip_core.serving.rows import Row, admitted, decoded, read_rows
+from blip_core.serving.rows import Row, admitted, read_rows
 from blip_core.serving.service import Service
 
 MOST_HITS, MOST_RERANKED, EXAMPLES = 60, 200, 6
@@ -182,9 +183,8 @@ def _attention_tab(service: Service, picture: Picture) -> list:
 
     def attention(path, asked, which, number) -> list[tuple[np.ndarray, str]]:
         row = _row(service, path, asked, "match")
-        sized = decoded(row, service.settings, service.model.cfg.vision.image_size)
-        found = word_maps(service, sized, layer=int(number) - 1, kind=which)
         whole = decode_rgb(admitted(row, service.settings))
+        found = word_maps(service, replace(row, picture=whole), layer=int(number) - 1, kind=which)
         return [(overlay(whole, word["weights"], found["side"]), word["word"]) for word in found["words"]]
 
     _ask(button, attention, [picture, text, kind, layer], [maps], text=text)

@@ -17,6 +17,7 @@ from blip_core.atomic import new_file
 from blip_core.captions import KEPT, each_table, listed_hash, read_table
 from blip_core.checkpoint import model_hash
 from blip_core.data import read_resized
+from blip_core.precision import resolved
 from blip_core.progress import Progress
 from blip_core.serving.service import Service
 from blip_core.shards import ShardImages
@@ -34,7 +35,7 @@ class PictureIndex:
     def __init__(self, service: Service, model: Path, generation: Path, shards: Path, work: Path):
         about = {"model": model_hash(model), "generation": listed_hash(generation), "shards": listed_hash(shards)}
         self.service, self.generation, self.images = service, generation, ShardImages(shards)
-        self.folder = run_folder(work, "search", precision=service.settings.precision, size=PART, **about)
+        self.folder = run_folder(work, "search", precision=resolved(service.settings.precision), size=PART, **about)
         self.places = list(_places(generation))
         self.features = np.zeros((len(self.places), service.model.cfg.embed_dim), np.float32)
         self.done = 0

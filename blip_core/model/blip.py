@@ -97,11 +97,15 @@ class Blip(nn.Module):
         self.require(*CAPTIONING)
         return self.med.decode(self._begin(ids_BT, self.special.dec), images)
 
+    def lacking(self, *parts: str) -> list[str]:
+        """Those of these parts that the checkpoint which filled this model had no weights for, in words."""
+        return [f"{p} ({PARTS[p]})" for p in parts if p in self.missing]
+
     def require(self, *parts: str) -> None:
         """ValueError when the checkpoint that filled this model had no weights for one of these parts."""
-        if lacking := [p for p in parts if p in self.missing]:
+        if lacking := self.lacking(*parts):
             raise ValueError(
-                f"{', '.join(f'{p} ({PARTS[p]})' for p in lacking)}: not in the loaded checkpoint, so still random; load one that has it, "
+                f"{', '.join(lacking)}: not in the loaded checkpoint, so still random; load one that has it, "
                 "or train it and then set model.missing = frozenset()"
             )
 
