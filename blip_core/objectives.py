@@ -207,7 +207,7 @@ def gather_texts(ids_BT: Tensor, mask_BT: Tensor, *, pad: int) -> tuple[Tensor, 
 
 def language_loss(model: Blip, batch: Batch, keys_values: list[KeysValues], label_smoothing: float) -> Tensor:
     """LM: cross-entropy of each next token, the prompt and the padding masked. Logits are made only where they count."""
-    hidden_BTD = model.caption_hidden(batch.ids, keys_values)[:, :-1]
+    hidden_BTD = model.caption_hidden(batch.ids, keys_values, batch.mask)[:, :-1]
     counted = counted_tokens(batch)
     logits = model.med.vocabulary_logits(hidden_BTD[counted]).float()
     summed = F.cross_entropy(logits, batch.ids[:, 1:][counted], label_smoothing=label_smoothing, reduction="sum")

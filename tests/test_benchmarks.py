@@ -72,6 +72,16 @@ def test_itm_logits_agree_and_depend_on_texts():
         scoring.check({**sides, "transformers, fp32": lambda: logits + 1})
 
 
+def test_a_step_without_padding_has_the_losses_of_one_with_it(ingested):
+    import packing
+
+    batches, tokenizer = packing.demo_batches(1, ingested)
+    sides = {name: packing.Side(batches, tokenizer, "fp32", padded=name == packing.WITH) for name in (packing.WITH, packing.WITHOUT)}
+    assert packing.check(sides, 1e-4) < 1e-4
+    with pytest.raises(ValueError, match="losses differ by"):
+        packing.check(sides | {packing.WITH: sides[packing.WITHOUT]}, 1e-4)  # its third step against its second
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_data_path_gives_the_pixels_of_the_plain_way(tmp_path, workers):
     import data_path

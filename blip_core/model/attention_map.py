@@ -12,6 +12,7 @@ from torch import Tensor
 from blip_core.model.attention import join_heads, lift, split_heads
 from blip_core.model.blip import MATCHING, Blip
 from blip_core.model.med import CrossAttention, KeysValues
+from blip_core.model.packing import Packing
 
 
 def usual_layer(depth: int) -> int:
@@ -26,18 +27,19 @@ def cross_attention(model: Blip, ids_BT: Tensor, mask_BT: Tensor, images: list[K
     Image b belongs to text b. Gradients, where they are on, reach the weights and end there.
     """
     model.require(*MATCHING)
-    med = model.med
+    med, texts = model.med, Packing(mask_BT, keep_padding=True)
     with torch.no_grad():
-        x_BTD = med.embed(model.pair_ids(ids_BT))
+        x_MD = texts.pack(med.embed(model.pair_ids(ids_BT)))
         for block, image in zip(med.blocks[:layer], images[:layer], strict=True):
-            x_BTD = block.ground(x_BTD, mask_BT, image)
-        x_BTD = med.blocks[layer].encoder_attention(x_BTD, mask_BT=mask_BT)
+            x_MD = block.ground(x_MD, texts, image)
+        x_BTD = texts.spread(med.blocks[layer].encoder_attention(x_MD, texts))
         weights_BHTN = _weights(med.blocks[layer].cross_attention, x_BTD, images[layer])
     weights_BHTN.requires_grad_(torch.is_grad_enabled())
     x_BTD = med.blocks[layer].finish(_attended(med.blocks[layer].cross_attention, x_BTD, weights_BHTN, images[layer]))
+    x_MD = texts.pack(x_BTD)
     for block, image in zip(med.blocks[layer + 1 :], images[layer + 1 :], strict=True):
-        x_BTD = block.ground(x_BTD, mask_BT, image)
-    return model.match_head(x_BTD[:, 0]).float(), weights_BHTN
+        x_MD = block.ground(x_MD, texts, image)
+    return model.match_head(texts.first(x_MD)).float(), weights_BHTN
 
 
 @torch.enable_grad()

@@ -92,10 +92,10 @@ class Blip(nn.Module):
         """The texts as the image-grounded encoder takes them: with the first token of a pair."""
         return self._begin(ids_BT, self.special.enc if self.match_token == "enc" else self.special.cls)
 
-    def caption_hidden(self, ids_BT: Tensor, images: list[KeysValues]) -> Tensor:
+    def caption_hidden(self, ids_BT: Tensor, images: list[KeysValues], mask_BT: Tensor | None = None) -> Tensor:
         """Decoder states, of which `med.vocabulary_logits` makes the logits of each next token: B x T x D."""
         self.require(*CAPTIONING)
-        return self.med.decode(self._begin(ids_BT, self.special.dec), images)
+        return self.med.decode(self._begin(ids_BT, self.special.dec), images, mask_BT)
 
     def lacking(self, *parts: str) -> list[str]:
         """Those of these parts that the checkpoint which filled this model had no weights for, in words."""

@@ -9,8 +9,10 @@ construction. Cross-attention weights are the same for `ground` and `decode`, so
 once (`keys_values`) and given to both; several texts of one image attend to that one copy.
 
 ITC and ITM read a text's first token alone, so with `first_only` the last layer makes that one: the others serve as keys and values.
+Between the layers the texts lie packed, without their padding (packing.py).
 
-B texts, T tokens, I images (B is a multiple of I: image i has the texts i*B/I ...), N image tokens, D width, H heads, V vocabulary.
+B texts, T tokens, M tokens of all texts without their padding, I images (B is a multiple of I: image i has the texts i*B/I ...), N image
+tokens, D width, H heads, V vocabulary.
 """
 
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from blip_core.config import TextConfig
 from blip_core.model.attention import attend, join_heads, lift, split_heads
 from blip_core.model.memory import keep_input
+from blip_core.model.packing import Packing
 from blip_core.model.vit import ACTIVATIONS
 
 KeysValues = tuple[Tensor, Tensor]  # each I x H x N x d
@@ -35,32 +38,32 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(cfg.width, cfg.width)
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
 
-    def forward(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, causal: bool = False, first_only: bool = False) -> Tensor:
-        mask = None if mask_BT is None else mask_BT[:, None, None, :]
-        if first_only:
-            return self._finish(x_BTD[:, :1], *self._first_qkv(x_BTD), mask=mask, causal=False)
-        return self._finish(x_BTD, *self._qkv(x_BTD), mask=mask, causal=causal)
+    def forward(self, x_MD: Tensor, texts: Packing, *, causal: bool = False, first_only: bool = False) -> Tensor:
+        """M x D, or B x D with `first_only`."""
+        if first_only:  # a query of the first token, keys and values of all
+            wide = x_MD.shape[-1]
+            (wq, wkv), (bq, bkv) = (p.tensor_split([wide]) for p in (self.qkv.weight, self.qkv.bias))
+            keys_values, x_MD = texts.spread(F.linear(x_MD, wkv, bkv)), texts.first(x_MD)
+            q, k, v = F.linear(x_MD, wq, bq)[:, None], *keys_values.chunk(2, dim=-1)
+        else:
+            q, k, v = texts.spread(self.qkv(x_MD)).chunk(3, dim=-1)
+        # padding stands at the end, where causal attention does not look
+        mask = None if causal else texts.mask_BT[:, None, None, :]
+        out_BTD = self._attend(*(split_heads(t, self.num_heads) for t in (q, k, v)), mask=mask, causal=causal)
+        return self._finish(x_MD, (texts.firsts if first_only else texts).pack(out_BTD))
 
     def step(self, x_BTD: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         """Causal attention of new tokens that follow those in `past`; returns the grown past. T > 1 only with no past."""
-        q, k, v = self._qkv(x_BTD)
+        q, k, v = (split_heads(t, self.num_heads) for t in self.qkv(x_BTD).chunk(3, dim=-1))
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        return self._finish(x_BTD, q, k, v, mask=None, causal=past is None), (k, v)
+        return self._finish(x_BTD, self._attend(q, k, v, mask=None, causal=past is None)), (k, v)
 
-    def _qkv(self, x_BTD: Tensor) -> list[Tensor]:
-        return [split_heads(t, self.num_heads) for t in self.qkv(x_BTD).chunk(3, dim=-1)]
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor:
+        return join_heads(attend(q, k, v, mask=mask, causal=causal, dropout=self.dropout if self.training else 0.0))
 
-    def _first_qkv(self, x_BTD: Tensor) -> list[Tensor]:
-        """A query of the first token, keys and values of all."""
-        (wq, wkv), (bq, bkv) = (p.tensor_split([x_BTD.shape[-1]]) for p in (self.qkv.weight, self.qkv.bias))
-        parts = F.linear(x_BTD[:, :1], wq, bq), *F.linear(x_BTD, wkv, bkv).chunk(2, dim=-1)
-        return [split_heads(t, self.num_heads) for t in parts]
-
-    def _finish(self, x_BTD: Tensor, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor:
-        rate = self.dropout if self.training else 0.0
-        out = self.out(join_heads(attend(q, k, v, mask=mask, causal=causal, dropout=rate)))
-        return self.norm(x_BTD + F.dropout(out, self.dropout, self.training))
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        return self.norm(x + F.dropout(self.out(attended), self.dropout, self.training))
 
 
 class CrossAttention(nn.Module):
@@ -78,11 +81,18 @@ class CrossAttention(nn.Module):
         k, v = (split_heads(lift(t), self.num_heads) for t in self.kv(image_IND).chunk(2, dim=-1))
         return k, v
 
-    def forward(self, x_BTD: Tensor, *groups: KeysValues) -> Tensor:
+    def forward(self, x_MD: Tensor, texts: Packing, *groups: KeysValues) -> Tensor:
         """The texts fall to the groups of images in equal parts, and within a group to its images in equal parts."""
-        queries = self.query(x_BTD).chunk(len(groups))
+        queries = texts.spread(self.query(x_MD)).chunk(len(groups))
         out_BTD = torch.cat([self._attend(q, *images) for q, images in zip(queries, groups, strict=True)])
-        return self.norm(x_BTD + F.dropout(self.out(out_BTD), self.dropout, self.training))
+        return self._finish(x_MD, texts.pack(out_BTD))
+
+    def step(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
+        """The same for texts of equal lengths, as captions have them while they are written."""
+        return self._finish(x_BTD, self._attend(self.query(x_BTD), *image))
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        return self.norm(x + F.dropout(self.out(attended), self.dropout, self.training))
 
     def _attend(self, q_BTD: Tensor, k_IHNd: Tensor, v_IHNd: Tensor) -> Tensor:
         num_texts, num_images = len(q_BTD), len(k_IHNd)
@@ -105,23 +115,25 @@ class MedBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(cfg.width, cfg.mlp_width), ACTIVATIONS[cfg.activation](), nn.Linear(cfg.mlp_width, cfg.width))
         self.mlp_norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
 
-    def encode(self, x_BTD: Tensor, mask_BT: Tensor, *, first_only: bool = False) -> Tensor:
-        return self.finish(self.encoder_attention(x_BTD, mask_BT=mask_BT, first_only=first_only))
+    def encode(self, x_MD: Tensor, texts: Packing, *, first_only: bool = False) -> Tensor:
+        """M x D, or B x D with `first_only`."""
+        return self.finish(self.encoder_attention(x_MD, texts, first_only=first_only))
 
-    def ground(self, x_BTD: Tensor, mask_BT: Tensor, *groups: KeysValues, first_only: bool = False) -> Tensor:
-        return self.finish(self.cross_attention(self.encoder_attention(x_BTD, mask_BT=mask_BT, first_only=first_only), *groups))
+    def ground(self, x_MD: Tensor, texts: Packing, *groups: KeysValues, first_only: bool = False) -> Tensor:
+        """As `encode`."""
+        x_MD = self.encoder_attention(x_MD, texts, first_only=first_only)
+        return self.finish(self.cross_attention(x_MD, texts.firsts if first_only else texts, *groups))
 
-    def decode(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
-        """Padding stands at the end, where causal attention does not look: no mask is needed."""
-        return self.finish(self.cross_attention(self.decoder_attention(x_BTD, causal=True), image))
+    def decode(self, x_MD: Tensor, texts: Packing, image: KeysValues) -> Tensor:
+        return self.finish(self.cross_attention(self.decoder_attention(x_MD, texts, causal=True), texts, image))
 
     def step(self, x_BTD: Tensor, image: KeysValues, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         x_BTD, past = self.decoder_attention.step(x_BTD, past)
-        return self.finish(self.cross_attention(x_BTD, image)), past
+        return self.finish(self.cross_attention.step(x_BTD, image)), past
 
-    def finish(self, x_BTD: Tensor) -> Tensor:
+    def finish(self, x: Tensor) -> Tensor:
         """The MLP, which ends the layer in every role."""
-        return self.mlp_norm(x_BTD + F.dropout(keep_input(self.mlp[1:], self.mlp[0](x_BTD)), self.dropout, self.training))
+        return self.mlp_norm(x + F.dropout(keep_input(self.mlp[1:], self.mlp[0](x)), self.dropout, self.training))
 
 
 class Med(nn.Module):
@@ -149,24 +161,28 @@ class Med(nn.Module):
         return [block.cross_attention.keys_values(image_IND) for block in self.blocks]
 
     def encode(self, ids_BT: Tensor, mask_BT: Tensor, *, first_only: bool = False) -> Tensor:
-        """B x T x D, or B x 1 x D with `first_only`."""
-        x_BTD, last = self.embed(ids_BT), self.blocks[-1]
+        """B x T x D, or B x 1 x D with `first_only`. What stands at padding means nothing."""
+        texts = Packing(mask_BT)
+        x_MD, last = texts.pack(self.embed(ids_BT)), self.blocks[-1]
         for block in self.blocks:
-            x_BTD = block.encode(x_BTD, mask_BT, first_only=first_only and block is last)
-        return x_BTD
+            x_MD = block.encode(x_MD, texts, first_only=first_only and block is last)
+        return (texts.firsts if first_only else texts).spread(x_MD)
 
     def ground(self, ids_BT: Tensor, mask_BT: Tensor, *groups: list[KeysValues], first_only: bool = False) -> Tensor:
         """As `encode`. Each group of images has an equal part of the texts: several groups in one pass need no copy of keys and values."""
-        x_BTD, last = self.embed(ids_BT), self.blocks[-1]
+        texts = Packing(mask_BT)
+        x_MD, last = texts.pack(self.embed(ids_BT)), self.blocks[-1]
         for block, *images in zip(self.blocks, *groups, strict=True):
-            x_BTD = block.ground(x_BTD, mask_BT, *images, first_only=first_only and block is last)
-        return x_BTD
+            x_MD = block.ground(x_MD, texts, *images, first_only=first_only and block is last)
+        return (texts.firsts if first_only else texts).spread(x_MD)
 
-    def decode(self, ids_BT: Tensor, images: list[KeysValues]) -> Tensor:
-        x_BTD = self.embed(ids_BT)
+    def decode(self, ids_BT: Tensor, images: list[KeysValues], mask_BT: Tensor | None = None) -> Tensor:
+        """B x T x D. With a mask, what stands at padding means nothing."""
+        texts = Packing(torch.ones_like(ids_BT, dtype=torch.bool) if mask_BT is None else mask_BT)
+        x_MD = texts.pack(self.embed(ids_BT))
         for block, image in zip(self.blocks, images, strict=True):
-            x_BTD = block.decode(x_BTD, image)
-        return x_BTD
+            x_MD = block.decode(x_MD, texts, image)
+        return texts.spread(x_MD)
 
     def step(self, ids_BT: Tensor, images: list[KeysValues], past: list[KeysValues] | None) -> tuple[Tensor, list[KeysValues]]:
         """Hidden states of new tokens behind `past` (None: at the start), and the grown past per layer."""
