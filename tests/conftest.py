@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny random model and its tokenizer. Everything runs on the CPU, offline, on data made here."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -58,6 +59,11 @@ def model(model_cfg, tokenizer):
 def params():
     """The project's own params.yaml, made small enough for a test."""
     return small_params()
+
+
+def heed_interrupts() -> None:
+    """As `preexec_fn` of a child that is to be sent Ctrl-C: what a shell starts in the background, as a run of the tests, ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def sample_config(**sizes):

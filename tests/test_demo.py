@@ -2,7 +2,6 @@
 
 Needs Chromium and its driver (Debian: chromium, chromium-driver); without them the tests of the page skip."""
 
-import functools
 import io
 import json
 import os
@@ -35,6 +34,7 @@ from blip_core.demo.search import PictureIndex
 from blip_core.demo.verb import model_folder
 from blip_core.serving.options import packed_settings
 from blip_core.serving.service import Service
+from tests.conftest import heed_interrupts
 
 ROOT = Path(__file__).parents[1]
 COLOURS = {"a red ball": (220, 30, 20), "a green box": (20, 200, 40), "a blue star": (30, 40, 220)}
@@ -140,8 +140,7 @@ def page(root):
         (root / "tmp").mkdir()
         (root / "watch").mkdir()
         (root / "watch/sitecustomize.py").write_text(WATCH)
-        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and so would this
-        options = {"cwd": root, "env": environment, "stdout": subprocess.PIPE, "stderr": told, "text": True, "preexec_fn": heed}
+        options = {"cwd": root, "env": environment, "stdout": subprocess.PIPE, "stderr": told, "text": True, "preexec_fn": heed_interrupts}
         server = subprocess.Popen([*command, "--params", str(ROOT / "params.yaml")], **options)
         line = server.stdout.readline()
         url = Page(line.split(" ")[0])

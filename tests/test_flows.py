@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from flows.graph import Choice, read_plan
+from tests.conftest import heed_interrupts
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -328,7 +329,7 @@ def test_no_stage_outlives_the_flow(toy, server, how, code):
         env={**ENV, "PREFECT_API_URL": server},
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it, and so would this
+        preexec_fn=heed_interrupts,
     )
     assert wait_until(lambda: runs(toy))
     stage = int((toy / "log").read_text().split()[-1])

@@ -1,7 +1,6 @@
 """A training that is killed at any moment goes on as if nothing had happened, and leaves nothing half-written."""
 
 import csv
-import functools
 import os
 import random
 import signal
@@ -12,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import heed_interrupts
 from tests.trainings import ROOT, environment, newest_step, pretrain_command
 
 STEPS = 300
 
 
 def start(command: list[str]) -> subprocess.Popen:
-    """With Ctrl-C as on a terminal: what a shell starts in the background has it ignored, and so would this."""
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    options = {"cwd": ROOT, "env": environment(), "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_interrupts}
+    return subprocess.Popen([sys.executable, *command], **options)
 
 
 def interrupt(process: subprocess.Popen, folder: Path, by: signal.Signals) -> str:

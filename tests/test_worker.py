@@ -20,7 +20,7 @@ import pytest
 import yaml
 from fault_proxy import Rule
 
-from tests.conftest import small_values
+from tests.conftest import heed_interrupts, small_values
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -369,10 +369,6 @@ def open_door(world: World, stage: str) -> subprocess.Popen:
     command = [sys.executable, ROOT / "flows/bootstrap.py", stage, "--gpu", "pool"]
     env = environment() | {"PREFECT_API_URL": world.server}
     return subprocess.Popen(command, cwd=world.here, env=env, start_new_session=True, preexec_fn=heed_interrupts)
-
-
-def heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and so would this
 
 
 def kill_flow_run(world: World, stage: str) -> None:
