@@ -96,6 +96,7 @@ def _add_runs(verbs: argparse._SubParsersAction) -> None:
     ablation.add_argument("--out", type=Path, default=Path("benchmarks/results/ablations.json"), help="all numbers; default: %(default)s")
     ablation.add_argument("--page", type=Path, help="a Markdown page to put tables and figure into, as docs/results.md")
     ablation.add_argument("--show", action="store_true", help="run nothing: tables and figure of what --out holds")
+    ablation.add_argument("--join", type=Path, nargs="+", default=[], metavar="FILE", help="other seeds, run elsewhere, that go into --out")
     ablation.set_defaults(act=_ablate)
     verbs.add_parser("params", help="check params.yaml").set_defaults(act=read_params)
 
@@ -210,13 +211,17 @@ def _plan(args: argparse.Namespace) -> None:
 
 def _ablate(args: argparse.Namespace) -> None:
     from blip_core.ablations.page import around, show
+    from blip_core.ablations.results import joined
     from blip_core.ablations.run import ablate
+    from blip_core.captions import write_json
     from blip_core.stages.compare import paired_comparison
 
     if args.page:
         around(args.page)  # before the hours, not behind them
     options = {"seeds": args.seeds, "names": args.arms, "out": args.out, "work": args.work}
     failed = [] if args.show else ablate(Path.cwd(), args.params, **options, compare=paired_comparison)
+    if args.join:
+        write_json(joined([args.out, *args.join]), args.out)
     print(show(args.out, args.page))
     if failed:
         raise ValueError(f"the tables lack {'; '.join(failed)}")

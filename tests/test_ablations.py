@@ -16,7 +16,7 @@ from blip_core.ablations.arms import arm_values, chosen, laid_over, read_arms
 from blip_core.ablations.equal import equal_texts
 from blip_core.ablations.graph import Chain, derive
 from blip_core.ablations.page import BEGIN, END, differences, section, write_page
-from blip_core.ablations.results import METRICS
+from blip_core.ablations.results import METRICS, joined
 from blip_core.ablations.shared import tune_shared
 from blip_core.cache import resolved
 from blip_core.captions import caption_table, content_hash, read_tables, require_gate, write_manifest, write_table
@@ -182,21 +182,22 @@ def planted() -> dict:
     facts = {"steps": 500, "batch_size": 64, "human_share": 0.4, "synthetic_share": 0.2, "bootstrap": 2000, "confidence": 0.95}
     sample = {"num_web": 16000, "num_train": 250, "num_val": 300, "num_test": 500}
     return {
-        "command": "python -m blip_core ablate --seeds 0 1",
-        "machine": "a machine",
+        "arms": None,
         "facts": {**facts, "sample": sample},
         "rows": [{"row": row, "arm": row, "says": says, "paper": "table 1"} for row, says in (("none", "as it is"), ("F", "filter"))],
         "baselines": ["none"],
         "seeds": {
-            "0": {"commit": "a" * 40, "rows": {"none": row(0.30), "F": row(0.50, **gain(0.20))}},
-            "1": {"commit": "a" * 40, "rows": {"none": row(0.40)}},
+            "0": {"commit": "a" * 40, "machine": "x86_64, fp32", "rows": {"none": row(0.30), "F": row(0.50, **gain(0.20))}},
+            "1": {"commit": "b" * 40, "machine": "x86_64, bf16", "rows": {"none": row(0.40)}},
         },
     }
 
 
 def test_tables_from_planted_results():
     text = section(planted(), figure="x.png")
-    assert "16,000 crawled images" in text and "of commit aaaaaaaaaa:" in text and "![" in text
+    assert "16,000 crawled images" in text and "![" in text
+    told = "`python -m blip_core ablate --seeds 0 1`, seed 0 of commit aaaaaaaaaa (x86_64, fp32); 1 of commit bbbbbbbbbb (x86_64, bf16)."
+    assert told in text
     assert (
         "| none | as it is | table 1 | 40 (40 to 40) | 60.0% (60.0% to 60.0%) | 5.0% (5.0% to 5.0%) | - | - | - | 0.350 (0.300 to 0.400) |"
         in text
@@ -208,6 +209,22 @@ def test_tables_from_planted_results():
     results["baselines"].append("long")
     assert "Against long" not in section(results, figure="x.png"), "nothing was compared with it"
     assert "-0.010 (0 of 1) |" in section(results, figure="x.png"), "an interval over 0 shows nothing"
+
+
+def test_seeds_that_ran_elsewhere_are_joined(tmp_path):
+    files = [tmp_path / f"{seed}.json" for seed in (0, 1)]
+    for seed, file in enumerate(files):
+        file.write_text(json.dumps(planted() | {"seeds": {str(seed): planted()["seeds"][str(seed)]}}))
+    assert joined(files) == joined([*files, files[1]]) == planted(), "named twice is known already"
+    other = planted()["seeds"]["0"] | {"commit": "c" * 40}
+    files[1].write_text(json.dumps(planted() | {"seeds": {"0": other}}))
+    with pytest.raises(ValueError, match=r"1\.json: has other results of seed 0"):
+        joined(files)
+    files[1].write_text(json.dumps(planted() | {"arms": ["F"]}))
+    with pytest.raises(ValueError, match=r"1\.json: its arms are \['F'\], those of .*0\.json are None; join what ran alike"):
+        joined(files)
+    with pytest.raises(ValueError, match="no such file"):
+        joined([*files[:1], tmp_path / "2.json"])
 
 
 def test_a_figure_has_a_point_for_each_seed_that_has_one():

@@ -1,12 +1,12 @@
 """The tables of an ablation in Markdown, and a page that keeps a section for them. Start at `section`."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
 
-from blip_core.ablations.results import METRICS
+from blip_core.ablations.results import METRICS, read_results
 from blip_core.atomic import new_file
+from blip_core.report.wording import listed
 
 BEGIN, END = "<!-- ablations: written by python -m blip_core ablate --page -->", "<!-- end of ablations -->"
 Differences = dict[str, dict[str, list[tuple[float, float, float] | None]]]  # metric -> row -> one of each seed: difference, low, high
@@ -16,9 +16,7 @@ def show(file: Path, page: Path | None) -> str:
     """The section of what the file of results holds. Draws the figure beside the page, or the file where there is none; writes the page."""
     from blip_core.report.figures import difference_rows
 
-    if not file.exists():
-        raise ValueError(f"{file}: no such file; `python -m blip_core ablate` writes it")
-    results = json.loads(file.read_text())
+    results = read_results(file)
     figure = page.with_name("ablations.png") if page else file.with_suffix(".png")
     baseline = results["baselines"][0]
     panels = {METRICS[metric]: rows for metric, rows in differences(results, baseline).items()}
@@ -82,9 +80,13 @@ def _difference(seed: dict, row: str, baseline: str, metric: str) -> tuple[float
 def _conditions(results: dict) -> str:
     facts, seeds = results["facts"], _seeds(results)
     sample = facts["sample"]
-    commits = ", ".join(dict.fromkeys(s["commit"][:10] for s in seeds.values()))
+    command = " ".join(["python -m blip_core ablate --seeds", *seeds, *(["--arms", *results["arms"]] if results["arms"] else [])])
+    made: dict[str, list[str]] = {}
+    for name, seed in seeds.items():
+        made.setdefault(f"of commit {seed['commit'][:10]} ({seed['machine']})", []).append(name)
+    ran = "; ".join(f"{listed(names)} {by}" for by, names in made.items())
     return (
-        f"`{results['command']}`, of commit {commits}: {results['machine']}. Seeds {', '.join(seeds)}, each a world of its own: "
+        f"`{command}`, seed {ran}. Each seed is a world of its own: "
         f"{sample['num_web']:,} crawled images, {sample['num_train']} clean ones, {sample['num_test']} for the test. Where nothing else is "
         f"said, a model is trained from scratch for {facts['steps']} steps of {facts['batch_size']} images; "
         f"{facts['human_share']:.0%} of a batch is human text, and {facts['synthetic_share']:.0%} of the rest synthetic, where there is "

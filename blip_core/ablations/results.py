@@ -24,6 +24,29 @@ def facts_of(params: Params) -> dict:
     return {"sample": params.sample.model_dump(exclude={"seed"}), "steps": optim.steps, "batch_size": optim.batch_size, **shares, **tests}
 
 
+def joined(files: list[Path]) -> dict:
+    """Results of the same arms in one: seeds that ran side by side, or on several machines.
+
+    ValueError where sizes or arms differ from those of the first file, or two files tell differently of one seed.
+    """
+    first, *others = ((file, read_results(file)) for file in files)
+    results = first[1] | {"seeds": dict(first[1]["seeds"])}
+    for file, found in others:
+        for part in ("facts", "rows", "baselines", "arms"):
+            if found[part] != results[part]:
+                raise ValueError(f"{file}: its {part} are {found[part]}, those of {first[0]} are {results[part]}; join what ran alike")
+        for seed, there in found["seeds"].items():
+            if results["seeds"].setdefault(seed, there) != there:
+                raise ValueError(f"{file}: has other results of seed {seed} than the files before it; name one of them alone")
+    return results
+
+
+def read_results(file: Path) -> dict:
+    if not file.exists():
+        raise ValueError(f"{file}: no such file; `python -m blip_core ablate` writes it")
+    return json.loads(file.read_text())
+
+
 def measure_row(clone: Path, model: str, own: Own, params: Params, *, against: dict[str, str], compare: Compare) -> dict:
     """`against`: row to the folder of its evaluation, below the clone."""
     evaluation = own.path(f"artifacts/evaluations/{model}")

@@ -34,15 +34,13 @@ def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | Non
     Before anything runs, ValueError says which name, key or value does not fit.
     """
     arms, values = read_arms(root / FILE), read_values(params)
-    facts = facts_of(checked(Params, values, params))
+    known = checked(Params, values, params)
     wanted = chosen(arms, names)
     for name, arm in wanted.items():
         arm_values(name, arm, values)
-    command = f"python -m blip_core ablate --seeds {' '.join(map(str, seeds))}" + (f" --arms {' '.join(names)}" if names else "")
     results = {
-        "command": command,
-        "machine": _machine(),
-        "facts": facts,
+        "arms": names,
+        "facts": facts_of(known),
         "rows": _about({name: arm for name, arm in arms.arms.items() if name in wanted}),
         "baselines": list(dict.fromkeys([*(b for b in arms.baselines if b in wanted), *(r for a in wanted.values() for r in a.against)])),
         "seeds": {},
@@ -50,7 +48,11 @@ def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | Non
     failed = []
     for seed in seeds:
         clone = prepare(root, work / "ablate" / str(seed), values, seed=seed)
-        results["seeds"][str(seed)] = found = {"commit": git(clone, "rev-parse", "HEAD"), "rows": {}}
+        results["seeds"][str(seed)] = found = {
+            "commit": git(clone, "rev-parse", "HEAD"),
+            "machine": _machine(known.pretrain.optim.precision),
+            "rows": {},
+        }
         for name, arm in wanted.items():
             log.info("seed %d: %s (%s)", seed, name, arm.says)
             try:
@@ -62,10 +64,12 @@ def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | Non
     return failed
 
 
-def _machine() -> str:
+def _machine(precision: str) -> str:
     import torch
 
-    return f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
+    from blip_core.precision import resolved
+
+    return f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, {resolved(precision)}"
 
 
 def _about(wanted: dict[str, Arm]) -> list[dict]:
