@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blip_core.report.wording import listed
 from blip_core.stopped import require_made
 
 if TYPE_CHECKING:
@@ -232,9 +233,11 @@ def _rule(found: dict) -> str:
     rule = (found["params"] or {}).get("assemble")
     if not found["filter"] or not rule:
         return "as ingest took them: no filter had a say"
-    limits = ", ".join(f"{limit} of {source}" for source, limit in rule["threshold"].items() if source in rule["sources"])
-    best = f", the best {rule['keep_best']} of an image" if rule.get("keep_best") else ""
-    return f"{rule['score']} of at least {limits} texts by that filter{best}"
+    named = {"calibrated": "its calibrated threshold"}
+    limits = [f"{named.get(limit, limit)} for {source} texts" for source, limit in rule["threshold"].items() if source in rule["sources"]]
+    judges = f"{rule['votes']} of the round's filters at least" if rule.get("votes", 1) > 1 else "that filter"
+    best = f"; of these the {rule['keep_best']} best of an image" if rule.get("keep_best") else ""
+    return f"{rule['score']} from {listed(limits)} by {judges}{best}"
 
 
 def _tests(tests: dict) -> str:

@@ -74,3 +74,25 @@ def test_ancestry_is_in_the_order_of_making_and_staleness_is_seen_at_any_depth(t
     lock["ingest"].outs["artifacts/generations/g0"] = "other.dir"
     [fault] = stale(lock, ["artifacts/models/g1"])
     assert fault.startswith("assemble read artifacts/generations/g0 as") and fault.endswith("but ingest made it other.dir")
+
+
+@pytest.mark.parametrize(
+    ("assemble", "said"),
+    [
+        ({"threshold": {"web": 0.8, "synthetic": 0.7}}, "match from 0.8 for web texts and 0.7 for synthetic texts by that filter"),
+        (
+            {"threshold": {"web": "calibrated", "synthetic": 0.7}, "sources": ["web"]},
+            "match from its calibrated threshold for web texts by that filter",
+        ),
+        (
+            {"threshold": {"web": 0.8}, "votes": 2, "keep_best": 3},
+            "match from 0.8 for web texts by 2 of the round's filters at least; of these the 3 best of an image",
+        ),
+    ],
+)
+def test_the_rule_that_chose_is_said(assemble, said):
+    from blip_core.versions import _rule
+
+    usual = {"score": "match", "sources": ["web", "synthetic"], "votes": 1, "keep_best": None}
+    assert _rule({"filter": "f", "params": {"assemble": usual | assemble}}) == said
+    assert "no filter had a say" in _rule({"filter": None, "params": {"assemble": usual | assemble}})
