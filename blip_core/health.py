@@ -9,7 +9,7 @@ A loss that is not finite is no alarm but the end of the training, before the op
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from blip_core.config import OptimConfig
@@ -38,28 +38,36 @@ class Alarm:
 class Health:
     """Looks at the history of one training whenever it grows, and tells each alarm once."""
 
-    def __init__(self, cfg: OptimConfig, bounds: Bounds, report: Callable[..., None] | None):
+    def __init__(self, cfg: OptimConfig, bounds: Bounds, report: Callable[..., None] | None, history: History):
+        """`history`: of a training that goes on. With `health: warn` its alarms come into the new log and the new run's tags again, but
+        not again into the metrics."""
         self.mode, self.bounds, self.report = cfg.health, bounds, report
         self.warmup = round(cfg.warmup * cfg.steps)
         self.window = window_rows(cfg)
         self._told: set[str] = set()
+        if self.mode == "warn":
+            for end in range(1, len(history) + 1):
+                for alarm, message in self._new(history[:end]):
+                    self._say(alarm, message)
 
     def check(self, history: History) -> None:
         """With `health: stop`, ValueError at the first alarm; every process comes to it at the same step."""
-        if self.mode == "off":
-            return
+        for alarm, message in [] if self.mode == "off" else self._new(history):
+            if self.report is not None:
+                self.report({f"alarm_{alarm.name}": 1.0}, step=int(history[-1]["step"]))
+            self._say(alarm, message)
+
+    def _new(self, history: History) -> Iterator[tuple[Alarm, str]]:
+        """Alarms that the last row sets off for the first time, and what is to be said."""
         for alarm in alarms(history, warmup=self.warmup, window=self.window, bounds=self.bounds):
             if alarm.name not in self._told:
                 self._told.add(alarm.name)
-                self._tell(alarm, int(history[-1]["step"]))
+                yield alarm, f"step {history[-1]['step']:.0f}: {alarm.message}"
 
-    def _tell(self, alarm: Alarm, step: int) -> None:
-        message = f"step {step}: {alarm.message}"
-        if self.report is not None:
-            self.report({f"alarm_{alarm.name}": 1.0}, step=step)
-            tag = getattr(getattr(self.report, "__self__", None), "tag", None)  # of the run that the report belongs to
-            if tag is not None:
-                tag(f"alarm_{alarm.name}", message)
+    def _say(self, alarm: Alarm, message: str) -> None:
+        tag = getattr(getattr(self.report, "__self__", None), "tag", None)  # of the run that the report belongs to
+        if tag is not None:
+            tag(f"alarm_{alarm.name}", message)
         if self.mode == "stop":
             raise ValueError(f"{message}. Stopped because of `health: stop`; `health: warn` goes on from the last checkpoint")
         log.warning("%s", message)
@@ -72,7 +80,7 @@ def window_rows(cfg: OptimConfig) -> int:
 
 def alarms(history: History, *, warmup: int, window: int, bounds: Bounds) -> list[Alarm]:
     """What is wrong in the last `window` rows, all of them behind the warm-up."""
-    rows = [row for row in history if row["step"] > warmup][-window:]
+    rows = [row for row in history[-window:] if row["step"] > warmup]
     if len(rows) < window:
         return []
     span = f"in the steps {rows[0]['step']:.0f} to {rows[-1]['step']:.0f}"

@@ -65,7 +65,7 @@ def fit(
     first = rank() == 0
     progress = Progress(name, cfg.steps, start=start, unit_size=cfg.batch_size, unit="images") if first else None
     report = report if first else None
-    health = Health(cfg, objective.bounds, report)
+    health = Health(cfg, objective.bounds, report, history)
     for parts in grouped(batches.loader(start), cfg.accumulate):
         parts = [part.to(device()) for part in parts]
         row, step = _train_step(stepper, optimizer, parts, cfg, seed), parts[0].step + 1

@@ -138,6 +138,15 @@ def test_a_real_training_that_learns_nothing_is_told_once_to_log_metrics_and_tag
     assert run.tags["alarm_lm_not_falling"].startswith("step 32: LM does not fall")
 
 
+def test_a_training_that_goes_on_tells_its_alarms_to_the_new_run_but_counts_none_twice(model, tokenizer, cfg, tmp_path, caplog):
+    cfg = cfg.model_copy(update={"lr": 1e-12, "min_lr": 0.0, "health": "warn"})
+    runs = [Run(), Run()]
+    for run in runs:  # the second from the checkpoint of step 100
+        train(model, CaptionObjective(LanguageConfig(label_smoothing=0.1, prompt="")), tokenizer, cfg, tmp_path, run.log)
+    assert min(step for step, _ in runs[1].metrics) == 102 and not any("alarm_lm_not_falling" in m for _, m in runs[1].metrics)
+    assert runs[1].tags == runs[0].tags and caplog.text.count("step 32: LM does not fall") == 2
+
+
 def test_health_stop_ends_the_training_and_off_says_nothing(model, tokenizer, cfg, tmp_path, caplog):
     objective = CaptionObjective(LanguageConfig(label_smoothing=0.1, prompt=""))
     still = cfg.model_copy(update={"lr": 1e-12, "min_lr": 0.0})
@@ -152,4 +161,4 @@ def test_an_alarm_needs_a_tenth_of_the_training_but_no_more_than_100_rows(cfg):
         return window_rows(cfg.model_copy(update={"steps": steps, "log_every": log_every}))
 
     assert (rows(500, 10), rows(20_000, 50), rows(300_000, 50)) == (10, 40, 100)
-    assert Health(cfg, {}, None).warmup == 12 and device().type in ("cpu", "cuda")
+    assert Health(cfg, {}, None, []).warmup == 12 and device().type in ("cpu", "cuda")
