@@ -1,9 +1,11 @@
 """Without the padding comes out what comes out with it, and less is worked on."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from blip_core.model import packing
+from blip_core.model import med
 from blip_core.model.packing import Packing
 from blip_core.objectives import Batch, PretrainObjective
 
@@ -23,8 +25,7 @@ def texts(tokenizer):
 @pytest.fixture
 def padded(monkeypatch):
     """A switch: from its call on the padding stays in, as on other devices than a CPU."""
-    init = Packing.__init__
-    return lambda: monkeypatch.setattr(packing.Packing, "__init__", lambda self, mask, **_: init(self, mask, keep_padding=True))
+    return lambda: monkeypatch.setattr(med, "Packing", partial(Packing, keep_padding=True))
 
 
 def pixels(num: int) -> torch.Tensor:

@@ -28,7 +28,14 @@ from blip_core.model.vit import ACTIVATIONS
 KeysValues = tuple[Tensor, Tensor]  # each I x H x N x d
 
 
-class SelfAttention(nn.Module):
+class _Attention(nn.Module):
+    """What both attentions end with; `out`, `norm` and `dropout` are theirs."""
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        return self.norm(x + F.dropout(self.out(attended), self.dropout, self.training))
+
+
+class SelfAttention(_Attention):
     """Self-attention with its residual and norm."""
 
     def __init__(self, cfg: TextConfig):
@@ -62,11 +69,8 @@ class SelfAttention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor:
         return join_heads(attend(q, k, v, mask=mask, causal=causal, dropout=self.dropout if self.training else 0.0))
 
-    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        return self.norm(x + F.dropout(self.out(attended), self.dropout, self.training))
 
-
-class CrossAttention(nn.Module):
+class CrossAttention(_Attention):
     """Attention from text to image with its residual and norm."""
 
     def __init__(self, cfg: TextConfig, image_width: int):
@@ -90,9 +94,6 @@ class CrossAttention(nn.Module):
     def step(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
         """The same for texts of equal lengths, as captions have them while they are written."""
         return self._finish(x_BTD, self._attend(self.query(x_BTD), *image))
-
-    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        return self.norm(x + F.dropout(self.out(attended), self.dropout, self.training))
 
     def _attend(self, q_BTD: Tensor, k_IHNd: Tensor, v_IHNd: Tensor) -> Tensor:
         num_texts, num_images = len(q_BTD), len(k_IHNd)
