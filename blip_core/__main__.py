@@ -41,7 +41,6 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("blip_core").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     meter = Meter()
     argv = sys.argv[1:] if argv is None else argv
     if _leave_out(argv):
@@ -187,4 +186,6 @@ def _leave_out(argv: list[str]) -> bool:
 
 
 if __name__ == "__main__":
+    # here, for a caller of `main` has its own: what it forks would inherit ours, and a child that waits for a lock may miss its end by it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

@@ -15,7 +15,7 @@ Kind = Literal["jpg", "png", "webp"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MOST_CHUNKS = 100_000  # of a PNG or WebP: the usual 8 kB a chunk, and all bytes that are allowed, make 4000
+_MOST_CHUNKS = 100_000  # of a file: a PNG of 8 kB a chunk, as is usual, and all bytes that are allowed has 4000; a JPEG some ten segments
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # without these no PNG can be decoded
 _ANIMATED, _ALPHA, _EXIF = 0x02, 0x10, 0x08  # flags of a WebP's VP8X
 
@@ -127,7 +127,7 @@ def _even(chunk: bytes) -> bytes:
 def bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
     """The JPEG without metadata and without what follows its end mark; and its EXIF block, empty where it has none."""
     kept, kept_from, exif, at = bytearray(), 0, b"", 2
-    while True:
+    for _ in range(_MOST_CHUNKS):
         due = at
         start, marker, at = _marker(data, due)
         if start > due:  # 0xff that fill
@@ -148,6 +148,10 @@ def bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
             kept += data[kept_from:start]
             kept_from = end
         at = end
+    raise Rejected("bomb", f"more than {_MOST_CHUNKS} segments in a JPEG")
+
+
+_FILL = re.compile(rb"\xff+")
 
 
 def _marker(data: bytes, at: int) -> tuple[int, int, int]:
@@ -156,8 +160,7 @@ def _marker(data: bytes, at: int) -> tuple[int, int, int]:
         raise Rejected("truncated", f"no end mark in {len(data)} bytes")
     if data[at] != 0xFF:
         raise Rejected("corrupt", f"byte {at} is {data[at]:#04x} where a JPEG marker is due")
-    while at < len(data) - 2 and data[at + 1] == 0xFF:
-        at += 1
+    at = min(_FILL.match(data, at).end() - 1, len(data) - 2)
     return at, data[at + 1], at + 2
 
 

@@ -4,7 +4,7 @@ REASONS = {
     "not_an_image": "no JPEG, PNG, WebP or GIF",
     "truncated": "the image file ends early",
     "corrupt": "the image file is damaged or of a kind that no decoder here reads",
-    "bomb": "more pixels are announced than allowed, or the file has too many scans or chunks",
+    "bomb": "more pixels are announced than allowed, or the file has too many scans, segments or chunks",
     "decoder_crash": "decoding it ends the process",
     "too_small": "a side is shorter than images.min_side",
     "too_large": "a side is longer than images.max_side",

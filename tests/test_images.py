@@ -235,6 +235,12 @@ def test_a_jpeg_of_a_thousand_scans_is_a_bomb():
     assert reason(data[:-2] + scan * 1000 + data[-2:]) == "bomb"
 
 
+def test_a_jpeg_of_a_million_segments_is_a_bomb():
+    data = encoded(picture())
+    few, many = (data[:2] + b"\xff\xfe\0\2" * count + data[2:] for count in (1000, 1_000_000))
+    assert admit(few, LIMITS, short_side=None, quality=90, format="keep").data == data and reason(many) == "bomb"
+
+
 def test_reading_guards_the_header_too():
     with pytest.raises(ValueError, match="65000 x 65000"):
         decode_rgb(jpeg_that_announces(65000, 65000))

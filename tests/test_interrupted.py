@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from blip_core.__main__ import main
 from tests.conftest import heed_interrupts
 from tests.trainings import ROOT, environment, newest_step, pretrain_command
 
@@ -35,15 +36,16 @@ def interrupt(process: subprocess.Popen, folder: Path, by: signal.Signals) -> st
 
 @pytest.mark.slow
 def test_kill_and_ctrl_c_at_random_moments_change_no_bit_of_the_model(ingested, tmp_path):
-    """SIGKILL three times, then Ctrl-C, then to the end; dropout and stochastic depth are on."""
+    """SIGKILL, SIGTERM, SIGKILL, then Ctrl-C, then to the end; dropout and stochastic depth are on."""
     whole = start(pretrain_command(ingested, tmp_path / "whole", steps=STEPS, noise=0.1))
     said = whole.communicate(timeout=300)[1]
     assert whole.returncode == 0, said
     folder = tmp_path / "broken"
     command = pretrain_command(ingested, folder, steps=STEPS, noise=0.1)
-    for _ in range(3):
-        interrupt(start(command), folder, signal.SIGKILL)
-        assert not (folder / "m").exists()
+    for by, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
+        process = start(command)
+        interrupt(process, folder, by)
+        assert process.returncode == code and not (folder / "m").exists()
     said = interrupt(start(command), folder, signal.SIGINT)
     assert "stopped; nothing half-written is left, and running it again goes on" in said and "Traceback" not in said
     assert "resumed at step" in said
@@ -54,6 +56,12 @@ def test_kill_and_ctrl_c_at_random_moments_change_no_bit_of_the_model(ingested, 
     for name in ("m/model.safetensors", "h.csv", "m.json"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert [p.name for p in (folder / "work").iterdir()] == ["times"]
+
+
+def test_who_calls_main_keeps_its_own_signal_handlers():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert main(["params", "--params", str(ROOT / "params.yaml")]) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def worker_of(launcher: int, rank: int) -> int:

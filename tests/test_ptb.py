@@ -74,6 +74,6 @@ def test_no_punctuation_left_in_any_text():
 
 @pytest.mark.parametrize("piece", ["a", "a-", ":a", "a'", "a,", "(", "<a ", "1 ", "a@", "中", "😀"])
 def test_long_hostile_texts_take_no_ages(piece):
-    start = time.perf_counter()
+    start = time.process_time()
     tokenize(piece * (5000 // len(piece)))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
