@@ -223,6 +223,9 @@ def test_seeds_that_ran_elsewhere_are_joined(tmp_path):
     files[1].write_text(json.dumps(planted() | {"arms": ["F"]}))
     with pytest.raises(ValueError, match=r"1\.json: its arms are \['F'\], those of .*0\.json are None; join what ran alike"):
         joined(files)
+    files[1].write_text(json.dumps(planted() | {"facts": planted()["facts"] | {"steps": 100}}))
+    with pytest.raises(ValueError, match=r"1\.json: its facts are {'steps': 100}, those of .*0\.json are {'steps': 500};"):
+        joined(files)
     with pytest.raises(ValueError, match="no such file"):
         joined([*files[:1], tmp_path / "2.json"])
 

@@ -65,7 +65,9 @@ work.parent.mkdir(exist_ok=True)
 for step in range(done, wish.get("steps", 1)):
     print(f"{{name}}  {{step + 1}}/{{wish.get('steps', 1)}}  loss 1.0", flush=True)
     time.sleep(wish.get("seconds", 0))
-    work.write_text(str(step + 1))
+    new = work.with_suffix(".new")
+    new.write_text(str(step + 1))
+    new.replace(work)  # as the real ones: it may be killed at any moment
 deadline = time.monotonic() + 60
 while "beside" in wish and wish["beside"] + " " not in (OUTSIDE / "log").read_text():
     assert time.monotonic() < deadline, "nothing ran beside it"

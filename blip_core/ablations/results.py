@@ -34,11 +34,19 @@ def joined(files: list[Path]) -> dict:
     for file, found in others:
         for part in ("facts", "rows", "baselines", "arms"):
             if found[part] != results[part]:
-                raise ValueError(f"{file}: its {part} are {found[part]}, those of {first[0]} are {results[part]}; join what ran alike")
+                here, there = _apart(found[part], results[part])
+                raise ValueError(f"{file}: its {part} are {here}, those of {first[0]} are {there}; join what ran alike")
         for seed, there in found["seeds"].items():
             if results["seeds"].setdefault(seed, there) != there:
                 raise ValueError(f"{file}: has other results of seed {seed} than the files before it; name one of them alone")
     return results
+
+
+def _apart(one: object, other: object) -> tuple[object, object]:
+    """Of two mappings the entries that are not the same in both."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return one, other
+    return {k: v for k, v in one.items() if other.get(k) != v}, {k: v for k, v in other.items() if one.get(k) != v}
 
 
 def read_results(file: Path) -> dict:

@@ -57,7 +57,7 @@ class SelfAttention(_Attention):
         # padding stands at the end, where causal attention does not look
         mask = None if causal else texts.mask_BT[:, None, None, :]
         out_BTD = self._attend(*(split_heads(t, self.num_heads) for t in (q, k, v)), mask=mask, causal=causal)
-        return self._finish(x_MD, (texts.firsts if first_only else texts).pack(out_BTD))
+        return self._finish(x_MD, texts.made(first_only).pack(out_BTD))
 
     def step(self, x_BTD: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         """Causal attention of new tokens that follow those in `past`; returns the grown past. T > 1 only with no past."""
@@ -123,7 +123,7 @@ class MedBlock(nn.Module):
     def ground(self, x_MD: Tensor, texts: Packing, *groups: KeysValues, first_only: bool = False) -> Tensor:
         """As `encode`."""
         x_MD = self.encoder_attention(x_MD, texts, first_only=first_only)
-        return self.finish(self.cross_attention(x_MD, texts.firsts if first_only else texts, *groups))
+        return self.finish(self.cross_attention(x_MD, texts.made(first_only), *groups))
 
     def decode(self, x_MD: Tensor, texts: Packing, image: KeysValues) -> Tensor:
         return self.finish(self.cross_attention(self.decoder_attention(x_MD, texts, causal=True), texts, image))
@@ -167,7 +167,7 @@ class Med(nn.Module):
         x_MD, last = texts.pack(self.embed(ids_BT)), self.blocks[-1]
         for block in self.blocks:
             x_MD = block.encode(x_MD, texts, first_only=first_only and block is last)
-        return (texts.firsts if first_only else texts).spread(x_MD)
+        return texts.made(first_only).spread(x_MD)
 
     def ground(self, ids_BT: Tensor, mask_BT: Tensor, *groups: list[KeysValues], first_only: bool = False) -> Tensor:
         """As `encode`. Each group of images has an equal part of the texts: several groups in one pass need no copy of keys and values."""
@@ -175,7 +175,7 @@ class Med(nn.Module):
         x_MD, last = texts.pack(self.embed(ids_BT)), self.blocks[-1]
         for block, *images in zip(self.blocks, *groups, strict=True):
             x_MD = block.ground(x_MD, texts, *images, first_only=first_only and block is last)
-        return (texts.firsts if first_only else texts).spread(x_MD)
+        return texts.made(first_only).spread(x_MD)
 
     def decode(self, ids_BT: Tensor, images: list[KeysValues], mask_BT: Tensor | None = None) -> Tensor:
         """B x T x D. With a mask, what stands at padding means nothing."""

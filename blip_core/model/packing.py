@@ -19,10 +19,9 @@ class Packing:
         self.mask_BT = mask_BT
         self.places_M = None if keep_padding or mask_BT.device.type != "cpu" or mask_BT.all() else mask_BT.flatten().nonzero()[:, 0]
 
-    @property
-    def firsts(self) -> "Packing":
-        """Of the first token of each text alone."""
-        return Packing(self.mask_BT[:, :1], keep_padding=True)
+    def made(self, first_only: bool) -> "Packing":
+        """What a layer makes of it: all tokens, or the first of each text alone."""
+        return Packing(self.mask_BT[:, :1], keep_padding=True) if first_only else self
 
     def pack(self, x_BTD: Tensor) -> Tensor:
         """B x T x D to M x D."""
