@@ -13,6 +13,7 @@ from flows.progress import Narrator
 from flows.workspace import Workspace
 
 _EXIT = re.compile(r"ERROR: failed to reproduce .*exited with (-?\d+)$")
+_BESIDE = ("> ", "Running stage", "WARNING: Process ")  # DVC of what it runs, and of locks that a killed run left
 _LOCKED = re.compile(r"Unable to acquire lock|is busy, it is being blocked by|Unable to read RWLock-file")
 
 
@@ -80,5 +81,5 @@ def _signal(code: int) -> signal.Signals | None:
 
 def tail(lines: list[str]) -> str:
     """The last lines; DVC's own last word repeats the command, which helps nobody, so it goes when there is more."""
-    told = [line for line in lines if not _EXIT.search(line) and not line.startswith(("> ", "Running stage"))]
+    told = [line for line in lines if not _EXIT.search(line) and not line.startswith(_BESIDE)]
     return "\n".join((told or lines or ["it said nothing"])[-15:])

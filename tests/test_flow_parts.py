@@ -92,6 +92,14 @@ def test_state_of_a_stage_by_what_dvc_said(tmp_path, code, lines, name, message)
     assert may_recover(None, None, state) == (name in ("Killed", "Locked"))
 
 
+def test_what_dvc_says_of_its_locks_is_no_part_of_the_failure(tmp_path):
+    from flows.repro import verdict
+
+    left = "WARNING: Process 'dvc' with (Pid 9999), in RWLock-file 'artifacts/g0' had been killed. Auto removed it from the lock file."
+    lines = [left, "Running stage 'x':", "> python -m …", "disk is full", f"{DIED} 1"]
+    assert verdict(255, lines, tmp_path / "none.json").message == "disk is full"
+
+
 def test_the_stages_own_message_is_the_failure(tmp_path):
     from flows.repro import verdict
 
