@@ -15,7 +15,7 @@ Kind = Literal["jpg", "png", "webp"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MOST_CHUNKS = 100_000  # of a file: a PNG of 8 kB a chunk, as is usual, and all bytes that are allowed has 4000; a JPEG some ten segments
+_MOST_CHUNKS = 100_000  # of a file: the largest PNG that is allowed has 4000 of the usual 8 kB; a JPEG has some ten segments
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # without these no PNG can be decoded
 _ANIMATED, _ALPHA, _EXIF = 0x02, 0x10, 0x08  # flags of a WebP's VP8X
 
