@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny random model and its tokenizer. Everything runs on the CPU, offline, on data made here."""
 
+import contextlib
 import os
 import signal
 import time
@@ -64,6 +65,16 @@ def params():
 def heed_interrupts() -> None:
     """As `preexec_fn` of a child that is to be sent Ctrl-C: what a shell starts in the background, as a run of the tests, ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def kill_tree(pid: int) -> None:
+    """A process and all below it at once, as when the power fails."""
+    import psutil
+
+    root = psutil.Process(pid)
+    for process in [*root.children(recursive=True), root]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
+            process.kill()
 
 
 def sample_config(**sizes):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import kill_tree
 from tests.test_distributed import free_port
 from tests.trainings import ROOT, environment, newest_step, pretrain_command
 
@@ -27,11 +28,7 @@ class Machine:
 
     def die(self) -> None:
         """As when the power fails: the agent and what it started."""
-        import psutil
-
-        agent = psutil.Process(self.torchrun.pid)
-        for process in [*agent.children(recursive=True), agent]:
-            process.kill()
+        kill_tree(self.torchrun.pid)
         self.torchrun.communicate()
 
     def end(self) -> str:

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from fault_proxy import Rule
 
-from tests.conftest import heed_interrupts, small_values
+from tests.conftest import heed_interrupts, kill_tree, small_values
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -142,8 +142,7 @@ class World:
 
     def kill_worker(self) -> None:
         """As if its machine lost power: the worker, its flow runs, all at once."""
-        for process in [*psutil.Process(self.worker.pid).children(recursive=True), self.worker]:
-            process.send_signal(signal.SIGKILL)
+        kill_tree(self.worker.pid)
         self.worker.wait()
 
     def run(self, **parameters):
