@@ -89,7 +89,12 @@ def test_a_dead_process_is_said_and_torchrun_goes_on_from_the_checkpoint(ingeste
         deadline = time.monotonic() + 120
         while newest_step(folder) < 30 and launcher.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
-        os.kill(worker_of(launcher.pid, 1), signal.SIGKILL)
+        dead, other = (worker_of(launcher.pid, rank) for rank in (1, 0))
+        launcher.send_signal(signal.SIGSTOP)  # else it may end the other one before that has said why
+        os.kill(dead, signal.SIGKILL)
+        while "State:\tZ" not in Path(f"/proc/{other}/status").read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        launcher.send_signal(signal.SIGCONT)
         said = launcher.communicate(timeout=240)[1]
     finally:
         launcher.kill()
