@@ -77,6 +77,25 @@ def kill_tree(pid: int) -> None:
             process.kill()
 
 
+def gone(pid: int) -> bool:
+    """Whether a process has ended; its parent need not have noticed."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_until(condition, *, seconds: float = 60):
+    """Its first value that is true; fails where there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert value
+    return value
+
+
 def sample_config(**sizes):
     """The sample of params.yaml, of other sizes or another seed."""
     import yaml

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -18,7 +17,7 @@ import pytest
 import yaml
 
 from flows.graph import Choice, read_plan
-from tests.conftest import heed_interrupts
+from tests.conftest import gone, heed_interrupts, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -107,20 +106,6 @@ def runs(root: Path) -> list[str]:
 
 def plan(root: Path, **options) -> dict:
     return {node.name: node for node in read_plan(root, dvc=BIN / "dvc", env=ENV, choice=Choice(**options))}
-
-
-def wait_until(condition, *, seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return value
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def artifacts(server: str) -> dict[str, object]:
@@ -331,7 +316,7 @@ def test_no_stage_outlives_the_flow(toy, server, how, code):
         start_new_session=True,
         preexec_fn=heed_interrupts,
     )
-    assert wait_until(lambda: runs(toy))
+    assert wait_until(lambda: runs(toy), seconds=30)
     stage = int((toy / "log").read_text().split()[-1])
     assert psutil.pid_exists(stage)
     if how == signal.SIGKILL:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from blip_core.__main__ import main
-from tests.conftest import heed_interrupts
+from tests.conftest import gone, heed_interrupts, wait_until
 from tests.trainings import ROOT, environment, newest_step, pretrain_command
 
 STEPS = 300
@@ -92,8 +92,7 @@ def test_a_dead_process_is_said_and_torchrun_goes_on_from_the_checkpoint(ingeste
         dead, other = (worker_of(launcher.pid, rank) for rank in (1, 0))
         launcher.send_signal(signal.SIGSTOP)  # else it may end the other one before that has said why
         os.kill(dead, signal.SIGKILL)
-        while "State:\tZ" not in Path(f"/proc/{other}/status").read_text() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: gone(other))
         launcher.send_signal(signal.SIGCONT)
         said = launcher.communicate(timeout=240)[1]
     finally:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import pytest
 import yaml
 from fault_proxy import Rule
 
-from tests.conftest import heed_interrupts, kill_tree, small_values
+from tests.conftest import heed_interrupts, kill_tree, small_values, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -227,14 +226,6 @@ def prepare(world: World, monkeypatch) -> None:
 def model(world: World, name: str) -> str:
     """What made it, the last of it."""
     return json.loads((world.here / "artifacts/models" / name).read_text())["made"].split("}")[-1]
-
-
-def wait_until(condition, *, seconds: float = 60):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert value
-    return value
 
 
 def meanwhile(act) -> threading.Thread:
