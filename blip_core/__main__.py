@@ -16,12 +16,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from blip_core.atomic import clear_killed, disk_full
-from blip_core.cores import limit_threads
+from blip_core.cli.verbs import add_verbs, read_params
+from blip_core.files.atomic import clear_killed, disk_full
+from blip_core.runtime.cores import limit_threads
+from blip_core.runtime.times import Meter
 from blip_core.stages import STAGES
-from blip_core.stopped import stopped, write_stopped
-from blip_core.times import Meter
-from blip_core.verbs import add_verbs, read_params
+from blip_core.tables.stopped import stopped, write_stopped
 
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -88,7 +88,7 @@ def _keep_traceback(path: Path) -> None:
 def _leave_reason(kind: str, message: str) -> None:
     """Keep the reason where an orchestrator asked for it: DVC passes no exit code on."""
     if path := os.environ.get("BLIP_ERROR_FILE"):
-        from blip_core.captions import write_json
+        from blip_core.tables.captions import write_json
 
         with contextlib.suppress(OSError):  # of a full disk
             write_json({"kind": kind, "message": message}, Path(path))
@@ -125,7 +125,7 @@ def _stage(name: str) -> Callable:
 
 
 def _fetch(uri: str, work: Path) -> Path:
-    from blip_core.registry import fetch_model
+    from blip_core.tracking.registry import fetch_model
 
     return fetch_model(uri, Path.cwd(), work / "models")
 
@@ -153,7 +153,7 @@ def _run_stage(args: argparse.Namespace) -> None:
             stage(**flags, **injected)
         args.meter.write(args.work, args.verb)
         return
-    from blip_core.tracking import stage_run
+    from blip_core.tracking.runs import stage_run
 
     inputs = [v for n, v in flags.items() if isinstance(v, Path) and not n.startswith("out")]
     with stage_run(args.run, stage=args.verb, params=offered["cfg"].model_dump(), inputs=inputs, root=Path.cwd()) as run:

@@ -17,7 +17,7 @@ RESOURCE = "blip.data"
 
 def new_data(root: Path) -> dict[str, str | int]:
     """What the event carries: the last commit, and the md5, size and number of files of the raw data in it. ValueError if it has none."""
-    from blip_core.provenance import git
+    from blip_core.tracking.provenance import git
 
     revision, tracked = git(root, "rev-parse", "--verify", "--quiet", "HEAD"), git(root, "show", "HEAD:./data.dvc")
     if not tracked:

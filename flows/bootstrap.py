@@ -36,8 +36,8 @@ from prefect.futures import wait
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from blip_core.cores import available_cores
-from blip_core.stopped import stopped
+from blip_core.runtime.cores import available_cores
+from blip_core.tables.stopped import stopped
 from flows.approve import ask_for_approval
 from flows.graph import Choice, Node, read_plan
 from flows.publish import TABLE, publish

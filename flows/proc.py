@@ -1,11 +1,11 @@
-"""Run commands that never outlive the flow that asked for them: each below a guardian (blip_core/guardian.py)."""
+"""Run commands that never outlive the flow that asked for them: each below a guardian (blip_core/runtime/guardian.py)."""
 
 import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from blip_core.guardian import STOPPED, guarded
+from blip_core.runtime.guardian import STOPPED, guarded
 
 
 class Children:

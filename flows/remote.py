@@ -24,7 +24,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed
 
-from blip_core.provenance import git
+from blip_core.tracking.provenance import git
 from flows.graph import GPU, Node
 from flows.progress import Narrator
 from flows.repro import reproduce, run_dvc, tail

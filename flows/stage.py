@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.states import Completed
 
-from blip_core.stopped import stopped
+from blip_core.tables.stopped import stopped
 from flows.gpus import gpu_locks, locked
 from flows.graph import GPU, Node
 from flows.progress import Narrator

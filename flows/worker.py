@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from blip_core.cores import available_cores
+from blip_core.runtime.cores import available_cores
 from flows.gpus import gpu_locks, locked
 from flows.progress import Narrator
 from flows.remote import MADE

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blip_core.cores import OVERRIDE
+from blip_core.runtime.cores import OVERRIDE
 from flows.proc import Children
 from flows.slots import Slots
 

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from blip_core.cache import open_cache, run_dvc
-from blip_core.provenance import git, raw_data
+from blip_core.tracking.provenance import git, raw_data
+from blip_core.versions.cache import open_cache, run_dvc
 
 RUNS = Path(".work/runs")
 STAGES = Path(".work/stages")
@@ -129,7 +129,7 @@ def override(path: Path, params: dict[str, Any]) -> None:
 
 def tracking_store(root: Path) -> str:
     """The folder's own store of MLflow, with its experiment made: a store that a work tree began would lie in that tree."""
-    from blip_core.tracking import connect, lock, uri
+    from blip_core.tracking.runs import connect, lock, uri
 
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (root / "mlflow.db").exists():
         with lock(root):

@@ -1,8 +1,6 @@
 """Shared fixtures: a tiny random model and its tokenizer. Everything runs on the CPU, offline, on data made here."""
 
-import contextlib
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -30,14 +28,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from blip_core.tokenizer import Tokenizer, build_vocab
+    from blip_core.tokenizer.wordpiece import Tokenizer, build_vocab
 
     return Tokenizer(build_vocab([" ".join(WORDS)] * 2, 200))
 
 
 @pytest.fixture(scope="session")
 def model_cfg():
-    from blip_core.config import ModelConfig
+    from blip_core.config.config import ModelConfig
 
     return ModelConfig(
         vision=dict(
@@ -51,7 +49,7 @@ def model_cfg():
 
 @pytest.fixture
 def model(model_cfg, tokenizer):
-    from blip_core.checkpoint import new_model
+    from blip_core.weights.checkpoint import new_model
 
     return new_model(model_cfg, tokenizer, seed=0).eval()
 
@@ -59,85 +57,15 @@ def model(model_cfg, tokenizer):
 @pytest.fixture(scope="session")
 def params():
     """The project's own params.yaml, made small enough for a test."""
+    from tests.support.small import small_params
+
     return small_params()
-
-
-def heed_interrupts() -> None:
-    """As `preexec_fn` of a child that is to be sent Ctrl-C: what a shell starts in the background, as a run of the tests, ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def kill_tree(pid: int) -> None:
-    """A process and all below it at once, as when the power fails."""
-    import psutil
-
-    root = psutil.Process(pid)
-    for process in [*root.children(recursive=True), root]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
-            process.kill()
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; its parent need not have noticed."""
-    import psutil
-
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def wait_until(condition, *, seconds: float = 60):
-    """Its first value that is true; fails where there is none in time."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert value
-    return value
-
-
-def sample_config(**sizes):
-    """The sample of params.yaml, of other sizes or another seed."""
-    import yaml
-
-    from blip_core.config import SampleConfig
-
-    return SampleConfig(**yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())["sample"] | sizes)
-
-
-def small_params(**changes):
-    """params.yaml with few images and few steps; `changes` replace whole sections."""
-    import yaml
-
-    from blip_core.config import Params
-
-    return Params(**(small_values(yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())) | changes))
-
-
-def small_values(values: dict) -> dict:
-    """Few images and few steps: the plumbing is real, the quality is not."""
-    values["sample"] |= {"num_web": 240, "num_train": 60, "num_val": 60, "num_test": 60}
-    values["model"]["vision"] |= {"width": 32, "depth": 1, "heads": 2}
-    values["model"]["text"] |= {"width": 32, "depth": 1, "heads": 2, "mlp_width": 64}
-    for stage in ("pretrain", "tune_captioner", "tune_filter"):
-        values[stage]["optim"] |= {"steps": 12, "batch_size": 16, "checkpoint_every": 5, "log_every": 4, "precision": "fp32"}
-    for stage in ("caption", "score", "evaluate"):
-        values[stage] |= {"precision": "fp32"}
-    values["evaluate"] |= {"bootstrap": 50}
-    values["calibrate"] |= {"bootstrap": 20}
-    values["compare"] |= {"bootstrap": 50}
-    values["validate"] |= {"min_heldout_images": 20}
-    # an untrained filter tells nothing apart: let what it does pass
-    values["assemble"]["threshold"] = {"web": 0.3, "synthetic": 0.3}
-    values["gate"] |= {"max_noise": {"web": 1.0, "synthetic": 1.0}, "max_residual_noise": 1.0, "min_coverage": 0.0, "min_controls": 20}
-    values["gate"] |= {"max_degenerate": 1.0, "min_distinct": 0.0}
-    return values
 
 
 @pytest.fixture(scope="session")
 def team(tmp_path_factory) -> Path:
-    """A project of a team with two versions of g1 in git and DVC (tests/team.py), not to be changed."""
-    from team import make_team
+    """A project of a team with two versions of g1 in git and DVC (tests/support/team.py), not to be changed."""
+    from tests.support.team import make_team
 
     return make_team(tmp_path_factory.mktemp("team"))
 
@@ -154,7 +82,7 @@ def server():
 
 @pytest.fixture(scope="session")
 def s3_session(tmp_path_factory):
-    from s3_server import NoServer, s3_server
+    from tests.support.s3_server import NoServer, s3_server
 
     try:
         with s3_server(tmp_path_factory.mktemp("swift")) as server:
@@ -165,7 +93,7 @@ def s3_session(tmp_path_factory):
 
 @pytest.fixture
 def s3(s3_session, monkeypatch):
-    """A real S3 server (tests/s3_server.py) as the environment names it, nothing broken yet."""
+    """A real S3 server (tests/support/s3_server.py) as the environment names it, nothing broken yet."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in s3_session.env.items():
@@ -177,7 +105,7 @@ def s3(s3_session, monkeypatch):
 @pytest.fixture
 def impatient(monkeypatch):
     """Waits between attempts, of boto3 and of our own, hardly take time."""
-    from blip_core import storage
+    from blip_core.remote import storage
 
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
@@ -187,7 +115,7 @@ def impatient(monkeypatch):
 @pytest.fixture(scope="session")
 def ingested(tmp_path_factory, params) -> Path:
     """A folder `artifacts` as ingest leaves it, of a small sample world."""
-    from blip_core.sample import write_sample
+    from blip_core.sample.write import write_sample
     from blip_core.stages.ingest import ingest
     from blip_core.stages.validate import validate
 
@@ -212,12 +140,12 @@ def ingested(tmp_path_factory, params) -> Path:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory, model_cfg, tokenizer):
     """A tiny model as a version of the registry with the alias champion; the folder and the model."""
-    from blip_core.checkpoint import new_model, save_model
-    from blip_core.config import load_params
+    from blip_core.compute.precision import resolved
+    from blip_core.config.config import load_params
     from blip_core.model.inference import for_inference
-    from blip_core.precision import resolved
-    from blip_core.registry import open_registry
     from blip_core.stages.register import package
+    from blip_core.tracking.registry import open_registry
+    from blip_core.weights.checkpoint import new_model, save_model
 
     root, params = tmp_path_factory.mktemp("served"), load_params(Path(__file__).parents[1] / "params.yaml")
     network = new_model(model_cfg, tokenizer, seed=0).eval()
@@ -233,7 +161,7 @@ def served(tmp_path_factory, model_cfg, tokenizer):
 
 @pytest.fixture
 def driver(tmp_path):
-    from browser import NoBrowser, start_browser
+    from tests.support.browser import NoBrowser, start_browser
 
     try:
         found = start_browser(tmp_path)

@@ -1,1 +1,5 @@
-"""Ablations: arms over params.yaml (arms.py), their DVC stages (graph.py), a clone for each seed (run.py), the tables (page.py)."""
+"""What each part of the chain is worth: arms over params.yaml, each seed in a clone.
+
+In: ablations.yaml and params.yaml. Out: tables with intervals, a figure.
+Open first: arms.py, then run.py.
+"""

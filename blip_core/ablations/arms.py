@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from blip_core.config import Config, Params, checked, read_values
+from blip_core.config.config import Config, Params, checked, read_values
 
 
 class Arm(Config):

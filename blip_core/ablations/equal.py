@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.captions import (
+from blip_core.checks.contract import check_folder
+from blip_core.config.config import load_params
+from blip_core.tables.captions import (
     SCHEMA,
     content_hash,
     each_table,
@@ -21,8 +23,6 @@ from blip_core.captions import (
     write_manifest,
     write_table,
 )
-from blip_core.config import load_params
-from blip_core.contract import check_folder
 
 
 def equal_texts(generation: Path, gate: Path, like: Path, out: Path, out_gate: Path, shards: Path, *, seed: int) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 from blip_core.ablations.results import METRICS, read_results
-from blip_core.atomic import new_file
+from blip_core.files.atomic import new_file
 from blip_core.report.wording import listed
 
 BEGIN, END = "<!-- ablations: written by python -m blip_core ablate --page -->", "<!-- end of ablations -->"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from blip_core.ablations.graph import Own
-from blip_core.captions import kept, read_table, read_tables
-from blip_core.config import CompareConfig, Params
-from blip_core.truth import TrueNoise, caption_truth, load_truth, synthetic_noise, web_noise
+from blip_core.config.config import CompareConfig, Params
+from blip_core.sample.truth import TrueNoise, caption_truth, load_truth, synthetic_noise, web_noise
+from blip_core.tables.captions import kept, read_table, read_tables
 
 Compare = Callable[..., dict]  # stages.compare.paired_comparison, which stands above this module
 METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}

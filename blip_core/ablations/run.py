@@ -16,12 +16,12 @@ import yaml
 from blip_core.ablations.arms import Arm, arm_values, chosen, read_arms, rows
 from blip_core.ablations.graph import Chain, Own, derive
 from blip_core.ablations.results import Compare, facts_of, measure_row
-from blip_core.atomic import new_file, new_folder
-from blip_core.cache import resolved, run_dvc
-from blip_core.captions import write_json
-from blip_core.config import Params, checked, read_values
-from blip_core.guardian import guarded
-from blip_core.provenance import git
+from blip_core.config.config import Params, checked, read_values
+from blip_core.files.atomic import new_file, new_folder
+from blip_core.runtime.guardian import guarded
+from blip_core.tables.captions import write_json
+from blip_core.tracking.provenance import git
+from blip_core.versions.cache import resolved, run_dvc
 
 log = logging.getLogger(__name__)
 FILE = "ablations.yaml"
@@ -67,7 +67,7 @@ def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | Non
 def _machine(precision: str) -> str:
     import torch
 
-    from blip_core.precision import resolved
+    from blip_core.compute.precision import resolved
 
     return f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, {resolved(precision)}"
 

@@ -4,15 +4,15 @@ A stage of an ablation: `python -m blip_core.ablations.shared`."""
 import argparse
 from pathlib import Path
 
-from blip_core.captions import content_hash, require_gate
-from blip_core.checkpoint import load_model, model_hash, save_model
-from blip_core.config import FilterConfig, LanguageConfig, load_params
-from blip_core.data import Batches, Rows
-from blip_core.objectives import PretrainObjective
-from blip_core.precision import resolved
-from blip_core.shards import ShardImages
-from blip_core.train import fit
-from blip_core.work import discard, run_folder
+from blip_core.compute.precision import resolved
+from blip_core.compute.work import discard, run_folder
+from blip_core.config.config import FilterConfig, LanguageConfig, load_params
+from blip_core.tables.captions import content_hash, require_gate
+from blip_core.tables.shards import ShardImages
+from blip_core.training.batches import Batches, Rows
+from blip_core.training.loop import fit
+from blip_core.training.objectives import PretrainObjective
+from blip_core.weights.checkpoint import load_model, model_hash, save_model
 
 
 def tune_shared(

@@ -1,6 +1,6 @@
-"""A page for people: captions, match scores, search and attention maps of a model, at 127.0.0.1.
+"""A page for people to try a model: captions, match scores, search and attention maps, at 127.0.0.1. The only home of Gradio.
 
-The page is Gradio's (page.py); app.py lets through what the page itself asks for and tells the browser to fetch nothing from elsewhere.
-Gradio would send analytics, look for newer versions, make share links, fetch URLs and keep files: none of it is left on. It is imported
-when the page is asked for, and by no other verb.
+In: a model, and optionally shards to search. Out: a page that asks no other host for anything.
+Open first: app.py, which lets through what the page itself asks for; page.py draws it. Gradio would send analytics, look for newer
+versions, make share links, fetch URLs and keep files: none of it is left on. Only the verb that shows the page imports it.
 """

@@ -13,11 +13,11 @@ import gradio as gr
 import numpy as np
 from gradio import component_meta
 
-from blip_core.containers import kind_of
+from blip_core.demo.attention_map import usual_layer
 from blip_core.demo.search import PictureIndex
 from blip_core.demo.words import overlay, word_maps
-from blip_core.images import decode_rgb
-from blip_core.model.attention_map import usual_layer
+from blip_core.pictures.containers import kind_of
+from blip_core.pictures.images import decode_rgb
 from blip_core.serving.options import BadRequest, Task, choose, defaults
 from blip_core.serving.rows import Row, admitted, read_rows
 from blip_core.serving.service import Service

@@ -10,10 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip_core.stopped import newest_trained, require_made
+from blip_core.tables.stopped import newest_trained, require_made
 
 if TYPE_CHECKING:
-    from blip_core.config import Params
+    from blip_core.config.config import Params
     from blip_core.demo.search import PictureIndex
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def add_verb(verbs: argparse._SubParsersAction) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from blip_core.config import load_params
+    from blip_core.config.config import load_params
 
     if find_spec("gradio") is None:
         raise ValueError("the page needs Gradio, which is not installed: pip install --constraint constraints.txt --editable '.[demo]'")
@@ -67,7 +67,7 @@ def _challenger(params: "Params") -> str:
 def model_folder(spec: str, work: Path) -> Path:
     """The folder of a model that is here, or of a registered version, which is fetched once."""
     if spec.startswith("models:/"):
-        from blip_core.registry import fetch_model
+        from blip_core.tracking.registry import fetch_model
 
         return fetch_model(spec, Path.cwd(), work / "models")
     require_made(Path(spec))

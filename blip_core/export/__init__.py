@@ -1,1 +1,5 @@
-"""A generation in the formats that other tools read, with scores, provenance and a card."""
+"""A generation in the formats that other tools read.
+
+In: a generation and its shards. Out: WebDataset, Hugging Face, COCO or BLIP lists, with scores, provenance and a card.
+Open first: data.py.
+"""

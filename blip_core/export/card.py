@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blip_core.captions import KEPT
+from blip_core.tables.captions import KEPT
 
 _NOISE = {
     "noise_web": "web texts that the filter rejected (the paper's noise ratio)",

@@ -15,8 +15,8 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_core.captions import KEPT, SCREENS
-from blip_core.containers import kind_of
+from blip_core.pictures.containers import kind_of
+from blip_core.tables.captions import KEPT, SCREENS
 
 _ROW_GROUP = 100  # images; Hugging Face's viewer reads a group at a time
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from blip_core.config import RemoteConfig
-from blip_core.storage import Storage
+from blip_core.config.config import RemoteConfig
+from blip_core.remote.storage import Storage
 
 _LAST = "manifest.json"  # who finds it, finds all
 

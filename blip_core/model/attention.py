@@ -20,7 +20,7 @@ def attend(
 
 def lift(x: Tensor) -> Tensor:
     """bf16 to fp32 on a CPU, where the bf16 kernels of attention are no faster forwards and several times slower backwards
-    (benchmarks/attention.py). Keys and values that serve many queries are lifted once, where they are made."""
+    (benchmarks/speed/attention.py). Keys and values that serve many queries are lifted once, where they are made."""
     return x.float() if x.device.type == "cpu" and x.dtype == torch.bfloat16 else x
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip_core.config import InitConfig, ModelConfig
+from blip_core.config.config import InitConfig, ModelConfig
 from blip_core.model.med import KeysValues, Med
 from blip_core.model.vit import Vit
 
@@ -45,7 +45,7 @@ class SpecialTokens:
 
 
 class Blip(nn.Module):
-    """Random weights; loading others is a separate call (blip_core/checkpoint.py, blip_core/public/load.py).
+    """Random weights; loading others is a separate call (blip_core/weights/checkpoint.py, blip_core/weights/load.py).
 
     `missing` names the parts that a loaded checkpoint lacked. What needs one of them raises ValueError; whoever trains them empties it.
     `match_token` is the first token of a pair: [ENC] as in training, or [CLS] as the public inference code.

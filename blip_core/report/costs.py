@@ -1,7 +1,7 @@
 """What each stage cost, as a section of the report; the verb `times` prints the same."""
 
 from blip_core.report.page import Section, Table
-from blip_core.times import StageTime
+from blip_core.runtime.times import StageTime
 
 ABOUT = (
     "Of the last run of each stage in this folder; what DVC skips or restores keeps its own. Stages run side by side, so the seconds by "

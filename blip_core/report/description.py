@@ -1,6 +1,6 @@
 """The report's section on what each round did to the texts, by the files that stage describe wrote."""
 
-from blip_core.describe import KNOWLEDGE, SOURCES
+from blip_core.explain.describe import KNOWLEDGE, SOURCES
 from blip_core.report.page import Section, Table
 from blip_core.report.wording import amount, number, percent
 

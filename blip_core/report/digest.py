@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.calibration import read_calibrations, with_match
-from blip_core.captions import KEPT, SCREENS, read_table, table_paths
-from blip_core.images import decode_rgb
-from blip_core.shards import ShardImages
-from blip_core.truth import TrueNoise, Truth, synthetic_noise, truth_of, web_noise
+from blip_core.pictures.images import decode_rgb
+from blip_core.sample.truth import TrueNoise, Truth, synthetic_noise, truth_of, web_noise
+from blip_core.selection.calibration import read_calibrations, with_match
+from blip_core.tables.captions import KEPT, SCREENS, read_table, table_paths
+from blip_core.tables.shards import ShardImages
 
 SOURCES = ("web", "synthetic")
 NUM_BINS = 40

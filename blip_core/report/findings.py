@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip_core.captions import content_hash, read_table
-from blip_core.config import Params
+from blip_core.config.config import Params
 from blip_core.report.digest import RoundDigest, digest_round
-from blip_core.stopped import stopped
-from blip_core.truth import Truth, caption_truth, load_truth
+from blip_core.sample.truth import Truth, caption_truth, load_truth
+from blip_core.tables.captions import content_hash, read_table
+from blip_core.tables.stopped import stopped
 
 SPLITS = ("web", "train", "val", "test")
 

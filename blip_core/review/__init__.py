@@ -1,2 +1,5 @@
-"""People judge texts: which ones they are asked about (choose), the sheet they fill in (sheet), what they said (labels), and what it
-tells of the filter (agreement) and teaches its calibration (pairs)."""
+"""People judge texts: which ones they are asked about, the sheet they fill in, what it tells of the filter.
+
+In: a generation, and labels that people gave. Out: one HTML file; agreement of people and filter.
+Open first: sheet.py.
+"""

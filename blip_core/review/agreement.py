@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.bootstrap import interval
-from blip_core.captions import KEPT, read_table, table_paths
-from blip_core.config import EvaluateConfig
+from blip_core.config.config import EvaluateConfig
+from blip_core.evaluation.bootstrap import interval
 from blip_core.report.page import Section, Table, as_text
 from blip_core.report.wording import MISSING, number
 from blip_core.review.choose import BELOW, JUDGED_BY_SCORE, Rule, read_rule
-from blip_core.review.labels import Label, Pair, judged
+from blip_core.selection.labels import Label, Pair, judged
+from blip_core.tables.captions import KEPT, read_table, table_paths
 
 Estimate = dict[str, float | None]  # value, low, high; None: there is nothing to tell it by
 NOTHING: Estimate = {"value": None, "low": None, "high": None}

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.captions import KEPT, each_table, read_table
-from blip_core.counting import hashes
-from blip_core.review.labels import Pair
-from blip_core.stopped import require_made
+from blip_core.selection.labels import Pair
+from blip_core.tables.captions import KEPT, each_table, read_table
+from blip_core.tables.counting import hashes
+from blip_core.tables.stopped import require_made
 
 SOURCES = ("web", "synthetic")
 # which texts are asked about: their fate hung on the score. Not what a look at the text alone threw out

@@ -174,7 +174,7 @@
     if (at !== undefined) go(at, true);
   }
 
-  // Files of labels: a JSON object in each line, as blip_core/review/labels.py reads them.
+  // Files of labels: a JSON object in each line, as blip_core/selection/labels.py reads them.
 
   function labelOf(row) {
     const pair = Object.fromEntries(PAIR.map((name) => [name, row[name]]));

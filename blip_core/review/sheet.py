@@ -14,13 +14,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from blip_core.atomic import new_file
-from blip_core.captions import content_hash
-from blip_core.containers import media_type
-from blip_core.images import decode_rgb
+from blip_core.files.atomic import new_file
+from blip_core.pictures.containers import media_type
+from blip_core.pictures.images import decode_rgb
 from blip_core.review.choose import Card, Row, Rule, choose_cards, read_rule
-from blip_core.review.labels import VERSION, Pair
-from blip_core.shards import ShardImages
+from blip_core.selection.labels import VERSION, Pair
+from blip_core.tables.captions import content_hash
+from blip_core.tables.shards import ShardImages
 
 MOST_BYTES = 10_500  # of a picture; as base64 a third more
 SIDES, QUALITIES = (384, 320, 256, 192, 128, 96, 48), (82, 70, 58)  # pixels of the longer side

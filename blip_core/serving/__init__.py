@@ -1,1 +1,5 @@
-"""The model at work for others: what a request may ask, and the answers. mlflow/serve.py and the demo page stand before it."""
+"""The model at work for others. mlflow/serve.py and the demo page stand before it.
+
+In: a request: images and texts, bounded. Out: captions, match scores, embeddings.
+Open first: service.py.
+"""

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from blip_core.config import Config, ImageLimits, Params, Precision, SamplerConfig, ServingConfig, TextLimits
+from blip_core.config.config import Config, ImageLimits, Params, Precision, SamplerConfig, ServingConfig, TextLimits
 
 Task = Literal["caption", "match", "embed"]
 CALIBRATION = "calibration.json"  # beside a filter

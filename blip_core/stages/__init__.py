@@ -2,6 +2,8 @@
 
 A stage is a function from files to files. Inputs are named for what they are, outputs start with `out`. It reads no globals
 and knows neither DVC nor Prefect. The modules are imported one at a time, by the verb that needs them.
+
+In: files of earlier stages. Out: files for later ones. Open first: the module named like the stage in dvc.yaml.
 """
 
 STAGES = {

@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.calibration import read_calibrations
-from blip_core.captions import (
+from blip_core.config.config import AssembleConfig
+from blip_core.selection.calibration import read_calibrations
+from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, read_whole, rejected
+from blip_core.tables.captions import (
     DEGENERATE,
     KEPT,
     REASONS,
@@ -22,10 +24,8 @@ from blip_core.captions import (
     write_manifest,
     write_table,
 )
-from blip_core.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, read_whole, rejected
-from blip_core.config import AssembleConfig
-from blip_core.counting import hashes, num_distinct
-from blip_core.screens import normalised, screened
+from blip_core.tables.counting import hashes, num_distinct
+from blip_core.texts.screens import normalised, screened
 
 
 def assemble(generation: Path, scores: Path, calibration: Path, out: Path, out_metrics: Path, *, cfg: AssembleConfig) -> None:

@@ -1,4 +1,4 @@
-"""What the scores of a round's filters mean: P(match), fitted on pairs whose truth is known (blip_core/calibration.py).
+"""What the scores of a round's filters mean: P(match), fitted on pairs whose truth is known (blip_core/selection/calibration.py).
 
 Half of the held-out pairs are used here; `score` plants the other half as controls. Texts of the crawl that people have judged take
 part where there are any: they are what the score is for. Nothing but these pairs is scored, so new labels cost seconds.
@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from blip_core.calibration import Calibrated, Calibration, balanced, threshold_for_precision, write_calibrations
-from blip_core.capfilt import score_table, set_threads
-from blip_core.captions import write_json
-from blip_core.config import CalibrateConfig, ScoreConfig
-from blip_core.controls import heldout_halves, plant
-from blip_core.metrics import expected_calibration_error, precision_recall_curve, roc_auc
-from blip_core.pair_scores import PairScores
-from blip_core.plugins import Fetch, open_filter
-from blip_core.review.pairs import labelled_pairs
-from blip_core.shards import ShardImages
+from blip_core.capfilt.controls import heldout_halves, plant
+from blip_core.capfilt.med import score_table, set_threads
+from blip_core.capfilt.pair_scores import PairScores
+from blip_core.capfilt.plugins import Fetch, open_filter
+from blip_core.config.config import CalibrateConfig, ScoreConfig
+from blip_core.evaluation.metrics import expected_calibration_error, precision_recall_curve, roc_auc
+from blip_core.selection.calibration import Calibrated, Calibration, balanced, threshold_for_precision, write_calibrations
+from blip_core.selection.labelled import labelled_pairs
+from blip_core.tables.captions import write_json
+from blip_core.tables.shards import ShardImages
 
 CURVE_POINTS = 200
 

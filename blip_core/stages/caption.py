@@ -9,14 +9,14 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.ahead import read_ahead
-from blip_core.capfilt import Captioner, set_threads
-from blip_core.captions import caption_table, content_hash, read_table, require_gate, table_paths
-from blip_core.config import CaptionConfig, WriterConfig
-from blip_core.engine import Seen, make_tables
-from blip_core.plugins import Fetch, find_model, identify, open_captioner
-from blip_core.shards import ShardImages
-from blip_core.work import publish, run_folder
+from blip_core.capfilt.engine import Seen, make_tables
+from blip_core.capfilt.med import Captioner, set_threads
+from blip_core.capfilt.plugins import Fetch, find_model, identify, open_captioner
+from blip_core.compute.ahead import read_ahead
+from blip_core.compute.work import publish, run_folder
+from blip_core.config.config import CaptionConfig, WriterConfig
+from blip_core.tables.captions import caption_table, content_hash, read_table, require_gate, table_paths
+from blip_core.tables.shards import ShardImages
 
 
 class Crawled(NamedTuple):

@@ -3,10 +3,10 @@
 import logging
 from pathlib import Path
 
-from blip_core.bootstrap import Paired
-from blip_core.captions import VAL, write_json
-from blip_core.config import DecideConfig
+from blip_core.config.config import DecideConfig
+from blip_core.evaluation.bootstrap import Paired
 from blip_core.stages.compare import paired_tests
+from blip_core.tables.captions import VAL, write_json
 
 logger = logging.getLogger(__name__)
 

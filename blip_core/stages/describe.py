@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from blip_core.captions import write_json
-from blip_core.config import DescribeConfig
-from blip_core.describe import describe_round, flat
+from blip_core.config.config import DescribeConfig
+from blip_core.explain.describe import describe_round, flat
+from blip_core.tables.captions import write_json
 
 
 def describe(base: Path, generation: Path, out: Path, out_metrics: Path, *, cfg: DescribeConfig) -> None:

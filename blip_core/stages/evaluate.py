@@ -1,6 +1,7 @@
 """Retrieval and captioning on the held-out test images, with bootstrap intervals over images; on val too, by which `decide` decides.
 
-Retrieval: ITC ranks all, then ITM ranks the k best anew (blip_core/retrieval.py). Under torchrun each process takes its part of the work.
+Retrieval: ITC ranks all, then ITM ranks the k best anew (blip_core/evaluation/retrieval.py). Under torchrun each process takes its
+part of the work.
 """
 
 import json
@@ -9,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from blip_core import bootstrap
-from blip_core.capfilt import caption_images, set_threads
-from blip_core.captions import VAL, write_json, write_table
-from blip_core.checkpoint import load_model
-from blip_core.config import EvaluateConfig
-from blip_core.controls import heldout_pictures
-from blip_core.distributed import device, every, on_every_process, rank
-from blip_core.metrics import RECALLS, Scores, bleu, caption_scores, image_ranks, text_ranks
+from blip_core.capfilt.controls import heldout_pictures
+from blip_core.capfilt.med import caption_images, set_threads
+from blip_core.compute.distributed import device, every, on_every_process, rank
+from blip_core.compute.precision import resolved
+from blip_core.config.config import EvaluateConfig
+from blip_core.evaluation import bootstrap
+from blip_core.evaluation.metrics import RECALLS, Scores, bleu, caption_scores, image_ranks, text_ranks
+from blip_core.evaluation.retrieval import Subject, encode, rerank
 from blip_core.model.inference import for_inference
-from blip_core.precision import resolved
-from blip_core.progress import Progress
-from blip_core.retrieval import Subject, encode, rerank
-from blip_core.shards import ShardImages
+from blip_core.runtime.progress import Progress
+from blip_core.tables.captions import VAL, write_json, write_table
+from blip_core.tables.shards import ShardImages
+from blip_core.weights.checkpoint import load_model
 
 
 @on_every_process

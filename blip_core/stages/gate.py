@@ -6,8 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.calibration import read_calibrations, with_match
-from blip_core.captions import (
+from blip_core.checks.contract import COLUMNS, RANGES, each_row, max_chars, row_expectations, score_expectations
+from blip_core.checks.expect import Expect, at_least, at_most, share_at_most
+from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
+from blip_core.config.config import AssembleConfig, GateConfig
+from blip_core.selection.calibration import read_calibrations, with_match
+from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, rejected
+from blip_core.selection.noise import FALSE_KINDS, TRUE, Judged, Noise, residual_noise
+from blip_core.stages.assemble import measure
+from blip_core.tables.captions import (
     CONTROLS,
     DEGENERATE,
     SCHEMA,
@@ -20,15 +27,8 @@ from blip_core.captions import (
     table_paths,
     write_json,
 )
-from blip_core.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, rejected
-from blip_core.config import AssembleConfig, GateConfig
-from blip_core.contract import COLUMNS, RANGES, each_row, max_chars, row_expectations, score_expectations
-from blip_core.counting import Walk, hashes
-from blip_core.expect import Expect, at_least, at_most, share_at_most
-from blip_core.expectations import broken, check, folder_faults, require, schema_faults
-from blip_core.noise import FALSE_KINDS, TRUE, Judged, Noise, residual_noise
-from blip_core.screens import screened
-from blip_core.stages.assemble import measure
+from blip_core.tables.counting import Walk, hashes
+from blip_core.texts.screens import screened
 
 REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."
 CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])

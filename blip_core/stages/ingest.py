@@ -19,28 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import blip_core
-from blip_core.atomic import clear_killed
-from blip_core.captions import kept, read_table, table_paths, write_json, write_manifest, write_table
-from blip_core.config import IngestConfig
-from blip_core.gather import GENERATION, HELDOUT, PROTECTED, Staged, choose, place, quarantined
-from blip_core.intake import QUARANTINE_SCHEMA, Task
-from blip_core.processes import take_in_all
-from blip_core.sources import PARTS, identity, open_source, shown
+from blip_core.config.config import IngestConfig
+from blip_core.files.atomic import clear_killed
+from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, Staged, choose, place, quarantined
+from blip_core.intake.processes import take_in_all
+from blip_core.intake.sources import PARTS, identity, open_source, shown
+from blip_core.intake.units import QUARANTINE_SCHEMA, Task
+from blip_core.tables.captions import kept, read_table, table_paths, write_json, write_manifest, write_table
 
-# whose change makes staged units stale
-_SOURCES = (
-    "intake.py",
-    "images.py",
-    "duplicates.py",
-    "bounds.py",
-    "texts.py",
-    "shards.py",
-    "captions.py",
-    "rejected.py",
-    "screens.py",
-    "sources.py",
-    "formats/*.py",
-)
+# packages whose change makes staged units stale
+_SOURCES = ("intake", "pictures", "texts", "tables", "files")
 
 
 def ingest(
@@ -88,7 +76,7 @@ def _identity(data: Path, cfg: IngestConfig) -> str:
         for line in identity(data, part, getattr(cfg, part)):
             digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
     package = Path(blip_core.__file__).parent
-    for path in sorted(path for pattern in _SOURCES for path in package.glob(pattern)):
+    for path in sorted(path for room in _SOURCES for path in (package / room).rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -151,7 +139,7 @@ def _check(metrics: dict[str, float], quarantine: pa.Table, cfg: IngestConfig, d
 
 def _write_vocab(generation: Path, out: Path, cfg: IngestConfig) -> None:
     """The given vocabulary, or one from the texts of g0: a word that only the held-out texts use must not have an entry."""
-    from blip_core.tokenizer import build_vocab, save_vocab
+    from blip_core.tokenizer.wordpiece import build_vocab, save_vocab
 
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.parent / f"_tmp.{out.name}.{uuid.uuid4().hex}"

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from blip_core.captions import content_hash, require_gate, sha256_file, write_json
-from blip_core.checkpoint import new_model, save_model
-from blip_core.config import ModelConfig, PretrainConfig
-from blip_core.data import Batches, Rows, batch_shares
-from blip_core.distributed import on_every_process, rank
-from blip_core.objectives import PretrainObjective
-from blip_core.precision import resolved
-from blip_core.public.load import initialize
-from blip_core.shards import ShardImages
-from blip_core.tokenizer import Tokenizer
-from blip_core.train import Log, fit, summarize, write_history
-from blip_core.work import discard, run_folder
+from blip_core.compute.distributed import on_every_process, rank
+from blip_core.compute.precision import resolved
+from blip_core.compute.work import discard, run_folder
+from blip_core.config.config import ModelConfig, PretrainConfig
+from blip_core.tables.captions import content_hash, require_gate, sha256_file, write_json
+from blip_core.tables.shards import ShardImages
+from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.training.batches import Batches, Rows, batch_shares
+from blip_core.training.loop import Log, fit, summarize, write_history
+from blip_core.training.objectives import PretrainObjective
+from blip_core.weights.checkpoint import new_model, save_model
+from blip_core.weights.load import initialize
 
 
 @on_every_process

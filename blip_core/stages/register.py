@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import yaml
 
 import blip_core
-from blip_core.captions import require_gate, sha256_file, write_json
-from blip_core.champion import CANDIDATE, CHALLENGER, CHAMPION, TEST, crown, describe, withdrawn
-from blip_core.checkpoint import model_hash
-from blip_core.config import CompareConfig, Params, RegisterConfig, load_params
-from blip_core.provenance import provenance, read_lock, stale, who
-from blip_core.registry import Registry, open_registry
+from blip_core.config.config import CompareConfig, Params, RegisterConfig, load_params
 from blip_core.serving.options import CALIBRATION, choose, defaults, packed_settings
 from blip_core.stages.compare import evaluation_hash, paired_comparison
+from blip_core.tables.captions import require_gate, sha256_file, write_json
+from blip_core.tracking.champion import CANDIDATE, CHALLENGER, CHAMPION, TEST, crown, describe, withdrawn
+from blip_core.tracking.provenance import provenance, read_lock, stale, who
+from blip_core.tracking.registry import Registry, open_registry
+from blip_core.weights.checkpoint import model_hash
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

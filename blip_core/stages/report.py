@@ -5,10 +5,9 @@ Start at `report`; below it stand the sections in the order of the page.
 
 from pathlib import Path
 
-from blip_core.atomic import new_folder
-from blip_core.captions import SCREENS
-from blip_core.config import Params, ReportConfig
-from blip_core.rejected import REASONS
+from blip_core.config.config import Params, ReportConfig
+from blip_core.files.atomic import new_folder
+from blip_core.files.rejected import REASONS
 from blip_core.report import figures
 from blip_core.report.chain import chain_section
 from blip_core.report.costs import cost_section
@@ -29,8 +28,9 @@ from blip_core.report.wording import (
     percent,
 )
 from blip_core.review.sheet import write_sheet
-from blip_core.times import read_times
-from blip_core.truth import TrueNoise
+from blip_core.runtime.times import read_times
+from blip_core.sample.truth import TrueNoise
+from blip_core.tables.captions import SCREENS
 
 TITLE = "What the bootstrapping did"
 SHOWN = ("tr_r1", "ir_r1", "itm_tr_r1", "itm_ir_r1", "cider")  # of every model
@@ -40,7 +40,7 @@ SCORE_REASONS = ("kept", "below_threshold")  # the usual two
 def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params: Params, work: Path | None = None) -> None:
     """Write `out`/index.html, `out`/table.txt, `out`/figures/ and a review sheet of each round; `out` appears whole, by rename.
 
-    What the stages cost is read from `work`, as far as it is known there; nothing depends on it (blip_core/times.py).
+    What the stages cost is read from `work`, as far as it is known there; nothing depends on it (blip_core/runtime/times.py).
 
     `data` is read for truth.parquet alone, which a real crawl does not have. ValueError names a file that is missing and the
     stage that makes it."""

@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.calibration import set_opinions
-from blip_core.capfilt import Filter, score_table, set_threads
-from blip_core.captions import CONTROLS, SCHEMA, content_hash, read_table, table_paths
-from blip_core.config import ScoreConfig
-from blip_core.controls import heldout_halves, plant
-from blip_core.data import hash64
-from blip_core.engine import Seen, make_tables
-from blip_core.pair_scores import PairScores
-from blip_core.plugins import Fetch, find_model, identify, open_filter
-from blip_core.screens import screened
-from blip_core.shards import ShardImages
-from blip_core.work import publish, run_folder
+from blip_core.capfilt.controls import heldout_halves, plant
+from blip_core.capfilt.engine import Seen, make_tables
+from blip_core.capfilt.med import Filter, score_table, set_threads
+from blip_core.capfilt.pair_scores import PairScores
+from blip_core.capfilt.plugins import Fetch, find_model, identify, open_filter
+from blip_core.compute.work import publish, run_folder
+from blip_core.config.config import ScoreConfig
+from blip_core.selection.calibration import set_opinions
+from blip_core.tables.captions import CONTROLS, SCHEMA, content_hash, read_table, table_paths
+from blip_core.tables.shards import ShardImages
+from blip_core.texts.screens import screened
+from blip_core.training.batches import hash64
 
 
 def score(

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from blip_core.captions import content_hash, require_gate, write_json
-from blip_core.checkpoint import load_model, model_hash, save_model
-from blip_core.config import FilterConfig
-from blip_core.data import Batches, Rows
-from blip_core.distributed import on_every_process, rank
-from blip_core.objectives import PretrainObjective
-from blip_core.precision import resolved
-from blip_core.shards import ShardImages
-from blip_core.train import Log, fit, summarize, write_history
-from blip_core.work import discard, run_folder
+from blip_core.compute.distributed import on_every_process, rank
+from blip_core.compute.precision import resolved
+from blip_core.compute.work import discard, run_folder
+from blip_core.config.config import FilterConfig
+from blip_core.tables.captions import content_hash, require_gate, write_json
+from blip_core.tables.shards import ShardImages
+from blip_core.training.batches import Batches, Rows
+from blip_core.training.loop import Log, fit, summarize, write_history
+from blip_core.training.objectives import PretrainObjective
+from blip_core.weights.checkpoint import load_model, model_hash, save_model
 
 
 @on_every_process

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.captions import KEPT, SCHEMA, SCREENS, kept, listed_hash, read_manifest, read_table, table_paths, write_json
-from blip_core.config import ValidateConfig
-from blip_core.contract import COLUMNS, each_row, max_chars, row_expectations
-from blip_core.counting import Walk, hashes, num_distinct, repeated
-from blip_core.expect import Expect, at_least, at_most, pairs, share_at_most
-from blip_core.expectations import broken, check, folder_faults, require
-from blip_core.shards import INDEX_SCHEMA, read_index
+from blip_core.checks.contract import COLUMNS, each_row, max_chars, row_expectations
+from blip_core.checks.expect import Expect, at_least, at_most, pairs, share_at_most
+from blip_core.checks.expectations import broken, check, folder_faults, require
+from blip_core.config.config import ValidateConfig
+from blip_core.tables.captions import KEPT, SCHEMA, SCREENS, kept, listed_hash, read_manifest, read_table, table_paths, write_json
+from blip_core.tables.counting import Walk, hashes, num_distinct, repeated
+from blip_core.tables.shards import INDEX_SCHEMA, read_index
 
 # folder / part of a table: the one source that its texts may have
 SOURCES = {"generation/web": "web", "generation/train": "human", "heldout/val": "human", "heldout/test": "human"}

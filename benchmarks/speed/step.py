@@ -1,0 +1,186 @@
+"""One pre-training step: ours against a plain writing of what the public code does (benchmarks/speed/public_step.py).
+
+    python benchmarks/speed/step.py [--size tiny|vit-b16|vit-l16] [--batch N] [--runs N] [--threads N] [--memory]
+
+The same weights, batch, queue and negatives; the losses of two steps must agree to 1e-4 before anything is timed. A step is forward,
+backward, AdamW and the momentum update; no data loading. Sides alternate in one process. `--memory` measures instead the peak
+resident memory of two steps, each side in a process of its own; there, `recomputed` is ours with all blocks of the image encoder
+computed again in the backward pass. Writes benchmarks/results/step-<size>-<batch>.json (memory-<size>-<batch>.json).
+"""
+
+import argparse
+import functools
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+
+import torch
+from public_step import PADDED, PublicBlip, load_ours
+from side_by_side import ROOT, SIZES, alternate, build, compared, random_texts, show, write
+
+from blip_core.config.config import ContrastConfig, OptimConfig, load_params
+from blip_core.training.loop import _train_step, learning_rate, make_optimizer, parallel, parameter_groups
+from blip_core.training.objectives import Batch, PretrainObjective, _draws
+
+SEED = 0
+Step = Callable[[int], dict[str, float]]  # number of the step to losses
+SIDES = ("public, fp32", "ours, fp32", "ours, bf16", "ours, bf16, recomputed")
+
+
+def settings(size: str) -> tuple[ContrastConfig, OptimConfig, int]:
+    """Of the paper, but for a clipping norm that the gradient does not reach (the public code does not clip; the norm is still
+    computed), no warm-up, so that the first steps already move the weights, and the sizes of tiny."""
+    pretrain = load_params(ROOT / "configs/vit-b16.yaml").pretrain
+    changes = {"clip_norm": 1e9, "warmup": 0.0, "threads": 0, "accumulate": 1, "recompute": 0}
+    contrast = pretrain.contrast.model_copy(update={"hardness_ramp": 0.0, **({"queue_size": 64} if size == "tiny" else {})})
+    return contrast, pretrain.optim.model_copy(update=changes), 64 if size == "tiny" else 224
+
+
+def make_batch(tokenizer, step: int, *, image_size: int, batch_size: int) -> Batch:
+    """Random pixels; random texts as long as COCO captions, 8 to 15 tokens with both ends."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    lengths = torch.randint(8, 16, (batch_size,), generator=generator).tolist()
+    ids, mask = random_texts(tokenizer, lengths, seed=step)
+    pixels = torch.randn(batch_size, 3, image_size, image_size, generator=generator)
+    own = torch.arange(batch_size) + step * batch_size
+    return Batch(pixels, ids, mask, prompt_tokens=0, image_ids=own, text_ids=own, step=step, progress=0.5, seed=SEED)
+
+
+def our_step(model, tokenizer, contrast: ContrastConfig, optim: OptimConfig, batch_size: int) -> tuple[PretrainObjective, Callable]:
+    language = load_params(ROOT / "configs/vit-b16.yaml").pretrain.language
+    objective = PretrainObjective(model, contrast, language)
+    fill_queue(objective)
+    stepper = parallel(model, objective)
+    optimizer = make_optimizer(model, objective, optim)
+
+    def run(step: int, precision: str, recompute: int) -> dict[str, float]:
+        model.vit.recompute = recompute
+        batch = make_batch(tokenizer, step, image_size=model.cfg.vision.image_size, batch_size=batch_size)
+        row = _train_step(stepper, optimizer, [batch], optim.model_copy(update={"precision": precision}), SEED)
+        return {k: float(row[k]) for k in ("itc", "itm", "lm")}
+
+    return objective, run
+
+
+def fill_queue(objective: PretrainObjective) -> None:
+    """A full queue of random features of other pairs, as after many steps."""
+    contrast = objective.contrast
+    for name in ("image", "text"):
+        queue = getattr(contrast, f"{name}_queue")
+        queue.copy_(torch.nn.functional.normalize(torch.randn(queue.shape, generator=torch.Generator().manual_seed(len(name))), dim=-1))
+        getattr(contrast, f"{name}_id_queue").copy_(-1 - torch.arange(len(queue)))
+    contrast.queue_filled = len(contrast.image_queue)
+
+
+def public_step(public: PublicBlip, tokenizer, contrast: ContrastConfig, optim: OptimConfig, image_size: int, batch_size: int) -> Step:
+    public.train()
+    optimizer = torch.optim.AdamW(parameter_groups(public, torch.nn.Module(), optim.weight_decay), lr=optim.lr, betas=optim.betas)
+
+    def run(step: int) -> dict[str, float]:
+        batch = make_batch(tokenizer, step, image_size=image_size, batch_size=batch_size)
+        extra = (0, PADDED - batch.ids.shape[1])
+        ids, mask = (torch.nn.functional.pad(t, extra, value=v) for t, v in ((batch.ids, tokenizer.pad), (batch.mask, False)))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, optim)
+        with torch.no_grad():
+            public.temperature.clamp_(*contrast.temperature_range)
+        alpha = contrast.alpha * min(1.0, batch.progress / contrast.alpha_ramp)
+        optimizer.zero_grad()
+        losses = public(batch.pixels, ids, mask, _draws(batch), alpha)
+        sum(losses.values()).backward()
+        optimizer.step()
+        return {k: v.item() for k, v in losses.items()}
+
+    return run
+
+
+def make_sides(size: str, names: tuple[str, ...] = SIDES, *, batch_size: int = 4) -> dict[str, Step]:
+    """The steps by name. Both precisions of ours move one model; a lone public model needs no weights of ours."""
+    contrast, optim, image_size = settings(size)
+    model, tokenizer = build(size, image_size=image_size)
+    sides: dict[str, Step] = {}
+    queues = {}
+    if SIDES[0] in names:
+        options = dict(queue_size=contrast.queue_size, momentum=contrast.momentum, temperature=contrast.temperature)
+        public = PublicBlip(model.cfg, model.special, **options)
+        load_ours(public, model)
+        sides[SIDES[0]] = public_step(public, tokenizer, contrast, optim, image_size, batch_size)
+        queues = {"image_queue": public.image_queue, "text_queue": public.text_queue}
+    if set(SIDES[1:]) & set(names):
+        objective, run = our_step(model, tokenizer, contrast, optim, batch_size)
+        for name, queue in queues.items():
+            queue.copy_(getattr(objective.contrast, name).T)
+        how = dict(zip(SIDES[1:], (("fp32", 0), ("bf16", 0), ("bf16", model.cfg.vision.depth)), strict=True))
+        sides |= {name: (lambda step, how=how[name]: run(step, *how)) for name in SIDES[1:] if name in names}
+    return sides
+
+
+def check(sides: dict[str, Step], *, steps: int = 2) -> float:
+    """The greatest difference of the losses of the first steps in fp32; ValueError when it is above 1e-4."""
+    worst = 0.0
+    for step in range(steps):
+        theirs, ours = sides[SIDES[0]](step), sides[SIDES[1]](step)
+        for name in theirs:
+            worst = max(worst, abs(theirs[name] - ours[name]))
+            if worst > 1e-4:
+                raise ValueError(f"step {step}: {name} is {ours[name]:.6f} by ours and {theirs[name]:.6f} by the public step")
+    return worst
+
+
+def measure_time(size: str, runs: int, batch_size: int) -> None:
+    sides = make_sides(size, batch_size=batch_size)
+    difference = check(sides)
+    print(f"losses of two steps agree: greatest difference {difference:.1e}")
+    # each side counts for itself, so that all have the same batch in a round
+    numbered = {name: functools.partial(_next_step, side, count(2)) for name, side in sides.items()}
+    times = alternate(numbered, runs=runs, warmup=0)
+    rows = compared(times, theirs=SIDES[0])
+    show(f"One pre-training step, {size}, batch {batch_size}", rows, items=batch_size, unit="images")
+    print(write(f"step-{size}-{batch_size}", {"size": size, "batch": batch_size, "greatest_loss_difference": difference, "rows": rows}))
+
+
+def _next_step(side, numbers) -> object:
+    return side(next(numbers))
+
+
+def measure_memory(size: str, threads: int, batch_size: int) -> None:
+    peaks = {}
+    for name in SIDES:
+        command = [sys.executable, __file__, "--size", size, "--batch", str(batch_size), "--threads", str(threads), "--peak-of", name]
+        peaks[name] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]) / 2**20
+    print("| side | peak GiB | of public |\n|---|---|---|")
+    for name, peak in peaks.items():
+        print(f"| {name} | {peak:.2f} | {peak / peaks[SIDES[0]]:.2f} |")
+    print(
+        write(
+            f"memory-{size}-{batch_size}",
+            {"size": size, "batch": batch_size, "steps": 2, "peak_gib": {k: round(v, 3) for k, v in peaks.items()}},
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--peak-of", choices=SIDES, help="run two steps of one side and print its peak resident KiB")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.peak_of:
+        (side,) = make_sides(args.size, (args.peak_of,), batch_size=args.batch).values()
+        for step in range(2):
+            side(step)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    elif args.memory:
+        measure_memory(args.size, args.threads, args.batch)
+    else:
+        measure_time(args.size, args.runs, args.batch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""CapFilt (paper section 3.3): caption the crawl's images and score texts against images.
+
+`Captioner` and `Filter` are what the stages know of a model; `MedCaptioner` and `MedFilter` are our own, plugins.py opens others.
+One pass over an image serves all its texts.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from blip_core.capfilt.pair_scores import PairScores
+from blip_core.compute.ahead import read_ahead
+from blip_core.compute.distributed import device
+from blip_core.compute.precision import autocast
+from blip_core.config.config import SamplerConfig
+from blip_core.model.blip import Blip
+from blip_core.model.generate import Limits, beam_search, nucleus
+from blip_core.tables.shards import ShardImages
+from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.training.batches import hash64, load_pixels, pad, read_resized
+
+
+class Caption(NamedTuple):
+    text: str
+    truncated: bool  # the limit of tokens cut it off
+
+
+@torch.inference_mode()
+def write_captions(
+    model: Blip,
+    tokenizer: Tokenizer,
+    images: list[np.ndarray],
+    keys: list[str],
+    cfg: SamplerConfig,
+    *,
+    seed: int,
+    num_candidates: int = 1,
+    first: int = 0,
+    prompt: str = "",
+    precision: str = "fp32",
+) -> list[list[Caption]]:
+    """`num_candidates` captions of each of the uint8 H x W x 3 images; those of a beam search are its best beams, best first.
+
+    A sampled caption is a function of (seed, key, number of the candidate), not of the batch it was computed in; the numbers
+    begin at `first`.
+    """
+    limits = Limits(cfg.min_tokens, cfg.max_tokens, cfg.repetition_penalty)
+    start = tokenizer.encode_prompt(prompt)
+    with autocast(precision):
+        keys_values = model.keys_values(model.image_tokens(load_pixels(images, model.cfg.vision.image_size)))
+        if cfg.name == "beam":
+            ids = beam_search(model, keys_values, start, limits, beams=cfg.beams, num_return=num_candidates)
+        else:
+            draws = sample_draws(keys, num_candidates, cfg.max_tokens, seed, first=first)
+            shape = {"p": cfg.p, "top_k": cfg.top_k, "temperature": cfg.temperature}
+            ids = nucleus(model, keys_values, start, limits, **shape, draws_IKL=draws)
+    return [[Caption(tokenizer.decode(c), tokenizer.sep not in c) for c in image] for image in ids.tolist()]
+
+
+def caption_images(*args, **kwargs) -> list[list[str]]:
+    """The texts of `write_captions`, which says what it takes."""
+    return [[caption.text for caption in image] for image in write_captions(*args, **kwargs)]
+
+
+def sample_draws(keys: list[str], num_candidates: int, num_tokens: int, seed: int, *, first: int = 0) -> Tensor:
+    """Uniform numbers, images x candidates x tokens; a longer limit or more candidates leave the first ones as they are."""
+    numbers = range(first, first + num_candidates)
+    draws = [[np.random.default_rng([seed, hash64(key) & 0xFFFFFFFFFFFF, n]).random(num_tokens) for n in numbers] for key in keys]
+    return torch.from_numpy(np.array(draws)).float()
+
+
+def score_texts(
+    model: Blip, tokenizer: Tokenizer, images: list[np.ndarray], texts: list[list[str]], *, max_tokens: int, precision: str = "fp32"
+) -> PairScores:
+    """ITM and ITC of texts[i] against images[i]; [ENC] stands at position 0, the trained score."""
+    encoded = [[tokenizer.encode(t, max_tokens=max_tokens) for t in row] for row in texts]
+    return score_encoded(model, images, encoded, precision=precision)
+
+
+@torch.inference_mode()
+def score_encoded(model: Blip, images: list[np.ndarray], texts: list[list[list[int]]], *, precision: str) -> PairScores:
+    """The same of texts that are [CLS] ids [SEP]."""
+    most, special = max(map(len, texts)), model.special
+    empty = [special.cls, special.sep]
+    padded = [t + [empty] * (most - len(t)) for t in texts]  # equal numbers, so that each image's keys and values serve its texts at once
+    with autocast(precision):
+        tokens = model.image_tokens(load_pixels(images, model.cfg.vision.image_size))
+        ids, mask = (t.to(device()) for t in pad([t for row in padded for t in row], special.pad))
+        logits = model.match_logits(ids, mask, model.keys_values(tokens))
+        features = model.text_features(ids, mask).unflatten(0, (len(images), most))
+        itc = torch.einsum("ie,ike->ik", model.image_features(tokens), features)
+    real = np.concatenate([np.arange(most) < len(t) for t in texts])
+    difference = (logits[:, 1] - logits[:, 0]).double().cpu().numpy()
+    return PairScores(difference[real], itc.flatten().double().cpu().numpy()[real])
+
+
+def set_threads(threads: int) -> None:
+    """CPU threads of this process; 0 leaves the library's choice."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+class Captioner(Protocol):
+    """Writes captions. `identity` is the content hash that its candidates carry."""
+
+    identity: str
+
+    def read(self, images: ShardImages, shard: str, key: str) -> Any:
+        """What `captions` takes of a picture; called in threads."""
+
+    def captions(
+        self, pictures: list, keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
+    ) -> list[list[Caption]]:
+        """`num_candidates` of each picture; `first` is the number of the first one, see write_captions."""
+
+
+class Filter(Protocol):
+    """Judges texts. `identity` is the content hash that its scores carry."""
+
+    identity: str
+
+    def read(self, images: ShardImages, shard: str, key: str) -> Any:
+        """What `score` takes of a picture; called in threads."""
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Token ids, special ones included."""
+
+    def score(self, pictures: list, texts: list[list[list[int]]]) -> PairScores:
+        """Of encoded texts[i] against pictures[i]."""
+
+
+@dataclass(frozen=True)
+class MedCaptioner:
+    """A BLIP that writes captions; `model` is ready for inference at `precision` (model/inference.py)."""
+
+    model: Blip
+    tokenizer: Tokenizer
+    identity: str
+    prompt: str
+    precision: str
+
+    def read(self, images: ShardImages, shard: str, key: str) -> np.ndarray:
+        return read_resized(images, shard, key, self.model.cfg.vision.image_size)
+
+    def captions(
+        self, pictures: list[np.ndarray], keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
+    ) -> list[list[Caption]]:
+        numbers = {"seed": seed, "num_candidates": num_candidates, "first": first}
+        return write_captions(self.model, self.tokenizer, pictures, keys, sampler, **numbers, prompt=self.prompt, precision=self.precision)
+
+
+@dataclass(frozen=True)
+class MedFilter:
+    """A BLIP that scores by ITM and ITC; `model` is ready for inference at `precision`."""
+
+    model: Blip
+    tokenizer: Tokenizer
+    identity: str
+    max_tokens: int
+    precision: str
+
+    def read(self, images: ShardImages, shard: str, key: str) -> np.ndarray:
+        return read_resized(images, shard, key, self.model.cfg.vision.image_size)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return [self.tokenizer.encode(text, max_tokens=self.max_tokens) for text in texts]
+
+    def score(self, pictures: list[np.ndarray], texts: list[list[list[int]]]) -> PairScores:
+        return score_encoded(self.model, pictures, texts, precision=self.precision)
+
+
+def score_table(judge: Filter, table: pa.Table, images: ShardImages, *, batch_size: int) -> PairScores:
+    """Scores of all rows of a table with the columns shard, key and text; each image is encoded once."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row, image in enumerate(zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True)):
+        groups.setdefault(image, []).append(row)
+    texts = judge.encode(table["text"].to_pylist())
+    itm_logit, itc = np.empty(table.num_rows), np.empty(table.num_rows)
+    # images with equally many texts and texts of one length go together, which keeps the padding small
+    ordered = sorted(groups.items(), key=lambda item: (len(item[1]), max(len(texts[r]) for r in item[1])))
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    for batch, pictures in read_ahead(lambda group: judge.read(images, *group[0]), batches):
+        rows = np.concatenate([rows for _, rows in batch])
+        scores = judge.score(pictures, [[texts[r] for r in rows] for _, rows in batch])
+        itm_logit[rows], itc[rows] = scores.itm_logit, scores.itc
+    return PairScores(itm_logit, itc)

@@ -1,0 +1,5 @@
+"""What must hold of every row before anything trains on it. The only home of Great Expectations.
+
+In: caption tables and shard indices. Out: verdicts with examples, Data Docs.
+Open first: contract.py.
+"""

@@ -1,0 +1,184 @@
+"""What must hold of caption tables, judged by Great Expectations; the only home of that library.
+
+`check` runs lists of `Expect` over tables and can write Data Docs; `require` turns what failed into one message. Great Expectations
+would take a data set whole, as one pandas table; so Arrow counts what breaks an expectation while the tables go by (expect.py), and
+Great Expectations judges the counts. It lets pass what it should not: no rows at all, a number that is missing or NaN, a limit
+that is missing or NaN, a suite without expectations. Here each of these fails.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blip_core.checks.expect import Expect, Tally, tally
+from blip_core.files.atomic import new_folder
+from blip_core.tables.captions import SCHEMA, read_manifest, sha256_file, table_paths
+
+
+def check(suites: dict[str, tuple[pa.Table | Iterable[pa.Table], list[Expect]]], *, docs: Path | None, title: str) -> list[dict]:
+    """Judge tables by name of the suite, each by its expectations. Several tables of a suite count as one; it must be possible to
+    walk over them more than once.
+
+    Returns one {name, says, observed, limit, passed} per expectation, those that were added to close gaps included: the
+    suite has rows, every column that is judged has no null. Data Docs replace the folder `docs`.
+    """
+    for suite, (_, expectations) in suites.items():
+        if not expectations:
+            raise ValueError(f"{suite}: no expectation given, so nothing would be checked")
+    context = _context()
+    source, results = context.data_sources.add_pandas("tables"), []
+    for suite, (tables, expectations) in suites.items():
+        tables = [tables] if isinstance(tables, pa.Table) else tables
+        results += _run(context, source, suite, tally(tables, [*_closing(suite, expectations), *expectations]), title)
+    if docs is not None:
+        _write_docs(context, docs)
+    return results
+
+
+def require(results: list[dict], *, what: str, remedy: str, docs: Path | None) -> None:
+    """ValueError listing each failed check with what was observed and its limit."""
+    if not results:
+        raise ValueError(f"{what}: no check ran, so nothing is known")
+    failed = [r for r in results if r["passed"] is not True]
+    if not failed:
+        return
+    lines = [f"  {r['name']}: {_number(r['observed'])}, expected {r['limit']} ({r['says']}{_examples(r.get('examples'))})" for r in failed]
+    where = [f"Data Docs: {docs / 'index.html'}"] if docs is not None and (docs / "index.html").exists() else []
+    raise ValueError("\n".join([f"{what}: {len(failed)} of {len(results)} checks failed", *lines, remedy, *where]))
+
+
+def schema_faults(path: Path, schema: pa.Schema = SCHEMA, *, exact: bool = True) -> list[str]:
+    """How the columns of a Parquet file differ from the contract, by its footer alone. Unless `exact`, more columns may be there."""
+    try:
+        got = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as e:
+        return [f"{path}: not a readable Parquet file ({e})"]
+    lacking = [n for n in schema.names if n not in got.names]
+    faults = [f"{path}: no column {', '.join(lacking)}"] if lacking else []
+    both = [n for n in schema.names if n in got.names]
+    types = [(n, got.field(n).type, schema.field(n).type) for n in both]
+    faults += [f"{path}: column {n} is {found}, expected {expected}" for n, found, expected in types if found != expected]
+    if exact and not faults and got.names != schema.names:
+        faults = [f"{path}: columns are {got.names}, expected {schema.names}"]
+    return faults
+
+
+def folder_faults(*folders: Path) -> list[str]:
+    """What keeps the caption tables of sealed folders from being read at all: off the schema, or altered since they were sealed."""
+    faults = []
+    for folder in folders:
+        faults += [fault for path in table_paths(folder) for fault in schema_faults(path)]
+        listed = read_manifest(folder)["files"]
+        altered = [n for n, f in listed.items() if sha256_file(folder / n) != f["sha256"]]
+        faults += [f"{folder / n}: altered since the manifest was written" for n in altered]
+    return faults
+
+
+def broken(faults: list[str]) -> list[dict]:
+    """The results when tables can't be read: one failed check per fault."""
+    shared = {"name": "contract", "says": "tables as their manifest and the schema say", "limit": "no fault", "passed": False}
+    return [{**shared, "observed": fault} for fault in faults]
+
+
+def _closing(suite: str, expectations: list[Expect]) -> list[Expect]:
+    """What Great Expectations takes for granted: the table has rows, and judged columns have no null (NaN counts as null)."""
+    own = {(e.columns[0], e.where) for e in expectations if e.kind == "never_null"}
+    judged = {(c, e.where): None for e in expectations if e.kind != "never_null" for c in e.columns}
+    added = [
+        Expect("_".join(name), "never_null", f"rows without a value in {column}", (column,), where=where)
+        for column, where in judged
+        for name in [[suite, column, "known", *(where or ())[1:]]]
+        if (column, where) not in own and (column, None) not in own
+    ]
+    return [Expect(f"{suite}_rows", "rows", f"rows of the table of {suite}", low=1.0), *added]
+
+
+@cache
+def _kinds() -> dict[str, type]:
+    """Classes of Great Expectations, for a column that holds the count of an expectation."""
+    import great_expectations.expectations as gxe
+
+    class ExpectNoiseRatioAtMost(gxe.ExpectColumnMeanToBeBetween):
+        """Rejected / all: the share of the texts that the filter rejected (the paper's noise ratio)."""
+
+    column = {"max": gxe.ExpectColumnMaxToBeBetween, "min": gxe.ExpectColumnMinToBeBetween, "mean": gxe.ExpectColumnMeanToBeBetween}
+    return {**column, "rows": column["min"], "noise": ExpectNoiseRatioAtMost}
+
+
+def _expectation(t: Tally):
+    e = t.expect
+    bounds = {"max_value": 0.0} if e.row_wise else {f"{s}_value": v for s, v in (("min", e.low), ("max", e.high)) if math.isfinite(v)}
+    says = f"{e.name}: {e.says}: {e.limit}{_examples(t.examples)}"
+    return _kinds()["max" if e.row_wise else e.kind](column=e.name, **bounds, meta={"name": e.name}, description=says)
+
+
+def _context():
+    """An ephemeral context: suites live in code, nothing is kept in files, nothing is sent."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is imported
+    import great_expectations as gx
+
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the latter sets a level of its own
+        logging.getLogger(name).setLevel(logging.WARNING)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    return context
+
+
+def _run(context, source, suite: str, tallies: list[Tally], title: str) -> list[dict]:
+    import great_expectations as gx
+    import pandas as pd
+
+    data = source.add_dataframe_asset(suite).add_batch_definition_whole_dataframe("all")
+    judged = context.suites.add(gx.ExpectationSuite(name=suite, expectations=[_expectation(t) for t in tallies]))
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=suite, data=data, suite=judged))
+    run_id = gx.RunIdentifier(run_name=title, run_time=datetime.now(UTC))
+    counts = pd.DataFrame({t.expect.name: pd.Series([t.observed], dtype=float) for t in tallies})
+    answers = definition.run(batch_parameters={"dataframe": counts}, result_format="SUMMARY", run_id=run_id).results
+    by_name = {a.expectation_config.meta["name"]: a for a in answers}
+    assert len(by_name) == len(tallies), f"{suite}: {len(tallies)} expectations, {len(by_name)} answers"
+    return [_verdict(t, by_name[t.expect.name]) for t in tallies]
+
+
+def _verdict(t: Tally, answer) -> dict:
+    """Great Expectations' answer, and passed only where the count itself says so too."""
+    e, observed = t.expect, answer.result.get("observed_value")
+    verdict = {"name": e.name, "says": e.says, "limit": e.limit}
+    if t.observed is None or observed is None:
+        return {**verdict, "observed": t.fault or _exception(answer) or "nothing to measure", "passed": False}
+    if e.row_wise:
+        examples = {"examples": t.examples} if t.examples else {}
+        return {**verdict, "observed": t.rows, "passed": answer.success is True and t.rows == 0, **examples}
+    observed = float(observed)
+    return {**verdict, "observed": observed, "passed": answer.success is True and math.isfinite(observed) and e.low <= observed <= e.high}
+
+
+def _exception(answer) -> str | None:
+    """The message of what was raised; Great Expectations nests it below the metric where it was a metric's."""
+    info = answer.exception_info or {}
+    found = [i for i in [info, *info.values()] if isinstance(i, dict) and i.get("raised_exception")]
+    return f"error: {str(found[0]['exception_message']).strip()}" if found else None
+
+
+def _write_docs(context, docs: Path) -> None:
+    """Static HTML, replaced as a whole."""
+    with new_folder(docs) as temporary:
+        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(temporary.absolute())}
+        index = {"class_name": "DefaultSiteIndexBuilder"}
+        site = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store, "show_how_to_buttons": False}
+        context.add_data_docs_site("docs", site)
+        context.build_data_docs(site_names=["docs"])
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _examples(examples: list[str] | None) -> str:
+    return f"; e.g. {', '.join(examples)}" if examples else ""

@@ -1,0 +1,88 @@
+"""What the columns of a table mean, by the names that are in use, in any case, or by those that the parameters declare."""
+
+import ast
+import json
+import re
+
+from blip_core.config.config import FieldsConfig
+
+IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+SEARCH = FieldsConfig(image=None, text=None, split=None)
+
+# in the order of looking: a table may hold several
+FILES = tuple("file_name filepath file_path filename image_path image_file image_name img_path path image img file name".split())
+TEXTS = tuple("caption captions text texts title raw sentence sentences description comment prompt txt alt_text".split())
+URLS = ("url", "image_url", "img_url", "urls", "image_urls", "image_link")
+SPLITS = ("split", "set", "subset")
+_NUMBERED = re.compile(rf"(?:{'|'.join(TEXTS)})[ _-]?\d+")  # caption_0 to caption_4, as Flickr8k is often passed on
+_MOST_LISTED = 1 << 17  # characters of a list in a cell
+_FLICKR_NUMBER = re.compile(r"(.+\.(?:jpe?g|png))#\w+", re.IGNORECASE)  # 1000268201_693b08cb0e.jpg#0
+
+
+def column(names: list[str] | tuple[str, ...], meaning: tuple[str, ...], declared: str | None = None) -> str | None:
+    """The column of this meaning, or the declared one, as the file writes it."""
+    found = {}
+    for name in names:
+        found.setdefault(_plain(name), name)
+    return next((found[m] for m in ((_plain(declared),) if declared else meaning) if m in found), None)
+
+
+def _plain(name: str) -> str:
+    """Image Path and image-path are image_path."""
+    return re.sub(r"[ -]+", "_", name.strip().lower())
+
+
+def text_columns(names: list[str] | tuple[str, ...], declared: str | None = None) -> tuple[str, ...]:
+    """The columns of texts: the declared ones (several by commas, all of which must be there), one by its name, or numbered ones."""
+    if declared:
+        found = [column(names, (), part) for part in declared.split(",")]
+        return tuple(f for f in found if f is not None) if None not in found else ()
+    one = column(names, TEXTS)
+    return (one,) if one else tuple(n for n in names if _NUMBERED.fullmatch(_plain(n)))
+
+
+def is_url(value: object) -> bool:
+    return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
+
+
+def is_image_name(value: object) -> bool:
+    return isinstance(value, str) and not is_url(value) and without_number(value).lower().endswith(IMAGE_ENDS)
+
+
+def without_number(name: str) -> str:
+    """An image's name; Flickr's lists count the captions of an image behind it."""
+    match = _FLICKR_NUMBER.fullmatch(name)
+    return match[1] if match else name
+
+
+def texts_of(value: object) -> tuple[str, ...] | None:
+    """The texts in a cell: a text, a list of texts, such a list as JSON or as Python writes it; none for null; None for a number and
+    the like."""
+    if value is None or isinstance(value, float) and value != value:
+        return ()
+    if isinstance(value, str):
+        return _listed(value) or (value,)
+    if isinstance(value, list):
+        found = [v.get("raw", v.get("caption", v.get("text"))) if isinstance(v, dict) else v for v in value]
+        if all(isinstance(v, str | None) for v in found):
+            return tuple(v for v in found if v is not None)
+    return None
+
+
+def texts_in(values: dict, columns: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The texts of a row; None when a cell holds something else."""
+    found = [texts_of(values.get(c)) for c in columns]
+    return tuple(text for texts in found for text in texts) if None not in found else None
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Flickr30k's table holds its five captions as JSON; pandas writes a list as Python does."""
+    if not text.startswith(('["', "['")) or not text.rstrip().endswith("]") or len(text) > _MOST_LISTED:
+        return ()
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return tuple(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else ()
+    return ()

@@ -1,0 +1,164 @@
+"""Images that lie as files beside a list of captions: what the formats of this kind share."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from blip_core.files.rejected import Rejected
+from blip_core.intake.formats import SPLITS, Record, RejectedRow
+from blip_core.intake.formats.columns import IMAGE_ENDS
+from blip_core.tables.shards import KEY
+
+MOST_IMAGE_BYTES = 64 << 20  # what is read at all; ingest's own limit is a parameter
+_UNIT_ENTRIES = 1000
+_HEAD = 1 << 20
+_MOST_NAME, _MOST_PATH = 255, 2000  # bytes; the system refuses more
+_MOST_FOLDERS = 8  # of another machine's path that are looked for
+_MOST_READABLE_KEY = 120
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the list. `paths`: where the image may lie, below the root, in the order of looking."""
+
+    key: str
+    paths: tuple[str, ...]
+    texts: tuple[str, ...]
+    image_id: str | None
+    split: str | None
+    where: str
+    fault: tuple[str, ...] = ()  # reason and detail of a row that can't be used
+
+
+@dataclass(frozen=True)
+class FileUnit:
+    name: str
+    root: Path
+    entries: tuple[Entry, ...]
+
+
+def slices(root: Path, name: str, entries: list[Entry]) -> list[FileUnit]:
+    """Units of a thousand entries of one split each: shards of val and test then are not cut into crumbs."""
+    units = []
+    for split in (*SPLITS, None):
+        own = [e for e in entries if e.split == split]
+        for start in range(0, len(own), _UNIT_ENTRIES):
+            part = own[start : start + _UNIT_ENTRIES]
+            units.append(FileUnit(f"{name} {split or 'any'} {start}", root, tuple(part)))
+    return units
+
+
+def read(unit: FileUnit) -> Iterator[Record | RejectedRow]:
+    for entry in unit.entries:
+        yield read_entry(unit.root, entry)
+
+
+def read_entry(root: Path, entry: Entry) -> Record | RejectedRow:
+    try:
+        if entry.fault:
+            raise Rejected(*entry.fault)
+        if not entry.texts:
+            raise Rejected("missing_text", "no caption in the list")
+        return Record(entry.key, _image(root, entry.paths), entry.texts, entry.image_id, entry.split, entry.where)
+    except Rejected as e:
+        return RejectedRow(entry.key, entry.where, e.reason, e.detail, entry.split)
+
+
+def places(name: str, *folders: str) -> tuple[str, ...]:
+    """Where an image of this name may lie below the root: in one of the folders, in their `images`, with an extension where it has none.
+
+    Lists often carry the paths of their author's machine. Of an absolute one its ends are tried, down to the last folder and name:
+    a bare name could be another picture's."""
+    name = name.replace("\\", "/") if "/" not in name else name
+    drive = re.match(r"[A-Za-z]:/", name)
+    parts = [p for p in name[2 * bool(drive) :].split("/") if p not in ("", ".")]
+    absolute = drive or name.startswith("/")
+    first = max(0, len(parts) - _MOST_FOLDERS)
+    ends = ["/".join(parts[i:]) for i in range(first, max(first + 1, len(parts) - 1))] if absolute else ["/".join(parts)]
+    dressed = [e + x for e in ends for x in (("",) if e.lower().endswith(IMAGE_ENDS) else ("", *IMAGE_ENDS[:4]))]
+    found = [f"{folder}/{middle}{e}".removeprefix("./") for e in dressed for folder in (*folders, ".") for middle in ("", "images/")]
+    return tuple(dict.fromkeys(found))
+
+
+def image_folder(root: Path) -> tuple[str, ...]:
+    """The one folder below, two deep at most, that holds images, whatever it is called: flickr30k-images, Flicker8k_Dataset. None when
+    there are several, as names may repeat in them."""
+    found = [f for f in _folders(root, 2) if any(e.name.lower().endswith(IMAGE_ENDS) for e in os.scandir(f))]
+    return (found[0].relative_to(root).as_posix(),) if len(found) == 1 else ()
+
+
+def _folders(root: Path, depth: int) -> Iterator[Path]:
+    for path in [Path(e.path) for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")] if depth else ():
+        yield path
+        yield from _folders(path, depth - 1)
+
+
+def key_of(name: str) -> str:
+    """A key from an image's path: readable where the path allows it, and another for every other path."""
+    stem = name.rpartition(".")[0] if name.lower().endswith(IMAGE_ENDS) else name
+    key = stem.strip("./").replace("/", "_")
+    if KEY.fullmatch(key) and len(key) <= _MOST_READABLE_KEY:
+        return key
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', key)[-60:]}-{digest}".lstrip("_-")
+
+
+def _image(root: Path, paths: tuple[str, ...]) -> bytes:
+    for path in map(PurePosixPath, paths):
+        lengths = [len(part.encode("utf-8", "replace")) for part in path.parts]
+        if path.is_absolute() or ".." in path.parts or max(lengths, default=0) > _MOST_NAME or sum(lengths) > _MOST_PATH:
+            raise Rejected("unsafe_key", f"the image's path {str(path)[:200]!r} leaves the folder or is too long")
+    found = next((root / p for p in (*paths, *map(_other_case, paths)) if (root / p).is_file()), None)
+    if found is None:
+        raise Rejected("missing_image", f"no file {' or '.join(paths)}")
+    size = found.stat().st_size
+    if size > MOST_IMAGE_BYTES:
+        raise Rejected("too_many_bytes", f"{size} bytes, at most {MOST_IMAGE_BYTES} are read")
+    return found.read_bytes()
+
+
+def _other_case(path: str) -> str:
+    """a.JPG for a.jpg, and back: a list that was made where file names have no case."""
+    stem, dot, end = path.rpartition(".")
+    return stem + dot + (end.upper() if end.islower() else end.lower())
+
+
+def json_files(path: Path, *, pattern: str = "*.json") -> list[Path]:
+    """`path` itself, or the JSON files in the folder, sorted."""
+    if path.is_file():
+        return [path] if path.suffix.lower() == ".json" else []
+    return sorted(p for p in path.glob(pattern) if p.is_file() and not p.name.startswith("."))
+
+
+def head_holds(path: Path, *words: str, opens: str = "{", value: bytes = b"") -> bool:
+    """Whether the file is a JSON object (`opens` "[": a list) that names one of these keys (regular expressions) in its first megabyte,
+    before a value that begins with `value` (likewise)."""
+    with path.open("rb") as f:
+        head = f.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return head.startswith(opens.encode()) and any(re.search(rb'"%s"\s*:\s*%s' % (w.encode(), value), head, re.IGNORECASE) for w in words)
+
+
+def load_json(path: Path, kind: type = dict) -> dict | list:
+    """A JSON object (or a list, by `kind`), whole. ValueError names the file and, for a syntax error, its line.
+
+    Bytes that are no UTF-8 become lone surrogates, which no text may hold: they cost their text, not the list."""
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        value = json.loads(data.decode("utf-8", "surrogateescape") if data[:1] in b"{[ \r\n\t" else data)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path}: not valid JSON: {e}") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}, got {type(value).__name__}")
+    return value
+
+
+def listed(path: Path, value: dict, field: str) -> list:
+    """A list that the object must hold."""
+    found = value.get(field)
+    if not isinstance(found, list):
+        raise ValueError(f"{path}: expected a list under {field!r}, got {type(found).__name__}; the object's keys are {sorted(value)[:10]}")
+    return found

@@ -1,0 +1,68 @@
+"""Karpathy's splits: dataset_coco.json, dataset_flickr30k.json, dataset_flickr8k.json, and RSICD in the same schema."""
+
+from pathlib import Path
+
+from blip_core.intake.formats import files, named_split
+from blip_core.intake.formats.files import Entry, FileUnit, read
+from blip_core.tables.shards import KEY
+
+__all__ = ["EXPECTS", "read", "recognises", "units"]
+
+EXPECTS = "dataset_*.json with {images: [{filename, sentences: [{raw}], split, imgid or cocoid, filepath?}]}, and the images beside it"
+
+
+def recognises(path: Path) -> bool:
+    return bool(_lists(path))
+
+
+def units(path: Path) -> list[FileUnit]:
+    lists = _lists(path)
+    root = path if path.is_dir() else path.parent
+    found, folder = [], files.image_folder(root)
+    for file in lists:
+        images = files.listed(file, files.load_json(file), "images")
+        prefix = f"{file.stem}-" if len(lists) > 1 else ""  # ids count from 0 in each list
+        entries = [_entry(image, f"{file.name}:images[{i}]", prefix, folder) for i, image in enumerate(images)]
+        found += files.slices(root, file.name, entries)
+    return found
+
+
+def _lists(path: Path) -> list[Path]:
+    return [p for p in files.json_files(path) if files.head_holds(p, "sentences")]
+
+
+def _entry(image: object, where: str, prefix: str, folders: tuple[str, ...]) -> Entry:
+    image = image if isinstance(image, dict) else {}
+    filename, sentences = image.get("filename"), image.get("sentences")
+    number = image.get("cocoid", image.get("imgid"))
+    split = named_split(str(image.get("split")))
+    fault = ()
+    if not isinstance(filename, str) or not isinstance(sentences, list) or number is None:
+        fault = ("bad_row", f"expected filename, sentences and imgid or cocoid, got the fields {sorted(map(str, image))}")
+    elif split is None:
+        fault = ("unknown_split", f"split {image.get('split')!r}, expected train, restval, val or test")
+    stem = str(filename).rpartition(".")[0]
+    return Entry(
+        key=stem if KEY.fullmatch(stem) else f"{prefix}{number}",
+        paths=_paths(image.get("filepath"), str(filename), folders),
+        texts=tuple(text for text in map(_text, sentences) if text) if not fault else (),
+        image_id=f"{prefix}{number}",
+        split=split,
+        where=where,
+        fault=fault,
+    )
+
+
+def _paths(folder: object, filename: str, folders: tuple[str, ...]) -> tuple[str, ...]:
+    places = [f"{folder}/{filename}", f"images/{folder}/{filename}"] * isinstance(folder, str) + [f"images/{filename}", filename]
+    return tuple(dict.fromkeys([*places, *(f"{other}/{filename}" for other in folders)]))
+
+
+def _text(sentence: object) -> str:
+    """As it was written; the words of it where only those are given."""
+    if not isinstance(sentence, dict):
+        return ""
+    if isinstance(sentence.get("raw"), str):
+        return sentence["raw"]
+    tokens = sentence.get("tokens")
+    return " ".join(map(str, tokens)) if isinstance(tokens, list) else ""

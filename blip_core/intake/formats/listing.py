@@ -1,0 +1,176 @@
+"""Images that lie as files beside a table (CSV, TSV, JSON lines, Parquet), one row or several for each: what formats of this kind share.
+
+Neither pass holds the table. The first notes for each row a hash of its image and where it stands, 33 bytes a row; so the rows of one
+image meet, wherever they stand, and the second pass reads the rows of its unit alone.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from blip_core.files.rejected import Rejected
+from blip_core.intake.formats import SPLITS, Record, RejectedRow, named_split, split_of_name
+from blip_core.intake.formats.columns import is_url, texts_in, without_number
+from blip_core.intake.formats.files import Entry, key_of, places, read_entry
+from blip_core.intake.formats.rows import Row, Table, fetch, scan
+
+_UNIT_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table whose columns are understood. `path_splits`: the folder in an image's name tells its split."""
+
+    root: Path
+    table: Table
+    image: str
+    texts: tuple[str, ...]
+    split: str | None
+    path_splits: bool = False
+    folders: tuple[str, ...] = ()  # where images may lie besides
+    lists: tuple[tuple[str, str], ...] = ()  # name of an image and its split, by the split lists that lie beside
+
+    @property
+    def columns(self) -> list[str]:
+        return [c for c in dict.fromkeys((self.image, *self.texts, self.split)) if c is not None]
+
+    @property
+    def name(self) -> str:
+        return self.table.path.relative_to(self.root).as_posix()
+
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        return dict(self.lists)
+
+    def split_of(self, values: dict) -> str | None:
+        """By the row, by a list of names, by the image's folder, by the table's name; Rejected for a word that is no split."""
+        if self.split is not None and values.get(self.split) not in (None, ""):
+            found = named_split(str(values[self.split]).strip())
+            if found is None:
+                raise Rejected("unknown_split", f"split {str(values[self.split])[:50]!r}, expected train, restval, val or test")
+            return found
+        if self.lists and (listed := self._by_name.get(without_number(str(values.get(self.image)).strip()))):
+            return listed
+        folder = str(values.get(self.image)).rpartition("/")[0] if self.path_splits else ""
+        return (split_of_name(folder) if folder else None) or split_of_name(self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class RowUnit:
+    name: str
+    listing: Listing
+    places: np.ndarray  # int64 [rows, 2]: at and line of each; those of one image stand together
+
+
+@dataclass(frozen=True)
+class BadTable:
+    """A table that can't be read at all: a unit of one rejected row."""
+
+    name: str
+    detail: str
+
+
+def units(listings: list[Listing], bad: list[BadTable]) -> list[RowUnit | BadTable]:
+    return [unit for listing in listings for unit in _slices(listing)] + bad
+
+
+def read(unit: RowUnit | BadTable) -> Iterator[Record | RejectedRow]:
+    if isinstance(unit, BadTable):
+        yield RejectedRow("", unit.name, "bad_table", unit.detail)
+        return
+    listing, name, group = unit.listing, None, []
+    for row in fetch(listing.table, unit.places.tolist(), listing.columns):
+        try:
+            image = _image(listing, row)
+            found = (image, listing.split_of(row.values), _texts(listing, row))
+        except Rejected as e:
+            yield RejectedRow("", _where(listing, row), e.reason, e.detail)
+            continue
+        if group and image != name:
+            yield _record(listing, group)
+            group = []
+        name = image
+        group.append((row, *found))
+    if group:
+        yield _record(listing, group)
+
+
+def _slices(listing: Listing) -> list[RowUnit]:
+    """Units of a thousand rows and more, so that an image's rows stay together; a split's rows in units of its own."""
+    at, line, image, split = array("q"), array("q"), array("Q"), array("b")
+    for row in scan(listing.table, listing.columns):
+        at.append(row.at)
+        line.append(row.line)
+        image.append(_identity(listing, row))
+        split.append(_rank(listing, row))
+    if not at:
+        return []
+    at, line, image, split = (np.frombuffer(a, a.typecode) for a in (at, line, image, split))
+    _, first, inverse = np.unique(image, return_index=True, return_inverse=True)
+    order = np.lexsort((at, first[inverse], split))
+    found, start = [], 0
+    image, split = image[order], split[order]
+    while start < len(order):
+        end = min(start + _UNIT_ROWS, len(order))
+        end = start + int(np.searchsorted(split[start:end], split[start], side="right"))
+        while end < len(order) and image[end] == image[end - 1] and split[end] == split[end - 1]:
+            end += 1
+        part = order[start:end]
+        word = (*SPLITS, "any")[split[start]]
+        found.append(RowUnit(f"{listing.name} {word} {start}", listing, np.stack([at[part], line[part]], axis=1)))
+        start = end
+    return found
+
+
+def _identity(listing: Listing, row: Row) -> int:
+    """Equal for the rows of one image; a bad row is alone."""
+    try:
+        name = _image(listing, row)
+    except Rejected:
+        name = f"\0{row.line}"
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+def _rank(listing: Listing, row: Row) -> int:
+    try:
+        split = listing.split_of(row.values) if isinstance(row.values, dict) else None
+    except Rejected:
+        split = None
+    return SPLITS.index(split) if split else len(SPLITS)
+
+
+def _image(listing: Listing, row: Row) -> str:
+    if isinstance(row.values, Rejected):
+        raise row.values
+    name = row.values.get(listing.image)
+    if is_url(name):
+        raise Rejected("missing_image", f"a URL, no file: {name[:100]!r}; img2dataset downloads images")
+    if not isinstance(name, str) or not name.strip():
+        raise Rejected("bad_row", f"expected the name of an image under {listing.image!r}, got {str(name)[:100]!r}")
+    return without_number(name.strip())
+
+
+def _texts(listing: Listing, row: Row) -> tuple[str, ...]:
+    texts = texts_in(row.values, listing.texts)
+    if texts is None:
+        got = str([row.values.get(c) for c in listing.texts])[:100]
+        raise Rejected("bad_row", f"expected a text or a list of texts under {', '.join(listing.texts)}, got {got}")
+    return texts
+
+
+def _record(listing: Listing, group: list[tuple[Row, str, str | None, tuple[str, ...]]]) -> Record | RejectedRow:
+    row, image, split, _ = group[0]
+    folder = listing.table.path.parent.relative_to(listing.root).as_posix()
+    name = image if folder == "." else f"{folder}/{image}"
+    texts = tuple(dict.fromkeys(text for *_, texts in group for text in texts))
+    entry = Entry(key_of(name), places(image, folder, ".", *listing.folders), texts, name, split, _where(listing, row))
+    return read_entry(listing.root, entry)
+
+
+def _where(listing: Listing, row: Row) -> str:
+    return f"{listing.name}:{'row' if listing.table.kind == 'parquet' else 'line'} {row.line}"

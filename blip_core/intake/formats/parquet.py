@@ -1,0 +1,135 @@
+"""Hugging Face's Parquet data sets: the images within, as `image: {bytes, path}` or plain bytes, and a column of texts."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blip_core.config.config import FieldsConfig
+from blip_core.files.rejected import Rejected
+from blip_core.intake.formats import Record, RejectedRow, failure, named_split, split_of_name
+from blip_core.intake.formats.columns import SEARCH, SPLITS, column, text_columns, texts_in
+from blip_core.intake.formats.files import MOST_IMAGE_BYTES, Entry, key_of, places, read_entry
+from blip_core.intake.formats.rows import PARQUET_FAULTS
+
+EXPECTS = "*.parquet with a column image: {bytes, path} or bytes and one of texts (text, caption, captions, ...)"
+
+_IMAGES = ("image", "jpg", "png", "img", "image_bytes", "bytes", "picture")
+_BATCH = 32  # rows in memory at a time
+
+
+@dataclass(frozen=True)
+class GroupUnit:
+    """One row group of a file. `image` and `text` are columns; `group` None: the file can't be read, for the reason `detail`."""
+
+    name: str
+    root: Path
+    file: Path
+    group: int | None
+    start: int  # number of its first row
+    image: str = ""
+    texts: tuple[str, ...] = ()
+    split: str | None = None
+    status: tuple[str, ...] = ()  # img2dataset's columns for what it could not get
+    detail: str = ""
+
+
+def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
+    return any(_columns(file, fields) for file in _files(path))
+
+
+def units(path: Path, fields: FieldsConfig = SEARCH) -> list[GroupUnit]:
+    root, found = path if path.is_dir() else path.parent, []
+    for file in _files(path):
+        name = file.relative_to(root).as_posix()
+        try:
+            metadata = pq.read_metadata(file)
+        except PARQUET_FAULTS as e:
+            found.append(GroupUnit(name, root, file, None, 0, detail=str(e)))
+            continue
+        columns, start = _columns(file, fields), 0
+        for group in range(metadata.num_row_groups if columns else 0):
+            found.append(GroupUnit(f"{name} {group}", root, file, group, start, *columns))
+            start += metadata.row_group(group).num_rows
+    return found
+
+
+def read(unit: GroupUnit) -> Iterator[Record | RejectedRow]:
+    name, at = unit.file.relative_to(unit.root).as_posix(), unit.start
+    if unit.group is None:
+        yield RejectedRow("", name, "bad_table", unit.detail)
+        return
+    columns = list(dict.fromkeys(c for c in (unit.image, *unit.texts, unit.split, *unit.status) if c))
+    try:
+        with pq.ParquetFile(unit.file, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=_BATCH, row_groups=[unit.group], columns=columns):
+                for values in batch.to_pylist():
+                    yield _item(unit, values, name, at)
+                    at += 1
+    except PARQUET_FAULTS as e:
+        yield RejectedRow("", f"{name}:row {at}", "bad_table", f"row group {unit.group} can't be read from here on: {e}")
+
+
+def _files(path: Path) -> list[Path]:
+    found = [path] if path.is_file() else path.rglob("*.parquet")
+    return sorted(p for p in found if p.suffix.lower() == ".parquet" and p.is_file() and not p.name.startswith((".", "_")))
+
+
+def _columns(file: Path, fields: FieldsConfig) -> tuple[str, tuple[str, ...], str | None, tuple[str, ...]] | None:
+    """The columns of image, texts and split, and those in which img2dataset tells of failures."""
+    try:
+        schema = pq.read_schema(file)
+    except PARQUET_FAULTS:
+        return None
+    images = [f.name for f in schema if _holds_image(f.type)]
+    image = column(images, _IMAGES, fields.image) or (images[0] if len(images) == 1 and not fields.image else None)
+    texts, split = text_columns(schema.names, fields.text), column(schema.names, SPLITS, fields.split)
+    status = tuple(c for c in ("status", "error_message") if c in schema.names) if {"key", "status"} <= set(schema.names) else ()
+    return (image, texts, split, status) if image and texts and not (fields.split and split is None) else None
+
+
+def _holds_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(f.name == "bytes" and _holds_image(f.type) for f in kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _item(unit: GroupUnit, values: dict, name: str, at: int) -> Record | RejectedRow:
+    """The key is the file's name and the row's number: names within are often null or all the same."""
+    key, where, split = f"{key_of(re.sub('[.]parquet$', '', name))}-{at}", f"{name}:row {at}", None
+    try:
+        split = _split(unit, values, name)
+        if unit.status and values["status"] != "success":
+            raise failure(values["status"], values.get("error_message"))
+        texts = texts_in(values, unit.texts)
+        if texts is None:
+            got = str([values[c] for c in unit.texts])[:100]
+            raise Rejected("bad_row", f"expected a text or a list of texts under {', '.join(unit.texts)}, got {got}")
+        if not texts:
+            raise Rejected("missing_text", f"nothing under {', '.join(unit.texts)}")
+        image = values[unit.image]
+        data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
+        if not data and isinstance(path, str) and path:
+            return read_entry(unit.root, Entry(key, places(path, Path(name).parent.as_posix()), texts, path, split, where))
+        if not data:
+            raise Rejected("missing_image", f"neither bytes nor a path under {unit.image!r}")
+        if len(data) > MOST_IMAGE_BYTES:
+            raise Rejected("too_many_bytes", f"{len(data)} bytes, at most {MOST_IMAGE_BYTES} are read")
+        # several rows may show one picture, a caption each
+        return Record(key, data, texts, hashlib.sha256(data).hexdigest()[:16], split, where)
+    except Rejected as e:
+        return RejectedRow(key, where, e.reason, e.detail, split)
+
+
+def _split(unit: GroupUnit, values: dict, name: str) -> str | None:
+    word = values.get(unit.split) if unit.split else None
+    if word in (None, ""):
+        return split_of_name(name)
+    split = named_split(str(word))
+    if split is None:
+        raise Rejected("unknown_split", f"split {str(word)[:50]!r}, expected train, restval, val or test")
+    return split

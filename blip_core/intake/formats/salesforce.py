@@ -1,0 +1,102 @@
+"""Lists as the public BLIP code reads them: [{image, caption}], with a caption in training lists and a list of captions in val and test;
+and other lists of objects that name an image file and a text ([{file_name, text}] and the like).
+
+The whole list is parsed in memory. A training list has an entry for each caption: those of one image are brought together here, or
+ITM would take a picture's own captions for its negatives.
+"""
+
+import re
+from pathlib import Path
+
+from blip_core.config.config import FieldsConfig
+from blip_core.files.rejected import Rejected
+from blip_core.intake.formats import files, named_split, split_of_name
+from blip_core.intake.formats.columns import FILES, SEARCH, TEXTS, column, is_url, text_columns, texts_in
+from blip_core.intake.formats.files import Entry, FileUnit, read
+
+__all__ = ["EXPECTS", "read", "recognises", "units"]
+
+EXPECTS = "*.json with [{image: path, caption: text or list of texts, image_id?}], here or in annotation(s)/, and the images"
+
+_IMAGE_FILE = rb'"[^"]{1,2000}\.(?:jpe?g|png|webp|gif)"'  # as a value
+_IMAGES, _CAPTIONS = ("image", *FILES), ("caption", *TEXTS)
+
+
+def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
+    return bool(_lists(path, fields))
+
+
+def units(path: Path, fields: FieldsConfig = SEARCH) -> list[FileUnit]:
+    root = path if path.is_dir() else path.parent
+    folders = files.image_folder(root)
+    return [unit for file in _lists(path, fields) for unit in files.slices(root, file.name, _entries(file, fields, folders))]
+
+
+def _lists(path: Path, fields: FieldsConfig) -> list[Path]:
+    places = [path, *(path / name for name in ("annotation", "annotations"))] if path.is_dir() else [path]
+    found = [p for place in places if place.exists() for p in files.json_files(place)]
+    texts = [re.escape(name.strip()) for name in fields.text.split(",")] if fields.text else [rf"{w}(?:[ _-]?\d+)?" for w in _CAPTIONS]
+    return [p for p in found if _names_images(p, fields) and files.head_holds(p, *texts, opens="[")]
+
+
+def _names_images(path: Path, fields: FieldsConfig) -> bool:
+    """A key `image` is the public code's; under any other, names of image files must stand: a shop's list has a `name` too."""
+    if fields.image:
+        return files.head_holds(path, re.escape(fields.image), opens="[")
+    return files.head_holds(path, "image", opens="[") or files.head_holds(path, *FILES, opens="[", value=_IMAGE_FILE)
+
+
+def _entries(file: Path, fields: FieldsConfig, folders: tuple[str, ...]) -> list[Entry]:
+    """An entry for each image, in order of appearance, and one for each row that can't be used."""
+    entries: list[Entry] = []
+    place: dict[tuple[str, str | None], int] = {}
+    for i, row in enumerate(files.load_json(file, list)):
+        entry = _entry(row, f"{file.name}:[{i}]", split_of_name(file.stem), fields, folders)
+        at = place.get((entry.image_id, entry.split)) if not entry.fault else None
+        if at is not None:
+            texts = tuple(dict.fromkeys(entries[at].texts + entry.texts))
+            entries[at] = Entry(**{**vars(entries[at]), "texts": texts})
+            continue
+        if not entry.fault:
+            place[entry.image_id, entry.split] = len(entries)
+        entries.append(entry)
+    return entries
+
+
+def _entry(row: object, where: str, split: str | None, fields: FieldsConfig, folders: tuple[str, ...]) -> Entry:
+    """The image's path is its identity: `image_id` is text here and a number there, and starts anew in each list."""
+    try:
+        name, texts, split = _fields(row, split, fields)
+    except Rejected as e:
+        return Entry("", (), (), None, split, where, (e.reason, e.detail))
+    return Entry(key_of_path(name), files.places(name, ".", *folders), texts, name, split, where)
+
+
+def key_of_path(name: str) -> str:
+    """COCO's names are known by themselves; others may be the same in two folders."""
+    stem = name.rpartition("/")[2].rpartition(".")[0]
+    return stem if stem.startswith("COCO_") and files.KEY.fullmatch(stem) else files.key_of(name)
+
+
+def _fields(row: object, split: str | None, fields: FieldsConfig) -> tuple[str, tuple[str, ...], str | None]:
+    if not isinstance(row, dict):
+        raise Rejected("bad_row", f"expected an object with image and caption, got {type(row).__name__}")
+    image, captions = column(list(row), _IMAGES, fields.image), _captions(row, fields)
+    name, texts = row.get(image), texts_in(row, captions)
+    if name is None and is_url(row.get("url")):
+        raise Rejected("missing_image", f"a URL and no image: {row['url'][:100]!r}; img2dataset downloads images")
+    if is_url(name):
+        raise Rejected("missing_image", f"a URL where a file is expected: {name[:100]!r}; img2dataset downloads images")
+    if not isinstance(name, str) or not name.strip():
+        raise Rejected("bad_row", f"expected image and caption, got the fields {sorted(map(str, row))[:10]}")
+    if texts is None or not captions:
+        raise Rejected("bad_row", f"expected a caption or a list of captions, got {str([row[c] for c in captions])[:100]}")
+    declared = column(list(row), ("split",), fields.split)
+    if declared and (split := named_split(str(row[declared]))) is None:
+        raise Rejected("unknown_split", f"split {str(row[declared])[:50]!r}, expected train, restval, val or test")
+    return name, texts, split
+
+
+def _captions(row: dict, fields: FieldsConfig) -> tuple[str, ...]:
+    one = None if fields.text else column(list(row), ("caption",))
+    return (one,) if one else text_columns(list(row), fields.text)

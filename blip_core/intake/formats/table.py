@@ -1,0 +1,99 @@
+"""A table with a column of image files and one of captions: open_clip's `filepath<TAB>title`, ROCO's `name, caption`, any of that kind.
+
+Columns are found by their names in any case; without names, by what the first row holds.
+"""
+
+from itertools import islice
+from pathlib import Path
+
+from blip_core.config.config import FieldsConfig
+from blip_core.files.rejected import Rejected
+from blip_core.intake.formats.columns import FILES, SEARCH, SPLITS, column, is_image_name, is_url, text_columns, texts_of
+from blip_core.intake.formats.files import image_folder, places
+from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read
+from blip_core.intake.formats.listing import units as list_units
+from blip_core.intake.formats.rows import Table, first_row, kind_of, open_table, scan, without_header
+from blip_core.intake.formats.splits import split_lists
+
+__all__ = ["EXPECTS", "read", "recognises", "units"]
+
+EXPECTS = (
+    "*.csv|tsv|jsonl|token|parquet or captions.txt with a column of image files (filepath, image, name, ...) and one of texts "
+    "(caption, title, text, ...)"
+)
+
+_FEW = 20
+_DESCRIBED = 5
+
+
+def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
+    return any(isinstance(found, Listing) for found in _listings(path, fields))
+
+
+def units(path: Path, fields: FieldsConfig = SEARCH) -> list[RowUnit | BadTable]:
+    found = _listings(path, fields)
+    return list_units([f for f in found if isinstance(f, Listing)], [f for f in found if isinstance(f, BadTable)])
+
+
+def described(path: Path) -> list[str]:
+    """For a message: the columns of the first tables, and why others can't be read."""
+    root, found = path if path.is_dir() else path.parent, []
+    for file in table_files(path)[:_DESCRIBED]:
+        try:
+            found.append(
+                f"{file.relative_to(root).as_posix()} has the columns {', '.join(map(repr, open_table(file).names[:12])) or 'none'}"
+            )
+        except Rejected as e:
+            found.append(f"{file.relative_to(root).as_posix()}: {e.detail}")
+    return found
+
+
+def table_files(path: Path) -> list[Path]:
+    """`path` itself, or the tables in it and up to two folders below, sorted."""
+    found = [path] if path.is_file() else [p for depth in ("*", "*/*", "*/*/*") for p in path.glob(depth)]
+    return sorted(p for p in found if kind_of(p) and p.is_file() and not p.name.startswith((".", "_")))
+
+
+def _listings(path: Path, fields: FieldsConfig) -> list[Listing | BadTable]:
+    """Tables that are understood and tables that can't be read; tables of other things are left out."""
+    root, found = path if path.is_dir() else path.parent, []
+    for file in table_files(path):
+        try:
+            found.append(_understood(root, open_table(file), fields))
+        except Rejected as e:
+            found.append(BadTable(file.relative_to(root).as_posix(), e.detail))
+    return [f for f in found if f is not None]
+
+
+def _understood(root: Path, table: Table, fields: FieldsConfig) -> Listing | None:
+    texts, split = text_columns(table.names, fields.text), column(table.names, SPLITS, fields.split)
+    meanings = [(meaning,) for meaning in FILES] if fields.image is None else [()]
+    candidates = [c for c in (column(table.names, meaning, fields.image) for meaning in meanings) if c is not None and c not in texts]
+    for image in candidates if texts and not (fields.split and split is None) else []:
+        listing = Listing(root, table, image, texts, split, folders=image_folder(root), lists=split_lists(table.path.parent))
+        if _names_images(listing):
+            return listing
+    return _by_first_row(root, table) if fields == SEARCH else None
+
+
+def _names_images(listing: Listing) -> bool:
+    """Whether the column holds names of images or, without an extension, of images that are there: many a table has a column `name`."""
+    folder = listing.table.path.parent.relative_to(listing.root).as_posix()
+    rows = islice(scan(listing.table, listing.columns), _FEW)
+    values = [row.values.get(listing.image) for row in rows if isinstance(row.values, dict)]
+    names = [v for v in values if isinstance(v, str) and v.strip() and not is_url(v)]
+    return any(
+        is_image_name(v.strip()) or any((listing.root / p).is_file() for p in places(v.strip(), folder, ".", *listing.folders))
+        for v in names
+    )
+
+
+def _by_first_row(root: Path, table: Table) -> Listing | None:
+    """A table without names of columns: one cell of its first row is an image, the longest other one a text."""
+    first = first_row(table)
+    images = [name for name, cell in first.items() if is_image_name(cell)]
+    others = {name: len(str(cell)) for name, cell in first.items() if name not in images and texts_of(cell) and not is_url(cell)}
+    if len(images) != 1 or not others:
+        return None
+    text = max(others, key=others.get)
+    return Listing(root, without_header(table), images[0], (text,), None, folders=image_folder(root), lists=split_lists(table.path.parent))

@@ -1,0 +1,249 @@
+"""WebDataset tars: those of img2dataset with their side files, and plain ones.
+
+img2dataset writes NNNNN.tar with the successes, NNNNN.parquet with all rows and NNNNN_stats.json with counts. The side files tell
+what the tar should hold, so a lost sample shows. The members of one sample stand together in a tar.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import pyarrow.parquet as pq
+
+from blip_core.config.config import FieldsConfig
+from blip_core.files.rejected import Rejected
+from blip_core.intake.formats import Record, RejectedRow, failure, split_of_name
+from blip_core.intake.formats.columns import SEARCH, column
+from blip_core.intake.formats.files import MOST_IMAGE_BYTES
+from blip_core.intake.formats.rows import PARQUET_FAULTS
+from blip_core.intake.formats.tar import Member, members
+from blip_core.texts.clean import decode_text
+
+EXPECTS = "NNNNN.tar with <key>.jpg|png|webp and <key>.txt or <key>.json, as img2dataset writes them (with NNNNN.parquet beside) or plain"
+
+_IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
+_WANTED = {**dict.fromkeys(_IMAGES, MOST_IMAGE_BYTES), "txt": 1 << 16, "json": 1 << 18}
+_TARS = (".tar", ".tar.gz", ".tgz")
+STATS = "_stats.json"
+_SIDE_COLUMNS = ("key", "status", "error_message")
+_CAPTIONS = ("caption", "captions", "text")  # in any case: LAION writes TEXT
+_LISTED = re.compile(rb'^\s*\[|"captions?"\s*:\s*\[', re.IGNORECASE)
+_PART = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class TarUnit:
+    """One shard of the input: its tar, its side table, or both. `name` is their path below the root, without an extension."""
+
+    name: str
+    root: Path
+    tar: Path | None
+    table: Path | None
+    prefix: str  # put before each key
+    caption: str | None = None  # the JSON's key of the caption where it is declared; the .txt then is no matter
+
+
+@dataclass
+class _Sample:
+    """The members of one key so far."""
+
+    key: str
+    where: str
+    images: list[bytes] = field(default_factory=list)
+    texts: dict[str, bytes] = field(default_factory=dict)  # txt and json
+    fault: Rejected | None = None
+
+
+def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
+    return bool(_tars(path)) and fields.image is None and fields.split is None
+
+
+def units(path: Path, fields: FieldsConfig = SEARCH) -> list[TarUnit]:
+    """A side table without its tar is a unit too: what it lists as downloaded has been lost."""
+    root = path if path.is_dir() else path.parent
+    tars = {stem_of(p.relative_to(root).as_posix()): p for p in _tars(path)}
+    tables = {stem_of(p.relative_to(root).as_posix()): p for p in path.rglob("*.parquet") if is_side_table(p)} if path.is_dir() else {}
+    return [
+        TarUnit(name, root, tars.get(name), tables.get(name), "" if tables else key_prefix(name), fields.text)
+        for name in sorted(tars.keys() | tables.keys())
+    ]
+
+
+def units_of(root: Path, tars: list[Path], fields: FieldsConfig = SEARCH) -> list[TarUnit]:
+    """Tars that were named one by one, without their side tables."""
+    stems = {stem_of(tar.relative_to(root).as_posix()): tar for tar in tars}
+    return [TarUnit(name, root, stems[name], None, key_prefix(name), fields.text) for name in sorted(stems)]
+
+
+def read(unit: TarUnit) -> Iterator[Record | RejectedRow]:
+    found: set[str] = set()  # last parts of the keys in the tar
+    if unit.tar:
+        yield from _read_tar(unit, found)
+    if unit.table:
+        where = f"the {len(found)} samples of {unit.tar.name}" if unit.tar else "any: there is no tar of this name"
+        yield from read_side_table(unit.root, unit.table, found, prefix=unit.prefix, where=where)
+    elif unit.tar:
+        yield from _read_stats(unit, found)
+
+
+def is_tar(name: str) -> bool:
+    """By the path's last part; hidden files are passed over."""
+    return name.lower().endswith(_TARS) and not name.rpartition("/")[2].startswith(".")
+
+
+def stem_of(name: str) -> str:
+    """What a tar and its side files have in common: their path below the root, without an extension."""
+    return next((name[: -len(e)] for e in (*_TARS, ".parquet", STATS) if name.lower().endswith(e)), name)
+
+
+def key_prefix(name: str) -> str:
+    """For the keys of a tar without side files: those of plain tars may count from 0 again, img2dataset's are unique."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name) + "-"
+
+
+def _tars(path: Path) -> list[Path]:
+    candidates = [path] if path.is_file() else sorted(path.rglob("*"))
+    return [p for p in candidates if is_tar(p.name) and p.is_file()]
+
+
+def is_side_table(path: Path) -> bool:
+    """Tables of other columns are not ours; one that can't be read may be."""
+    try:
+        return {"key", "status"} <= set(map(str.lower, pq.read_schema(path).names))
+    except PARQUET_FAULTS:
+        return True
+
+
+def _read_tar(unit: TarUnit, found: set[str]) -> Iterator[Record | RejectedRow]:
+    tar, sample, num_members = unit.tar.relative_to(unit.root).as_posix(), None, 0
+    split = split_of_name(unit.name)
+    try:
+        for member in members(unit.tar, _WANTED):
+            num_members += 1
+            where = f"{tar}:{member.name}"
+            try:
+                place = _place(member)
+            except Rejected as e:
+                yield RejectedRow("", where, e.reason, e.detail, split)
+                continue
+            if place is None:
+                continue
+            key, extension = place
+            if sample is None or sample.key != key:
+                yield from _finish(unit, sample, split, found)
+                sample = _Sample(key, where)
+            _add(sample, extension, member)
+        if not num_members:
+            raise Rejected("empty_tar", "an end-of-archive mark and nothing else")
+    except Rejected as e:
+        yield from _finish(unit, sample, split, found)
+        yield RejectedRow("", tar, e.reason, e.detail, split)
+    else:
+        yield from _finish(unit, sample, split, found)
+
+
+def _place(member: Member) -> tuple[str, str] | None:
+    """Key and lower-case extension; None for what is no part of a sample (folders, hidden files, other extensions)."""
+    path = PurePosixPath(member.name)
+    if member.kind == "folder" or path.name.startswith("."):
+        return None
+    stem, dot, extension = path.name.rpartition(".")
+    if not dot or extension.lower() not in _WANTED:
+        return None
+    if path.is_absolute() or ".." in path.parts:
+        raise Rejected("unsafe_key", f"{member.name!r} leaves the archive's folder")
+    if "." in stem:
+        raise Rejected("dotted_key", f"{stem!r}: rename it without the dot")
+    if member.kind != "file":
+        raise Rejected("not_regular", f"{member.name!r} is a link or a device")
+    parts = [p for p in path.parent.parts if p != "."] + [stem]
+    if not all(_PART.fullmatch(p) for p in parts):
+        raise Rejected("unsafe_key", f"{member.name!r}: a key may hold A-Z a-z 0-9 _ - only")
+    return "/".join(parts), extension.lower()
+
+
+def _add(sample: _Sample, extension: str, member: Member) -> None:
+    if member.data is None:
+        sample.fault = Rejected("too_many_bytes", f"{member.name!r} has {member.size} bytes, at most {_WANTED[extension]} are read")
+    elif extension in _IMAGES and sample.images or extension in sample.texts:
+        sample.fault = Rejected("duplicate_member", f"{member.name!r} comes after another of its kind")
+    elif extension in _IMAGES:
+        sample.images.append(member.data)
+    else:
+        sample.texts[extension] = member.data
+
+
+def _finish(unit: TarUnit, sample: _Sample | None, split: str | None, found: set[str]) -> Iterator[Record | RejectedRow]:
+    """The record of a sample that is complete, or why it makes none."""
+    if sample is None:
+        return
+    found.add(sample.key.rpartition("/")[2])
+    key = unit.prefix + sample.key.replace("/", "_")
+    try:
+        if sample.fault:
+            raise sample.fault
+        if not sample.images:
+            raise Rejected("missing_image", f"only {', '.join(sorted(sample.texts))}; the members of a sample must stand together")
+        yield Record(key, sample.images[0], _texts(sample.texts, unit.caption), None, split, sample.where)
+    except Rejected as e:
+        yield RejectedRow(key, sample.where, e.reason, e.detail, split)
+
+
+def _texts(found: dict[str, bytes], declared: str | None) -> tuple[str, ...]:
+    """The .txt; without one, the JSON's caption. Captions that the JSON lists (as LAVIS and `export` do) are taken in any case.
+    A `declared` key of the JSON goes before all."""
+    texts = [decode_text(found["txt"])] if "txt" in found and not declared else []
+    data = found.get("json", b"")
+    if data and (not texts or _LISTED.search(data)):
+        texts += _json_captions(data, declared)
+    if not texts:
+        raise Rejected("missing_text", "neither a .txt nor a caption in a .json; the members of a sample must stand together")
+    return tuple(dict.fromkeys(texts))
+
+
+def _json_captions(data: bytes, declared: str | None) -> list[str]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise Rejected("bad_json", str(e)) from None
+    caption = value.get(column(list(value), _CAPTIONS, declared)) if isinstance(value, dict) else value
+    captions = caption if isinstance(caption, list) else [] if caption is None else [caption]
+    if not all(isinstance(c, str) for c in captions):
+        raise Rejected("bad_json", f"expected a caption or a list of captions, got {str(value)[:100]}")
+    return captions
+
+
+def read_side_table(root: Path, path: Path, found: set[str], *, prefix: str, where: str) -> Iterator[RejectedRow]:
+    """Failed rows of img2dataset's table, and rows whose key is not `found` among what `where` names, as it should be."""
+    name = path.relative_to(root).as_posix()
+    split = split_of_name(stem_of(name))
+    try:
+        columns = [c for c in pq.read_schema(path).names if c.lower() in _SIDE_COLUMNS]
+        table = pq.read_table(path, columns=columns)
+        rows = table.rename_columns([c.lower() for c in columns]).to_pylist()
+    except PARQUET_FAULTS as e:
+        yield RejectedRow("", name, "bad_side_table", str(e), split)
+        return
+    for number, row in enumerate(rows):
+        key, status = str(row["key"]), str(row["status"])
+        if status != "success":
+            why = failure(status, row.get("error_message"))
+            yield RejectedRow(prefix + key, f"{name}:row {number}", why.reason, why.detail, split)
+        elif key not in found:
+            yield RejectedRow(prefix + key, f"{name}:row {number}", "missing_in_tar", f"not among {where}", split)
+
+
+def _read_stats(unit: TarUnit, found: set[str]) -> Iterator[RejectedRow]:
+    """Without a side table the statistics still tell how many samples there should be; one row for each that is lost."""
+    stats = unit.root / f"{unit.name}{STATS}"
+    if not stats.is_file():
+        return
+    where, split = stats.relative_to(unit.root).as_posix(), split_of_name(unit.name)
+    try:
+        successes = json.loads(stats.read_bytes())["successes"]
+        for _ in range(successes - len(found)):
+            yield RejectedRow("", where, "missing_in_tar", f"{successes} successes, but {len(found)} samples in {unit.tar.name}", split)
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        yield RejectedRow("", where, "bad_side_table", f"no count of successes: {type(e).__name__} {e}", split)

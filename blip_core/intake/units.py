@@ -1,0 +1,192 @@
+"""The first half of ingest: one unit of the input becomes a folder of shards, caption tables and a quarantine table.
+
+A unit's result depends on the unit and the parameters alone. It appears by rename, so units may run anywhere, in any order, and a
+killed run goes on with the units that are missing.
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from blip_core.config.config import IngestConfig
+from blip_core.files.rejected import Rejected
+from blip_core.intake.bounds import bounded, survive
+from blip_core.intake.duplicates import fingerprint
+from blip_core.intake.formats import Record, RejectedRow, deal_split, format_module
+from blip_core.pictures.images import Admitted, admit
+from blip_core.tables.captions import KEPT, caption_table, write_json, write_table
+from blip_core.tables.shards import KEY, ShardWriter
+from blip_core.texts.clean import by_rule, tidy
+from blip_core.texts.screens import fill
+
+QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "where", "reason", "detail", "part")])
+
+_MOST_DETAIL = 300
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of one part (web or clean) and the folder that it becomes."""
+
+    part: str
+    place: str  # of the part below the data folder: what `where` begins with
+    format: str
+    unit: object
+    folder: Path
+    cfg: IngestConfig
+
+    @property
+    def unit_name(self) -> str:
+        return getattr(self.unit, "name", str(self.unit))
+
+
+def take_in(task: Task, *, careful: bool = False) -> None:
+    """Read the unit and write its folder; nothing to do where it is there. `careful`: an image that would end this process is noticed."""
+    if task.folder.exists():
+        return
+    temporary = task.folder.parent / f"_tmp.{task.folder.name}.{uuid.uuid4().hex}"
+    try:
+        with ExitStack() as stack:
+            intake = _Intake(task, temporary, stack, careful=careful)
+            for item in format_module(task.format).read(task.unit):
+                intake.take(item)
+        intake.write_tables()
+        _rename(temporary, task.folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_folders(tasks: list[Task]) -> list[Path]:
+    """What was begun of these and neither finished nor cleared away, since its process died."""
+    names = {task.folder.name for task in tasks}
+    begun = (folder for parent in {task.folder.parent for task in tasks} for folder in parent.glob("_tmp.*"))
+    return [folder for folder in begun if folder.name.split(".")[1] in names]
+
+
+def quarantine_row(part: str, key: str, where: str, reason: str, detail: str) -> dict[str, str]:
+    """A row whose texts, which may come from a hostile file, fit into a table and on a screen."""
+    row = {"key": key, "where": where, "reason": reason, "detail": detail, "part": part}
+    return {name: text.encode("utf-8", "backslashreplace").decode()[:_MOST_DETAIL] for name, text in row.items()}
+
+
+def _rename(temporary: Path, folder: Path) -> None:
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if not folder.exists():  # another process was faster, with the same bytes
+            raise
+
+
+class _Intake:
+    """What was taken from one unit so far. `lost` counts the texts that were set aside, one for what has no known number."""
+
+    def __init__(self, task: Task, folder: Path, stack: ExitStack, *, careful: bool):
+        self.task, self.folder, self.stack, self.careful = task, folder, stack, careful
+        self.lost = 0
+        self._keys: set[str] = set()
+        self._writers: dict[str, ShardWriter] = {}
+        self._captions: dict[str, list[dict]] = defaultdict(list)  # by the stem of the shard
+        self._quarantine: list[dict] = []
+        folder.mkdir(parents=True)
+
+    def take(self, item: Record | RejectedRow) -> None:
+        if isinstance(item, RejectedRow):
+            split = item.split if self.task.cfg.split.by == "declared" else None
+            self._set_aside(self._key(item.key, split), item.where, Rejected(item.reason, item.detail), texts=1)
+        else:
+            self._take_record(item)
+
+    def write_tables(self) -> None:
+        for stem, rows in self._captions.items():
+            table, screens = caption_table(rows), self.task.cfg.screens
+            if self.task.part == "web":
+                table = fill(table, screens, max_repeat=screens.max_repeat, raw=[r["raw"] for r in rows])
+            write_table(table, self.folder / f"{stem}.parquet")
+        write_table(pa.Table.from_pylist(self._quarantine, QUARANTINE_SCHEMA), self.folder / "quarantine.parquet")
+        write_json({"lost": self.lost}, self.folder / "counts.json")
+
+    def _take_record(self, record: Record) -> None:
+        split = self._split(record)
+        key = self._key(record.key, split)
+        texts = self._texts(record, key)
+        if not texts:
+            return
+        try:
+            self._check_key(key)
+            image = self._admit(record.image)
+        except Rejected as e:
+            self._set_aside(key, record.where, e, texts=len(texts))
+            return
+        self._keys.add(key)
+        self._store(split, key, record, image, texts)
+
+    def _admit(self, data: bytes) -> Admitted:
+        cfg = self.task.cfg
+
+        def act() -> Admitted:
+            with bounded(cfg.images):
+                return admit(data, cfg.images, short_side=cfg.short_side, quality=cfg.quality, format=cfg.format)
+
+        if self.careful:
+            survive(act)
+        return act()
+
+    def _store(self, split: str, key: str, record: Record, image: Admitted, texts: list[tuple[str, str]]) -> None:
+        if split == "web":
+            source, image_id = "web", hashlib.sha256(image.data).hexdigest()[:16]
+        else:
+            source, image_id = "human", f"clean-{record.image_id or record.key}"
+        prints = fingerprint(image.pixels) if self.task.cfg.near_copies.look else None
+        stem = self._writer(split).add(key, image.data, image_id=image_id, width=image.width, height=image.height, fingerprint=prints)
+        self._captions[stem] += [
+            {"key": key, "image_id": image_id, "text": text, "raw": raw, "source": source, "candidate": i, "reason": KEPT}
+            for i, (raw, text) in enumerate(texts)
+        ]
+
+    def _split(self, record: Record) -> str:
+        if self.task.part == "web":
+            return "web"
+        split = self.task.cfg.split
+        if split.by == "declared" and record.split:
+            return record.split
+        shares = {"train": split.train, "val": split.val, "test": split.test}
+        return deal_split(record.image_id or record.key, shares, seed=split.seed)
+
+    def _key(self, key: str, split: str | None) -> str:
+        """The key by which the image is known from here on; a row without one has none."""
+        prefix = "web" if self.task.part == "web" else split
+        return f"{prefix}-{key}" if key and prefix else key
+
+    def _texts(self, record: Record, key: str) -> list[tuple[str, str]]:
+        """The texts that can be used, as found and as stored; the others are set aside one by one."""
+        texts, limits = [], self.task.cfg.texts
+        for text in record.texts:
+            try:
+                raw = tidy(text, limits)
+                texts.append((raw, by_rule(raw, limits)))
+            except Rejected as e:
+                self._set_aside(key, record.where, e, texts=1)
+        return texts
+
+    def _check_key(self, key: str) -> None:
+        if not KEY.fullmatch(key):
+            raise Rejected("unsafe_key", f"{key[:100]!r}: a key may hold up to 200 of A-Z a-z 0-9 _ -")
+        if key in self._keys:
+            raise Rejected("duplicate_key", "an earlier sample has it; the members of a sample must stand together, and keys be unique")
+
+    def _writer(self, split: str) -> ShardWriter:
+        if split not in self._writers:
+            self._writers[split] = self.stack.enter_context(ShardWriter(self.folder, split, num_images=self.task.cfg.shard_images))
+        return self._writers[split]
+
+    def _set_aside(self, key: str, where: str, rejected: Rejected, *, texts: int) -> None:
+        self.lost += texts
+        place = f"{self.task.place}/{where}"
+        self._quarantine.append(quarantine_row(self.task.part, key, place, rejected.reason, rejected.detail))

@@ -1,0 +1,282 @@
+"""A look at a data set before it is ingested: what it is taken for, what it holds, what ingest would set aside and why, what the screens
+would hit."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+import pyarrow as pa
+
+from blip_core.config.config import FieldsConfig, IngestConfig, ScreensConfig
+from blip_core.files.rejected import REASONS, Rejected
+from blip_core.intake.formats import FORMATS, SPLITS, Record, RejectedRow, format_module
+from blip_core.intake.formats.columns import SEARCH
+from blip_core.intake.sources import Source, look
+from blip_core.pictures.images import admit
+from blip_core.tables.shards import KEY
+from blip_core.texts.clean import by_rule, tidy
+from blip_core.texts.screens import UNKNOWN, has_markup, is_file_name, language, loops, normalised
+
+_MOST_UNITS = 50  # that a limited look opens
+_MOST_FETCHED = 3  # of tars that must be fetched
+_ROWS = 5
+_WIDE = 72
+_SHOWN = 4  # texts as examples of what a screen hits
+_LANGUAGES = 8
+_BATCH = 1000
+
+
+@dataclass
+class TextFindings:
+    """What the screens say of the texts, all of them on. Repeated texts are counted by hash; `shown` has those that came twice."""
+
+    cfg: ScreensConfig
+    max_repeat: int
+    total: int = 0
+    words: Counter[int] = field(default_factory=Counter)  # how many texts have so many words
+    languages: Counter[str] = field(default_factory=Counter)
+    hits: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, dict[str, None]] = field(default_factory=dict)
+    images: Counter[int] = field(default_factory=Counter)  # hash of a normalised text -> at how many images it stands
+    shown: dict[int, str] = field(default_factory=dict)
+    batch: list[list[str]] = field(default_factory=list)
+
+    def add(self, texts: list[str]) -> None:
+        """The texts of one image, as they were found."""
+        self.total += len(texts)
+        self.batch.append(texts)
+        for text in texts:
+            self.words[len(text.split())] += 1
+            self.languages[language(text, self.cfg.min_confidence)] += 1
+            for name, hit in (("file_name", is_file_name), ("markup", has_markup)):
+                if hit(text):
+                    self._hit(name, text)
+        if len(self.batch) == _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """What is quicker for many texts at once."""
+        words = normalised(pa.chunked_array([pa.array([t for texts in self.batch for t in texts], pa.string())]))
+        looping, own = set(loops(words, self.max_repeat).to_pylist()), iter(words.to_pylist())
+        for texts in self.batch:
+            said = [(next(own), text) for text in texts]
+            for word, text in said:
+                if word in looping:
+                    self._hit("repeats", text)
+            for word, text in dict(said).items():
+                digest = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
+                self.images[digest] += 1
+                if self.images[digest] == 2:
+                    self.shown[digest] = text
+        self.batch = []
+
+    def boilerplate(self, limit: float) -> tuple[int, list[tuple[str, int]]]:
+        """How many images have a text that stands at more than `limit` of them, and the most frequent texts."""
+        repeated = sorted(((self.images[d], text) for d, text in self.shown.items()), key=lambda r: (-r[0], r[1]))
+        return sum(n for n, _ in repeated if n > limit), [(text, n) for n, text in repeated[:_SHOWN]]
+
+    def _hit(self, name: str, text: str) -> None:
+        self.hits[name] += 1
+        if len(own := self.examples.setdefault(name, {})) < _SHOWN:
+            own[text] = None
+
+
+@dataclass
+class Findings:
+    """Counts over what was looked at. `rejected`: reason -> how often, with the first row in `examples`."""
+
+    told: TextFindings
+    records: int = 0
+    texts: Counter[int] = field(default_factory=Counter)  # usable images by the number of their usable texts
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    splits: Counter[str | None] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    rows: list[str] = field(default_factory=list)
+    keys: set[tuple[str | None, str]] = field(default_factory=set)
+
+    @property
+    def images(self) -> int:
+        """Usable, with a usable text."""
+        return self.texts.total()
+
+
+def inspect(path: str | Path, *, cfg: IngestConfig, limit: int = 1000, fields: FieldsConfig = SEARCH) -> str:
+    """Lines for a person. Looks at `limit` samples, from units spread over the whole; 0 looks at all. `path` may be in S3 (sources.py).
+
+    ValueError when no format is recognised (it lists those that were looked for) or nothing of what was looked at is usable."""
+    if limit < 0:
+        raise ValueError(f"--limit {limit}: expected a number of samples, or 0 for all")
+    with TemporaryDirectory() as scratch:
+        return _inspect(str(path), look(str(path), cfg.remote, scratch=Path(scratch), fields=fields), cfg, limit)
+
+
+def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int) -> str:
+    module, units = format_module(source.format), source.units
+    found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat)), True
+    chosen, each = _spread(units, limit, most=_MOST_FETCHED if source.format.startswith("remote") else _MOST_UNITS)
+    for unit in chosen:
+        items = module.read(unit)
+        for item in islice(items, each):
+            _look(item, found, cfg)
+        whole &= next(items, None) is None
+    whole &= len(chosen) == len(units)
+    found.told.flush()
+    report = "\n".join(_report(path, module, len(units), len(chosen), each, whole, found, cfg))
+    if not found.images:
+        raise ValueError(f"no usable image with a text\n{report}")
+    return report
+
+
+def _spread(units: list, limit: int, *, most: int) -> tuple[list, int | None]:
+    """Units from all over the data set, and how many samples of each to look at."""
+    if not limit or not units:
+        return units, None
+    count = min(len(units), most, limit)
+    chosen = [units[i * len(units) // count] for i in range(count)]
+    return chosen, -(-limit // count)
+
+
+def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> None:
+    found.records += 1
+    if isinstance(item, RejectedRow):
+        _set_aside(found, item.key, item.where, Rejected(item.reason, item.detail))
+        return
+    texts = list(_usable_texts(item, found, cfg))
+    try:
+        if texts:
+            if not KEY.fullmatch(item.key):
+                raise Rejected("unsafe_key", f"{item.key[:100]!r}")
+            if (item.split, item.key) in found.keys:
+                raise Rejected("duplicate_key", "an earlier sample has it")
+            image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality, format=cfg.format)
+            _count(item, texts, (image.width, image.height), found)
+    except Rejected as e:
+        _set_aside(found, item.key, item.where, e)
+
+
+def _usable_texts(record: Record, found: Findings, cfg: IngestConfig) -> Iterator[str]:
+    """As they were found, which is what the screens judge."""
+    for text in record.texts:
+        try:
+            raw = tidy(text, cfg.texts)
+            by_rule(raw, cfg.texts)
+            yield raw
+        except Rejected as e:
+            _set_aside(found, record.key, record.where, e)
+
+
+def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findings) -> None:
+    found.keys.add((record.split, record.key))
+    found.texts[len(texts)] += 1
+    found.sizes[size] += 1
+    found.splits[record.split] += 1
+    found.told.add(texts)
+    if len(found.rows) < _ROWS:
+        more = f"  (+{len(texts) - 1})" if len(texts) > 1 else ""
+        found.rows.append(f"{record.key}  {size[0]}x{size[1]}  {_short(texts[0])}{more}")
+
+
+def _set_aside(found: Findings, key: str, where: str, rejected: Rejected) -> None:
+    found.rejected[rejected.reason] += 1
+    told = f"{f'{key} ' if key else ''}at {where}: {rejected.detail or 'no detail'}"
+    found.examples.setdefault(rejected.reason, _short(told, 2 * _WIDE))
+
+
+def _short(text: str, most: int = _WIDE) -> str:
+    """On one line, and printable: names and texts come from an unknown hand."""
+    text = "".join(c if c.isprintable() else " " for c in text[: 4 * most].encode("utf-8", "backslashreplace").decode())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+# lines
+
+
+def _report(
+    path: str, module: ModuleType, num_units: int, num_chosen: int, each: int | None, whole: bool, found: Findings, cfg: IngestConfig
+) -> list[str]:
+    name = module.__name__.rpartition(".")[2]
+    lines = [f"{path}: {name}, {num_units} units ({module.EXPECTS})"]
+    if others := _others(path, name):
+        lines.append(f"there too    {', '.join(others)}: not read unless ingest.web_format or clean_format names it")
+    if whole:
+        lines.append(f"looked at    all {found.records} samples")
+    else:
+        lines.append(f"looked at    {found.records} samples, up to {each} of each of {num_chosen} units; --limit 0 looks at all")
+    lines.append(f"usable       {found.images} images with {found.told.total} texts")
+    if found.images:
+        lines += [*_describe(found, cfg), *_screens(found, cfg)]
+    total = found.rejected.total()
+    lines.append(f"set aside    {total} ({total / (total + found.told.total):.1%} of the texts)" if total else "set aside    nothing")
+    for reason, count in sorted(found.rejected.items(), key=lambda r: (-r[1], r[0])):
+        lines += [f"  {count:6d}  {reason}: {REASONS[reason]}", f"          first: {found.examples[reason]}"]
+    if not whole and name.endswith("webdataset"):
+        lines.append("Failures that img2dataset's side tables list come after a tar's last image: some may lie beyond the limit.")
+    return lines
+
+
+def _others(path: str, name: str) -> list[str]:
+    """Other formats that recognise files there. A table reads an imagefolder's metadata too, and nothing else."""
+    names = [n for n in FORMATS if n != name and (n, name) != ("table", "imagefolder")] if Path(path).is_dir() else []
+    return [n for n in names if format_module(n).recognises(Path(path))]
+
+
+def _describe(found: Findings, cfg: IngestConfig) -> list[str]:
+    parts = [cfg.split.train, cfg.split.val, cfg.split.test]
+    shares = "/".join(f"{100 * share / sum(parts):g}" for share in parts)
+    splits = ", ".join(f"{split} {n}" for split, n in sorted((s, n) for s, n in found.splits.items() if s))
+    if cfg.split.by == "dealt":
+        splits = f"{splits or 'none named'}; by ingest.split a clean set is dealt {shares} by image"
+    elif found.splits[None]:
+        dealt = f"a clean set is dealt {shares} by image"
+        splits = f"{splits}, {found.splits[None]} without: {dealt}" if splits else f"none named; {dealt}"
+    elif lacking := [split for split in SPLITS if split not in found.splits]:
+        splits += f"; a clean set needs {' and '.join(lacking)} too: ingest.split.by: dealt deals all of it {shares} by image"
+    short, long = ([f(s) for s in found.sizes] for f in (min, max))
+    common = max(found.sizes, key=lambda s: (found.sizes[s], s))
+    words = found.told.words
+    return [
+        f"splits       {splits}",
+        f"per image    {min(found.texts)} to {max(found.texts)} texts, {found.told.total / found.images:.2f} on average; "
+        f"words in a text {min(words)} to {max(words)}, half have {_median(words)} or more",
+        f"sizes        short side {min(short)} to {max(short)}, long side {min(long)} to {max(long)}; "
+        f"most often {common[0]}x{common[1]} ({found.sizes[common]} of {found.images})",
+        "first rows",
+        *(f"  {row}" for row in found.rows),
+    ]
+
+
+def _median(counts: Counter[int]) -> int:
+    seen = 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen > counts.total() // 2:
+            return value
+    raise AssertionError("nothing was counted")
+
+
+def _screens(found: Findings, cfg: IngestConfig) -> list[str]:
+    """What the screens would hit, whether they are on or not."""
+    told, screens = found.told, cfg.screens
+    languages = [f"{code} {n}" for code, n in told.languages.most_common(_LANGUAGES)]
+    languages += [f"{len(told.languages) - _LANGUAGES} more"] * (len(told.languages) > _LANGUAGES)
+    limit = max(1, min(screens.max_share * found.images, screens.max_images or found.images))
+    count, frequent = told.boilerplate(limit)
+    often = f"; most often {', '.join(f'{_short(text, 40)!r} {n}' for text, n in frequent)}" if frequent else ""
+    lines = [
+        f"languages    {', '.join(languages)} ({UNKNOWN}: too short to tell)",
+        "screens      would hit of a crawl's texts, where ingest.screens turns them on:",
+        f"  {count:6d}  boilerplate: at more than {limit:g} of the {found.images} images{often}",
+    ]
+    for name in ("file_name", "markup", "repeats"):
+        examples = f": {', '.join(repr(_short(text, 40)) for text in told.examples.get(name, ()))}" if told.hits[name] else ""
+        lines.append(f"  {told.hits[name]:6d}  {name}{examples}")
+    if screens.languages:
+        away = sum(n for code, n in told.languages.items() if code not in (*screens.languages, UNKNOWN))
+        lines.append(f"  {away:6d}  language: in another than {', '.join(screens.languages)}")
+    return lines

@@ -1,0 +1,5 @@
+"""Objects that lie elsewhere: S3 by boto3, its only home; other URLs by fsspec.
+
+In: a URL. Out: files, whole and checked, or a clear error.
+Open first: storage.py.
+"""

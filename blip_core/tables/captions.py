@@ -1,0 +1,169 @@
+"""Caption tables: Parquet, one file per shard with the shard's stem, joined to its images by `key`.
+
+A folder of tables is whole when its manifest.json, written last, names every file with its rows and sha256. The same schema
+serves a generation (candidates with their decision), candidates fresh from the captioner, scores and held-out clean texts.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from blip_core.files.atomic import new_file
+from blip_core.tables.stopped import require_made
+
+KEPT = "kept"
+CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
+VAL = "val"  # the held-out split that choices within the chain may look at; in an evaluation the folder of what was found on it
+SCREENS = ("boilerplate", "file_name", "markup", "repeats", "language")  # told by the text alone, see screens.py
+DEGENERATE = ("empty", "loop", "truncated", "overused")  # synthetic texts that are no captions, see choice.py
+REASONS = (KEPT, "below_threshold", *DEGENERATE, "duplicate", "outranked", "source_off", *SCREENS)
+
+# what a further filter of an ensemble says of a text
+OPINION = (
+    pa.field("filter", pa.string()),
+    pa.field("itm", pa.float64()),
+    pa.field("itc", pa.float64()),
+    pa.field("match", pa.float64()),
+)
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # of the image in its shard
+        ("image_id", pa.string()),  # identity of the picture: its captions are never each other's negatives
+        ("text", pa.string()),
+        ("source", pa.string()),  # web | human | synthetic
+        ("round", pa.string()),  # in which the text appeared; "" at ingest
+        ("candidate", pa.int32()),  # 0..N-1 within (key, source)
+        ("model", pa.string()),  # content hash of the captioner that wrote it; "" for web and human
+        ("sampler", pa.string()),
+        ("seed", pa.int64()),
+        ("truncated", pa.bool_()),  # the captioner was cut off by its limit of tokens; null: nobody knows, or no captioner wrote it
+        ("itm", pa.float64()),  # P(match) by the filter's ITM head, raw; null: not scored, or by a filter without such a head
+        ("itc", pa.float64()),  # cosine of the filter's ITC features
+        ("match", pa.float64()),  # calibrated P(match); null before assemble
+        ("filter", pa.string()),  # content hash of the filter that scored it
+        ("opinions", pa.list_(pa.struct(OPINION))),  # of further filters; null: there are none
+        ("reason", pa.string()),  # decision, one of REASONS; "" before one was made
+        # what the screens say; null: nobody looked
+        ("boilerplate", pa.bool_()),  # the same text stands at many images
+        ("file_name", pa.bool_()),
+        ("markup", pa.bool_()),
+        ("repeats", pa.bool_()),
+        ("language", pa.string()),  # ISO 639-1 code, "und" where it can't be told; "": nobody looked
+    ]
+)
+
+
+def caption_table(rows: list[dict]) -> pa.Table:
+    """Rows to a table of SCHEMA; keys that a row lacks are null ("" for text columns)."""
+    columns = {f.name: [r.get(f.name, "" if pa.types.is_string(f.type) else None) for r in rows] for f in SCHEMA}
+    return pa.table(columns, schema=SCHEMA)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write by rename, with page checksums, so that a reader sees the whole file or none and a flipped bit is an error."""
+    with new_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file, checksums verified. ValueError names a file that is missing or broken, or lacks one of the columns."""
+    try:
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such table") from None
+    except (pa.ArrowException, OSError) as e:
+        raise ValueError(f"{path}: not a readable Parquet file ({e}); make it again") from None
+    if lacking := [name for name in columns or () if name not in table.column_names]:
+        raise ValueError(f"{path}: no column {', '.join(lacking)}; its columns are {table.column_names}; make it again")
+    return table
+
+
+def write_manifest(folder: Path, **facts) -> dict:
+    """Seal a folder: list its Parquet and tar files with size and sha256. `facts` are kept beside (counts, parents)."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".parquet", ".tar") and not p.name.startswith("_tmp."))
+    listed = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
+    manifest = {**facts, "files": listed}
+    write_json(manifest, folder / "manifest.json")
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a sealed folder. ValueError when it is missing or a listed file is missing or has another size."""
+    path = folder / "manifest.json"
+    require_made(folder)
+    if not path.exists():
+        raise ValueError(f"{path}: no manifest, so {folder} is unfinished; run the stage that makes it")
+    manifest = json.loads(path.read_text())
+    for name, listed in manifest["files"].items():
+        file = folder / name
+        size = file.stat().st_size if file.exists() else None
+        if size != listed["bytes"]:
+            raise ValueError(f"{file}: expected {listed['bytes']} bytes by the manifest, got {size}; run the stage that makes it again")
+    return manifest
+
+
+def table_paths(folder: Path) -> list[Path]:
+    """The tables of a sealed folder, sorted."""
+    return [folder / name for name in sorted(read_manifest(folder)["files"]) if name.endswith(".parquet")]
+
+
+def each_table(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The tables of a sealed folder one after the other, with the column `shard` (the file's stem) added."""
+    paths = table_paths(folder)
+    if not paths:
+        raise ValueError(f"{folder}: holds no table")
+    for path in paths:
+        table = read_table(path, columns)
+        yield table.append_column("shard", pa.array([path.stem] * table.num_rows, pa.string()))
+
+
+def read_tables(folder: Path, columns: list[str] | None = None) -> pa.Table:
+    """All of them as one."""
+    return pa.concat_tables(each_table(folder, columns))
+
+
+def kept(table: pa.Table) -> pa.Table:
+    """The rows that a model may train on."""
+    return table.filter(pc.equal(table["reason"], KEPT))
+
+
+def content_hash(folder: Path) -> str:
+    """Identity of a sealed folder by what its files hold now, not by what the manifest says they held."""
+    return _identity({name: sha256_file(folder / name) for name in read_manifest(folder)["files"]})
+
+
+def listed_hash(folder: Path) -> str:
+    """The same by the manifest alone: for who has just compared the files with it."""
+    return _identity({name: listed["sha256"] for name, listed in read_manifest(folder)["files"].items()})
+
+
+def _identity(sha256: dict[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name} {sha256[name]}\n" for name in sorted(sha256)).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_json(value: object, path: Path) -> None:
+    """Write JSON by rename, keys sorted, so that equal values are equal bytes."""
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def require_gate(gate: Path, generation: Path) -> None:
+    """ValueError unless `gate` says that this very generation passed. Training and the next round call it first."""
+    if not gate.exists():
+        raise ValueError(
+            f"{gate}: missing, so {generation} did not pass its gate; see the gate's report, mend the data or its limits, and run it again"
+        )
+    verdict, found = json.loads(gate.read_text()), content_hash(generation)
+    if not verdict.get("passed") or verdict.get("generation") != found:
+        raise ValueError(f"{gate}: passed generation {verdict.get('generation')}, but {generation} now is {found}; run the gate again")

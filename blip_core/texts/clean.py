@@ -1,0 +1,62 @@
+"""Texts as they are stored: decoded, in NFC, with single spaces, and never empty."""
+
+import re
+import unicodedata
+
+from blip_core.config.config import TextLimits
+from blip_core.files.rejected import Rejected
+
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")  # the other control characters are white space to str.split
+
+
+def decode_text(data: bytes) -> str:
+    """Strict UTF-8: a wrong guess at an encoding would put mojibake into the training set."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise Rejected("bad_encoding", f"byte {e.object[e.start]:#04x} at {e.start} is not UTF-8") from None
+
+
+def clean_text(text: str, limits: TextLimits) -> str:
+    """The text as it is stored, at least one visible character long; Rejected says what is wrong with it."""
+    return by_rule(tidy(text, limits), limits)
+
+
+def tidy(text: str, limits: TextLimits) -> str:
+    """The text in NFC with single spaces, its capitals and punctuation as they were found: what the screens judge."""
+    if "\0" in text:
+        raise Rejected("nul_text", f"at character {text.index(chr(0))}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise Rejected("bad_encoding", f"lone surrogate at character {e.start}") from None
+    if not text.strip():
+        raise Rejected("empty_text")
+    clean = " ".join(_CONTROL.sub(" ", text).split())
+    _check_length(clean, 4 * limits.max_chars)  # NFC shortens to a quarter at most, and its time can grow with the square of the length
+    clean = unicodedata.normalize("NFC", clean)
+    if not any(unicodedata.category(c)[0] not in "CZ" for c in clean):
+        raise Rejected("control_text", f"{ascii(text[:20])}")
+    _check_length(clean, limits.max_chars)
+    return clean
+
+
+def by_rule(text: str, limits: TextLimits) -> str:
+    """What `limits.rule` makes of a tidy text; Rejected when that is nothing."""
+    if limits.rule == "keep":
+        return text
+    if clean := pre_caption(text, limits.max_words):
+        return clean
+    raise Rejected("empty_text", f"nothing left of {text[:20]!r} by the paper's rule")
+
+
+def pre_caption(text: str, max_words: int) -> str:
+    """BLIP's rule for captions: lower case, .!"()*#:;~ become spaces, cut to `max_words`."""
+    text = re.sub(r"[.!\"()*#:;~]", " ", text.lower())
+    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:max_words])
+
+
+def _check_length(text: str, most: int) -> None:
+    if len(text) > most:
+        raise Rejected("text_too_long", f"{len(text)} characters, at most {most} are allowed: {text[:20]!r}...")

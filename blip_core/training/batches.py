@@ -1,0 +1,263 @@
+"""From a generation of captions and its shards to batches of tensors.
+
+The samples of a step are a pure function of (rows, seed, step): any number of workers or processes sees the same order, and
+a resumed run goes on exactly where it stopped. No loader holds state.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from blip_core.compute.distributed import device, rank, world_size
+from blip_core.config.config import AugmentConfig, OptimConfig
+from blip_core.pictures.images import decode_rgb
+from blip_core.tables.captions import each_table, kept
+from blip_core.tables.shards import ShardImages
+from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.training.objectives import Batch
+
+# of CLIP, as the public BLIP uses
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The texts that a training may use, and which of them come from which source.
+
+    Arrow arrays and no lists: a quarter of the memory, and loading processes share it (reading a Python string writes its count).
+    """
+
+    shard: pa.Array
+    key: pa.Array
+    text: pa.Array
+    image_id: np.ndarray  # int64 hashes
+    by_source: dict[str, np.ndarray]  # indices of rows
+
+    @classmethod
+    def of(cls, generation: Path, sources: list[str]) -> "Rows":
+        """Kept rows of a generation. ValueError when a source is unknown to it or none is left."""
+        tables = each_table(generation, ["key", "image_id", "text", "source", "reason"])
+        table = pa.concat_tables(t.filter(pc.is_in(t["source"], pa.array(sources))) for t in map(kept, tables))
+        if not table.num_rows:
+            raise ValueError(f"{generation}: no kept text of the sources {sources}")
+        hashes = (hash64(i) for chunk in table["image_id"].chunks for i in chunk.to_pylist())
+        places = {s: np.flatnonzero(pc.equal(table["source"], s).to_numpy()) for s in sources}
+        return cls(
+            table["shard"].dictionary_encode().combine_chunks(),
+            # offsets of 32 bits end at 2 GiB of text
+            table["key"].cast(pa.large_string()).combine_chunks(),
+            table["text"].cast(pa.large_string()).combine_chunks(),
+            np.fromiter(hashes, np.int64, count=table.num_rows),
+            {s: rows for s, rows in places.items() if len(rows)},
+        )
+
+    def at(self, picked: np.ndarray) -> tuple[list[str], list[str], list[str]]:
+        """Shards, keys and texts of some rows."""
+        shard, key, text = (column.take(pa.array(picked)).to_pylist() for column in (self.shard, self.key, self.text))
+        return shard, key, text
+
+
+def batch_shares(rows: Rows, *, human: float, synthetic: float) -> dict[str, float]:
+    """Share of each source in a batch. A source that the rows lack leaves its share to the others of the crawl, then to all."""
+    crawl = {"web": (1 - human) * (1 - synthetic), "synthetic": (1 - human) * synthetic}
+    crawl = {s: share for s, share in crawl.items() if s in rows.by_source}
+    if "human" not in rows.by_source:
+        human = 0.0
+    total = sum(crawl.values())
+    shares = {s: share / total * (1 - human) for s, share in crawl.items()} if total else {}
+    if human or not shares:
+        shares["human"] = 1 - sum(shares.values())
+    return shares
+
+
+def pick(rows: Rows, shares: dict[str, float], *, step: int, batch_size: int, seed: int, orders: dict | None = None) -> np.ndarray:
+    """Row indices of a global batch. Each source is walked through in its own order, shuffled anew at every pass.
+
+    `orders` keeps the current orders between calls: shuffling millions of rows takes a good part of a second.
+    """
+    orders = {} if orders is None else orders
+    bounds = np.round(np.cumsum([0.0, *shares.values()]) * batch_size).astype(int)
+    parts = []
+    for source, count in zip(shares, np.diff(bounds), strict=True):
+        pool = rows.by_source[source]
+        places = np.arange(step * count, (step + 1) * count)
+        for epoch in np.unique(places // len(pool)):
+            if (source, epoch) not in orders:
+                orders[source, epoch] = np.random.default_rng([seed, hash64(source) & 0xFFFFFFFF, int(epoch)]).permutation(pool)
+                orders.pop((source, epoch - 2), None)
+            parts.append(orders[source, epoch][places[places // len(pool) == epoch] % len(pool)])
+    return np.random.default_rng([seed, step]).permutation(np.concatenate(parts))
+
+
+class Batches:
+    """Training batches of this process: cfg.accumulate micro-batches for each step.
+
+    Micro-batch p of a step holds the p-th block of its rows, and each process the block's part that its rank says: the pairs
+    that meet in a micro-batch are the same for any number of processes.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        images: ShardImages,
+        tokenizer: Tokenizer,
+        *,
+        shares: dict[str, float],
+        cfg: OptimConfig,
+        image_size: int,
+        prompt: str,
+        seed: int,
+    ):
+        self.rows, self.images, self.tokenizer, self.shares = rows, images, tokenizer, shares
+        self.cfg, self.image_size, self.prompt, self.seed = cfg, image_size, prompt, seed
+        self.rank, self.world_size = rank(), world_size()
+        self._orders: dict = {}
+        if cfg.batch_size % (self.world_size * cfg.accumulate) or cfg.batch_size < 2 * cfg.accumulate:
+            raise ValueError(
+                f"batch_size {cfg.batch_size} does not divide into {cfg.accumulate} micro-batches of two images or more, each shared out "
+                f"among {self.world_size} processes; take a multiple of {cfg.accumulate * self.world_size}"
+            )
+
+    def __len__(self) -> int:
+        return self.cfg.steps * self.cfg.accumulate
+
+    def __getitem__(self, place: int) -> Batch:
+        return finished(self.read(place))
+
+    def read(self, place: int) -> Batch:
+        """What a loading process hands over: pixels in [0, 255] yet, so bytes where they can be, a quarter of what they are normalised."""
+        step, part = divmod(place, self.cfg.accumulate)
+        size = self.cfg.batch_size // (self.world_size * self.cfg.accumulate)
+        own = slice((part * self.world_size + self.rank) * size, (part * self.world_size + self.rank + 1) * size)
+        picked = pick(self.rows, self.shares, step=step, batch_size=self.cfg.batch_size, seed=self.seed, orders=self._orders)[own]
+        draws = np.random.default_rng([self.seed, step, 1]).random((self.cfg.batch_size, NUM_DRAWS))[own]
+        shards, keys, texts = self.rows.at(picked)
+        kind = np.float32 if self.cfg.augment.brightness else np.uint8
+        pixels = torch.from_numpy(np.empty((size, self.image_size, self.image_size, 3), kind)).permute(0, 3, 1, 2)
+        for view, shard, key, draw in zip(pixels, shards, keys, draws, strict=True):
+            view.copy_(augment(read_picture(self.images, shard, key), self.image_size, self.cfg.augment, draw))
+        texts = [self.prompt + text for text in texts]
+        ids, mask = tokenize(self.tokenizer, texts, max_tokens=self.cfg.max_tokens)
+        return Batch(
+            pixels=pixels,
+            ids=ids,
+            mask=mask,
+            prompt_tokens=len(self.tokenizer.encode_prompt(self.prompt)) - 1,
+            image_ids=torch.from_numpy(self.rows.image_id[picked]),
+            text_ids=torch.tensor([hash64(t) for t in texts]),
+            step=step,
+            progress=step / self.cfg.steps,
+            seed=self.seed,
+            keys=tuple(keys),
+            part=part,
+            parts=self.cfg.accumulate,
+        )
+
+    def loader(self, start: int) -> Iterator[Batch]:
+        """Micro-batches from step `start` to the last, on this process's device, read ahead by cfg.workers processes."""
+        places = range(start * self.cfg.accumulate, len(self))
+        yield from map(finished, DataLoader(places, batch_size=None, collate_fn=self.read, num_workers=self.cfg.workers))
+
+
+def finished(batch: Batch) -> Batch:
+    """On this process's device, normalised there."""
+    batch = batch.to(device())
+    return replace(batch, pixels=normalize(batch.pixels))
+
+
+NUM_DRAWS = 10  # uniform numbers that `augment` uses for one image
+
+
+def augment(image_HW3: np.ndarray, size: int, cfg: AugmentConfig, draw: np.ndarray) -> Tensor:
+    """A training view: 3 x size x size in [0, 255], uint8 unless the brightness changes. All randomness comes from `draw`,
+    NUM_DRAWS numbers in [0, 1)."""
+    height, width, _ = image_HW3.shape
+    top, left, h, w = crop_box(height, width, cfg.crop, draw[:4])
+    pixels = resize(image_HW3[top : top + h, left : left + w], size)
+    if cfg.shift:
+        down, right = (int(d * (2 * cfg.shift + 1)) - cfg.shift for d in draw[4:6])
+        places = torch.arange(size)
+        pixels = pixels[:, (places + down).clamp(0, size - 1)][:, :, (places + right).clamp(0, size - 1)]
+    if cfg.brightness:
+        gain = 1 + cfg.brightness * (2 * draw[6] - 1) + 0.5 * cfg.brightness * (2 * draw[7:10] - 1)
+        pixels = (pixels * torch.from_numpy(gain).float()[:, None, None]).clamp(0, 255)
+    if cfg.flip and draw[9] < 0.5:
+        pixels = pixels.flip(2)
+    return pixels
+
+
+def crop_box(height: int, width: int, scale: tuple[float, float], draw: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left, height, width of a random resized crop: area share in `scale`, aspect 3/4 to 4/3; [1, 1] is the whole image."""
+    if scale == (1.0, 1.0):
+        return 0, 0, height, width
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * draw[0])
+    aspect = np.exp(np.log(3 / 4) + (np.log(4 / 3) - np.log(3 / 4)) * draw[1])
+    w = min(width, max(1, round(float(np.sqrt(area * aspect)))))
+    h = min(height, max(1, round(float(np.sqrt(area / aspect)))))
+    return int(draw[2] * (height - h + 1)), int(draw[3] * (width - w + 1)), h, w
+
+
+def resize(image_HW3: np.ndarray, size: int) -> Tensor:
+    """uint8 3 x size x size, bicubic with antialias; the aspect is not kept, as in the public BLIP."""
+    pixels = torch.from_numpy(image_HW3)[None].permute(0, 3, 1, 2)  # in this order of steps torch sees that channels are last
+    if pixels.shape[2:] == (size, size):
+        return pixels[0]
+    return F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0]
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """Pixels in [0, 255] (uint8 or float), B x 3 x H x W, to what the model takes."""
+    mean, std = (torch.tensor(v, device=pixels.device)[:, None, None] * 255 for v in (MEAN, STD))
+    if pixels.device.type != "cpu":
+        return (pixels - mean).div_(std)
+    # numpy asks for huge pages: the page faults of a fresh batch cost more than its arithmetic; and one image stays in the cache
+    out = torch.from_numpy(np.empty(pixels.shape, np.float32))
+    for image, raw in zip(out, pixels, strict=True):
+        image.copy_(raw).sub_(mean).div_(std)
+    return out
+
+
+def read_picture(images: ShardImages, shard: str, key: str) -> np.ndarray:
+    """A stored image, decoded: uint8 H x W x 3. ValueError names the shard and the key of one that can't be."""
+    data = images.bytes(shard, key)
+    try:
+        return decode_rgb(data)
+    except ValueError as e:
+        fault = f"{images.folder / shard}.tar: image {key!r} can't be decoded ({e})"
+        raise ValueError(f"{fault}; ingest could, so the file has changed since: restore it or run ingest again") from None
+
+
+def read_resized(images: ShardImages, shard: str, key: str, size: int) -> np.ndarray:
+    """A stored image as an evaluation sees it: uint8 size x size x 3."""
+    return resize(read_picture(images, shard, key), size).permute(1, 2, 0).numpy()
+
+
+def load_pixels(images: list[np.ndarray], size: int) -> Tensor:
+    """Decoded images as an evaluation sees them: B x 3 x size x size, normalised, on this process's device."""
+    return normalize(torch.stack([resize(i, size) for i in images]).to(device()))
+
+
+def tokenize(tokenizer: Tokenizer, texts: list[str], *, max_tokens: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask, padded to the longest of the texts: B x T each."""
+    return pad([tokenizer.encode(t, max_tokens=max_tokens) for t in texts], tokenizer.pad)
+
+
+def pad(encoded: list[list[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask, padded to the longest: B x T each."""
+    length = max(map(len, encoded))
+    ids = torch.tensor([e + [padding] * (length - len(e)) for e in encoded])
+    return ids, torch.arange(length)[None] < torch.tensor([[len(e)] for e in encoded])
+
+
+def hash64(text: str) -> int:
+    """A signed 64-bit hash that is the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)

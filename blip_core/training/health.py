@@ -1,0 +1,131 @@
+"""Alarms of a training that learns nothing, each from the history alone: a resumed run sees what an unbroken one sees.
+
+Every loss has a level that costs no learning, its chance:
+itm   H(1/3) = 0.6365 nats: one of three pairs is true, and nothing tells which. Public BLIP trainings were left there for days.
+itc   ln(candidates): all similarities are equal.
+lm    the entropy of the words of a batch: their frequencies are known, and nothing else.
+A loss that is not finite is no alarm but the end of the training, before the optimizer moves (blip_core/training/loop.py).
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from blip_core.config.config import OptimConfig
+
+log = logging.getLogger(__name__)
+
+History = list[dict[str, float]]  # one row per logged step
+Bounds = dict[str, tuple[float, float]]  # column -> where a learned value is clamped
+
+ITM_CHANCE = math.log(3) - 2 / 3 * math.log(2)
+MARGIN = 0.01  # a loss must be this share below its chance, and LM this share below its first value
+COLLAPSED = 0.98  # mean cosine of the features of different pairs
+ADVICE = {
+    "itc": "look at the learning rate, the temperature and whether texts belong to their images",
+    "itm": "look at the learning rate, at hardness_ramp (easier negatives first) and whether texts belong to their images",
+    "lm": "look at the learning rate, the vocabulary and max_tokens",
+}
+
+
+@dataclass(frozen=True)
+class Alarm:
+    name: str
+    message: str
+
+
+class Health:
+    """Looks at the history of one training whenever it grows, and tells each alarm once."""
+
+    def __init__(self, cfg: OptimConfig, bounds: Bounds, report: Callable[..., None] | None, history: History):
+        """`history`: of a training that goes on. With `health: warn` its alarms come into the new log and the new run's tags again, but
+        not again into the metrics."""
+        self.mode, self.bounds, self.report = cfg.health, bounds, report
+        self.warmup = round(cfg.warmup * cfg.steps)
+        self.window = window_rows(cfg)
+        self._told: set[str] = set()
+        if self.mode == "warn":
+            for end in range(1, len(history) + 1):
+                for alarm, message in self._new(history[:end]):
+                    self._say(alarm, message)
+
+    def check(self, history: History) -> None:
+        """With `health: stop`, ValueError at the first alarm; every process comes to it at the same step."""
+        for alarm, message in [] if self.mode == "off" else self._new(history):
+            if self.report is not None:
+                self.report({f"alarm_{alarm.name}": 1.0}, step=int(history[-1]["step"]))
+            self._say(alarm, message)
+
+    def _new(self, history: History) -> Iterator[tuple[Alarm, str]]:
+        """Alarms that the last row sets off for the first time, and what is to be said."""
+        for alarm in alarms(history, warmup=self.warmup, window=self.window, bounds=self.bounds):
+            if alarm.name not in self._told:
+                self._told.add(alarm.name)
+                yield alarm, f"step {history[-1]['step']:.0f}: {alarm.message}"
+
+    def _say(self, alarm: Alarm, message: str) -> None:
+        tag = getattr(getattr(self.report, "__self__", None), "tag", None)  # of the run that the report belongs to
+        if tag is not None:
+            tag(f"alarm_{alarm.name}", message)
+        if self.mode == "stop":
+            raise ValueError(f"{message}. Stopped because of `health: stop`; `health: warn` goes on from the last checkpoint")
+        log.warning("%s", message)
+
+
+def window_rows(cfg: OptimConfig) -> int:
+    """Rows that an alarm must last for: a tenth of the training, at least 10 and at most 100 rows."""
+    return min(100, max(10, round(cfg.steps / cfg.log_every / 10)))
+
+
+def alarms(history: History, *, warmup: int, window: int, bounds: Bounds) -> list[Alarm]:
+    """What is wrong in the last `window` rows, all of them behind the warm-up."""
+    rows = [row for row in history[-window:] if row["step"] > warmup]
+    if len(rows) < window:
+        return []
+    span = f"in the steps {rows[0]['step']:.0f} to {rows[-1]['step']:.0f}"
+    return [*_at_chance(rows, span), *_not_falling(history, rows), *_at_bound(rows, span, bounds), *_collapsed(rows, span)]
+
+
+def _at_chance(rows: History, span: str) -> list[Alarm]:
+    found = []
+    for name, advice in ADVICE.items():
+        if name in rows[0]:
+            loss = _mean(rows, name)
+            chance = ITM_CHANCE if name == "itm" else _mean(rows, f"{name}_chance")
+            if loss > (1 - MARGIN) * chance:
+                text = f"{name.upper()} rests at {loss:.4f} nats {span}; without learning anything it would be {chance:.4f}: {advice}"
+                found.append(Alarm(name, text))
+    return found
+
+
+def _not_falling(history: History, rows: History) -> list[Alarm]:
+    if "lm" not in rows[0] or _mean(rows, "lm") < (1 - MARGIN) * history[0]["lm"]:
+        return []
+    first, last = history[0], rows[-1]
+    text = f"LM does not fall: {first['lm']:.4f} nats at step {first['step']:.0f}, {_mean(rows, 'lm'):.4f} before step {last['step']:.0f}"
+    return [Alarm("lm_not_falling", f"{text}: {ADVICE['lm']}")]
+
+
+def _at_bound(rows: History, span: str, bounds: Bounds) -> list[Alarm]:
+    found = []
+    for name, ends in bounds.items():
+        for end in ends:
+            if all(math.isclose(row[name], end, rel_tol=1e-3) for row in rows):
+                text = f"the {name} lies at its bound {end} {span}: it would go further; look at the learning rate and {name}_range"
+                found.append(Alarm(name, text))
+    return found
+
+
+def _collapsed(rows: History, span: str) -> list[Alarm]:
+    found = []
+    for name in ("image", "text"):
+        if f"{name}_cosine" in rows[0] and _mean(rows, f"{name}_cosine") > COLLAPSED:
+            cosine = _mean(rows, f"{name}_cosine")
+            text = f"the {name} features have collapsed: a mean cosine of {cosine:.4f} between different pairs {span}"
+            found.append(Alarm(f"{name}_collapse", f"{text}: lower the learning rate, or lengthen the warm-up"))
+    return found
+
+
+def _mean(rows: History, column: str) -> float:
+    return sum(row[column] for row in rows) / len(rows)

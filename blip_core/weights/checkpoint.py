@@ -1,0 +1,105 @@
+"""Model folders (what a stage gives to the next) and checkpoints of a running training.
+
+A model folder holds config.json, vocab.txt and model.safetensors. Both kinds appear by rename.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from blip_core.config.config import ModelConfig
+from blip_core.files.atomic import new_folder
+from blip_core.model.blip import Blip, SpecialTokens
+from blip_core.tables.captions import sha256_file, write_json
+from blip_core.tables.stopped import require_made
+from blip_core.tokenizer.wordpiece import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def new_model(cfg: ModelConfig, tokenizer: Tokenizer, *, seed: int) -> Blip:
+    """A model with random weights drawn from the seed."""
+    torch.manual_seed(seed)
+    special = SpecialTokens(tokenizer.size, tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.dec, tokenizer.enc)
+    return Blip(cfg, special)
+
+
+def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts) -> None:
+    """Write a model folder by rename; `facts` go into its config.json. An older folder of that name is replaced."""
+    with new_folder(folder) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
+        tokenizer.save(temporary / "vocab.txt")
+        about = {"model": model.cfg.model_dump(), "match_token": model.match_token, "missing": sorted(model.missing)}
+        write_json({**about, **facts}, temporary / "config.json")
+
+
+def load_model(folder: Path) -> tuple[Blip, Tokenizer]:
+    """The model of a folder, in eval mode, and its tokenizer. ValueError names what is missing or does not fit."""
+    config = folder / "config.json"
+    require_made(folder)
+    if not config.exists():
+        raise ValueError(f"{folder}: no config.json, so this is no model folder; expected config.json, vocab.txt and model.safetensors")
+    tokenizer, about = Tokenizer.load(folder / "vocab.txt"), json.loads(config.read_text())
+    with torch.device("meta"):  # weights that are about to be replaced need not be drawn
+        model = new_model(ModelConfig(**about["model"]), tokenizer, seed=0)
+    model.match_token, model.missing = about["match_token"], frozenset(about["missing"])
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+    except (SafetensorError, OSError, RuntimeError) as e:
+        raise ValueError(f"{folder / 'model.safetensors'}: does not load ({e}); run the stage that makes it again") from None
+    return model.eval(), tokenizer
+
+
+def model_hash(folder: Path) -> str:
+    """Identity of a model: its weights, sizes and vocabulary."""
+    names = ("config.json", "model.safetensors", "vocab.txt")
+    return hashlib.sha256("".join(sha256_file(folder / n) for n in names).encode()).hexdigest()[:16]
+
+
+def save_checkpoint(state: dict, folder: Path, step: int, *, keep: int = 2) -> None:
+    """Write step-NNNNNNNN.pt by rename, its sha256 beside it first, and drop all but the newest `keep`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    temporary = folder / f"_tmp.{uuid.uuid4().hex}"
+    try:
+        with temporary.open("wb") as f:  # by its name PyTorch writes past Python and does not say that a disk is full
+            torch.save(state, f)
+        path.with_suffix(".sha256").write_text(sha256_file(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for old in sorted(folder.glob("step-*.pt"))[:-keep]:
+        old.unlink()
+        old.with_suffix(".sha256").unlink(missing_ok=True)
+    for orphan in folder.glob("_tmp.*"):  # of a process that was killed
+        orphan.unlink()
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint, or None. A damaged one is reported and passed over for the one before."""
+    for path in sorted(folder.glob("step-*.pt"), reverse=True):
+        digest = path.with_suffix(".sha256")
+        if digest.exists() and digest.read_text() == sha256_file(path):
+            return path
+        log.warning("%s is damaged (its sha256 differs); taking the checkpoint before it", path)
+    return None
+
+
+def read_checkpoint(path: Path) -> dict:
+    """ValueError when it is not there: some process may see other folders than the one that chose it."""
+    if not path.exists():
+        raise ValueError(f"{path}: process 0 resumes from this checkpoint, which is not here; --work must be one folder for all processes")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_checkpoint(folder: Path) -> dict | None:
+    """What the newest whole checkpoint holds, or None."""
+    path = newest_checkpoint(folder)
+    return path and read_checkpoint(path)

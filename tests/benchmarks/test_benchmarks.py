@@ -1,0 +1,222 @@
+"""The benchmarks compare equal work: at tiny size both sides give the same numbers, and their checks notice when they do not."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    """Scripts in a folder that is no package: importable for one test, forgotten behind it."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    for name in set(sys.modules) - before:
+        if (BENCHMARKS / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+def test_public_step_gives_our_losses_while_weights_move():
+    import step
+
+    sides = step.make_sides("tiny", step.SIDES[:2])
+    assert step.check(sides, steps=4) < 1e-5
+    losses = [sides[step.SIDES[0]](n) for n in (4, 4)]
+    assert losses[0] != losses[1], "the same batch gives other losses behind a step"
+
+
+def test_the_check_of_the_step_notices_other_negatives(monkeypatch):
+    import public_step
+    import step
+
+    monkeypatch.setattr(public_step, "negative", lambda similarity, row, draw: (row + 1) % len(similarity))
+    sides = step.make_sides("tiny", step.SIDES[:2])
+    with pytest.raises(ValueError, match="itm is"):
+        step.check(sides)
+
+
+def test_the_public_step_keeps_its_negatives_off_the_diagonal():
+    import public_step
+
+    similarity = torch.tensor([9.0, 0.0, 0.5])
+    drawn = {public_step.negative(similarity, 0, torch.tensor(d)) for d in (0.0, 0.2, 0.5, 0.99)}
+    assert drawn == {1, 2}
+
+
+def test_captions_are_equal_and_of_full_length():
+    import generation
+
+    model, tokenizer = generation.build("tiny", image_size=384)
+    peer = generation.exported(generation.lively(model), tokenizer)
+    pixels = torch.randn(2, 3, 384, 384, generator=torch.Generator().manual_seed(0))
+    for search in generation.CAPTIONS:
+        generation.check(model, peer, pixels, search)
+    with torch.no_grad():
+        peer.text_decoder.cls.predictions.bias.neg_()
+    with pytest.raises(ValueError, match="expected equal captions"):
+        generation.check(model, peer, pixels, "beam")
+
+
+def test_itm_logits_agree_and_depend_on_texts():
+    import scoring
+
+    sides = scoring.make_sides("tiny")
+    difference, logits = scoring.check(sides), sides["ours, fp32"]()
+    assert difference < 1e-6
+    assert logits.std(dim=0).min() > 100 * difference, "logits that are all the same would agree by chance"
+    with pytest.raises(ValueError, match="differ by"):
+        scoring.check({**sides, "transformers, fp32": lambda: logits + 1})
+
+
+def test_a_step_without_padding_has_the_losses_of_one_with_it(ingested):
+    import packing
+
+    batches, tokenizer = packing.demo_batches(1, ingested)
+    sides = {name: packing.Side(batches, tokenizer, "fp32", padded=name == packing.WITH) for name in (packing.WITH, packing.WITHOUT)}
+    assert packing.check(sides, 1e-4) < 1e-4
+    with pytest.raises(ValueError, match="losses differ by"):
+        packing.check(sides | {packing.WITH: sides[packing.WITHOUT]}, 1e-4)  # its third step against its second
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_data_path_gives_the_pixels_of_the_plain_way(tmp_path, workers):
+    import data_path
+
+    scale = data_path.SCALES["tiny"]
+    sides = data_path.make_sides(tmp_path / "world", scale.pictures[0], scale, workers)
+    assert data_path.check(sides) <= 2
+    batches = {name: list(side()) for name, side in sides.items()}
+    assert {tuple(b.shape) for bs in batches.values() for b in bs} == {(8, 3, 32, 32)} and {len(bs) for bs in batches.values()} == {2}
+    stored = batches["ours, stored with short_side 40"]
+    assert not torch.equal(stored[0], batches["ours, the same bytes"][0]), "stored smaller, so other bytes"
+    with pytest.raises(ValueError, match="differ by .* grey levels"):
+        data_path.check({**sides, "plain": lambda: iter([stored[1], stored[0]])})
+
+
+def test_capfilt_of_a_shard_gives_equal_scores_and_as_many_rows(tmp_path, monkeypatch):
+    import capfilt
+
+    capfilt.make_world(tmp_path, "tiny", 2)
+    assert capfilt.check(tmp_path) < 1e-3
+    sides = capfilt.make_sides(tmp_path, 2, 1)
+    tables = [capfilt.read_table(sides[name]()).to_pylist() for name in ("ours, bf16", "transformers, fp32")]
+    ours, theirs = ({(r["key"], r["source"], r["candidate"]): r for r in table} for table in tables)
+    assert len(ours) == len(tables[0]) == 2 * (1 + 2) and ours.keys() == theirs.keys()
+    for key in ours:
+        if key[1] == "web":  # captions are random
+            assert ours[key]["itm"] == pytest.approx(theirs[key]["itm"], abs=0.05)
+            assert ours[key]["itc"] == pytest.approx(theirs[key]["itc"], abs=0.02)
+    monkeypatch.setattr(capfilt, "MOST", 1e-9)
+    with pytest.raises(ValueError, match="scores of ours and of transformers differ"):
+        capfilt.check(tmp_path)
+
+
+def test_a_comparison_takes_the_ratio_of_each_round():
+    import side_by_side
+
+    times = {"theirs": [(2.0, 1.0), (4.0, 1.0), (6.0, 3.0)], "ours": [(1.0, 0.5), (1.0, 0.5), (1.0, 0.5)]}
+    ours = side_by_side.compared(times, theirs="theirs")[1]
+    assert ours["wall_times_faster"] == [4.0, 2.0, 6.0]
+    assert ours["cpu_times_faster"] == [2.0, 2.0, 6.0]
+    assert ours["cpu_seconds"] == [0.5, 0.5, 0.5]
+
+
+def test_ranks_by_blocks_give_the_recalls_of_sorted_rows(monkeypatch):
+    import retrieval
+
+    given = retrieval.features(300)
+    rows = [{"images": 300, "side": f.__name__, "recalls": f(*given)} for f in (retrieval.by_blocks, retrieval.by_argsort)]
+    assert 0.2 < rows[0]["recalls"]["ir_r1"] < rows[0]["recalls"]["ir_r10"] < 1
+    retrieval.check(rows)
+    rows[1]["recalls"] = rows[1]["recalls"] | {"tr_r5": 0.0}
+    with pytest.raises(ValueError, match="300 images: by_blocks finds"):
+        retrieval.check(rows)
+
+
+def test_growth_measures_the_stages_on_data_they_accept(tmp_path, capsys):
+    """Smallest sizes, two stages: each in a process of its own, with the slope between the sizes."""
+    import growth
+
+    found = {n: growth.measure_size(n, tmp_path / str(n), ["validate", "assemble"], models_at_most=0) for n in (60, 120)}
+    rows = growth.table(found)
+    assert [(r["stage"], r["images"]) for r in rows] == [(s, n) for s in ("validate", "assemble") for n in (60, 120)]
+    assert all(r["peak_mib"] > r["start_mib"] > 10 and r["cpu_seconds"] > 0 for r in rows)
+    first, second = rows[:2]
+    assert first["us_per_further"] is None
+    assert second["us_per_further"] == pytest.approx((second["cpu_seconds"] - first["cpu_seconds"]) / 60 * 1e6)
+    growth.show(rows)
+    assert "| validate | 120 |" in capsys.readouterr().out
+
+
+def test_copies_are_found_and_other_pictures_are_not(tmp_path):
+    """Also counted: pairs of tiles of different pictures only, and a copy among the pictures is told and is no false pair."""
+    import near_duplicates
+
+    from tests.intake.test_duplicates import encoded, photo
+
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.jpg").write_bytes(encoded(photo(name)))
+    (tmp_path / "d.jpg").write_bytes(encoded(photo("a"), 60))
+    keys, data, images = near_duplicates.pictures(tmp_path, 10)
+    assert keys == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"] and near_duplicates.pictures(tmp_path, 2)[1] == data[:2]
+    found = near_duplicates.hits(images, seed=0)
+    assert found["grey"][6] == found["mirrored, compared as held-out"][6] == 1 and found["mirrored"][12] == 0
+    wrong, copies = near_duplicates.false_pairs(images)
+    assert copies == [(3, 0)]
+    assert wrong["tiles"] == 4 * 5 and wrong["pairs"] == 5 * 5 * 5 and wrong["counts"]["both"][12] == 0
+
+
+def test_the_paper_calculation_is_what_its_inputs_give(benchmarks, capsys):
+    """A round case by hand, and the tables of docs/scale.md as the script prints them."""
+    import sizing
+
+    settings = ["caption-vit-b16=100", "capfilt-efficiency=0.5", "gpu-hour=2", "shard-images=1000", "image-bytes=33554432", "1000-gets=1"]
+    given = sizing.replaced(sizing.inputs(), settings)
+    rows = {what: (amount, cost) for what, amount, cost in sizing.size(1_800_000, 10, given).rows}
+    assert rows["caption, ViT-B/16"] == ("10 GPU-hours, 1.0 h on 10 GPUs", 20.0)
+    assert rows["shards"][0] == "1,800 of 33,554 MB"
+    assert rows["shards fetched by ranges, each time"] == ("3,600,000 GET", 3600.0)
+    with pytest.raises(ValueError, match="no such number; there are caption-vit-b16"):
+        sizing.replaced(given, ["captions=1"])
+    sizing.main([])
+    assert capsys.readouterr().out.strip() in (BENCHMARKS.parent / "docs/scale.md").read_text()
+
+
+def test_mixtures_of_noise_are_compared_with_their_own_truth():
+    """Made-up scores: noise scores -2, true texts 1 on average; threshold 0."""
+    import argparse
+    from types import SimpleNamespace
+
+    import noise_mixtures
+    import numpy as np
+    import pyarrow as pa
+
+    rng, kinds = np.random.default_rng(0), noise_mixtures.KINDS
+    means = np.where(np.isin(kinds, noise_mixtures.TRUE_KINDS), 1.0, -2.0)
+    world = SimpleNamespace(match=rng.normal(size=(900, len(kinds))) + means, confidence=0.95)
+    names = np.repeat(["true", "mismatched", "perturbed"], 300)
+    planted = pa.table({"kind": names, "image_id": np.tile(np.arange(300), 3)})
+    scored = rng.normal(size=900) + np.where(names == "true", 1.0, -2.0)
+    borrowed = {kind: (rng.normal(size=300) - 2, np.arange(300)) for kind in kinds}
+    args = argparse.Namespace(texts=800, thresholds=[0.0, 1.0])
+    rows = noise_mixtures.compare(world, {"clean": 0.6, "mismatch": 0.4}, (planted, scored), borrowed, args, np.random.default_rng(1))
+    assert [r["threshold"] for r in rows] == [0.0, 1.0]
+    assert rows[0]["truth"] == pytest.approx(0.4 * 0.023 / (0.4 * 0.023 + 0.6 * 0.841), abs=0.015) and rows[1]["truth"] < rows[0]["truth"]
+    assert all(r["truth"] <= r["upper"] < 0.1 for r in rows)
+    shown = noise_mixtures.table([{"true": "t", "noise": "n", "share": 0.4, **r} for r in rows], [0.0, 1.0])
+    assert "| t | n | 40% | " in shown and "2 comparisons; the bound covers 100.0%" in shown
+    wrong = [{"true": "t", "noise": "n", "share": 0.4, **r, "truth": 0.9} for r in rows]
+    assert "1 missed" in noise_mixtures.table(wrong, [0.0, 1.0]) and "covers 0.0%" in noise_mixtures.table(wrong, [0.0, 1.0])
+
+
+def test_every_kind_of_stage_is_killed():
+    import faults
+    import yaml
+
+    stages = list(yaml.safe_load((BENCHMARKS.parent / "dvc.yaml").read_text())["stages"])
+    known = faults.faults([f"{s}@g1" if s == "pretrain" else s for s in stages])
+    assert {f"kill-{s}" for s in stages if s != "pretrain"} <= known.keys() and "kill-pretrain@g1" in known

@@ -1,0 +1,37 @@
+"""A person asks what happened to an image, and is told."""
+
+import pytest
+
+from blip_core.explain.history import history
+from blip_core.tables.captions import caption_table, write_manifest, write_table
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    web = {"key": "web-1", "image_id": "i", "text": "cheap flights", "source": "web", "candidate": 0, "reason": "kept"}
+    made = {"key": "web-1", "image_id": "i", "text": "a red boat", "source": "synthetic", "candidate": 0, "round": "r1", "model": "c0ffee"}
+    web |= {"boilerplate": True, "file_name": False, "language": "en"}
+    made |= {"sampler": "nucleus p=0.9", "seed": 7, "filter": "f117e5", "reason": "kept", "match": 0.9312, "itm": 0.8, "itc": 0.41}
+    dropped = {**web, "reason": "below_threshold", "match": 0.02, "itm": 0.01, "itc": -0.2, "filter": "f117e5"}
+    for name, rows in (("g0", [web]), ("g1", [dropped, made])):
+        write_table(caption_table(rows), tmp_path / "generations" / name / "web-00000.parquet")
+        write_manifest(tmp_path / "generations" / name)
+    return tmp_path
+
+
+def test_each_text_is_told_with_scores_and_fate(artifacts):
+    told = history("web-1", artifacts)
+    assert told.index("g0:") < told.index("g1:")
+    assert "kept: 'cheap flights', web; screens: boilerplate, en\n" in told
+    assert "below_threshold: 'cheap flights', web; match 0.020, itm 0.010, itc -0.200 by filter f117e5; screens: boilerplate, en" in told
+    assert "kept: 'a red boat', synthetic r1#0 (nucleus p=0.9, captioner c0ffee, seed 7); match 0.931" in told
+
+
+def test_an_unknown_key_and_an_empty_folder_are_said_plainly(artifacts, tmp_path):
+    with pytest.raises(ValueError, match="'web-2' is in no generation and not in quarantine; keys read like web-1"):
+        history("web-2", artifacts)
+    for wrong in ("1", "web-0001", "WEB-1"):
+        with pytest.raises(ValueError, match=r"; did you mean web-1\?"):
+            history(wrong, artifacts)
+    with pytest.raises(ValueError, match="holds no generation; run the chain"):
+        history("web-1", tmp_path / "nowhere")

@@ -1,0 +1,138 @@
+"""The verb inspect: what a person learns about raw data before it is ingested."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from blip_core.__main__ import main
+from blip_core.config.config import FieldsConfig
+from blip_core.preview.inspect import inspect
+from tests.intake.test_salesforce import write_images
+from tests.stages.test_ingest import CFG
+from tests.support.archives import jpeg, karpathy_image, sample, tar_bytes, write_img2dataset, write_karpathy
+
+
+def test_a_whole_crawl(tmp_path):
+    keys = [f"{i:09d}" for i in range(12)]
+    write_img2dataset(tmp_path, "00000", keys, failed={keys[3]: "failed_to_download", keys[5]: "failed_to_download"})
+    write_img2dataset(tmp_path, "00001", ["a", "b"])
+    (tmp_path / "00002.tar").write_bytes(tar_bytes([*sample("c", "x" * 200), ("d.jpg", b"<html>"), ("d.txt", b"x\n")]))
+    text = inspect(tmp_path, cfg=CFG)
+    for line in (
+        f"{tmp_path}: webdataset, 3 units",
+        "looked at    all 16 samples",
+        "usable       12 images with 12 texts",
+        "splits       none named; a clean set is dealt 80/10/10 by image",
+        "languages    und 12 (und: too short to tell)",
+        "       0  boilerplate: at more than 3 of the 12 images\n      10  file_name: 'picture 000000000', ",
+        "       0  markup\n       0  repeats",
+        "per image    1 to 1 texts, 1.00 on average; words in a text 2 to 2",
+        "sizes        short side 36 to 36, long side 40 to 40; most often 40x36 (12 of 12)",
+        "  000000000  40x36  picture 000000000",
+        "set aside    4 (25.0% of the texts)",
+        "       2  failed_to_download: img2dataset could not get the image",
+        "          first: 000000003 at 00000.parquet:row 3: 000000003 is gone",
+        "       1  not_an_image: no JPEG, PNG, WebP or GIF\n          first: d at 00002.tar:d.jpg: ",
+        "       1  text_too_long: ",
+    ):
+        assert line in text
+
+
+def test_a_limited_look_goes_to_all_parts(tmp_path):
+    write_karpathy(tmp_path, [karpathy_image(f"n{i}", i, ["train", "val", "test"][i % 3]) for i in range(30)])
+    text = inspect(tmp_path, cfg=CFG, limit=9)
+    assert "looked at    9 samples, up to 3 of each of 3 units; --limit 0 looks at all" in text
+    assert "splits       test 3, train 3, val 3" in text and "2 to 2 texts" in text and "(+1)" in text
+    assert "looked at    all 30 samples" in inspect(tmp_path, cfg=CFG, limit=0)
+
+
+def test_what_the_screens_would_hit(tmp_path):
+    """Whether they are on or not, and as the texts were found."""
+    said = [
+        "Buy now!",
+        "buy now",
+        "BUY NOW",
+        "buy, now",
+        "IMG_2231.JPG",
+        "logo.png",
+        "&lt;b&gt;",
+        "dog dog dog",
+        "ein roter Ball auf der Wiese",
+    ]
+    files = [member for i, text in enumerate(said) for member in sample(f"{i}", text)]
+    (tmp_path / "0.tar").write_bytes(tar_bytes([*files, ("9.jpg", jpeg("9")), ("9.json", b'["dog dog dog", "Dog, dog, dog"]')]))
+    cfg = CFG.model_copy(update={"texts": CFG.texts.model_copy(update={"rule": "paper"})})
+    text = inspect(tmp_path, cfg=cfg)
+    for line in (
+        "       4  boilerplate: at more than 3 of the 10 images; most often 'buy now' 4, 'Dog, dog, dog' 2\n",
+        "       2  file_name: 'IMG_2231.JPG', 'logo.png'\n",
+        "       1  markup: '&lt;b&gt;'\n",
+        "       3  repeats: 'dog dog dog', 'Dog, dog, dog'\n",
+        "de 1",
+    ):
+        assert line in text, text
+    screens = CFG.screens.model_copy(update={"languages": ("en",)})
+    assert "       1  language: in another than en" in inspect(tmp_path, cfg=CFG.model_copy(update={"screens": screens}))
+
+
+def test_declared_fields_and_dealt_splits(tmp_path):
+    write_images(tmp_path, "train/a.jpg", "train/b.jpg")
+    (tmp_path / "train/metadata.csv").write_text("file_name,text,titel\na.jpg,x,ein Ball\nb.jpg,y,ein Hund\n")
+    dealt = CFG.model_copy(update={"split": CFG.split.model_copy(update={"by": "dealt", "val": 0.6, "test": 0.6})})
+    fields = FieldsConfig(image=None, text="titel", split=None)
+    text = inspect(tmp_path, cfg=dealt, fields=fields)
+    assert "ein Ball" in text and "splits       train 2; by ingest.split a clean set is dealt 40/30/30 by image" in text
+
+
+def test_a_folder_of_two_formats_is_said_to_be_one(tmp_path):
+    write_karpathy(tmp_path, [karpathy_image("n0", 0, "train")])
+    (tmp_path / "c.csv").write_text("image,caption\nimages/n0.jpg,x\n")
+    assert "there too    table: not read unless ingest.web_format or clean_format names it" in inspect(tmp_path, cfg=CFG)
+
+
+def test_what_lies_there_instead_is_told(tmp_path):
+    """A mistyped name, a folder above the data, pictures without texts."""
+    write_karpathy(tmp_path / "data/clean", [karpathy_image("n0", 0, "train")])
+    write_images(tmp_path / "pictures", *(f"{i}.jpg" for i in range(12)))
+    with pytest.raises(ValueError, match=r"no such file or folder \(.*data holds clean\)"):
+        inspect(tmp_path / "data/claen", cfg=CFG)
+    with pytest.raises(ValueError, match=r"found 1 entries: clean/.* 1 .jpg, 1 .json. Below it lie clean/ \(karpathy\): name one"):
+        inspect(tmp_path / "data", cfg=CFG)
+    with pytest.raises(ValueError, match="found 12 entries: .*; files by their ending: 12 .jpg. Expected one of"):
+        inspect(tmp_path / "pictures", cfg=CFG)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no known format; found nothing. Expected one of"):
+        inspect(tmp_path / "empty", cfg=CFG)
+
+
+def test_hostile_texts_stay_on_their_line(tmp_path):
+    files = [("a.jpg", jpeg("a")), ("a.json", json.dumps(["\x1b[31mred\nline\u202e", "x"]).encode())]
+    (tmp_path / "0.tar").write_bytes(tar_bytes([*files, ("b\udcff.jpg", b"x"), *sample("c", "\x1b]0;title\x07")]))
+    text = inspect(tmp_path, cfg=CFG)
+    assert all(c == "\n" or c.isprintable() for c in text)
+
+
+def test_the_verb(tmp_path, capsys):
+    write_karpathy(tmp_path / "clean", [karpathy_image("n0", 0, "train")])
+    assert main(["inspect", str(tmp_path / "clean")]) == 0
+    assert "karpathy, 1 units" in capsys.readouterr().out
+    (tmp_path / "zip").mkdir()
+    (tmp_path / "zip/photos.zip").write_bytes(b"")
+    for place, message in (("zip", "photos.zip. Expected one of\n  webdataset: "), ("nowhere", "no such file or folder")):
+        assert main(["inspect", str(tmp_path / place)]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "clean"), "--limit", "-1"]) == 1
+
+
+def test_nothing_usable_is_an_error_that_says_why(tmp_path):
+    (tmp_path / "0.tar").write_bytes(tar_bytes([("a.jpg", b"<html>"), ("a.txt", b"x")]))
+    with pytest.raises(ValueError, match="(?s)no usable image with a text.*1  not_an_image"):
+        inspect(tmp_path, cfg=CFG)
+
+
+def test_a_table_without_rows_is_no_division_by_zero(tmp_path):
+    pq.write_table(pa.table({"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="(?s)no usable image with a text.*all 0 samples.*set aside    nothing"):
+        inspect(tmp_path, cfg=CFG)

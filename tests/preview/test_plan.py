@@ -1,0 +1,62 @@
+"""The plan's numbers: parameters as the paper has them, work as PyTorch counts it, larger where the work is larger."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from blip_core.config.config import ModelConfig, load_params
+from blip_core.preview.plan import cross_flops, keys_values_flops, plan, skeleton, text_flops, vit_flops
+from tests.support.small import small_params
+
+ROOT = Path(__file__).parents[2]
+PAPER_B = dict(width=768, depth=12, heads=12)
+
+
+def vit_b16() -> ModelConfig:
+    init = dict.fromkeys(("weight", "patch", "image_position", "token", "text_position"), 0.02)
+    vision = dict(image_size=224, patch_size=16, mlp_ratio=4.0, activation="gelu", norm_eps=1e-6, drop_path=0.0, **PAPER_B)
+    text = dict(mlp_width=3072, max_positions=512, activation="gelu", norm_eps=1e-12, dropout=0.1, **PAPER_B)
+    return ModelConfig(vision=vision, text=text, embed_dim=256, init=init)
+
+
+def test_vit_b_has_the_252_million_parameters_of_table_3():
+    assert sum(p.numel() for p in skeleton(vit_b16(), 30524).parameters()) / 1e6 == pytest.approx(252, abs=1)
+
+
+def test_work_is_what_pytorch_counts(model_cfg):
+    """Forward passes of the small model, one image and one text of 10 tokens, counted operation by operation."""
+    model = skeleton(model_cfg, 64)
+    ids, mask = torch.zeros(1, 10, dtype=torch.long, device="meta"), torch.ones(1, 10, dtype=torch.bool, device="meta")
+    pixels = torch.zeros(1, 3, 16, 16, device="meta")
+
+    def counted(act) -> int:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            act()
+        return counter.get_total_flops()
+
+    tokens = model.image_tokens(pixels)
+    keys_values = model.keys_values(tokens)
+    assert vit_flops(model_cfg) == pytest.approx(counted(lambda: model.image_tokens(pixels)), rel=0.01)
+    assert keys_values_flops(model_cfg) == counted(lambda: model.keys_values(tokens))
+    for first_only in (False, True):
+        how = dict(first_only=first_only)
+        text, cross = text_flops(model_cfg, 10, **how), cross_flops(model_cfg, 10, **how)
+        assert text == pytest.approx(counted(lambda how=how: model.med.encode(ids, mask, **how)), rel=0.01)
+        assert text + cross == pytest.approx(counted(lambda how=how: model.med.ground(ids, mask, keys_values, **how)), rel=0.01)
+
+
+def test_the_plan_speaks_of_each_training():
+    said = plan(small_params())
+    assert "M parameters" in said
+    for stage in ("pretrain", "tune_captioner", "tune_filter"):
+        assert f"{stage}: 12 steps of 16 images" in said
+
+
+@pytest.mark.parametrize("name,millions", [("vit-b16", 252), ("vit-l16", 475)])
+def test_the_ready_configurations_are_whole(name, millions):
+    params = load_params(ROOT / f"configs/{name}.yaml")
+    assert sum(p.numel() for p in skeleton(params.model, 30524).parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
+    assert params.pretrain.optim.warmup * params.pretrain.optim.steps == pytest.approx(3000, rel=0.01)
+    assert "pretrain" in plan(params)
