@@ -88,7 +88,7 @@ def _keep_traceback(path: Path) -> None:
 def _leave_reason(kind: str, message: str) -> None:
     """Keep the reason where an orchestrator asked for it: DVC passes no exit code on."""
     if path := os.environ.get("BLIP_ERROR_FILE"):
-        from blip_core.tables.captions import write_json
+        from blip_core.files.content import write_json
 
         with contextlib.suppress(OSError):  # of a full disk
             write_json({"kind": kind, "message": message}, Path(path))

@@ -29,9 +29,11 @@ from PIL import Image
 from side_by_side import ROOT, SIZES, alternate, build, compared, show, write
 
 from blip_core.config.config import load_params
+from blip_core.files.content import write_json
 from blip_core.stages.caption import caption
 from blip_core.stages.score import score
-from blip_core.tables.captions import caption_table, content_hash, read_table, write_json, write_manifest, write_table
+from blip_core.tables.captions import caption_table, read_table, write_table
+from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.tables.shards import ShardWriter
 from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
 from blip_core.weights.checkpoint import save_model

@@ -25,12 +25,14 @@ from PIL import Image
 from side_by_side import ROOT, SIZES, alternate, compared, show, write
 from torch.utils.data import DataLoader, Dataset
 
+from blip_core.compute.pixels import MEAN, STD
 from blip_core.config.config import load_params
+from blip_core.files.content import hash64
 from blip_core.pictures.images import admit
-from blip_core.tables.captions import write_manifest
+from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
 from blip_core.tokenizer.wordpiece import Tokenizer, build_vocab
-from blip_core.training.batches import MEAN, NUM_DRAWS, STD, Batches, Rows, crop_box, hash64, pick
+from blip_core.training.batches import NUM_DRAWS, Batches, Rows, crop_box, pick
 
 SEED, MOST_LEVELS = 0, 2
 Side = Callable[[], Iterator[torch.Tensor]]  # all batches

@@ -102,9 +102,11 @@ def write_scores(a: Path) -> None:
     """What `score` would leave: the web text and a synthetic one of each image, and controls, with random scores."""
     import pyarrow as pa
 
-    from blip_core.capfilt.controls import heldout_halves, plant
+    from blip_core.capfilt.controls import plant
     from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
-    from blip_core.tables.captions import CONTROLS, SCHEMA, caption_table, read_table, table_paths, write_manifest, write_table
+    from blip_core.tables.captions import CONTROLS, SCHEMA, caption_table, read_table, table_paths, write_table
+    from blip_core.tables.heldout import heldout_halves
+    from blip_core.tables.manifest import write_manifest
 
     out = a / "scores"
     for number, path in enumerate(p for p in table_paths(a / "generations/g0") if p.name.startswith("web-")):

@@ -58,7 +58,8 @@ def evaluate_stage(folder: Path, num_images: int, k: int):
     """A call of the stage, its inputs made."""
     from blip_core.config.config import ModelConfig
     from blip_core.stages.evaluate import evaluate
-    from blip_core.tables.captions import caption_table, write_manifest, write_table
+    from blip_core.tables.captions import caption_table, write_table
+    from blip_core.tables.manifest import write_manifest
     from blip_core.tables.shards import ShardWriter
     from blip_core.tokenizer.wordpiece import Tokenizer, build_vocab
     from blip_core.weights.checkpoint import new_model, save_model

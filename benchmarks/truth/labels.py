@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.capfilt.pair_scores import PairScores
+from blip_core.capfilt.pair_scores import PairScores, pair_scores
 from blip_core.review.choose import IDENTITY, JUDGED_BY_SCORE, choose_cards, read_rule
 from blip_core.sample.truth import load_truth, truth_of
-from blip_core.selection.calibration import Calibration, pair_scores
+from blip_core.selection.calibration import Calibration
 from blip_core.stages.calibrate import shared_weight
 from blip_core.tables.captions import CONTROLS, each_table, read_table
 

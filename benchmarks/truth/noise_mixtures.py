@@ -15,15 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.capfilt.controls import heldout_halves, plant
+from blip_core.capfilt.controls import plant
 from blip_core.capfilt.plugins import open_filter
 from blip_core.config.config import load_params
+from blip_core.files.content import sha256_file
 from blip_core.sample.scene_texts import TRUE_KINDS, text_of_kind
 from blip_core.sample.truth import Truth, load_truth
 from blip_core.selection.calibration import read_calibrations, with_match
 from blip_core.selection.noise import Judged, residual_noise
 from blip_core.stages.score import scored_table
-from blip_core.tables.captions import SCHEMA, caption_table, each_table, sha256_file
+from blip_core.tables.captions import SCHEMA, caption_table, each_table
+from blip_core.tables.heldout import heldout_halves
 from blip_core.tables.shards import ShardImages
 
 ROOT = Path(__file__).resolve().parents[2]

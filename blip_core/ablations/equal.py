@@ -10,19 +10,10 @@ import pyarrow.compute as pc
 
 from blip_core.checks.contract import check_folder
 from blip_core.config.config import load_params
-from blip_core.tables.captions import (
-    SCHEMA,
-    content_hash,
-    each_table,
-    kept,
-    read_manifest,
-    read_table,
-    require_gate,
-    table_paths,
-    write_json,
-    write_manifest,
-    write_table,
-)
+from blip_core.files.content import write_json
+from blip_core.tables.captions import SCHEMA, each_table, kept, read_table, table_paths, write_table
+from blip_core.tables.gates import require_gate
+from blip_core.tables.manifest import content_hash, read_manifest, write_manifest
 
 
 def equal_texts(generation: Path, gate: Path, like: Path, out: Path, out_gate: Path, shards: Path, *, seed: int) -> None:

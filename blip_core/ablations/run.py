@@ -18,8 +18,8 @@ from blip_core.ablations.graph import Chain, Own, derive
 from blip_core.ablations.results import Compare, facts_of, measure_row
 from blip_core.config.config import Params, checked, read_values
 from blip_core.files.atomic import new_file, new_folder
+from blip_core.files.content import write_json
 from blip_core.runtime.guardian import guarded
-from blip_core.tables.captions import write_json
 from blip_core.tracking.provenance import git
 from blip_core.versions.cache import resolved, run_dvc
 

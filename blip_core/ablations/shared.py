@@ -7,7 +7,8 @@ from pathlib import Path
 from blip_core.compute.precision import resolved
 from blip_core.compute.work import discard, run_folder
 from blip_core.config.config import FilterConfig, LanguageConfig, load_params
-from blip_core.tables.captions import content_hash, require_gate
+from blip_core.tables.gates import require_gate
+from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Batches, Rows
 from blip_core.training.loop import fit

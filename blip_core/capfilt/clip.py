@@ -13,9 +13,10 @@ from torch import Tensor
 
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
+from blip_core.compute.padding import pad
+from blip_core.compute.pixels import read_picture
 from blip_core.compute.precision import autocast
 from blip_core.tables.shards import ShardImages
-from blip_core.training.batches import pad, read_picture
 from blip_core.weights.load import read_config
 
 TYPES = ("clip", "siglip", "siglip2")

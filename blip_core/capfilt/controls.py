@@ -10,42 +10,17 @@ perturbed   a caption of the picture with one describing word replaced by one th
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from blip_core.tables.captions import SCHEMA, read_table, table_paths
-from blip_core.training.batches import hash64
+from blip_core.files.content import hash64
+from blip_core.tables.captions import SCHEMA
+from blip_core.tables.heldout import Picture
 
 KINDS = ("true", "mismatched", "crawled", "perturbed")
 _TRIES = 4  # to find one more perturbed text
 _NEIGHBOURS = 4096  # pictures around one, by key, among which a mismatched text is sought: to shuffle all for each would be quadratic
-
-
-@dataclass(frozen=True)
-class Picture:
-    shard: str
-    key: str
-    image_id: str
-    texts: list[str]
-
-
-def heldout_pictures(heldout: Path, split: str) -> list[Picture]:
-    """The pictures of a held-out split, val or test, in order of key."""
-    groups: dict[str, list[dict]] = defaultdict(list)
-    for path in table_paths(heldout):
-        if path.stem.startswith(f"{split}-"):
-            for row in read_table(path, ["key", "image_id", "text"]).to_pylist():
-                groups[row["key"]].append({**row, "shard": path.stem})
-    return [Picture(rows[0]["shard"], key, rows[0]["image_id"], [r["text"] for r in rows]) for key, rows in sorted(groups.items())]
-
-
-def heldout_halves(heldout: Path) -> tuple[list[Picture], list[Picture]]:
-    """The pictures of the held-out split val in two disjoint halves: one calibrates, the other controls."""
-    items = heldout_pictures(heldout, "val")
-    return [p for p in items if hash64(p.image_id) % 2 == 0], [p for p in items if hash64(p.image_id) % 2]
 
 
 def plant(items: list[Picture], *, per_image: int, seed: int, crawl: Sequence[str] = ()) -> pa.Table:

@@ -15,13 +15,15 @@ from torch import Tensor
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.ahead import read_ahead
 from blip_core.compute.distributed import device
+from blip_core.compute.padding import pad
+from blip_core.compute.pixels import load_pixels, read_resized
 from blip_core.compute.precision import autocast
 from blip_core.config.config import SamplerConfig
+from blip_core.files.content import hash64
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search, nucleus
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import hash64, load_pixels, pad, read_resized
 
 
 class Caption(NamedTuple):

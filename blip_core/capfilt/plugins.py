@@ -13,9 +13,9 @@ from blip_core.capfilt.clip import is_clip, load_clip
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
+from blip_core.files.content import sha256_file
 from blip_core.model.blip import CAPTIONING, RETRIEVAL, Blip
 from blip_core.model.inference import for_inference
-from blip_core.tables.captions import sha256_file
 from blip_core.weights.checkpoint import model_hash
 from blip_core.weights.load import load_pretrained, read_config
 

@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 
 from blip_core.checks.expect import Expect, Tally, tally
 from blip_core.files.atomic import new_folder
-from blip_core.tables.captions import SCHEMA, read_manifest, sha256_file, table_paths
+from blip_core.files.content import sha256_file
+from blip_core.tables.captions import SCHEMA, table_paths
+from blip_core.tables.manifest import read_manifest
 
 
 def check(suites: dict[str, tuple[pa.Table | Iterable[pa.Table], list[Expect]]], *, docs: Path | None, title: str) -> list[dict]:

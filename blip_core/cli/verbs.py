@@ -168,9 +168,9 @@ def _review(args: argparse.Namespace) -> None:
 
 
 def _agreement(args: argparse.Namespace) -> None:
+    from blip_core.files.content import write_json
     from blip_core.review.agreement import agreement, as_table
     from blip_core.selection.labels import read_labels
-    from blip_core.tables.captions import write_json
 
     params = read_params(args)
     found = agreement(read_labels(args.labels), args.generation, cfg=params.evaluate, seed=params.seed)
@@ -213,8 +213,8 @@ def _ablate(args: argparse.Namespace) -> None:
     from blip_core.ablations.page import around, show
     from blip_core.ablations.results import joined
     from blip_core.ablations.run import ablate
+    from blip_core.files.content import write_json
     from blip_core.stages.compare import paired_comparison
-    from blip_core.tables.captions import write_json
 
     if args.page:
         around(args.page)  # before the hours, not behind them

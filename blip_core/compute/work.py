@@ -9,7 +9,8 @@ from pathlib import Path
 
 from blip_core.compute.distributed import rank
 from blip_core.files.atomic import replace_folder
-from blip_core.tables.captions import write_json, write_manifest
+from blip_core.files.content import write_json
+from blip_core.tables.manifest import write_manifest
 
 log = logging.getLogger(__name__)
 IDENTITY = "identity.json"

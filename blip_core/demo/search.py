@@ -13,14 +13,15 @@ import numpy as np
 import pyarrow.compute as pc
 
 from blip_core.compute.ahead import read_ahead
+from blip_core.compute.pixels import read_resized
 from blip_core.compute.precision import resolved
 from blip_core.compute.work import run_folder
 from blip_core.files.atomic import new_file
 from blip_core.runtime.progress import Progress
 from blip_core.serving.service import Service
-from blip_core.tables.captions import KEPT, each_table, listed_hash, read_table
+from blip_core.tables.captions import KEPT, each_table, read_table
+from blip_core.tables.manifest import listed_hash
 from blip_core.tables.shards import ShardImages
-from blip_core.training.batches import read_resized
 from blip_core.weights.checkpoint import model_hash
 
 PART = 500  # pictures of which the embeddings are one file

@@ -7,13 +7,14 @@ import torch
 from PIL import Image
 
 from blip_core.compute.distributed import device
+from blip_core.compute.padding import tokenize
+from blip_core.compute.pixels import load_pixels
 from blip_core.compute.precision import autocast
 from blip_core.demo.attention_map import cross_attention, grad_cam
 from blip_core.model.blip import MATCHING
 from blip_core.serving.options import BadRequest
 from blip_core.serving.rows import Row
 from blip_core.serving.service import Service
-from blip_core.training.batches import load_pixels, tokenize
 
 Kind = Literal["grad_cam", "attention"]
 SIDE, LONGEST = 240, 1200  # pixels of a drawn map: its shorter side, and what its longer one may have

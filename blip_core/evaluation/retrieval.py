@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blip_core.capfilt.controls import Picture
 from blip_core.compute.ahead import read_ahead
 from blip_core.compute.distributed import device, rank, total, world_size
+from blip_core.compute.padding import tokenize
+from blip_core.compute.pixels import load_pixels, read_resized
 from blip_core.compute.precision import autocast
 from blip_core.config.config import EvaluateConfig
 from blip_core.evaluation.metrics import Scores, blocks
 from blip_core.model.blip import Blip
+from blip_core.tables.heldout import Picture
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import load_pixels, read_resized, tokenize
 
 OUTRANKED = -1000.0  # added to the ITC of pairs that ITM does not rank anew: behind all that it does, in ITC's order
 TEXTS_AT_ONCE = 1024  # that ITM takes in one pass, whatever the number of candidates

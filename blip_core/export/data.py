@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 from blip_core.export.card import Totals, card
 from blip_core.export.formats import WRITERS, Item
 from blip_core.files.atomic import new_folder
+from blip_core.files.content import sha256_file, write_json
 from blip_core.pictures.containers import KINDS
-from blip_core.tables.captions import CONTROLS, KEPT, SCREENS, content_hash, read_table, sha256_file, table_paths, write_json
+from blip_core.tables.captions import CONTROLS, KEPT, SCREENS, read_table, table_paths
+from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 
 _SHOWN = ("text", "source", "reason", "match", "itm", "itc", "round", "candidate", "model", "sampler", "seed", "filter", *SCREENS)

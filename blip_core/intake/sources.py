@@ -20,11 +20,11 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from blip_core.config.config import FieldsConfig, IngestConfig, Place, RemoteConfig
+from blip_core.files.content import write_json
 from blip_core.intake.formats import format_module, recognise, units
 from blip_core.intake.formats.columns import SEARCH
 from blip_core.remote.elsewhere import storage_of
 from blip_core.remote.storage import Stored
-from blip_core.tables.captions import write_json
 
 PARTS = ("web", "clean")
 _MOST_NAMES = 1_000_000  # that braces may stand for

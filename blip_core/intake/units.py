@@ -16,12 +16,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from blip_core.config.config import IngestConfig
+from blip_core.files.content import write_json
 from blip_core.files.rejected import Rejected
 from blip_core.intake.bounds import bounded, survive
 from blip_core.intake.duplicates import fingerprint
 from blip_core.intake.formats import Record, RejectedRow, deal_split, format_module
 from blip_core.pictures.images import Admitted, admit
-from blip_core.tables.captions import KEPT, caption_table, write_json, write_table
+from blip_core.tables.captions import KEPT, caption_table, write_table
 from blip_core.tables.shards import KEY, ShardWriter
 from blip_core.texts.clean import by_rule, tidy
 from blip_core.texts.screens import fill

@@ -22,13 +22,15 @@ from torch.profiler import ProfilerActivity
 
 from blip_core.capfilt.med import caption_images, score_texts, set_threads
 from blip_core.compute.distributed import device
+from blip_core.compute.padding import tokenize
+from blip_core.compute.pixels import read_resized
 from blip_core.compute.precision import resolved
 from blip_core.config.config import OptimConfig, Params
 from blip_core.model.blip import Blip
 from blip_core.model.inference import for_inference
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
-from blip_core.training.batches import Batches, Rows, batch_shares, read_resized, tokenize
+from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import fit
 from blip_core.training.objectives import Batch, CaptionObjective, PretrainObjective
 from blip_core.weights.checkpoint import load_model, new_model

@@ -9,7 +9,8 @@ from pathlib import Path
 from blip_core.config.config import Params
 from blip_core.report.digest import RoundDigest, digest_round
 from blip_core.sample.truth import Truth, caption_truth, load_truth
-from blip_core.tables.captions import content_hash, read_table
+from blip_core.tables.captions import read_table
+from blip_core.tables.manifest import content_hash
 from blip_core.tables.stopped import stopped
 
 SPLITS = ("web", "train", "val", "test")

@@ -19,7 +19,7 @@ from blip_core.pictures.containers import media_type
 from blip_core.pictures.images import decode_rgb
 from blip_core.review.choose import Card, Row, Rule, choose_cards, read_rule
 from blip_core.selection.labels import VERSION, Pair
-from blip_core.tables.captions import content_hash
+from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 
 MOST_BYTES = 10_500  # of a picture; as base64 a third more

@@ -51,7 +51,7 @@ class Meter:
         """Nothing for the other processes of a training: the first one tells."""
         if os.environ.get("RANK", "0") != "0":
             return
-        from blip_core.tables.captions import write_json
+        from blip_core.files.content import write_json
 
         total = _since(self._began)
         overhead = [t - i for t, i in zip(total, self._inside, strict=True)]

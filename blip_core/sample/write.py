@@ -18,9 +18,10 @@ import simplejpeg
 
 from blip_core.config.config import SampleConfig
 from blip_core.files.atomic import new_folder
+from blip_core.files.content import write_json
 from blip_core.sample.scene_texts import human_captions, is_true, web_text
 from blip_core.sample.scenes import IMAGE_SIDE, Scene, draw_scene, render, scene_to_json
-from blip_core.tables.captions import write_json, write_table
+from blip_core.tables.captions import write_table
 
 PARTS = ("web", "train", "val", "test")  # the order numbers the random generators
 SHARD_IMAGES = 4000

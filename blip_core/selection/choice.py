@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blip_core.capfilt.pair_scores import opinions
 from blip_core.checks.expectations import schema_faults
 from blip_core.config.config import AssembleConfig
-from blip_core.selection.calibration import Calibrated, opinions, with_match
+from blip_core.selection.calibration import Calibrated, with_match
 from blip_core.tables.captions import CONTROLS, KEPT, SCHEMA, SCREENS, read_table, table_paths
 from blip_core.tables.counting import Walk, frequent
 from blip_core.texts.screens import fill, hits, loops, normalised

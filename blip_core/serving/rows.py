@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from blip_core.compute.pixels import resize
 from blip_core.files.rejected import REASONS, Rejected
 from blip_core.pictures.images import admit, decode_rgb
 from blip_core.serving.options import BadRequest, Settings, Task
 from blip_core.serving.urls import fetch, is_url
 from blip_core.texts.clean import clean_text
-from blip_core.training.batches import resize
 
 FORMATS = "a JPEG, PNG, WebP or GIF file"
 

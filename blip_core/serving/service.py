@@ -9,13 +9,14 @@ import torch
 from blip_core.capfilt.med import caption_images, score_texts
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
+from blip_core.compute.padding import tokenize
+from blip_core.compute.pixels import load_pixels
 from blip_core.compute.precision import autocast, resolved
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
 from blip_core.model.inference import for_inference
 from blip_core.selection.calibration import Calibration, read_calibrations
 from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings
 from blip_core.serving.rows import Row, decoded
-from blip_core.training.batches import load_pixels, tokenize
 from blip_core.weights.checkpoint import load_model, model_hash
 
 NEEDS = {"caption": CAPTIONING, "match": RETRIEVAL, "embed": ("encoder", "contrast")}

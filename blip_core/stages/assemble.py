@@ -9,22 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.config.config import AssembleConfig
+from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations
 from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, read_whole, rejected
-from blip_core.tables.captions import (
-    DEGENERATE,
-    KEPT,
-    REASONS,
-    content_hash,
-    read_manifest,
-    read_table,
-    sha256_file,
-    table_paths,
-    write_json,
-    write_manifest,
-    write_table,
-)
+from blip_core.tables.captions import DEGENERATE, KEPT, REASONS, read_table, table_paths, write_table
 from blip_core.tables.counting import hashes, num_distinct
+from blip_core.tables.manifest import content_hash, read_manifest, write_manifest
 from blip_core.texts.screens import normalised, screened
 
 

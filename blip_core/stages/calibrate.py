@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from blip_core.capfilt.controls import heldout_halves, plant
+from blip_core.capfilt.controls import plant
 from blip_core.capfilt.med import score_table, set_threads
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.capfilt.plugins import Fetch, open_filter
 from blip_core.config.config import CalibrateConfig, ScoreConfig
 from blip_core.evaluation.metrics import expected_calibration_error, precision_recall_curve, roc_auc
+from blip_core.files.content import write_json
 from blip_core.selection.calibration import Calibrated, Calibration, balanced, threshold_for_precision, write_calibrations
 from blip_core.selection.labelled import labelled_pairs
-from blip_core.tables.captions import write_json
+from blip_core.tables.heldout import heldout_halves
 from blip_core.tables.shards import ShardImages
 
 CURVE_POINTS = 200

@@ -15,7 +15,9 @@ from blip_core.capfilt.plugins import Fetch, find_model, identify, open_captione
 from blip_core.compute.ahead import read_ahead
 from blip_core.compute.work import publish, run_folder
 from blip_core.config.config import CaptionConfig, WriterConfig
-from blip_core.tables.captions import caption_table, content_hash, read_table, require_gate, table_paths
+from blip_core.tables.captions import caption_table, read_table, table_paths
+from blip_core.tables.gates import require_gate
+from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 
 

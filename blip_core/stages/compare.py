@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from blip_core.config.config import CompareConfig, Params
 from blip_core.evaluation.bootstrap import Paired, Statistic, mean, paired, sums_by_image
 from blip_core.evaluation.metrics import bleu, bleu_counts
-from blip_core.tables.captions import read_table, sha256_file, write_json
+from blip_core.files.content import sha256_file, write_json
+from blip_core.tables.captions import read_table
 from blip_core.tables.stopped import newest_trained, stopped
 
 BLEU = {f"bleu{n}": n - 1 for n in (1, 2, 3, 4)}  # corpus metrics: no mean over items, so they come from captions.parquet

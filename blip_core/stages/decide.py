@@ -5,8 +5,9 @@ from pathlib import Path
 
 from blip_core.config.config import DecideConfig
 from blip_core.evaluation.bootstrap import Paired
+from blip_core.files.content import write_json
 from blip_core.stages.compare import paired_tests
-from blip_core.tables.captions import VAL, write_json
+from blip_core.tables.captions import VAL
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from blip_core.config.config import DescribeConfig
 from blip_core.explain.describe import describe_round, flat
-from blip_core.tables.captions import write_json
+from blip_core.files.content import write_json
 
 
 def describe(base: Path, generation: Path, out: Path, out_metrics: Path, *, cfg: DescribeConfig) -> None:

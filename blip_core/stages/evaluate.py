@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from blip_core.capfilt.controls import heldout_pictures
 from blip_core.capfilt.med import caption_images, set_threads
 from blip_core.compute.distributed import device, every, on_every_process, rank
 from blip_core.compute.precision import resolved
@@ -18,9 +17,11 @@ from blip_core.config.config import EvaluateConfig
 from blip_core.evaluation import bootstrap
 from blip_core.evaluation.metrics import RECALLS, Scores, bleu, caption_scores, image_ranks, text_ranks
 from blip_core.evaluation.retrieval import Subject, encode, rerank
+from blip_core.files.content import write_json
 from blip_core.model.inference import for_inference
 from blip_core.runtime.progress import Progress
-from blip_core.tables.captions import VAL, write_json, write_table
+from blip_core.tables.captions import VAL, write_table
+from blip_core.tables.heldout import heldout_pictures
 from blip_core.tables.shards import ShardImages
 from blip_core.weights.checkpoint import load_model
 

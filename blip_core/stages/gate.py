@@ -10,24 +10,14 @@ from blip_core.checks.contract import COLUMNS, RANGES, each_row, max_chars, row_
 from blip_core.checks.expect import Expect, at_least, at_most, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
 from blip_core.config.config import AssembleConfig, GateConfig
+from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations, with_match
 from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, rejected
 from blip_core.selection.noise import FALSE_KINDS, TRUE, Judged, Noise, residual_noise
 from blip_core.stages.assemble import measure
-from blip_core.tables.captions import (
-    CONTROLS,
-    DEGENERATE,
-    SCHEMA,
-    content_hash,
-    each_table,
-    listed_hash,
-    read_manifest,
-    read_table,
-    sha256_file,
-    table_paths,
-    write_json,
-)
+from blip_core.tables.captions import CONTROLS, DEGENERATE, SCHEMA, each_table, read_table, table_paths
 from blip_core.tables.counting import Walk, hashes
+from blip_core.tables.manifest import content_hash, listed_hash, read_manifest
 from blip_core.texts.screens import screened
 
 REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."

@@ -21,11 +21,13 @@ import pyarrow.compute as pc
 import blip_core
 from blip_core.config.config import IngestConfig
 from blip_core.files.atomic import clear_killed
+from blip_core.files.content import write_json
 from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, Staged, choose, place, quarantined
 from blip_core.intake.processes import take_in_all
 from blip_core.intake.sources import PARTS, identity, open_source, shown
 from blip_core.intake.units import QUARANTINE_SCHEMA, Task
-from blip_core.tables.captions import kept, read_table, table_paths, write_json, write_manifest, write_table
+from blip_core.tables.captions import kept, read_table, table_paths, write_table
+from blip_core.tables.manifest import write_manifest
 
 # packages whose change makes staged units stale
 _SOURCES = ("intake", "pictures", "texts", "tables", "files")

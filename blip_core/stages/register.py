@@ -14,9 +14,10 @@ import yaml
 
 import blip_core
 from blip_core.config.config import CompareConfig, Params, RegisterConfig, load_params
+from blip_core.files.content import sha256_file, write_json
 from blip_core.serving.options import CALIBRATION, choose, defaults, packed_settings
 from blip_core.stages.compare import evaluation_hash, paired_comparison
-from blip_core.tables.captions import require_gate, sha256_file, write_json
+from blip_core.tables.gates import require_gate
 from blip_core.tracking.champion import CANDIDATE, CHALLENGER, CHAMPION, TEST, crown, describe, withdrawn
 from blip_core.tracking.provenance import provenance, read_lock, stale, who
 from blip_core.tracking.registry import Registry, open_registry

@@ -10,18 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.capfilt.controls import heldout_halves, plant
+from blip_core.capfilt.controls import plant
 from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.med import Filter, score_table, set_threads
-from blip_core.capfilt.pair_scores import PairScores
+from blip_core.capfilt.pair_scores import PairScores, set_opinions
 from blip_core.capfilt.plugins import Fetch, find_model, identify, open_filter
 from blip_core.compute.work import publish, run_folder
 from blip_core.config.config import ScoreConfig
-from blip_core.selection.calibration import set_opinions
-from blip_core.tables.captions import CONTROLS, SCHEMA, content_hash, read_table, table_paths
+from blip_core.files.content import hash64
+from blip_core.tables.captions import CONTROLS, SCHEMA, read_table, table_paths
+from blip_core.tables.heldout import heldout_halves
+from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 from blip_core.texts.screens import screened
-from blip_core.training.batches import hash64
 
 
 def score(

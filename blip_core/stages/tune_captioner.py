@@ -6,7 +6,9 @@ from blip_core.compute.distributed import on_every_process, rank
 from blip_core.compute.precision import resolved
 from blip_core.compute.work import discard, run_folder
 from blip_core.config.config import CaptionerConfig
-from blip_core.tables.captions import content_hash, require_gate, write_json
+from blip_core.files.content import write_json
+from blip_core.tables.gates import require_gate
+from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Batches, Rows
 from blip_core.training.loop import Log, fit, summarize, write_history

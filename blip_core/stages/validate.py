@@ -12,8 +12,10 @@ from blip_core.checks.contract import COLUMNS, each_row, max_chars, row_expectat
 from blip_core.checks.expect import Expect, at_least, at_most, pairs, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require
 from blip_core.config.config import ValidateConfig
-from blip_core.tables.captions import KEPT, SCHEMA, SCREENS, kept, listed_hash, read_manifest, read_table, table_paths, write_json
+from blip_core.files.content import write_json
+from blip_core.tables.captions import KEPT, SCHEMA, SCREENS, kept, read_table, table_paths
 from blip_core.tables.counting import Walk, hashes, num_distinct, repeated
+from blip_core.tables.manifest import listed_hash, read_manifest
 from blip_core.tables.shards import INDEX_SCHEMA, read_index
 
 # folder / part of a table: the one source that its texts may have

@@ -4,8 +4,6 @@ A folder of tables is whole when its manifest.json, written last, names every fi
 serves a generation (candidates with their decision), candidates fresh from the captioner, scores and held-out clean texts.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from blip_core.files.atomic import new_file
-from blip_core.tables.stopped import require_made
+from blip_core.tables.manifest import read_manifest
 
 KEPT = "kept"
 CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
@@ -84,30 +82,6 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
-def write_manifest(folder: Path, **facts) -> dict:
-    """Seal a folder: list its Parquet and tar files with size and sha256. `facts` are kept beside (counts, parents)."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".parquet", ".tar") and not p.name.startswith("_tmp."))
-    listed = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
-    manifest = {**facts, "files": listed}
-    write_json(manifest, folder / "manifest.json")
-    return manifest
-
-
-def read_manifest(folder: Path) -> dict:
-    """The manifest of a sealed folder. ValueError when it is missing or a listed file is missing or has another size."""
-    path = folder / "manifest.json"
-    require_made(folder)
-    if not path.exists():
-        raise ValueError(f"{path}: no manifest, so {folder} is unfinished; run the stage that makes it")
-    manifest = json.loads(path.read_text())
-    for name, listed in manifest["files"].items():
-        file = folder / name
-        size = file.stat().st_size if file.exists() else None
-        if size != listed["bytes"]:
-            raise ValueError(f"{file}: expected {listed['bytes']} bytes by the manifest, got {size}; run the stage that makes it again")
-    return manifest
-
-
 def table_paths(folder: Path) -> list[Path]:
     """The tables of a sealed folder, sorted."""
     return [folder / name for name in sorted(read_manifest(folder)["files"]) if name.endswith(".parquet")]
@@ -131,39 +105,3 @@ def read_tables(folder: Path, columns: list[str] | None = None) -> pa.Table:
 def kept(table: pa.Table) -> pa.Table:
     """The rows that a model may train on."""
     return table.filter(pc.equal(table["reason"], KEPT))
-
-
-def content_hash(folder: Path) -> str:
-    """Identity of a sealed folder by what its files hold now, not by what the manifest says they held."""
-    return _identity({name: sha256_file(folder / name) for name in read_manifest(folder)["files"]})
-
-
-def listed_hash(folder: Path) -> str:
-    """The same by the manifest alone: for who has just compared the files with it."""
-    return _identity({name: listed["sha256"] for name, listed in read_manifest(folder)["files"].items()})
-
-
-def _identity(sha256: dict[str, str]) -> str:
-    return hashlib.sha256("".join(f"{name} {sha256[name]}\n" for name in sorted(sha256)).encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def write_json(value: object, path: Path) -> None:
-    """Write JSON by rename, keys sorted, so that equal values are equal bytes."""
-    with new_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def require_gate(gate: Path, generation: Path) -> None:
-    """ValueError unless `gate` says that this very generation passed. Training and the next round call it first."""
-    if not gate.exists():
-        raise ValueError(
-            f"{gate}: missing, so {generation} did not pass its gate; see the gate's report, mend the data or its limits, and run it again"
-        )
-    verdict, found = json.loads(gate.read_text()), content_hash(generation)
-    if not verdict.get("passed") or verdict.get("generation") != found:
-        raise ValueError(f"{gate}: passed generation {verdict.get('generation')}, but {generation} now is {found}; run the gate again")

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from blip_core.pictures.containers import kind_of
-from blip_core.tables.captions import read_manifest, read_table, write_table
+from blip_core.tables.captions import read_table, write_table
+from blip_core.tables.manifest import read_manifest
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 import yaml
 
-from blip_core.tables.captions import KEPT, content_hash, listed_hash, read_table, table_paths
+from blip_core.tables.captions import KEPT, read_table, table_paths
+from blip_core.tables.manifest import content_hash, listed_hash
 
 # so that an md5 of digits alone stays text; libyaml reads the demo's lock in 7 ms, PyYAML's own parser in 60
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)

@@ -4,7 +4,6 @@ The samples of a step are a pure function of (rows, seed, step): any number of w
 a resumed run goes on exactly where it stopped. No loader holds state.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,20 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from blip_core.compute.distributed import device, rank, world_size
+from blip_core.compute.padding import tokenize
+from blip_core.compute.pixels import normalize, read_picture, resize
 from blip_core.config.config import AugmentConfig, OptimConfig
-from blip_core.pictures.images import decode_rgb
+from blip_core.files.content import hash64
 from blip_core.tables.captions import each_table, kept
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import Batch
-
-# of CLIP, as the public BLIP uses
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -204,60 +201,3 @@ def crop_box(height: int, width: int, scale: tuple[float, float], draw: np.ndarr
     w = min(width, max(1, round(float(np.sqrt(area * aspect)))))
     h = min(height, max(1, round(float(np.sqrt(area / aspect)))))
     return int(draw[2] * (height - h + 1)), int(draw[3] * (width - w + 1)), h, w
-
-
-def resize(image_HW3: np.ndarray, size: int) -> Tensor:
-    """uint8 3 x size x size, bicubic with antialias; the aspect is not kept, as in the public BLIP."""
-    pixels = torch.from_numpy(image_HW3)[None].permute(0, 3, 1, 2)  # in this order of steps torch sees that channels are last
-    if pixels.shape[2:] == (size, size):
-        return pixels[0]
-    return F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0]
-
-
-def normalize(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 255] (uint8 or float), B x 3 x H x W, to what the model takes."""
-    mean, std = (torch.tensor(v, device=pixels.device)[:, None, None] * 255 for v in (MEAN, STD))
-    if pixels.device.type != "cpu":
-        return (pixels - mean).div_(std)
-    # numpy asks for huge pages: the page faults of a fresh batch cost more than its arithmetic; and one image stays in the cache
-    out = torch.from_numpy(np.empty(pixels.shape, np.float32))
-    for image, raw in zip(out, pixels, strict=True):
-        image.copy_(raw).sub_(mean).div_(std)
-    return out
-
-
-def read_picture(images: ShardImages, shard: str, key: str) -> np.ndarray:
-    """A stored image, decoded: uint8 H x W x 3. ValueError names the shard and the key of one that can't be."""
-    data = images.bytes(shard, key)
-    try:
-        return decode_rgb(data)
-    except ValueError as e:
-        fault = f"{images.folder / shard}.tar: image {key!r} can't be decoded ({e})"
-        raise ValueError(f"{fault}; ingest could, so the file has changed since: restore it or run ingest again") from None
-
-
-def read_resized(images: ShardImages, shard: str, key: str, size: int) -> np.ndarray:
-    """A stored image as an evaluation sees it: uint8 size x size x 3."""
-    return resize(read_picture(images, shard, key), size).permute(1, 2, 0).numpy()
-
-
-def load_pixels(images: list[np.ndarray], size: int) -> Tensor:
-    """Decoded images as an evaluation sees them: B x 3 x size x size, normalised, on this process's device."""
-    return normalize(torch.stack([resize(i, size) for i in images]).to(device()))
-
-
-def tokenize(tokenizer: Tokenizer, texts: list[str], *, max_tokens: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask, padded to the longest of the texts: B x T each."""
-    return pad([tokenizer.encode(t, max_tokens=max_tokens) for t in texts], tokenizer.pad)
-
-
-def pad(encoded: list[list[int]], padding: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask, padded to the longest: B x T each."""
-    length = max(map(len, encoded))
-    ids = torch.tensor([e + [padding] * (length - len(e)) for e in encoded])
-    return ids, torch.arange(length)[None] < torch.tensor([[len(e)] for e in encoded])
-
-
-def hash64(text: str) -> int:
-    """A signed 64-bit hash that is the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)

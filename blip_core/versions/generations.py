@@ -16,7 +16,8 @@ from pathlib import Path
 
 from blip_core.config.config import load_params
 from blip_core.files.atomic import new_folder
-from blip_core.tables.captions import KEPT, content_hash, listed_hash, read_table
+from blip_core.tables.captions import KEPT, read_table
+from blip_core.tables.manifest import content_hash, listed_hash
 from blip_core.tables.stopped import FILE as STOPPED
 from blip_core.tracking.provenance import Lock, git, maker, parse_lock, raw_data, read_lock
 from blip_core.versions.cache import Cache, open_cache, run_dvc

@@ -9,7 +9,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip_core.tables.captions import write_json
+from blip_core.files.content import write_json
 from blip_core.tracking.provenance import ancestry, git, parse_lock, raw_data
 from blip_core.tracking.registry import PROVENANCE, Registry
 from blip_core.versions.cache import open_cache, run_dvc

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from blip_core.config.config import ModelConfig
 from blip_core.files.atomic import new_folder
+from blip_core.files.content import sha256_file, write_json
 from blip_core.model.blip import Blip, SpecialTokens
-from blip_core.tables.captions import sha256_file, write_json
 from blip_core.tables.stopped import require_made
 from blip_core.tokenizer.wordpiece import Tokenizer
 

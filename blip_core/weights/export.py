@@ -5,11 +5,11 @@ from typing import Literal
 
 from safetensors.torch import save_file
 
+from blip_core.compute.pixels import MEAN, STD
 from blip_core.files.atomic import new_folder
+from blip_core.files.content import write_json
 from blip_core.model.blip import Blip
-from blip_core.tables.captions import write_json
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import MEAN, STD
 from blip_core.weights.pretrained import captioning_weights, retrieval_weights
 
 CLASSES = {"captioning": "BlipForConditionalGeneration", "retrieval": "BlipForImageTextRetrieval"}

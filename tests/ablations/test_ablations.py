@@ -19,7 +19,9 @@ from blip_core.ablations.page import BEGIN, END, differences, section, write_pag
 from blip_core.ablations.results import METRICS, joined
 from blip_core.ablations.shared import tune_shared
 from blip_core.config.config import Params, read_values
-from blip_core.tables.captions import caption_table, content_hash, read_tables, require_gate, write_manifest, write_table
+from blip_core.tables.captions import caption_table, read_tables, write_table
+from blip_core.tables.gates import require_gate
+from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.versions.cache import resolved
 from tests.support.small import small_values
 

@@ -2,12 +2,13 @@
 
 import pytest
 
-from blip_core.capfilt.controls import KINDS, Substitutes, heldout_halves, plant
+from blip_core.capfilt.controls import KINDS, Substitutes, plant
 from blip_core.capfilt.med import controls
 from blip_core.sample.scene_texts import is_true
 from blip_core.sample.truth import load_truth
 from blip_core.stages.score import crawl_texts
 from blip_core.tables.captions import read_tables
+from blip_core.tables.heldout import heldout_halves
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from blip_core.stages.caption import caption
 from blip_core.stages.ingest import ingest
 from blip_core.stages.score import score
 from blip_core.stages.validate import validate
-from blip_core.tables.captions import content_hash, read_manifest
+from blip_core.tables.manifest import content_hash, read_manifest
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.small import small_values

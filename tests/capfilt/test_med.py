@@ -5,10 +5,10 @@ import pyarrow as pa
 import simplejpeg
 
 from blip_core.capfilt.med import MedFilter, caption_images, score_table, score_texts, write_captions
+from blip_core.compute.pixels import read_picture
 from blip_core.config.config import SamplerConfig
-from blip_core.tables.captions import write_manifest
+from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
-from blip_core.training.batches import read_picture
 
 WORDS = "a red blue green ball box star on grass and next to there is photo of".split()
 

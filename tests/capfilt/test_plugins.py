@@ -12,13 +12,15 @@ import simplejpeg
 import torch
 
 from blip_core.capfilt.med import score_table
+from blip_core.capfilt.pair_scores import opinions
 from blip_core.capfilt.plugins import identify, open_captioner, open_filter
-from blip_core.selection.calibration import opinions, read_calibrations
+from blip_core.selection.calibration import read_calibrations
 from blip_core.stages.assemble import assemble
 from blip_core.stages.calibrate import calibrate
 from blip_core.stages.caption import caption
 from blip_core.stages.score import score
-from blip_core.tables.captions import read_table, read_tables, write_manifest
+from blip_core.tables.captions import read_table, read_tables
+from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.weights.checkpoint import new_model, save_model

@@ -10,7 +10,8 @@ import pytest
 
 from blip_core.checks.expect import Expect, at_least, at_most, matches, never_null, one_of, pairs, share_at_most, unique, within
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
-from blip_core.tables.captions import SCHEMA, caption_table, write_manifest, write_table
+from blip_core.tables.captions import SCHEMA, caption_table, write_table
+from blip_core.tables.manifest import write_manifest
 
 NAN = float("nan")
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from blip_core.compute.padding import tokenize
 from blip_core.demo import attention_map
 from blip_core.demo.attention_map import cross_attention, grad_cam, usual_layer
 from blip_core.model.attention import split_heads
 from blip_core.model.packing import Packing
-from blip_core.training.batches import tokenize
 
 LAYERS = (0, 1)
 

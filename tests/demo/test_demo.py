@@ -23,14 +23,16 @@ import torch.nn.functional as F
 from PIL import Image
 from selenium.webdriver import Keys
 
+from blip_core.compute.padding import tokenize
+from blip_core.compute.pixels import load_pixels
 from blip_core.config.config import load_params
 from blip_core.demo import search as search_module
 from blip_core.demo.search import PictureIndex
 from blip_core.demo.verb import model_folder
 from blip_core.serving.options import packed_settings
 from blip_core.serving.service import Service
-from blip_core.tables.captions import caption_table, write_manifest, write_table
-from blip_core.training.batches import load_pixels, tokenize
+from blip_core.tables.captions import caption_table, write_table
+from blip_core.tables.manifest import write_manifest
 from blip_core.weights.checkpoint import load_model, new_model, save_model
 from tests.support.browser import NoBrowser, events, start_browser, until
 from tests.support.processes import heed_interrupts

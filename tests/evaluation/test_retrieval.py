@@ -10,16 +10,17 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from blip_core.capfilt.controls import heldout_pictures
+from blip_core.compute.padding import tokenize
+from blip_core.compute.pixels import load_pixels, read_picture
 from blip_core.config.config import EvaluateConfig, Params
 from blip_core.evaluation import metrics, retrieval
 from blip_core.evaluation.metrics import image_ranks, text_ranks
 from blip_core.evaluation.retrieval import OUTRANKED, Reranked, Similarities, Subject, encode, nearest, rerank
 from blip_core.stages.evaluate import evaluate
 from blip_core.tables.captions import read_table
+from blip_core.tables.heldout import heldout_pictures
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import load_pixels, read_picture, tokenize
 from blip_core.weights.checkpoint import new_model, save_model
 
 BLOCKS = (1, 100, 1 << 22)

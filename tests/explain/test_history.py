@@ -3,7 +3,8 @@
 import pytest
 
 from blip_core.explain.history import history
-from blip_core.tables.captions import caption_table, write_manifest, write_table
+from blip_core.tables.captions import caption_table, write_table
+from blip_core.tables.manifest import write_manifest
 
 
 @pytest.fixture

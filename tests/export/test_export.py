@@ -11,18 +11,10 @@ import yaml
 from blip_core.__main__ import main
 from blip_core.export.data import export
 from blip_core.export.formats import WRITERS
+from blip_core.files.content import sha256_file, write_json
 from blip_core.intake.formats import recognise
-from blip_core.tables.captions import (
-    KEPT,
-    caption_table,
-    read_manifest,
-    read_tables,
-    sha256_file,
-    table_paths,
-    write_json,
-    write_manifest,
-    write_table,
-)
+from blip_core.tables.captions import KEPT, caption_table, read_tables, table_paths, write_table
+from blip_core.tables.manifest import read_manifest, write_manifest
 from tests.stages.test_ingest import SPLITS, run
 from tests.support.archives import jpeg, karpathy_image, read_all, write_img2dataset, write_karpathy
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from blip_core.compute.padding import tokenize
 from blip_core.config.config import LanguageConfig
 from blip_core.model.generate import Limits, beam_search, draw_nucleus
-from blip_core.training.batches import tokenize
 from blip_core.training.objectives import Batch, language_loss
 from blip_core.weights.load import load_pretrained
 from blip_core.weights.pretrained import load_blip

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
+from blip_core.compute.padding import tokenize
 from blip_core.model.inference import for_inference
-from blip_core.training.batches import tokenize
 from blip_core.weights.checkpoint import load_model, save_model
 
 TEXTS = ["a red ball", "there is a blue star on grass", "a photo of a green box next to a red ball"]

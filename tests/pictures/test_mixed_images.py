@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from blip_core.compute.pixels import load_pixels
 from blip_core.config.config import AugmentConfig, load_params
 from blip_core.export.data import export
 from blip_core.export.formats import WRITERS
@@ -18,7 +19,7 @@ from blip_core.pictures.images import decode_rgb
 from blip_core.tables.captions import KEPT, read_tables
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import Batches, Rows, batch_shares, load_pixels
+from blip_core.training.batches import Batches, Rows, batch_shares
 from tests.intake.test_duplicates import near, photo
 from tests.pictures.test_images import encoded
 from tests.stages.test_ingest import digest, quarantine, run

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from blip_core.config.config import Params
+from blip_core.files.content import write_json
 from blip_core.report.digest import pick_examples
 from blip_core.report.page import Section, Table, as_html, as_text
 from blip_core.runtime.times import StageTime
@@ -26,7 +27,8 @@ from blip_core.selection.calibration import Calibrated, Calibration, write_calib
 from blip_core.selection.noise import FALSE_KINDS
 from blip_core.stages.describe import describe
 from blip_core.stages.report import report
-from blip_core.tables.captions import caption_table, content_hash, read_table, write_json, write_manifest, write_table
+from blip_core.tables.captions import caption_table, read_table, write_table
+from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.tables.shards import ShardWriter
 from blip_core.tables.stopped import write_stopped
 from tests.support.small import sample_config

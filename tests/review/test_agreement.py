@@ -11,7 +11,8 @@ from blip_core.review.agreement import agreement, as_table, kappa, weighted_shar
 from blip_core.review.choose import choose_cards, read_rule
 from blip_core.selection.labelled import labelled_pairs
 from blip_core.selection.labels import judged, read_labels
-from blip_core.tables.captions import caption_table, read_tables, write_manifest, write_table
+from blip_core.tables.captions import caption_table, read_tables, write_table
+from blip_core.tables.manifest import write_manifest
 from tests.support.archives import jpeg
 from tests.support.reviews import THRESHOLD, human, row, said, words, write_generation, write_labels, write_shards
 

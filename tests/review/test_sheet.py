@@ -19,7 +19,8 @@ from blip_core.review.agreement import agreement
 from blip_core.review.choose import JUDGED_BY_SCORE
 from blip_core.review.sheet import MOST_BYTES
 from blip_core.selection.labels import read_labels
-from blip_core.tables.captions import caption_table, content_hash, write_manifest, write_table
+from blip_core.tables.captions import caption_table, write_table
+from blip_core.tables.manifest import content_hash, write_manifest
 from tests.support.browser import events, until
 from tests.support.reviews import THRESHOLD, human, row, write_shards
 

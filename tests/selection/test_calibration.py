@@ -6,14 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from blip_core.capfilt.pair_scores import PairScores
+from blip_core.capfilt.pair_scores import PairScores, opinions, set_opinions
 from blip_core.evaluation.metrics import expected_calibration_error, roc_auc
 from blip_core.selection.calibration import (
     Calibrated,
     Calibration,
-    opinions,
     read_calibrations,
-    set_opinions,
     threshold_for_precision,
     with_match,
     write_calibrations,

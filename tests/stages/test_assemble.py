@@ -9,20 +9,11 @@ import pytest
 
 import blip_core.stages.assemble as stage
 from blip_core.config.config import AssembleConfig
+from blip_core.files.content import sha256_file
 from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.selection.choice import Rule, choose
-from blip_core.tables.captions import (
-    SCHEMA,
-    SCREENS,
-    caption_table,
-    content_hash,
-    read_manifest,
-    read_table,
-    read_tables,
-    sha256_file,
-    write_manifest,
-    write_table,
-)
+from blip_core.tables.captions import SCHEMA, SCREENS, caption_table, read_table, read_tables, write_table
+from blip_core.tables.manifest import content_hash, read_manifest, write_manifest
 
 NONE = pa.array([], pa.string())
 SCREENS_OFF = {**dict.fromkeys(SCREENS, "off"), "languages": None, "min_confidence": 0.5}

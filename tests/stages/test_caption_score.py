@@ -7,7 +7,8 @@ import pytest
 from blip_core.stages import caption as caption_stage
 from blip_core.stages.caption import caption
 from blip_core.stages.score import score
-from blip_core.tables.captions import content_hash, read_table, read_tables
+from blip_core.tables.captions import read_table, read_tables
+from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages, index_path, read_index
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.weights.checkpoint import new_model, save_model

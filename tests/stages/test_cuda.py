@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from blip_core.tables.captions import content_hash, read_table, read_tables, write_json
+from blip_core.files.content import write_json
+from blip_core.tables.captions import read_table, read_tables
+from blip_core.tables.manifest import content_hash
 from tests.support.small import small_params
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -88,8 +90,8 @@ def test_losses_fall_and_nothing_is_lost_on_the_way_to_the_next_generation(chain
 def test_scores_and_captions_are_those_of_a_cpu(chain, params, precision):
     """The same weights, pictures and texts on both devices; captions by beam search, which draws nothing."""
     from blip_core.capfilt.med import caption_images, score_texts
+    from blip_core.compute.pixels import read_resized
     from blip_core.tables.shards import ShardImages
-    from blip_core.training.batches import read_resized
     from blip_core.weights.checkpoint import load_model
 
     table = read_table(next(iter(sorted((chain / "rounds/r1/scores").glob("web-*.parquet")))))

@@ -8,18 +8,12 @@ import pyarrow as pa
 import pytest
 
 from blip_core.config.config import AssembleConfig, GateConfig
+from blip_core.files.content import sha256_file
 from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.stages.gate import gate
-from blip_core.tables.captions import (
-    SCHEMA,
-    caption_table,
-    content_hash,
-    read_table,
-    require_gate,
-    sha256_file,
-    write_manifest,
-    write_table,
-)
+from blip_core.tables.captions import SCHEMA, caption_table, read_table, write_table
+from blip_core.tables.gates import require_gate
+from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.tables.shards import ShardWriter
 from tests.stages.test_assemble import as_it_stands, assemble, config, row, seal
 

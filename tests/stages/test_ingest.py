@@ -15,7 +15,8 @@ import pytest
 from blip_core.config.config import IngestConfig
 from blip_core.files.rejected import REASONS
 from blip_core.stages.ingest import ingest
-from blip_core.tables.captions import KEPT, SCHEMA, read_manifest, read_table, read_tables
+from blip_core.tables.captions import KEPT, SCHEMA, read_table, read_tables
+from blip_core.tables.manifest import read_manifest
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
 from tests.support.archives import jpeg, karpathy_image, sample, tar_bytes, write_img2dataset, write_karpathy

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 
 from blip_core.config.config import CompareConfig, load_params
+from blip_core.files.content import write_json
 from blip_core.stages.compare import evaluation_hash
 from blip_core.stages.register import PACKAGES, register
-from blip_core.tables.captions import caption_table, content_hash, write_json, write_manifest, write_table
+from blip_core.tables.captions import caption_table, write_table
+from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.tracking.provenance import chain_id
 from blip_core.weights.checkpoint import model_hash, new_model, save_model
 

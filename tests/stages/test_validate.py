@@ -10,7 +10,9 @@ import pytest
 
 from blip_core.config.config import ValidateConfig
 from blip_core.stages.validate import validate
-from blip_core.tables.captions import caption_table, content_hash, require_gate, write_manifest, write_table
+from blip_core.tables.captions import caption_table, write_table
+from blip_core.tables.gates import require_gate
+from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.tables.shards import ShardWriter
 
 LIMITS = {"min_images": 4, "min_heldout_images": 2, "max_empty": 0.1, "max_duplicate": 0.5}

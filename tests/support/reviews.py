@@ -8,7 +8,8 @@ import numpy as np
 from blip_core.pictures.images import decode_rgb
 from blip_core.review.choose import Card
 from blip_core.selection.labels import VERSION, Label
-from blip_core.tables.captions import caption_table, write_manifest, write_table
+from blip_core.tables.captions import caption_table, write_table
+from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardWriter
 from tests.support.archives import jpeg
 

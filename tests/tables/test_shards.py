@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from blip_core.tables import shards
-from blip_core.tables.captions import write_manifest, write_table
+from blip_core.tables.captions import write_table
+from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import INDEX_SCHEMA, ShardImages, ShardWriter, index_path, read_index
 from tests.support.archives import jpeg
 

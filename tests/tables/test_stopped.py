@@ -14,7 +14,8 @@ from blip_core.explain.image import explain
 from blip_core.export.data import export
 from blip_core.review.choose import read_rule
 from blip_core.selection.calibration import read_calibrations
-from blip_core.tables.captions import read_manifest, require_gate
+from blip_core.tables.gates import require_gate
+from blip_core.tables.manifest import read_manifest
 from blip_core.tables.stopped import stopped, write_stopped
 from blip_core.weights.checkpoint import load_model
 
@@ -75,7 +76,7 @@ def test_readers_say_why_it_was_not_made(artifacts, read):
     ],
 )
 def test_verbs_for_people_say_it_without_a_traceback(artifacts, command, monkeypatch, capsys):
-    from blip_core.tables.captions import write_manifest
+    from blip_core.tables.manifest import write_manifest
 
     (artifacts / "shards").mkdir()
     write_manifest(artifacts / "shards")
@@ -161,7 +162,7 @@ def test_rounds_that_cannot_run_are_refused_with_their_place(tmp_path, changes, 
 
 def test_export_leaves_nothing_behind(artifacts, tmp_path):
     (artifacts / "shards").mkdir()
-    from blip_core.tables.captions import write_manifest
+    from blip_core.tables.manifest import write_manifest
 
     write_manifest(artifacts / "shards")
     with pytest.raises(ValueError, match=REASON):

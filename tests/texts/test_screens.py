@@ -8,8 +8,9 @@ import pytest
 
 from blip_core.config.config import ScreensConfig, WebScreensConfig
 from blip_core.selection.choice import Rule, choose
-from blip_core.tables.captions import SCREENS, caption_table, read_manifest, read_table, read_tables, write_table
+from blip_core.tables.captions import SCREENS, caption_table, read_table, read_tables, write_table
 from blip_core.tables.counting import Walk
+from blip_core.tables.manifest import read_manifest
 from blip_core.texts.screens import (
     common,
     completion,

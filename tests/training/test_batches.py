@@ -6,25 +6,13 @@ import pytest
 import simplejpeg
 import torch
 
+from blip_core.compute.pixels import load_pixels, normalize, read_picture, read_resized, resize
 from blip_core.config.config import AugmentConfig
-from blip_core.tables.captions import write_manifest
+from blip_core.files.content import hash64
+from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import (
-    NUM_DRAWS,
-    Batches,
-    Rows,
-    augment,
-    batch_shares,
-    crop_box,
-    hash64,
-    load_pixels,
-    normalize,
-    pick,
-    read_picture,
-    read_resized,
-    resize,
-)
+from blip_core.training.batches import NUM_DRAWS, Batches, Rows, augment, batch_shares, crop_box, pick
 
 
 def rows(**sizes: int) -> Rows:

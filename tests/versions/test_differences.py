@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from blip_core.tables.captions import caption_table, write_manifest, write_table
+from blip_core.tables.captions import caption_table, write_table
+from blip_core.tables.manifest import write_manifest
 from blip_core.versions.differences import differences
 
 REASONS = ("kept", "kept", "below_threshold", "duplicate")

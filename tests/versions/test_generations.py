@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from blip_core.tables.captions import content_hash, kept, read_tables
+from blip_core.tables.captions import kept, read_tables
+from blip_core.tables.manifest import content_hash
 from blip_core.versions.generations import FOLDER, commits, known, resolve
 from tests.support.team import NUM, change, commit, copy_team, done, refused, run, verb
 

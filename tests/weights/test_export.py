@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from blip_core.compute.padding import tokenize
+from blip_core.compute.pixels import STD, load_pixels
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, greedy
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import STD, load_pixels, tokenize
 from blip_core.weights.checkpoint import new_model
 from blip_core.weights.export import export_huggingface
 from blip_core.weights.load import load_pretrained

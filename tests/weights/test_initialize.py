@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from blip_core.compute.padding import tokenize
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import tokenize
 from blip_core.weights.checkpoint import new_model
 from blip_core.weights.load import initialize
 from blip_core.weights.sizes import huggingface_config

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from blip_core.compute.padding import tokenize
 from blip_core.model.blip import PARTS
 from blip_core.model.generate import Limits, greedy, nucleus
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import tokenize
 from blip_core.weights.checkpoint import new_model, save_model
 from blip_core.weights.load import load_pretrained
 from blip_core.weights.pretrained import load_blip

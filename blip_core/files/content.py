@@ -1,0 +1,23 @@
+"""What a file holds: its hash, and JSON of which equal values are equal bytes."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from blip_core.files.atomic import new_file
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_json(value: object, path: Path) -> None:
+    """Write JSON by rename, keys sorted, so that equal values are equal bytes."""
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def hash64(text: str) -> int:
+    """A signed 64-bit hash that is the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)

@@ -1,0 +1,32 @@
+"""The pictures that no training sees: test for evaluation, val for calibration, controls and the choice of rounds."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from blip_core.files.content import hash64
+from blip_core.tables.captions import read_table, table_paths
+
+
+@dataclass(frozen=True)
+class Picture:
+    shard: str
+    key: str
+    image_id: str
+    texts: list[str]
+
+
+def heldout_pictures(heldout: Path, split: str) -> list[Picture]:
+    """The pictures of a held-out split, val or test, in order of key."""
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for path in table_paths(heldout):
+        if path.stem.startswith(f"{split}-"):
+            for row in read_table(path, ["key", "image_id", "text"]).to_pylist():
+                groups[row["key"]].append({**row, "shard": path.stem})
+    return [Picture(rows[0]["shard"], key, rows[0]["image_id"], [r["text"] for r in rows]) for key, rows in sorted(groups.items())]
+
+
+def heldout_halves(heldout: Path) -> tuple[list[Picture], list[Picture]]:
+    """The pictures of the held-out split val in two disjoint halves: one calibrates, the other controls."""
+    items = heldout_pictures(heldout, "val")
+    return [p for p in items if hash64(p.image_id) % 2 == 0], [p for p in items if hash64(p.image_id) % 2]
