@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from blip_core.config.training import SHARED
 from blip_core.tracking.provenance import git, raw_data
 from blip_core.versions.cache import open_cache, run_dvc
 
@@ -145,7 +146,9 @@ def record(tree: Path) -> str:
 
 
 def _section(values: dict, parents: list[str], key: str) -> dict:
-    for name in parents:
+    for depth, name in enumerate(parents):
+        if depth == 1 and parents[0] in SHARED.get(name, ()):
+            values.setdefault(name, {})  # so far the training takes this part from `training` alone
         values = values.get(name)
         if not isinstance(values, dict):
             raise ValueError(f"params: {key!r}: params.yaml has no section {name!r}; `python -m blip_core params` checks the rest")

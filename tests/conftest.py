@@ -35,7 +35,7 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def model_cfg():
-    from blip_core.config.config import ModelConfig
+    from blip_core.config.model import ModelConfig
 
     return ModelConfig(
         vision=dict(
@@ -141,7 +141,7 @@ def ingested(tmp_path_factory, params) -> Path:
 def served(tmp_path_factory, model_cfg, tokenizer):
     """A tiny model as a version of the registry with the alias champion; the folder and the model."""
     from blip_core.compute.precision import resolved
-    from blip_core.config.config import load_params
+    from blip_core.config.params import load_params
     from blip_core.model.inference import for_inference
     from blip_core.stages.register import package
     from blip_core.tracking.registry import open_registry

@@ -28,7 +28,7 @@ from generation import lively
 from PIL import Image
 from side_by_side import ROOT, SIZES, alternate, build, compared, show, write
 
-from blip_core.config.config import load_params
+from blip_core.config.params import load_params
 from blip_core.files.content import write_json
 from blip_core.stages.caption import caption
 from blip_core.stages.score import score

@@ -14,7 +14,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from public_step import PADDED, PublicBlip, load_ours  # noqa: E402
 
-from blip_core.config.config import ModelConfig, Params, load_params  # noqa: E402
+from blip_core.config.model import ModelConfig  # noqa: E402
+from blip_core.config.params import Params, load_params  # noqa: E402
 from blip_core.model.blip import Blip, SpecialTokens  # noqa: E402
 from blip_core.model.generate import Limits, beam_search, nucleus  # noqa: E402
 from blip_core.model.inference import for_inference  # noqa: E402

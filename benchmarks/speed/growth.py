@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from blip_core.config.config import ModelConfig, Params, load_params  # noqa: E402
+from blip_core.config.model import ModelConfig  # noqa: E402
+from blip_core.config.params import Params, load_params  # noqa: E402
 
 STAGES = ("ingest", "validate", "caption", "score", "assemble", "gate", "export", "history", "inspect")
 SIDE = 32  # pixels

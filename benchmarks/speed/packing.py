@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 from side_by_side import ROOT, alternate, compared, show, write
 
-from blip_core.config.config import load_params
+from blip_core.config.params import load_params
 from blip_core.model import med
 from blip_core.model.packing import Packing
 from blip_core.tables.shards import ShardImages

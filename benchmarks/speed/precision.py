@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from blip_core.config.config import Params, load_params  # noqa: E402
+from blip_core.config.params import Params, load_params  # noqa: E402
 from blip_core.stages.evaluate import evaluate  # noqa: E402
 from blip_core.stages.pretrain import pretrain  # noqa: E402
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from blip_core.config.config import ModelConfig, TextConfig, VisionConfig  # noqa: E402
+from blip_core.config.model import ModelConfig, TextConfig, VisionConfig  # noqa: E402
 from blip_core.model.blip import Blip, SpecialTokens  # noqa: E402
 
 PADDED = 30

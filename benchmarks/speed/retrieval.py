@@ -56,7 +56,7 @@ def by_argsort(images: np.ndarray, texts: np.ndarray, owner: np.ndarray) -> dict
 
 def evaluate_stage(folder: Path, num_images: int, k: int):
     """A call of the stage, its inputs made."""
-    from blip_core.config.config import ModelConfig
+    from blip_core.config.model import ModelConfig
     from blip_core.stages.evaluate import evaluate
     from blip_core.tables.captions import caption_table, write_table
     from blip_core.tables.manifest import write_manifest

@@ -15,7 +15,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from blip_core.config.config import ModelConfig, load_params  # noqa: E402
+from blip_core.config.model import ModelConfig  # noqa: E402
+from blip_core.config.params import load_params  # noqa: E402
 from blip_core.model.blip import Blip  # noqa: E402
 from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer  # noqa: E402
 from blip_core.weights.checkpoint import new_model  # noqa: E402

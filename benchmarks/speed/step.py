@@ -20,7 +20,8 @@ import torch
 from public_step import PADDED, PublicBlip, load_ours
 from side_by_side import ROOT, SIZES, alternate, build, compared, random_texts, show, write
 
-from blip_core.config.config import ContrastConfig, OptimConfig, load_params
+from blip_core.config.params import load_params
+from blip_core.config.training import ContrastConfig, OptimConfig
 from blip_core.training.loop import _train_step, learning_rate, make_optimizer, parallel, parameter_groups
 from blip_core.training.objectives import Batch, PretrainObjective, _draws
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps  # noqa: E402
 
-from blip_core.config.config import load_params  # noqa: E402
+from blip_core.config.params import load_params  # noqa: E402
 from blip_core.files.rejected import Rejected  # noqa: E402
 from blip_core.intake.duplicates import distances, fingerprint, firsts, nearest  # noqa: E402
 from blip_core.intake.formats import Record, recognise  # noqa: E402

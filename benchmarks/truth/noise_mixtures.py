@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from blip_core.capfilt.controls import plant
 from blip_core.capfilt.plugins import open_filter
-from blip_core.config.config import load_params
+from blip_core.config.params import load_params
 from blip_core.files.content import sha256_file
 from blip_core.sample.scene_texts import TRUE_KINDS, text_of_kind
 from blip_core.sample.truth import Truth, load_truth

@@ -6,7 +6,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from blip_core.config.config import Config, Params, checked, read_values
+from blip_core.config.base import Config
+from blip_core.config.params import check_params
+from blip_core.config.reading import checked, laid_over, read_values
 
 
 class Arm(Config):
@@ -66,19 +68,10 @@ def chosen(arms: Arms, names: list[str] | None) -> dict[str, Arm]:
     return {name: arms.arms[name] for name in order if name in wanted}
 
 
-def laid_over(values: dict, overlay: dict) -> dict:
-    """`values` with those of `overlay`: mappings are merged, all else is replaced. Neither is changed."""
-    merged = dict(values)
-    for key, value in overlay.items():
-        both = isinstance(value, dict) and isinstance(values.get(key), dict)
-        merged[key] = laid_over(values[key], value) if both else value
-    return merged
-
-
 def arm_values(name: str, arm: Arm, values: dict) -> dict:
     """Every value of the arm's chain. ValueError names the arm and the key that does not fit, or the row whose model is not there."""
     merged = laid_over(values, arm.params)
-    params = checked(Params, merged, f"ablations.yaml: arms.{name}.params")
+    params = check_params(merged, f"ablations.yaml: arms.{name}.params")
     for row, model in rows(name, arm).items():
         if model not in params.models:
             raise ValueError(f"ablations.yaml: arms.{name}.rows: {row!r} is of model {model!r}; models has {sorted(params.models)}")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.checks.contract import check_folder
-from blip_core.config.config import load_params
+from blip_core.config.params import load_params
 from blip_core.files.content import write_json
 from blip_core.tables.captions import SCHEMA, each_table, kept, read_table, table_paths, write_table
 from blip_core.tables.gates import require_gate

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from blip_core.ablations.graph import Own
-from blip_core.config.config import CompareConfig, Params
+from blip_core.config.evaluation import CompareConfig
+from blip_core.config.params import Params
 from blip_core.sample.truth import TrueNoise, caption_truth, load_truth, synthetic_noise, web_noise
 from blip_core.tables.captions import kept, read_table, read_tables
 

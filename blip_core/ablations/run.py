@@ -16,7 +16,8 @@ import yaml
 from blip_core.ablations.arms import Arm, arm_values, chosen, read_arms, rows
 from blip_core.ablations.graph import Chain, Own, derive
 from blip_core.ablations.results import Compare, facts_of, measure_row
-from blip_core.config.config import Params, checked, read_values
+from blip_core.config.params import check_params
+from blip_core.config.reading import read_values
 from blip_core.files.atomic import new_file, new_folder
 from blip_core.files.content import write_json
 from blip_core.runtime.guardian import guarded
@@ -34,7 +35,7 @@ def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | Non
     Before anything runs, ValueError says which name, key or value does not fit.
     """
     arms, values = read_arms(root / FILE), read_values(params)
-    known = checked(Params, values, params)
+    known = check_params(values, params)
     wanted = chosen(arms, names)
     for name, arm in wanted.items():
         arm_values(name, arm, values)
@@ -99,7 +100,7 @@ def run_arm(clone: Path, name: str, arm: Arm, *, baselines: tuple[str, ...], don
     models = rows(name, arm)
     targets = [f"ablations/{name}/dvc.yaml"] if own.stages else [f"evaluate@{model}" for model in models.values()]
     _call([sys.executable, "-m", "dvc", "repro", *targets], clone)
-    params = checked(Params, read_values(_values_path(clone, name)), name)
+    params = check_params(read_values(_values_path(clone, name)), name)
     found: dict[str, dict] = {}
     for row, model in models.items():
         known = done | found

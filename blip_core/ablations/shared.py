@@ -6,7 +6,8 @@ from pathlib import Path
 
 from blip_core.compute.precision import resolved
 from blip_core.compute.work import discard, run_folder
-from blip_core.config.config import FilterConfig, LanguageConfig, load_params
+from blip_core.config.params import load_params
+from blip_core.config.training import FilterConfig, LanguageConfig
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages

@@ -24,7 +24,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from blip_core.compute.work import IDENTITY
-from blip_core.config.config import CaptionConfig, RayConfig, ScoreConfig
+from blip_core.config.capfilt import CaptionConfig, RayConfig, ScoreConfig
 from blip_core.runtime.cores import available_cores
 from blip_core.runtime.progress import Progress
 from blip_core.tables.captions import write_table

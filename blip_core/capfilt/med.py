@@ -18,7 +18,7 @@ from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
 from blip_core.compute.pixels import load_pixels, read_resized
 from blip_core.compute.precision import autocast
-from blip_core.config.config import SamplerConfig
+from blip_core.config.capfilt import SamplerConfig
 from blip_core.files.content import hash64
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search, nucleus

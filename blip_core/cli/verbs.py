@@ -103,7 +103,7 @@ def _add_runs(verbs: argparse._SubParsersAction) -> None:
 
 def read_params(args: argparse.Namespace):
     """The checked values that --params names."""
-    from blip_core.config.config import load_params
+    from blip_core.config.params import load_params
 
     return load_params(args.params)
 
@@ -115,7 +115,7 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from blip_core.config.config import FieldsConfig
+    from blip_core.config.intake import FieldsConfig
     from blip_core.preview.inspect import inspect
 
     fields = FieldsConfig(image=args.image, text=args.text, split=args.split)

@@ -301,7 +301,7 @@ def _decide(args: argparse.Namespace, name: str | None, act: Callable[["Registry
 
 
 def _name(args: argparse.Namespace) -> str:
-    from blip_core.config.config import load_params
+    from blip_core.config.params import load_params
 
     return load_params(args.params).register_.name
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from blip_core.tables.stopped import newest_trained, require_made
 
 if TYPE_CHECKING:
-    from blip_core.config.config import Params
+    from blip_core.config.params import Params
     from blip_core.demo.search import PictureIndex
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def add_verb(verbs: argparse._SubParsersAction) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from blip_core.config.config import load_params
+    from blip_core.config.params import load_params
 
     if find_spec("gradio") is None:
         raise ValueError("the page needs Gradio, which is not installed: pip install --constraint constraints.txt --editable '.[demo]'")

@@ -20,7 +20,7 @@ from blip_core.compute.distributed import device, rank, total, world_size
 from blip_core.compute.padding import tokenize
 from blip_core.compute.pixels import load_pixels, read_resized
 from blip_core.compute.precision import autocast
-from blip_core.config.config import EvaluateConfig
+from blip_core.config.evaluation import EvaluateConfig
 from blip_core.evaluation.metrics import Scores, blocks
 from blip_core.model.blip import Blip
 from blip_core.tables.heldout import Picture

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.config.config import DescribeConfig
+from blip_core.config.selection import DescribeConfig
 from blip_core.explain.words import words_of
 from blip_core.tables.captions import KEPT, SCREENS, read_table, table_paths
 from blip_core.tables.counting import hashes

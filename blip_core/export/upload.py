@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from blip_core.config.config import RemoteConfig
+from blip_core.config.intake import RemoteConfig
 from blip_core.remote.storage import Storage
 
 _LAST = "manifest.json"  # who finds it, finds all

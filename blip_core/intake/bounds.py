@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from blip_core.config.config import ImageLimits
+from blip_core.config.intake import ImageLimits
 from blip_core.files.rejected import Rejected
 from blip_core.pictures.images import MOST_PIXELS
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.config.config import IngestConfig, NearCopiesConfig
+from blip_core.config.intake import IngestConfig, NearCopiesConfig
 from blip_core.intake.duplicates import distances, fingerprint, firsts, nearest
 from blip_core.intake.units import Task, quarantine_row
 from blip_core.pictures.images import decode_rgb

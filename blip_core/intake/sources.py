@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from blip_core.config.config import FieldsConfig, IngestConfig, Place, RemoteConfig
+from blip_core.config.intake import FieldsConfig, IngestConfig, Place, RemoteConfig
 from blip_core.files.content import write_json
 from blip_core.intake.formats import format_module, recognise, units
 from blip_core.intake.formats.columns import SEARCH

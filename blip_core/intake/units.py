@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from blip_core.config.config import IngestConfig
+from blip_core.config.intake import IngestConfig
 from blip_core.files.content import write_json
 from blip_core.files.rejected import Rejected
 from blip_core.intake.bounds import bounded, survive

@@ -12,7 +12,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip_core.config.config import InitConfig, ModelConfig
+from blip_core.config.model import InitConfig, ModelConfig
 from blip_core.model.med import KeysValues, Med
 from blip_core.model.vit import Vit
 

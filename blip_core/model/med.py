@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip_core.config.config import TextConfig
+from blip_core.config.model import TextConfig
 from blip_core.model.attention import attend, join_heads, lift, split_heads
 from blip_core.model.memory import keep_input
 from blip_core.model.packing import Packing

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from blip_core.config.config import VisionConfig
+from blip_core.config.model import VisionConfig
 from blip_core.model.attention import attend, join_heads, split_heads
 from blip_core.model.memory import keep_input
 

@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from blip_core.config.config import ImageLimits
+from blip_core.config.intake import ImageLimits
 from blip_core.files.rejected import Rejected
 from blip_core.pictures.containers import Bare, bare_jpeg, bare_png, bare_webp, is_png, is_webp
 

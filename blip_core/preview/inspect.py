@@ -12,7 +12,8 @@ from types import ModuleType
 
 import pyarrow as pa
 
-from blip_core.config.config import FieldsConfig, IngestConfig, ScreensConfig
+from blip_core.config.intake import FieldsConfig, IngestConfig
+from blip_core.config.screens import ScreensConfig
 from blip_core.files.rejected import REASONS, Rejected
 from blip_core.intake.formats import FORMATS, SPLITS, Record, RejectedRow, format_module
 from blip_core.intake.formats.columns import SEARCH

@@ -2,7 +2,9 @@
 
 import torch
 
-from blip_core.config.config import ModelConfig, OptimConfig, Params
+from blip_core.config.model import ModelConfig
+from blip_core.config.params import Params
+from blip_core.config.training import OptimConfig
 from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.training.objectives import momentum_twin
 

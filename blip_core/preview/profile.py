@@ -25,7 +25,8 @@ from blip_core.compute.distributed import device
 from blip_core.compute.padding import tokenize
 from blip_core.compute.pixels import read_resized
 from blip_core.compute.precision import resolved
-from blip_core.config.config import OptimConfig, Params
+from blip_core.config.params import Params
+from blip_core.config.training import OptimConfig
 from blip_core.model.blip import Blip
 from blip_core.model.inference import for_inference
 from blip_core.tables.shards import ShardImages

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from blip_core.config.config import RemoteConfig
+from blip_core.config.intake import RemoteConfig
 from blip_core.files.atomic import new_file
 from blip_core.remote.storage import SCHEME, Storage, Stored
 

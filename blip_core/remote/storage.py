@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from blip_core.config.config import RemoteConfig
+from blip_core.config.intake import RemoteConfig
 from blip_core.files.atomic import new_file
 from blip_core.remote.checksums import wrong_checksum
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip_core.config.config import Params
+from blip_core.config.params import Params
 from blip_core.report.digest import RoundDigest, digest_round
 from blip_core.sample.truth import Truth, caption_truth, load_truth
 from blip_core.tables.captions import read_table

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.config.config import EvaluateConfig
+from blip_core.config.evaluation import EvaluateConfig
 from blip_core.evaluation.bootstrap import interval
 from blip_core.report.page import Section, Table, as_text
 from blip_core.report.wording import MISSING, number

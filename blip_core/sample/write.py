@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
-from blip_core.config.config import SampleConfig
+from blip_core.config.sample import SampleConfig
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import write_json
 from blip_core.sample.scene_texts import human_captions, is_true, web_text

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.capfilt.pair_scores import PairScores, opinions, pair_scores, set_opinions
-from blip_core.config.config import CalibrationMethod
+from blip_core.config.selection import CalibrationMethod
 from blip_core.files.content import write_json
 from blip_core.tables.captions import SCHEMA
 from blip_core.tables.stopped import require_made

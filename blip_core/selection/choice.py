@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from blip_core.capfilt.pair_scores import opinions
 from blip_core.checks.expectations import schema_faults
-from blip_core.config.config import AssembleConfig
+from blip_core.config.selection import AssembleConfig
 from blip_core.selection.calibration import Calibrated, with_match
 from blip_core.tables.captions import CONTROLS, KEPT, SCHEMA, SCREENS, read_table, table_paths
 from blip_core.tables.counting import Walk, frequent

@@ -6,7 +6,11 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from blip_core.config.config import Config, ImageLimits, Params, Precision, SamplerConfig, ServingConfig, TextLimits
+from blip_core.config.base import Config, Precision
+from blip_core.config.capfilt import SamplerConfig
+from blip_core.config.delivery import ServingConfig
+from blip_core.config.intake import ImageLimits, TextLimits
+from blip_core.config.params import Params
 
 Task = Literal["caption", "match", "embed"]
 CALIBRATION = "calibration.json"  # beside a filter

@@ -14,7 +14,8 @@ from blip_core.capfilt.controls import plant
 from blip_core.capfilt.med import score_table, set_threads
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.capfilt.plugins import Fetch, open_filter
-from blip_core.config.config import CalibrateConfig, ScoreConfig
+from blip_core.config.capfilt import ScoreConfig
+from blip_core.config.selection import CalibrateConfig
 from blip_core.evaluation.metrics import expected_calibration_error, precision_recall_curve, roc_auc
 from blip_core.files.content import write_json
 from blip_core.selection.calibration import Calibrated, Calibration, balanced, threshold_for_precision, write_calibrations

@@ -14,7 +14,7 @@ from blip_core.capfilt.med import Captioner, set_threads
 from blip_core.capfilt.plugins import Fetch, find_model, identify, open_captioner
 from blip_core.compute.ahead import read_ahead
 from blip_core.compute.work import publish, run_folder
-from blip_core.config.config import CaptionConfig, WriterConfig
+from blip_core.config.capfilt import CaptionConfig, WriterConfig
 from blip_core.tables.captions import caption_table, read_table, table_paths
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash

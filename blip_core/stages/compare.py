@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.config.config import CompareConfig, Params
+from blip_core.config.evaluation import CompareConfig
+from blip_core.config.params import Params
 from blip_core.evaluation.bootstrap import Paired, Statistic, mean, paired, sums_by_image
 from blip_core.evaluation.metrics import bleu, bleu_counts
 from blip_core.files.content import sha256_file, write_json

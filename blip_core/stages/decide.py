@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from blip_core.config.config import DecideConfig
+from blip_core.config.evaluation import DecideConfig
 from blip_core.evaluation.bootstrap import Paired
 from blip_core.files.content import write_json
 from blip_core.stages.compare import paired_tests

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from blip_core.config.config import DescribeConfig
+from blip_core.config.selection import DescribeConfig
 from blip_core.explain.describe import describe_round, flat
 from blip_core.files.content import write_json
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from blip_core.capfilt.med import caption_images, set_threads
 from blip_core.compute.distributed import device, every, on_every_process, rank
 from blip_core.compute.precision import resolved
-from blip_core.config.config import EvaluateConfig
+from blip_core.config.evaluation import EvaluateConfig
 from blip_core.evaluation import bootstrap
 from blip_core.evaluation.metrics import RECALLS, Scores, bleu, caption_scores, image_ranks, text_ranks
 from blip_core.evaluation.retrieval import Subject, encode, rerank

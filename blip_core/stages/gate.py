@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from blip_core.checks.contract import COLUMNS, RANGES, each_row, max_chars, row_expectations, score_expectations
 from blip_core.checks.expect import Expect, at_least, at_most, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
-from blip_core.config.config import AssembleConfig, GateConfig
+from blip_core.config.selection import AssembleConfig, GateConfig
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations, with_match
 from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, rejected

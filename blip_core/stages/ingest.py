@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import blip_core
-from blip_core.config.config import IngestConfig
+from blip_core.config.intake import IngestConfig
 from blip_core.files.atomic import clear_killed
 from blip_core.files.content import write_json
 from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, Staged, choose, place, quarantined

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import yaml
 
 import blip_core
-from blip_core.config.config import CompareConfig, Params, RegisterConfig, load_params
+from blip_core.config.delivery import RegisterConfig
+from blip_core.config.evaluation import CompareConfig
+from blip_core.config.params import Params, load_params
 from blip_core.files.content import sha256_file, write_json
 from blip_core.serving.options import CALIBRATION, choose, defaults, packed_settings
 from blip_core.stages.compare import evaluation_hash, paired_comparison

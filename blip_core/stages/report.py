@@ -5,7 +5,8 @@ Start at `report`; below it stand the sections in the order of the page.
 
 from pathlib import Path
 
-from blip_core.config.config import Params, ReportConfig
+from blip_core.config.delivery import ReportConfig
+from blip_core.config.params import Params
 from blip_core.files.atomic import new_folder
 from blip_core.files.rejected import REASONS
 from blip_core.report import figures

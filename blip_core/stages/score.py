@@ -16,7 +16,7 @@ from blip_core.capfilt.med import Filter, score_table, set_threads
 from blip_core.capfilt.pair_scores import PairScores, set_opinions
 from blip_core.capfilt.plugins import Fetch, find_model, identify, open_filter
 from blip_core.compute.work import publish, run_folder
-from blip_core.config.config import ScoreConfig
+from blip_core.config.capfilt import ScoreConfig
 from blip_core.files.content import hash64
 from blip_core.tables.captions import CONTROLS, SCHEMA, read_table, table_paths
 from blip_core.tables.heldout import heldout_halves

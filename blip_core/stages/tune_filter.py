@@ -5,7 +5,7 @@ from pathlib import Path
 from blip_core.compute.distributed import on_every_process, rank
 from blip_core.compute.precision import resolved
 from blip_core.compute.work import discard, run_folder
-from blip_core.config.config import FilterConfig
+from blip_core.config.training import FilterConfig
 from blip_core.files.content import write_json
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from blip_core.checks.contract import COLUMNS, each_row, max_chars, row_expectations
 from blip_core.checks.expect import Expect, at_least, at_most, pairs, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require
-from blip_core.config.config import ValidateConfig
+from blip_core.config.intake import ValidateConfig
 from blip_core.files.content import write_json
 from blip_core.tables.captions import KEPT, SCHEMA, SCREENS, kept, read_table, table_paths
 from blip_core.tables.counting import Walk, hashes, num_distinct, repeated

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from blip_core.files.atomic import new_file, new_folder
 
 if TYPE_CHECKING:
-    from blip_core.config.config import Params
+    from blip_core.config.params import Params
 
 KEY = "stopped"  # in a JSON file: the reason
 FILE = "stopped.json"  # in a folder

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from blip_core.config.config import TextLimits
+from blip_core.config.intake import TextLimits
 from blip_core.files.rejected import Rejected
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")  # the other control characters are white space to str.split

@@ -14,7 +14,7 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.config.config import ScreensConfig, WebScreensConfig
+from blip_core.config.screens import ScreensConfig, WebScreensConfig
 from blip_core.tables.captions import KEPT, SCHEMA, SCREENS
 from blip_core.tables.counting import Walk, frequent
 

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from blip_core.compute.distributed import device, rank, world_size
 from blip_core.compute.padding import tokenize
 from blip_core.compute.pixels import normalize, read_picture, resize
-from blip_core.config.config import AugmentConfig, OptimConfig
+from blip_core.config.training import AugmentConfig, OptimConfig
 from blip_core.files.content import hash64
+from blip_core.runtime.cores import loading_workers
 from blip_core.tables.captions import each_table, kept
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
@@ -162,7 +163,8 @@ class Batches:
     def loader(self, start: int) -> Iterator[Batch]:
         """Micro-batches from step `start` to the last, on this process's device, read ahead by cfg.workers processes."""
         places = range(start * self.cfg.accumulate, len(self))
-        yield from map(finished, DataLoader(places, batch_size=None, collate_fn=self.read, num_workers=self.cfg.workers))
+        workers = loading_workers(threads=self.cfg.threads) if self.cfg.workers is None else self.cfg.workers
+        yield from map(finished, DataLoader(places, batch_size=None, collate_fn=self.read, num_workers=workers))
 
 
 def finished(batch: Batch) -> Batch:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from blip_core.config.config import OptimConfig
+from blip_core.config.training import OptimConfig
 
 log = logging.getLogger(__name__)
 

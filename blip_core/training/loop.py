@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from blip_core.compute.distributed import agree, average, device, rank, world_size
 from blip_core.compute.precision import autocast
-from blip_core.config.config import OptimConfig
+from blip_core.config.training import OptimConfig
 from blip_core.files.atomic import new_file
 from blip_core.model.blip import Blip
 from blip_core.model.med import MedBlock

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip_core.compute.distributed import gather, global_mean, rank, total, world_size
-from blip_core.config.config import ContrastConfig, LanguageConfig
+from blip_core.config.training import ContrastConfig, LanguageConfig
 from blip_core.model.blip import Blip
 from blip_core.model.med import KeysValues
 

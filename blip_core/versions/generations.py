@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from blip_core.config.config import load_params
+from blip_core.config.params import load_params
 from blip_core.files.atomic import new_folder
 from blip_core.tables.captions import KEPT, read_table
 from blip_core.tables.manifest import content_hash, listed_hash

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from blip_core.config.config import ModelConfig
+from blip_core.config.model import ModelConfig
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file, write_json
 from blip_core.model.blip import Blip, SpecialTokens

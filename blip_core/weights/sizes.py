@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from blip_core.config.config import InitConfig, ModelConfig
+from blip_core.config.model import InitConfig, ModelConfig
 from blip_core.model.blip import Blip
 from blip_core.tokenizer.wordpiece import BERT_TOKENS, ROLE_TOKENS, Tokenizer
 

@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
-from blip_core.ablations.arms import arm_values, chosen, laid_over, read_arms
+from blip_core.ablations.arms import arm_values, chosen, read_arms
 from blip_core.ablations.equal import equal_texts
 from blip_core.ablations.graph import Chain, derive
 from blip_core.ablations.page import BEGIN, END, differences, section, write_page
 from blip_core.ablations.results import METRICS, joined
 from blip_core.ablations.shared import tune_shared
-from blip_core.config.config import Params, read_values
+from blip_core.config.params import Params
+from blip_core.config.reading import laid_over, read_values
 from blip_core.tables.captions import caption_table, read_tables, write_table
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash, write_manifest

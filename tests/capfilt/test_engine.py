@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from blip_core.capfilt.med import engine
-from blip_core.config.config import Params
+from blip_core.config.params import Params
 from blip_core.stages.caption import caption
 from blip_core.stages.ingest import ingest
 from blip_core.stages.score import score

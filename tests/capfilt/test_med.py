@@ -6,7 +6,7 @@ import simplejpeg
 
 from blip_core.capfilt.med import MedFilter, caption_images, score_table, score_texts, write_captions
 from blip_core.compute.pixels import read_picture
-from blip_core.config.config import SamplerConfig
+from blip_core.config.capfilt import SamplerConfig
 from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
 

@@ -25,7 +25,7 @@ from selenium.webdriver import Keys
 
 from blip_core.compute.padding import tokenize
 from blip_core.compute.pixels import load_pixels
-from blip_core.config.config import load_params
+from blip_core.config.params import load_params
 from blip_core.demo import search as search_module
 from blip_core.demo.search import PictureIndex
 from blip_core.demo.verb import model_folder

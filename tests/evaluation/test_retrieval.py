@@ -12,7 +12,8 @@ import torch.multiprocessing as mp
 
 from blip_core.compute.padding import tokenize
 from blip_core.compute.pixels import load_pixels, read_picture
-from blip_core.config.config import EvaluateConfig, Params
+from blip_core.config.evaluation import EvaluateConfig
+from blip_core.config.params import Params
 from blip_core.evaluation import metrics, retrieval
 from blip_core.evaluation.metrics import image_ranks, text_ranks
 from blip_core.evaluation.retrieval import OUTRANKED, Reranked, Similarities, Subject, encode, nearest, rerank

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from blip_core.config.config import DescribeConfig
+from blip_core.config.selection import DescribeConfig
 from blip_core.explain.describe import describe_round, distinct
 from blip_core.explain.image import describe as module
 from blip_core.explain.words import words_of

@@ -54,7 +54,7 @@ def test_the_deployment_for_workers_is_where_the_flow_looks_for_it():
 
 def test_rounds_are_a_parameter(tmp_path):
     """As docs/orchestration.md has it: another round is a value like any other."""
-    from blip_core.config.config import load_params
+    from blip_core.config.params import load_params
     from flows.worktree import override
 
     for name in ("dvc.yaml", "params.yaml"):

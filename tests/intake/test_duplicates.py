@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from blip_core.config.config import NearCopiesConfig
+from blip_core.config.intake import NearCopiesConfig
 from blip_core.intake.duplicates import distances, fingerprint, firsts, near_pairs, nearest
 from blip_core.intake.units import duplicates
 from blip_core.tables.captions import read_tables

@@ -23,7 +23,7 @@ def test_every_format_offers_what_ingest_asks_for():
 def test_params_know_every_format():
     from typing import get_args
 
-    from blip_core.config.config import Format
+    from blip_core.config.intake import Format
 
     assert get_args(Format) == FORMATS
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blip_core.config.config import TextLimits
+from blip_core.config.intake import TextLimits
 from blip_core.files.rejected import REASONS, Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow, recognise
 from blip_core.texts.clean import clean_text

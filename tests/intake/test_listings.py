@@ -154,7 +154,7 @@ def test_a_bad_line_costs_itself_alone(tmp_path, line, reason):
 
 
 def test_bytes_that_are_no_utf8_are_left_for_ingest_to_tell(tmp_path):
-    from blip_core.config.config import TextLimits
+    from blip_core.config.intake import TextLimits
     from blip_core.texts.clean import clean_text
 
     write_images(tmp_path, "a.jpg")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blip_core.config.config import FieldsConfig
+from blip_core.config.intake import FieldsConfig
 from blip_core.intake.formats import DECLARABLE, Record, RejectedRow, format_module, recognise, units
 from tests.intake.test_salesforce import write_images, write_list
 from tests.support.archives import jpeg, karpathy_image, read_all, tar_bytes, write_img2dataset

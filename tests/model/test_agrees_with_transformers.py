@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from blip_core.compute.padding import tokenize
-from blip_core.config.config import LanguageConfig
+from blip_core.config.training import LanguageConfig
 from blip_core.model.generate import Limits, beam_search, draw_nucleus
 from blip_core.training.objectives import Batch, language_loss
 from blip_core.weights.load import load_pretrained

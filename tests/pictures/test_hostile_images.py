@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip_core.config.config import ImageLimits
+from blip_core.config.intake import ImageLimits
 from blip_core.files.rejected import Rejected
 from blip_core.intake.bounds import bounded, survive
 from blip_core.pictures.images import admit, decode_rgb
@@ -195,7 +195,7 @@ def test_bounds_of_memory():
     """What asks for more memory than any image takes is told so. In a fresh process: one that has freed much may be given that again."""
     code = """
         from blip_core.intake.bounds import bounded
-        from blip_core.config.config import ImageLimits
+        from blip_core.config.intake import ImageLimits
 
         with bounded(ImageLimits(min_side=8, max_side=2000, max_pixels=1_000_000, max_aspect=5.0, max_bytes=33_554_432)):
             bytearray(100 << 20)

@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from blip_core.config.config import ImageLimits
+from blip_core.config.intake import ImageLimits
 from blip_core.files.rejected import Rejected
 from blip_core.pictures.images import admit, decode_rgb
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image, ImageOps
 
 from blip_core.compute.pixels import load_pixels
-from blip_core.config.config import AugmentConfig, load_params
+from blip_core.config.params import load_params
+from blip_core.config.training import AugmentConfig
 from blip_core.export.data import export
 from blip_core.export.formats import WRITERS
 from blip_core.pictures.containers import kind_of

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from blip_core.__main__ import main
-from blip_core.config.config import FieldsConfig
+from blip_core.config.intake import FieldsConfig
 from blip_core.preview.inspect import inspect
 from tests.intake.test_salesforce import write_images
 from tests.stages.test_ingest import CFG

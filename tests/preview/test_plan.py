@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from blip_core.config.config import ModelConfig, load_params
+from blip_core.config.model import ModelConfig
+from blip_core.config.params import load_params
 from blip_core.preview.plan import cross_flops, keys_values_flops, plan, skeleton, text_flops, vit_flops
 from tests.support.small import small_params
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blip_core.config.config import RemoteConfig
+from blip_core.config.intake import RemoteConfig
 from blip_core.remote import storage
 from blip_core.remote.storage import Storage
 from tests.support.fault_proxy import Rule

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from blip_core.config.config import Params
+from blip_core.config.params import Params
 from blip_core.files.content import write_json
 from blip_core.report.digest import pick_examples
 from blip_core.report.page import Section, Table, as_html, as_text

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from blip_core.config.config import Params
+from blip_core.config.params import Params
 from blip_core.runtime import cores
 from blip_core.runtime.cores import available_cores, loading_workers
 

@@ -31,7 +31,7 @@ GOLDEN_PIXELS = "1b19d0fd390ede0d"
 WRITE_TINY = """
 import sys
 from pathlib import Path
-from blip_core.config.config import SampleConfig
+from blip_core.config.sample import SampleConfig
 from blip_core.sample.write import write_sample
 write_sample(Path(sys.argv[1]), SampleConfig.model_validate_json(sys.argv[2]))
 """

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from blip_core.capfilt.med import caption_images, score_texts
-from blip_core.config.config import load_params
+from blip_core.config.params import load_params
 from blip_core.pictures.images import admit, decode_rgb
 from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.serving.options import BadRequest, choose, packed_settings

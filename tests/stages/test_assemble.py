@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import blip_core.stages.assemble as stage
-from blip_core.config.config import AssembleConfig
+from blip_core.config.selection import AssembleConfig
 from blip_core.files.content import sha256_file
 from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.selection.choice import Rule, choose

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blip_core.config.config import CompareConfig
+from blip_core.config.evaluation import CompareConfig
 from blip_core.evaluation.metrics import bleu, bleu_counts
 from blip_core.stages.compare import compare, paired_comparison
 from blip_core.tables.captions import write_table

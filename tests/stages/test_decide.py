@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from blip_core.config.config import DecideConfig
+from blip_core.config.evaluation import DecideConfig
 from blip_core.stages.decide import decide
 from blip_core.tables.captions import VAL
 from blip_core.tables.stopped import stopped

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from blip_core.config.config import AssembleConfig, GateConfig
+from blip_core.config.selection import AssembleConfig, GateConfig
 from blip_core.files.content import sha256_file
 from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.stages.gate import gate

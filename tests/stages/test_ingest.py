@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from blip_core.config.config import IngestConfig
+from blip_core.config.intake import IngestConfig
 from blip_core.files.rejected import REASONS
 from blip_core.stages.ingest import ingest
 from blip_core.tables.captions import KEPT, SCHEMA, read_table, read_tables

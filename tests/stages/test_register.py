@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from blip_core.config.config import CompareConfig, load_params
+from blip_core.config.evaluation import CompareConfig
+from blip_core.config.params import load_params
 from blip_core.files.content import write_json
 from blip_core.stages.compare import evaluation_hash
 from blip_core.stages.register import PACKAGES, register

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blip_core.config.config import ValidateConfig
+from blip_core.config.intake import ValidateConfig
 from blip_core.stages.validate import validate
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.gates import require_gate

@@ -9,14 +9,14 @@ ROOT = Path(__file__).parents[2]
 
 def sample_config(**sizes):
     """The sample of params.yaml, of other sizes or another seed."""
-    from blip_core.config.config import SampleConfig
+    from blip_core.config.sample import SampleConfig
 
     return SampleConfig(**yaml.safe_load((ROOT / "params.yaml").read_text())["sample"] | sizes)
 
 
 def small_params(**changes):
     """params.yaml with few images and few steps; `changes` replace whole sections."""
-    from blip_core.config.config import Params
+    from blip_core.config.params import Params
 
     return Params(**(small_values(yaml.safe_load((ROOT / "params.yaml").read_text())) | changes))
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from blip_core.__main__ import main
-from blip_core.config.config import load_params
+from blip_core.config.params import load_params
 from blip_core.explain.history import history
 from blip_core.explain.image import explain
 from blip_core.export.data import export

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from blip_core.config.config import TextLimits
+from blip_core.config.intake import TextLimits
 from blip_core.files.rejected import Rejected
 from blip_core.texts.clean import clean_text, decode_text, pre_caption
 

@@ -6,7 +6,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from blip_core.config.config import ScreensConfig, WebScreensConfig
+from blip_core.config.screens import ScreensConfig, WebScreensConfig
 from blip_core.selection.choice import Rule, choose
 from blip_core.tables.captions import SCREENS, caption_table, read_table, read_tables, write_table
 from blip_core.tables.counting import Walk

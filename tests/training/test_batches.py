@@ -7,7 +7,7 @@ import simplejpeg
 import torch
 
 from blip_core.compute.pixels import load_pixels, normalize, read_picture, read_resized, resize
-from blip_core.config.config import AugmentConfig
+from blip_core.config.training import AugmentConfig
 from blip_core.files.content import hash64
 from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter

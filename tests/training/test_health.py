@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blip_core.compute.distributed import device
-from blip_core.config.config import LanguageConfig, OptimConfig
+from blip_core.config.training import LanguageConfig, OptimConfig
 from blip_core.training.health import ITM_CHANCE, Health, alarms, window_rows
 from blip_core.training.loop import fit
 from blip_core.training.objectives import CaptionObjective, PretrainObjective, mean_cosine, word_entropy

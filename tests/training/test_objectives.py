@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from blip_core.compute.padding import tokenize
-from blip_core.config.config import ContrastConfig
+from blip_core.config.training import ContrastConfig
 from blip_core.files.content import hash64
 from blip_core.training.objectives import (
     Batch,

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
-from blip_core.config.config import FieldsConfig
+from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import REASONS, Rejected
 from blip_core.intake.formats.columns import SEARCH
 

@@ -4,7 +4,7 @@ import ast
 import json
 import re
 
-from blip_core.config.config import FieldsConfig
+from blip_core.config.intake import FieldsConfig
 
 IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 SEARCH = FieldsConfig(image=None, text=None, split=None)

@@ -5,7 +5,7 @@ Loaders that get the bare path may drop the metadata without a word; here a meta
 
 from pathlib import Path
 
-from blip_core.config.config import FieldsConfig
+from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import SEARCH, TEXTS, column, text_columns
 from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_core.config.config import FieldsConfig
+from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import Record, RejectedRow, failure, named_split, split_of_name
 from blip_core.intake.formats.columns import SEARCH, SPLITS, column, text_columns, texts_in

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from blip_core.config.config import FieldsConfig, RemoteConfig
+from blip_core.config.intake import FieldsConfig, RemoteConfig
 from blip_core.intake.formats import Record, RejectedRow, webdataset
 from blip_core.intake.formats.columns import SEARCH
 from blip_core.intake.formats.webdataset import STATS, TarUnit, is_side_table, is_tar, key_prefix, stem_of

@@ -8,7 +8,7 @@ ITM would take a picture's own captions for its negatives.
 import re
 from pathlib import Path
 
-from blip_core.config.config import FieldsConfig
+from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import files, named_split, split_of_name
 from blip_core.intake.formats.columns import FILES, SEARCH, TEXTS, column, is_url, text_columns, texts_in

@@ -6,7 +6,7 @@ Columns are found by their names in any case; without names, by what the first r
 from itertools import islice
 from pathlib import Path
 
-from blip_core.config.config import FieldsConfig
+from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import FILES, SEARCH, SPLITS, column, is_image_name, is_url, text_columns, texts_of
 from blip_core.intake.formats.files import image_folder, places

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
 
-from blip_core.config.config import FieldsConfig
+from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import Record, RejectedRow, failure, split_of_name
 from blip_core.intake.formats.columns import SEARCH, column

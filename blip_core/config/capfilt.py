@@ -1,0 +1,75 @@
+"""The sections `caption` and `score`: who writes, who judges, and how."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from blip_core.config.base import ENGINE, MODELS, THREADS, Config, Engine, Positive, Precision
+
+
+class SamplerConfig(Config):
+    name: Literal["nucleus", "beam"]
+    # beyond these bounds the numbers of fp32 end and a token's probability is none
+    p: float = Field(ge=0.001, le=1, description="nucleus: the smallest set of tokens with this much probability; 1 leaves all to top_k")
+    top_k: int = Field(ge=0, description="nucleus: only so many of the most probable tokens; 0: any")
+    temperature: float = Field(ge=0.001, le=1000, description="nucleus: of the softmax; below 1 is surer, above 1 more diverse")
+    beams: Positive
+    min_tokens: int = Field(ge=0, description="new tokens, prompt not counted")
+    max_tokens: Positive
+    repetition_penalty: float = Field(ge=0.001, le=1000)
+
+    @property
+    def label(self) -> str:
+        """As the candidates carry it."""
+        if self.name == "beam":
+            return f"beam {self.beams}"
+        shape = [f"p={self.p}"] + [f"k={self.top_k}"] * (self.top_k > 0) + [f"t={self.temperature}"] * (self.temperature != 1)
+        return " ".join(["nucleus", *shape])
+
+
+class WriterConfig(Config):
+    """A captioner and how it writes."""
+
+    captioner: str = Field(description=f"tuned: the round's own; else {MODELS}")
+    prompt: str | None = Field(description="put before each caption, and no part of it; null: the one it was tuned with, if that is known")
+    sampler: SamplerConfig
+    num_candidates: Positive = Field(description="captions per image")
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.sampler.name == "beam" and self.num_candidates > self.sampler.beams:
+            raise ValueError(
+                f"num_candidates is {self.num_candidates}, but a search with {self.sampler.beams} beams finds no more captions"
+            )
+        return self
+
+
+class RayConfig(Config):
+    """The workers of a Ray cluster. Each holds the models once and takes one shard at a time; none of it changes a result."""
+
+    workers: Positive = Field(description="at most; there are as many as the cluster has room for")
+    cpus: Positive = Field(description="of a worker: as many as `threads`, and one or two that decode pictures")
+    gpus: float = Field(ge=0, description="of a worker: 1 on GPUs, a part where several workers share one, 0 on the CPU")
+
+
+class CaptionConfig(Config):
+    engine: Engine = Field(description=ENGINE)
+    ray: RayConfig
+    writers: tuple[WriterConfig, ...] = Field(min_length=1, description="their candidates are numbered one after the other")
+    batch_size: Positive = Field(description="images at a time")
+    precision: Precision
+    threads: int = Field(ge=0, description=THREADS)
+
+
+class ScoreConfig(Config):
+    engine: Engine = Field(description=ENGINE)
+    ray: RayConfig
+    filters: tuple[str, ...] = Field(
+        min_length=1,
+        description=f"tuned: the round's own; else {MODELS}, or a CLIP or SigLIP folder of transformers. The scores of the first stand in "
+        "itm and itc, the others are opinions",
+    )
+    controls_per_image: Positive = Field(description="pairs of each kind, true and false, planted per held-out image")
+    batch_size: Positive = Field(description="images at a time")
+    precision: Precision
+    threads: int = Field(ge=0, description=THREADS)

@@ -1,0 +1,109 @@
+"""The sections `ingest` and `validate`: what is let in, and what must hold of it."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from blip_core.config.base import Config, Positive, Share
+from blip_core.config.screens import Screen, WebScreensConfig
+
+Place = str | tuple[str, ...]
+Format = Literal["webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parquet", "table", "sidecar"]  # blip_core/intake/formats
+
+
+class ImageLimits(Config):
+    """What ingest accepts as an image; checked on the header, before any pixel is decoded."""
+
+    min_side: Positive = Field(description="pixels; smaller images are set aside as too_small")
+    max_side: Positive = Field(description="pixels")
+    max_pixels: Positive = Field(description="width x height; more is set aside as bomb")
+    max_aspect: float = Field(ge=1, description="long side / short side")
+    max_bytes: Positive = Field(description="of the encoded file")
+
+
+class TextLimits(Config):
+    """What ingest accepts as a text, and how it is normalised."""
+
+    max_chars: Positive
+    rule: Literal["keep", "paper"] = Field(description="keep: NFC and single spaces; paper: BLIP's pre_caption on top of that")
+    max_words: Positive = Field(description="the paper's rule cuts a caption to this many words")
+
+
+class FieldsConfig(Config):
+    """Columns or keys by name, where the names in use (blip_core/intake/formats/columns.py) do not find the right ones; null searches."""
+
+    image: str | None
+    text: str | None
+    split: str | None
+
+
+class NearCopiesConfig(Config):
+    """Copies of a picture whose bytes differ: encoded anew, resized, cropped a little (blip_core/intake/duplicates.py).
+
+    Distances are the bits that may differ in each of two hashes of 64: the more, the more copies are found and the more pictures that
+    are none."""
+
+    heldout_distance: int | None = Field(
+        ge=0, le=16, description="copies of held-out pictures, mirrored ones too, leave the training side; null: only equal bytes do"
+    )
+    web: Screen = Field(
+        description="copies within the crawl, all but the first of each. mark: they count as one picture (image_id), so that their texts "
+        "are never each other's negatives; drop: they are set aside with their texts; copies of the same bytes stay in any case"
+    )
+    web_distance: int = Field(ge=0, le=16)
+
+    @property
+    def look(self) -> bool:
+        return self.heldout_distance is not None or self.web != "off"
+
+
+class SplitConfig(Config):
+    """Train, val and test of the clean set."""
+
+    by: Literal["declared", "dealt"] = Field(
+        description="declared: by field, file or folder name, and images without a word of it are dealt; dealt: all are"
+    )
+    train: float = Field(gt=0, description="share of the images that are dealt; all texts of an image go together")
+    val: float = Field(gt=0)
+    test: float = Field(gt=0)
+    seed: int = Field(ge=0, description="another seed deals otherwise")
+
+
+class RemoteConfig(Config):
+    """How objects are fetched from S3 (storage.py) and elsewhere (elsewhere.py). Endpoint and credentials come from the environment."""
+
+    attempts: Positive = Field(description="of a request, and of an answer that breaks before its first byte; waits grow exponentially")
+    timeout: Positive = Field(description="seconds without a byte")
+    connections: Positive = Field(description="ranges that a process fetches side by side")
+
+
+class IngestConfig(Config):
+    web: Place = Field(description="the noisy crawl: a folder below the data folder, s3://… or another URL, or tars (sources.py)")
+    clean: Place = Field(description="the clean set with human captions, likewise")
+    web_format: Format | None = Field(description="of the crawl; null takes the first format that recognises its files")
+    clean_format: Format | None = Field(description="of the clean set; null as above")
+    web_fields: FieldsConfig
+    clean_fields: FieldsConfig
+    split: SplitConfig
+    shard_images: Positive = Field(description="images in a shard at most")
+    short_side: Positive | None = Field(description="larger images are resized to this short side; null keeps their size")
+    format: Literal["keep", "jpeg"] = Field(
+        description="keep: what needs no change keeps its pixels, as JPEG, PNG or WebP; jpeg: PNG and WebP become JPEG (images.py)"
+    )
+    quality: int = Field(ge=50, le=100, description="of JPEGs that must be encoded anew")
+    images: ImageLimits
+    texts: TextLimits
+    screens: WebScreensConfig
+    near_copies: NearCopiesConfig
+    remote: RemoteConfig
+    max_rejected: Share = Field(description="a larger share set aside in quarantine, of either part, fails the stage")
+    vocab: Path | None = Field(description="a BERT vocab.txt; null builds one from the ingested texts")
+    vocab_size: int = Field(ge=50, description="entries of a vocabulary that is built, at most")
+
+
+class ValidateConfig(Config):
+    min_images: Positive = Field(description="of each source, web and human")
+    min_heldout_images: Positive = Field(description="of each held-out split, val and test")
+    max_empty: Share = Field(description="share of texts without a single letter or digit")
+    max_duplicate: Share = Field(description="share of web images whose bytes occur more than once")

@@ -1,0 +1,67 @@
+"""The section `model`: sizes of the network and of its random beginning."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from blip_core.config.base import Config, Positive, Share
+
+
+class VisionConfig(Config):
+    """ViT (Dosovitskiy et al. 2021), pre-norm."""
+
+    image_size: Positive
+    patch_size: Positive
+    width: Positive
+    depth: Positive
+    heads: Positive
+    mlp_ratio: float = Field(gt=0)
+    activation: Literal["gelu", "relu"]
+    norm_eps: float = Field(gt=0)
+    drop_path: Share = Field(description="stochastic depth rate of the last block, linear from 0")
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
+class TextConfig(Config):
+    """The BERT-shaped text transformer of MED, post-norm."""
+
+    width: Positive
+    depth: Positive
+    heads: Positive
+    mlp_width: Positive
+    max_positions: Positive
+    activation: Literal["gelu", "relu"]
+    norm_eps: float = Field(gt=0)
+    dropout: Share
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
+class InitConfig(Config):
+    """Standard deviations of the random initialisation (BERT and ViT use 0.02 throughout)."""
+
+    weight: float = Field(gt=0)
+    patch: float = Field(gt=0, description="patch embedding")
+    image_position: float = Field(gt=0)
+    token: float = Field(gt=0)
+    text_position: float = Field(gt=0)
+
+
+class ModelConfig(Config):
+    """Sizes of BLIP. The vocabulary's size is not here: it comes with the tokenizer."""
+
+    vision: VisionConfig
+    text: TextConfig
+    embed_dim: Positive = Field(description="of the ITC space (256 in the paper)")
+    init: InitConfig

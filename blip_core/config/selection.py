@@ -1,0 +1,81 @@
+"""The sections `calibrate`, `assemble`, `gate` and `describe`: which texts stay, and what is told of it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from blip_core.config.base import Config, Positive, Share
+from blip_core.config.screens import ScreensConfig
+
+CalibrationMethod = Literal["logistic", "temperature", "isotonic"]
+
+
+class CalibrateConfig(Config):
+    """What the filters' scores mean, by half of the held-out val pairs and what people said (blip_core/selection/calibration.py)."""
+
+    method: CalibrationMethod = Field(
+        description="logistic: on ITM and ITC together; temperature: the ITM logit divided by one number; isotonic: logistic made monotone"
+    )
+    target_precision: Share = Field(description="for which a threshold is found: assemble.threshold: calibrated takes it")
+    bootstrap: Positive = Field(description="resamples of the pictures for the intervals of AUC, ECE, precision and recall")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    controls_per_image: Positive = Field(description="pairs of each kind, true and false, made per held-out image")
+    label_share: Share = Field(
+        description="weight of people's labels in the calibration, where there are any (docs/review.md); the planted pairs have the rest"
+    )
+    min_labels: Positive = Field(description="right ones and wrong ones of a source, each; with fewer the source's labels don't count")
+
+
+class AssembleConfig(Config):
+    """Which candidates make the next generation."""
+
+    score: Literal["match", "itm", "itc"] = Field(
+        description="match: calibrated P(match); itm: the raw ITM probability, as the authors; itc: cosine"
+    )
+    threshold: dict[Literal["web", "synthetic"], float | Literal["calibrated"]] = Field(
+        description="a candidate below is dropped; calibrated: the filter's own for calibrate.target_precision, a P(match)"
+    )
+    votes: Positive = Field(description="so many of score.filters must find a text at its threshold or above; 1 with a single filter")
+    keep_best: Positive | None = Field(
+        description="of those that pass, only so many of an image, by score; null: all. With thresholds of 0 it is BLIP-2's way"
+    )
+    sources: tuple[Literal["web", "synthetic"], ...] = Field(description="which candidates take part")
+    screens: ScreensConfig = Field(
+        description="of synthetic texts; drop also takes web texts that ingest has marked. Loops and overused texts of a captioner "
+        "are dropped in any case"
+    )
+    max_repeat: int = Field(ge=2, description="a synthetic text is a loop when one to four words stand in it this many times in a row")
+    max_share: Share = Field(description="a synthetic text given to more than this share of the images is overused")
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if "calibrated" in self.threshold.values() and self.score != "match":
+            raise ValueError(f"threshold is calibrated, which is a P(match), but score is {self.score}; expected score: match")
+        return self
+
+
+class GateConfig(Config):
+    """Limits on the next generation. A value beyond its limit stops retraining, promotion and the next round."""
+
+    max_noise: dict[Literal["web", "synthetic"], Share] = Field(
+        description="share of the source's texts that the filter rejected (the paper's noise ratio)"
+    )
+    max_residual_noise: Share = Field(
+        description="upper confidence bound of the noise left in the kept web texts, estimated from planted controls"
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    min_coverage: Share = Field(description="share of the crawl's images that keep a text")
+    min_distinct: Share = Field(description="different texts / kept synthetic texts")
+    max_degenerate: Share = Field(description="share of the synthetic candidates that are empty, loops, truncated or overused")
+    min_controls: Positive = Field(description="planted pairs of each truth; fewer prove nothing")
+
+
+class DescribeConfig(Config):
+    """What is told of a round's texts (blip_core/explain/describe.py). Nothing is decided by it."""
+
+    rare_images: Positive = Field(description="a word that stands at so many of the crawl's images at most is rare")
+    sample_words: Positive = Field(
+        description="of each source's kept texts, for distinct-1 and distinct-2, which fall with the size of what they are of; "
+        "the source with the fewest gives the number"
+    )
+    examples: Positive = Field(description="words of each kind that are shown, the most frequent ones")

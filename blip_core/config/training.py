@@ -1,0 +1,154 @@
+"""The sections `training`, `pretrain`, `tune_captioner` and `tune_filter`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from blip_core.config.base import THREADS, Config, Positive, Precision, Share
+from blip_core.config.reading import laid_over
+
+# part of the section `training` to the sections that take it; what a section says itself wins, key by key
+SHARED = {
+    "optim": ("pretrain", "tune_captioner", "tune_filter"),
+    "contrast": ("pretrain", "tune_filter"),
+    "language": ("pretrain", "tune_captioner"),
+}
+
+
+class AugmentConfig(Config):
+    crop: tuple[Share, Share] = Field(description="area range of the random resized crop; [1, 1] keeps the whole picture")
+    shift: int = Field(ge=0, description="random shift in pixels of the resized image, edges repeated")
+    brightness: Share = Field(description="each image is scaled by 1 +- this, and each colour channel by half of it")
+    flip: bool = Field(description="mirror half of the images; wrong where captions say left and right")
+
+
+class OptimConfig(Config):
+    steps: Positive
+    batch_size: Annotated[int, Field(ge=2)] = Field(description="images per step over all processes and micro-batches")
+    accumulate: Positive = Field(
+        description="micro-batches that make a step, one after the other; ITC and ITM see the pairs of one at a time"
+    )
+    recompute: int = Field(
+        ge=0, description="last blocks of the ViT that keep no activations but compute them twice: less memory, equal gradients"
+    )
+    lr: float = Field(gt=0, description="peak learning rate")
+    min_lr: float = Field(ge=0)
+    warmup: Share = Field(description="share of the steps with a linearly rising rate; never cut short")
+    schedule: Literal["cosine", "step"] = Field(description="after the warm-up: cosine to min_lr, or the paper's decay in steps")
+    decay_rate: float = Field(gt=0, le=1, description="schedule step: factor of the rate; the paper has 0.85")
+    decay_every: Positive = Field(description="schedule step: steps between two decays; the paper decays once per epoch")
+    weight_decay: float = Field(ge=0)
+    betas: tuple[Share, Share]
+    clip_norm: float = Field(gt=0, description="of the gradient, over all parameters")
+    max_tokens: Annotated[int, Field(ge=4)] = Field(description="a text is cut to this many, special tokens included")
+    precision: Precision = Field(
+        description="bf16 is autocast on CPU or CUDA, weights stay fp32; auto: bf16 where the device has instructions for it"
+    )
+    compile: bool = Field(
+        description="torch.compile of each block: minutes at the start, other last bits; benchmarks/speed/gpu.py measures what it gains"
+    )
+    threads: int = Field(ge=0, description=THREADS)
+    workers: int | None = Field(
+        ge=0, description="data loading processes; null takes the cores that `threads` leaves. The samples do not depend on it"
+    )
+    checkpoint_every: Positive = Field(description="steps between checkpoints of a running training")
+    log_every: Positive = Field(description="steps between lines of the history")
+    health: Literal["warn", "stop", "off"] = Field(
+        description="when a training learns nothing (blip_core/training/health.py): say so, end it, or neither"
+    )
+    timeout: Positive = Field(description="seconds that one of several processes waits for the others before it gives up")
+    augment: AugmentConfig
+
+
+class ContrastConfig(Config):
+    """ITC and ITM (paper section 3.2; momentum, queue and soft labels as in ALBEF, section 3.2 there)."""
+
+    queue_size: int = Field(ge=0, description="features of past batches kept as further negatives")
+    momentum: Share = Field(description="of the exponential moving average that makes the momentum encoder")
+    alpha: Share = Field(description="weight of the momentum encoder's soft targets")
+    alpha_ramp: Share = Field(description="alpha rises linearly from 0 over this share of the steps")
+    hardness_ramp: Share = Field(
+        description="ITM negatives go from uniform to proportional to similarity over this share of the steps; 0: hard at once (paper)"
+    )
+    temperature: float = Field(gt=0, description="initial value; learned within temperature_range")
+    temperature_range: tuple[float, float]
+
+
+class LanguageConfig(Config):
+    """LM (paper section 3.2)."""
+
+    label_smoothing: Share
+    prompt: str = Field(description="put before each caption; its tokens are masked in the loss")
+
+
+class InitFromConfig(Config):
+    """Weights to begin with, as the paper does; null stays random (blip_core/weights/load.py)."""
+
+    vit: Path | None = Field(description="folder of transformers with an ImageNet ViT or DeiT, or DeiT's .pth file")
+    bert: Path | None = Field(description="folder of transformers with BERT; its vocab.txt must be ingest.vocab")
+
+
+class PretrainConfig(Config):
+    """ITC + ITM + LM, from random weights or `init_from`."""
+
+    init_from: InitFromConfig
+    optim: OptimConfig
+    contrast: ContrastConfig
+    language: LanguageConfig
+    human_share: Share = Field(description="of each batch; the rest comes from the crawl's images")
+    synthetic_share: Share = Field(description="of the rest: synthetic texts, where the generation holds any")
+
+
+class CaptionerConfig(Config):
+    """Fine-tuning with LM alone on the clean set (paper section 3.3)."""
+
+    optim: OptimConfig
+    language: LanguageConfig
+
+
+class FilterConfig(Config):
+    """Fine-tuning with ITC and ITM on the clean set (paper section 3.3)."""
+
+    optim: OptimConfig
+    contrast: ContrastConfig
+
+
+class SharedConfig(Config):
+    """What the trainings have in common. Checked as a part of each: a value may be missing here where every training names its own."""
+
+    optim: dict[str, Any] = Field({}, description="of OptimConfig")
+    contrast: dict[str, Any] = Field({}, description="of ContrastConfig")
+    language: dict[str, Any] = Field({}, description="of LanguageConfig")
+
+
+def with_shared(values: dict) -> dict:
+    """The values of params.yaml with each training's own laid over those of `training`. Nothing is changed in place."""
+    shared = values.get("training")
+    if not isinstance(shared, dict):
+        return values
+    filled = dict(values)
+    for part, sections in SHARED.items():
+        for name in sections:
+            section = filled.get(name)
+            if isinstance(shared.get(part), dict) and isinstance(section, dict) and isinstance(section.get(part, {}), dict):
+                filled[name] = {**section, part: laid_over(shared[part], section.get(part, {}))}
+    return filled
+
+
+def shared_place(values: dict, place: tuple) -> tuple:
+    """Where a value that a training has at `place` stands in the file: in its own section, or in `training`."""
+    if len(place) < 3 or place[0] not in SHARED.get(str(place[1]), ()):
+        return place
+    own = values[place[0]].get(place[1], {}) if isinstance(values.get(place[0]), dict) else {}
+    return (
+        place if _holds(own, place[2:]) or not _holds(values.get("training", {}).get(place[1], {}), place[2:]) else ("training", *place[1:])
+    )
+
+
+def _holds(values: object, place: tuple) -> bool:
+    for key in place:
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
