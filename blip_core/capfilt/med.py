@@ -58,12 +58,11 @@ def write_captions(
             ids = beam_search(model, keys_values, start, limits, beams=cfg.beams, num_return=num_candidates)
         else:
             draws = sample_draws(keys, num_candidates, cfg.max_tokens, seed, first=first)
-            shape = {"p": cfg.p, "top_k": cfg.top_k, "temperature": cfg.temperature}
-            ids = nucleus(model, keys_values, start, limits, **shape, draws_IKL=draws)
+            ids = nucleus(model, keys_values, start, limits, p=cfg.p, top_k=cfg.top_k, temperature=cfg.temperature, draws_IKL=draws)
     return [[Caption(tokenizer.decode(c), tokenizer.sep not in c) for c in image] for image in ids.tolist()]
 
 
-def caption_images(*args, **kwargs) -> list[list[str]]:
+def caption_images(*args: Any, **kwargs: Any) -> list[list[str]]:
     """The texts of `write_captions`, which says what it takes."""
     return [[caption.text for caption in image] for image in write_captions(*args, **kwargs)]
 
@@ -109,13 +108,14 @@ def set_threads(threads: int) -> None:
 class Captioner(Protocol):
     """Writes captions. `identity` is the content hash that its candidates carry."""
 
-    identity: str
+    @property
+    def identity(self) -> str: ...
 
     def read(self, images: ShardImages, shard: str, key: str) -> Any:
         """What `captions` takes of a picture; called in threads."""
 
     def captions(
-        self, pictures: list, keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
+        self, pictures: list[Any], keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
     ) -> list[list[Caption]]:
         """`num_candidates` of each picture; `first` is the number of the first one, see write_captions."""
 
@@ -123,7 +123,8 @@ class Captioner(Protocol):
 class Filter(Protocol):
     """Judges texts. `identity` is the content hash that its scores carry."""
 
-    identity: str
+    @property
+    def identity(self) -> str: ...
 
     def read(self, images: ShardImages, shard: str, key: str) -> Any:
         """What `score` takes of a picture; called in threads."""
@@ -131,7 +132,7 @@ class Filter(Protocol):
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids, special ones included."""
 
-    def score(self, pictures: list, texts: list[list[list[int]]]) -> PairScores:
+    def score(self, pictures: list[Any], texts: list[list[list[int]]]) -> PairScores:
         """Of encoded texts[i] against pictures[i]."""
 
 
