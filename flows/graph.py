@@ -117,7 +117,7 @@ def _address(stage: "Stage", root: Path) -> str:
 
 def changed(root: Path, *, dvc: Path, env: dict[str, str]) -> set[str]:
     """The stages whose command, parameters, inputs or outputs differ from dvc.lock."""
-    command = [dvc, "--wait-for-lock", "status", "--json"]
+    command = [str(dvc), "--wait-for-lock", "status", "--json"]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise ValueError(f"dvc status failed in {root}:\n{done.stderr.strip() or done.stdout.strip()}")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -46,7 +47,7 @@ def hint(key: str, tables: Iterable[Path]) -> str:
     return f"keys read like {', '.join(matching('', tables[:1]))}"
 
 
-def _describe(row: dict) -> str:
+def _describe(row: dict[str, Any]) -> str:
     origin = row["source"]
     if origin == "synthetic":
         origin += f" {row['round']}#{row['candidate']} ({row['sampler']}, captioner {row['model']}, seed {row['seed']})"

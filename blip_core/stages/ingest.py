@@ -93,9 +93,9 @@ def _tasks(data: Path, staging: Path, cfg: IngestConfig) -> list[Task]:
     return tasks
 
 
-def _num_moved_texts(staged: dict[str, list[Staged]]) -> Counter:
+def _num_moved_texts(staged: dict[str, list[Staged]]) -> Counter[str]:
     """Texts that left with their images in the second half, by part; without those that were dropped by choice."""
-    moved: Counter = Counter()
+    moved: Counter[str] = Counter()
     for split, own in staged.items():
         for shard in own:
             gone = pa.array([key for key, (reason, _) in shard.dropped.items() if reason != "near_copy"], pa.string())
@@ -105,7 +105,7 @@ def _num_moved_texts(staged: dict[str, list[Staged]]) -> Counter:
     return moved
 
 
-def _metrics(tasks: list[Task], counts: Counter, quarantine: pa.Table, *, moved_texts: Counter) -> dict[str, float]:
+def _metrics(tasks: list[Task], counts: Counter[str], quarantine: pa.Table, *, moved_texts: Counter[str]) -> dict[str, float]:
     names = [f"{kind}_{split}" for split in PROTECTED for kind in ("images", "texts", "shards")]
     metrics: dict[str, float] = {name: counts[name] for name in names}
     for part, splits in (("web", ("web",)), ("clean", ("train", "val", "test"))):
