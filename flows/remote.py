@@ -102,7 +102,7 @@ class Remote:
             return stopped(workspace) or Failed(message=f"what it reads could not be pushed to DVC's remote:\n{tail(lines)}")
         with get_client(sync_client=True) as client:
             run = request(client, node, workspace.root, self.revision, force=self.force)
-            log.info(f"asked the pool {self.pool} for it: run {run.name}, id {run.id}")
+            log.info("asked the pool %s for it: run %s, id %s", self.pool, run.name, run.id)
             done = follow(client, run, Watch(self.pool, self.wait), workspace=workspace, narrator=narrator)
             made = handed_over(client, run) if self.force and done.is_completed() else None
         if not done.is_completed():

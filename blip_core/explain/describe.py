@@ -12,6 +12,7 @@ rare     other words than numbers that stand at 1 to `rare_images` of the crawl'
 """
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,7 @@ def distinct(texts: list[list[str]], num_words: int) -> dict[str, float | None]:
         text = text[:left]
         left -= len(text)
         words += text
-        pairs += zip(text, text[1:], strict=False)
+        pairs += pairwise(text)
     return {"distinct_1": _share(len(set(words)), len(words)), "distinct_2": _share(len(set(pairs)), len(pairs))}
 
 

@@ -54,7 +54,7 @@ def export(
 
 def _check_free(out: Path) -> None:
     """An earlier export is replaced; anything else is not ours to remove."""
-    if not out.exists() or out.is_dir() and not any(out.iterdir()):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
         earlier = json.loads((out / "manifest.json").read_bytes())

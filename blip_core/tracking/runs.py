@@ -158,7 +158,7 @@ class StageRun:
         try:
             with environment(STAGE_HTTP | QUIET):
                 act()
-        except Exception as e:  # whatever MLflow, its database or the network may raise: the stage goes on
+        except Exception as e:  # noqa: BLE001  # whatever MLflow, its database or the network may raise: the stage goes on
             now = time.monotonic()
             self._retry_at = now + max(RETRY_SECONDS, (now - began) / MAX_SHARE)
             reason = f"{type(e).__name__}: {str(e)[:300]}"

@@ -167,7 +167,7 @@ def _place(member: Member) -> tuple[str, str] | None:
 def _add(sample: _Sample, extension: str, member: Member) -> None:
     if member.data is None:
         sample.fault = Rejected("too_many_bytes", f"{member.name!r} has {member.size} bytes, at most {_WANTED[extension]} are read")
-    elif extension in _IMAGES and sample.images or extension in sample.texts:
+    elif (extension in _IMAGES and sample.images) or extension in sample.texts:
         sample.fault = Rejected("duplicate_member", f"{member.name!r} comes after another of its kind")
     elif extension in _IMAGES:
         sample.images.append(member.data)
