@@ -13,7 +13,7 @@ from PIL import Image
 from blip_core.compute.pixels import read_picture
 from blip_core.explain.history import hint, rows_of
 from blip_core.explain.image import explain
-from blip_core.tables.captions import KEPT, each_table, kept, table_paths
+from blip_core.tables.captions import KEPT, SCHEMA, each_table, kept, table_paths
 from blip_core.tables.manifest import read_manifest
 from blip_core.tables.shards import ShardImages
 
@@ -53,8 +53,10 @@ class Generation:
             columns: Those that are wanted; None is all.
 
         Raises:
-            ValueError: A file is broken, or has no such column.
+            ValueError: There is no such column, or a file is broken.
         """
+        if unknown := [name for name in columns or () if name not in (*SCHEMA.names, "shard")]:
+            raise ValueError(f"no column {', '.join(unknown)}; there are {', '.join(SCHEMA.names)}, shard")
         stored = None if columns is None else [name for name in dict.fromkeys([*columns, "reason"]) if name != "shard"]
         for table in each_table(self.folder, stored):
             table = kept(table) if self.only_kept else table

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,11 +29,11 @@ class Model:
         captioner: What `caption` asks; None for CLIP and SigLIP, which write nothing.
     """
 
-    model: nn.Module
-    tokenizer: Any
+    model: nn.Module = field(repr=False)
+    tokenizer: Any = field(repr=False)
     image_size: int | None
-    filter: Filter
-    captioner: MedCaptioner | None
+    filter: Filter = field(repr=False)
+    captioner: MedCaptioner | None = field(repr=False)
 
     @property
     def identity(self) -> str:

@@ -30,7 +30,7 @@ def read_pictures(images: Sequence[Picture], prepare: Callable[[np.ndarray], Pre
 
     def read(number: int) -> Prepared:
         try:
-            return prepare(pixels(pictures[number]))
+            return prepare(np.require(pixels(pictures[number]), requirements=["C", "W"]))  # torch takes no other
         except (ValueError, OSError) as e:
             why = f"{e} ({REASONS[e.reason]})" if isinstance(e, Rejected) else e
             raise ValueError(f"images[{number}]: {why}") from None
