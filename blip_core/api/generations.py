@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from PIL import Image
 
-from blip_core.compute.pixels import read_picture
 from blip_core.explain.history import hint, rows_of
 from blip_core.explain.image import explain
 from blip_core.tables.captions import KEPT, SCHEMA, each_table, kept, table_paths
@@ -91,6 +90,8 @@ class Generation:
 
     def picture(self, key: str) -> Image.Image:
         """The picture that a key names, RGB, as it is stored. ValueError when there is none."""
+        from blip_core.compute.pixels import read_picture  # brings torch, for which texts need not wait
+
         shard = replace(self, only_kept=False).texts(key)[0]["shard"]
         return Image.fromarray(read_picture(self._images, shard, key))
 

@@ -103,12 +103,16 @@ def test_a_clip_scores_and_writes_nothing(kind, tokenizer, pictures, tmp_path):
         blip_core.caption(model, pictures)
 
 
-def test_public_folders_and_files(tokenizer, pictures, tmp_path):
-    theirs = peer("BlipForImageTextRetrieval", "equal", tokenizer)
-    judge = blip_core.load_model(save(theirs, tokenizer, tmp_path / "judges"), precision="fp32")
+def test_a_folder_of_transformers(tokenizer, pictures, tmp_path):
+    theirs = save(peer("BlipForImageTextRetrieval", "equal", tokenizer), tokenizer, tmp_path / "judges")
+    judge = blip_core.load_model(theirs, precision="fp32")
     assert np.isfinite(blip_core.score(judge, pictures, TEXTS + TEXTS[:2]).itm).all()
     with pytest.raises(ValueError, match="decoder .*not in the loaded checkpoint"):
         blip_core.caption(judge, pictures, max_tokens=8)
+    (theirs / "vocab.txt").rename(tmp_path / "words.txt")
+    (theirs / "tokenizer.json").unlink(missing_ok=True)
+    larger = blip_core.load_model(theirs, vocab=tmp_path / "words.txt", image_size=2 * judge.image_size)
+    assert larger.image_size == 2 * judge.image_size and blip_core.score(larger, pictures[:1], TEXTS[:1]).itm.shape == (1,)
 
 
 def test_a_version_of_the_registry(served, pictures, monkeypatch):
