@@ -130,27 +130,25 @@ def set_threads(threads: int) -> None:
 
 
 class Captioner(Protocol):
-    """Writes captions."""
+    """Writes captions. `identity` is the content hash that its candidates carry."""
 
     @property
-    def identity(self) -> str:
-        """The content hash that its candidates carry."""
+    def identity(self) -> str: ...
 
     def prepare(self, picture: np.ndarray) -> Any:
         """What `captions` takes of a uint8 H x W x 3 picture; called in threads."""
 
     def captions(
-        self, pictures: list, keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
+        self, pictures: list[Any], keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
     ) -> list[list[Caption]]:
         """`num_candidates` of each picture; `first` is the number of the first one, see write_captions."""
 
 
 class Filter(Protocol):
-    """Judges texts."""
+    """Judges texts. `identity` is the content hash that its scores carry."""
 
     @property
-    def identity(self) -> str:
-        """The content hash that its scores carry."""
+    def identity(self) -> str: ...
 
     def prepare(self, picture: np.ndarray) -> Any:
         """What `score` takes of a uint8 H x W x 3 picture; called in threads."""
@@ -158,10 +156,10 @@ class Filter(Protocol):
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids, special ones included."""
 
-    def score(self, pictures: list, texts: list[list[list[int]]]) -> PairScores:
+    def score(self, pictures: list[Any], texts: list[list[list[int]]]) -> PairScores:
         """Of encoded texts[i] against pictures[i]."""
 
-    def image_features(self, pictures: list) -> Tensor:
+    def image_features(self, pictures: list[Any]) -> Tensor:
         """Of which `itc` is the cosine: unit length, fp32, a row for each picture."""
 
     def text_features(self, texts: list[list[int]]) -> Tensor:
