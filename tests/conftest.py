@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny random model and its tokenizer. Everything runs on the CPU, offline, on data made here."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -14,7 +15,19 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads of one would wait for cores that another has
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program that a test starts compiles the project anew
+
 WORDS = "a red blue green ball box star on grass and next to there is photo of".split()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The warm process is one for all workers; it ends with the run."""
+    from tests.support.processes import warm_process
+
+    if not hasattr(config, "workerinput"):
+        stack = contextlib.ExitStack()
+        stack.enter_context(warm_process())
+        config.add_cleanup(stack.close)
 
 
 @pytest.fixture(scope="session")
