@@ -15,6 +15,10 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads of one would wait for cores that another has
 
+# flows write to the server's one SQLite side by side; it sends back who comes in the middle, and on a busy machine five times are too few
+os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
+os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "600")
+os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "300")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program that a test starts compiles the project anew
 
 WORDS = "a red blue green ball box star on grass and next to there is photo of".split()
@@ -89,7 +93,9 @@ def server():
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    from tests.support.processes import HANG
+
+    with prefect_test_harness(server_startup_timeout=int(HANG)):
         yield PREFECT_API_URL.value()
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from flows.graph import Choice, read_plan
-from tests.support.processes import gone, heed_interrupts, wait_until
+from tests.support.processes import HANG, cold, gone, heed_interrupts, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -74,6 +74,7 @@ stages:
 def template(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("toy")
     (root / "blip_core").mkdir()
+    (root / "blip_core/__init__.py").touch()
     (root / "blip_core/__main__.py").write_text(CLI)
     (root / "data").mkdir()
     (root / "data/x").write_text("one")
@@ -307,21 +308,21 @@ def test_deployments_reach_a_server_and_ci_waits_for_no_worker(server, tmp_path,
 def test_no_stage_outlives_the_flow(toy, server, how, code):
     from flows.bootstrap import bootstrap
 
-    set_params(toy, seconds=60)
+    set_params(toy, seconds=2 * HANG)
     door = subprocess.Popen(
         [sys.executable, ROOT / "flows/bootstrap.py", "ingest"],
         cwd=toy,
-        env={**ENV, "PREFECT_API_URL": server},
+        env={**cold(ENV), "PREFECT_API_URL": server},
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=heed_interrupts,
     )
-    assert wait_until(lambda: runs(toy), seconds=30)
+    assert wait_until(lambda: runs(toy))
     stage = int((toy / "log").read_text().split()[-1])
     assert psutil.pid_exists(stage)
     if how == signal.SIGKILL:
         assert f"process {door.pid}" in bootstrap(return_state=True).message  # one orchestrator in a folder
     door.send_signal(how)
-    assert wait_until(lambda: gone(stage), seconds=10)
-    assert door.wait(timeout=30) == code
+    assert wait_until(lambda: gone(stage))
+    assert door.wait(timeout=HANG) == code
     assert runs(toy) == ["g0"]

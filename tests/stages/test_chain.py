@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from blip_core.tables.captions import read_tables
+from tests.support.processes import HANG
 from tests.support.small import small_values
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess:
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     env.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=HANG, stdin=subprocess.DEVNULL)
 
 
 def change(folder: Path, section: str, **values) -> None:

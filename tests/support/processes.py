@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+HANG = 1200.0  # seconds; only what hangs takes so long, however busy the machine is
 WARM = Path(__file__).parent / "warm"
 
 
@@ -58,10 +59,10 @@ def gone(pid: int) -> bool:
         return True
 
 
-def wait_until(condition, *, seconds: float = 60):
-    """Its first value that is true; fails where there is none in time."""
-    deadline = time.monotonic() + seconds
+def wait_until(condition, *, pause: float = 0.05):
+    """Its first value that is true; it is asked for every `pause` seconds. Fails where it never comes."""
+    deadline = time.monotonic() + HANG
     while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(pause)
     assert value
     return value
