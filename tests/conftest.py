@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.order import Times, longest_first
+from tests.support.processes import HANG, warm_process
+
 for name in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS"):
     os.environ.setdefault(name, "true")
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
@@ -24,14 +27,24 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program that a test
 WORDS = "a red blue green ball box star on grass and next to there is photo of".split()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-times", action="store_true", help="write how long each file took to tests/support/seconds.json")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """The warm process is one for all workers; it ends with the run."""
-    from tests.support.processes import warm_process
+    if hasattr(config, "workerinput"):
+        return
+    stack = contextlib.ExitStack()
+    stack.enter_context(warm_process())
+    config.add_cleanup(stack.close)
+    if config.option.write_times:
+        config.pluginmanager.register(Times())
 
-    if not hasattr(config, "workerinput"):
-        stack = contextlib.ExitStack()
-        stack.enter_context(warm_process())
-        config.add_cleanup(stack.close)
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        longest_first(items)
 
 
 @pytest.fixture(scope="session")
@@ -92,8 +105,6 @@ def server():
     """A real Prefect server on a temporary database; yields its URL."""
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
-
-    from tests.support.processes import HANG
 
     with prefect_test_harness(server_startup_timeout=int(HANG)):
         yield PREFECT_API_URL.value()

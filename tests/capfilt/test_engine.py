@@ -150,6 +150,7 @@ def test_a_faulty_shard_is_named_and_all_others_are_made(world, cluster):
     assert world.local("score", out) == expected and {n: (out / n).stat().st_mtime_ns for n in made} == made
 
 
+@pytest.mark.slow
 def test_what_a_worker_can_not_begin_with_is_said(world, cluster):
     """Not tried for ever: a model whose weights are cut, a machine that does not see the folder."""
     broken = world.root / "broken"

@@ -151,7 +151,6 @@ def test_pinned_server_works(server):
     assert httpx.post(f"{server}/deployments/filter", json={"limit": None}).status_code == 200
 
 
-@pytest.mark.slow
 def test_after_either_door_the_other_has_nothing_to_do(toy, server):
     from flows.bootstrap import bootstrap
 
@@ -171,7 +170,6 @@ def test_after_either_door_the_other_has_nothing_to_do(toy, server):
     assert runs(toy) == ran
 
 
-@pytest.mark.slow
 def test_a_failing_gate_stops_what_follows_and_says_why(toy, server):
     set_params(toy, noise=0.7)
     door = subprocess.run(
@@ -241,7 +239,6 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
 
 
-@pytest.mark.slow
 def test_other_values_and_commits_run_in_a_tree_of_their_own(toy, server, monkeypatch):
     """The folder stays as it is, the branch tells what ran, and what was run once is not run again."""
     from flows.bootstrap import bootstrap
@@ -278,7 +275,6 @@ def test_other_values_and_commits_run_in_a_tree_of_their_own(toy, server, monkey
     assert bootstrap(stages=["gate"], return_state=True).message == "0 stages run, 0 restored from the cache, 4 unchanged"
 
 
-@pytest.mark.slow
 def test_deployments_reach_a_server_and_ci_waits_for_no_worker(server, tmp_path, monkeypatch):
     """`prefect deploy --all` as documented; an event that the server takes; a run that nobody takes is cancelled, not left behind."""
     from prefect.client.orchestration import get_client

@@ -19,12 +19,11 @@ import pytest
 import yaml
 
 from tests.support.fault_proxy import Rule
-from tests.support.processes import HANG, cold, heed_interrupts, kill_tree, wait_until
+from tests.support.processes import HANG, WARM, cold, heed_interrupts, kill_tree, wait_until
 from tests.support.small import small_values
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-pytestmark = pytest.mark.slow
 
 DVC_YAML = """
 stages:
@@ -134,7 +133,8 @@ class World:
 
     def start_worker(self) -> None:
         quick = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_HEARTBEAT_SECONDS": "2"}
-        env = environment() | self.env | quick | {"PREFECT_API_URL": self.server, "PYTHONPATH": str(self.there), "OMP_NUM_THREADS": "1"}
+        path = f"{WARM}{os.pathsep}{self.there}"
+        env = environment() | self.env | quick | {"PREFECT_API_URL": self.server, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with (self.folder / "worker.log").open("a") as log:
             command = [BIN / "prefect", "worker", "start", "--pool", "gpu", "--limit", "2"]
             options = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL, "start_new_session": True}
@@ -368,10 +368,16 @@ def kill_flow_run(world: World, stage: str) -> None:
     """The process of the worker that runs the stage, as the system does for want of memory."""
     before = checkpoint(world, stage)
     wait_until(lambda: checkpoint(world, stage) > before + 4)
-    (guardian,) = (
-        p for p in psutil.Process(world.pids()[-1]).parents() if any(part.endswith("blip_core/runtime/guardian.py") for part in p.cmdline())
-    )
-    guardian.parent().kill()
+    guardian_of(world, stage).parent().kill()
+
+
+def guardian_of(world: World, stage: str) -> psutil.Process:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            script, *words = process.cmdline()[2:] or [""]
+            if script.endswith("blip_core/runtime/guardian.py") and stage in words and world.there in Path(process.cwd()).parents:
+                return process
+    raise AssertionError(f"nothing guards {stage}")
 
 
 def test_what_is_in_the_way_is_said_before_anything_runs(world, monkeypatch):

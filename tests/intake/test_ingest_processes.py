@@ -58,7 +58,6 @@ def children_of(process: subprocess.Popen) -> list[int]:
     return [int(pid) for task in Path(f"/proc/{process.pid}/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
-@pytest.mark.slow
 def test_killed_at_any_moment_and_run_again(data, tmp_path):
     """After each kill -9 the finished units are not read again, the result is that of an unbroken run, and nothing else is left."""
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -124,7 +123,6 @@ def crashes(tmp_path, monkeypatch):
     return lambda *names: monkeypatch.setenv("CRASHES", " ".join(n if n.isupper() else hashlib.sha256(jpeg(n)).hexdigest() for n in names))
 
 
-@pytest.mark.slow
 def test_an_image_that_kills_the_decoder_is_set_aside(tmp_path, monkeypatch, crashes):
     """Only it: what stood beside it, and what other processes were reading when it struck, is all there."""
     data = write_data(tmp_path / "data", shards=9)

@@ -179,7 +179,6 @@ def test_inspect_looks_into_the_bucket(s3, data, tmp_path):  # noqa: F811
     assert len({line.split()[1] for line in s3.proxy.requests if line.startswith("GET") and ".tar" in line}) == 3
 
 
-@pytest.mark.slow
 def test_a_killed_ingest_goes_on(s3, tmp_path):
     """kill -9 in the middle of a transfer, twice: no half tar is read, no whole one is fetched again, the result is the same."""
     for shard in range(6):

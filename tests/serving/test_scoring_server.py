@@ -16,8 +16,6 @@ from PIL import Image
 
 from tests.support.processes import HANG, wait_until
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def ask(served, tmp_path_factory):

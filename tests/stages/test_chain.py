@@ -19,7 +19,6 @@ from tests.support.processes import HANG
 from tests.support.small import small_values
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess:

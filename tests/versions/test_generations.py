@@ -15,8 +15,6 @@ from blip_core.versions.generations import FOLDER, commits, known, resolve
 from tests.support.processes import HANG, wait_until
 from tests.support.team import NUM, change, commit, copy_team, done, refused, run, verb
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def project(team, tmp_path):
