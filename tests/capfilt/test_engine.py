@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blip_core.capfilt.med import engine
+from blip_core.capfilt import engine
 from blip_core.config.params import Params
 from blip_core.stages.caption import caption
 from blip_core.stages.ingest import ingest
