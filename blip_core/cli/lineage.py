@@ -1,161 +1,33 @@
-"""The verbs about versions of data and models: their flags, and what they print. The work is done elsewhere, imported when asked for."""
+"""The verb `lineage`: what made a model, and what became of an image's texts."""
 
 import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from blip_core.cli.verbs import Verbs, read_params
 from blip_core.report.wording import listed
-from blip_core.tables.stopped import require_made
 
-if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
-
-    from blip_core.tracking.registry import Registry
-
-SHOWN = 100  # characters of a text
 ASIDE = ("artifacts/metrics/", "artifacts/history/")  # outputs that nothing is made from
 
 
-def add_verbs(verbs: argparse._SubParsersAction) -> None:
-    _add_generations(verbs.add_parser("generations", help="every version of a generation, here and in git; get, diff, rollback"))
-    lineage = verbs.add_parser("lineage", help="what made a model, and what became of an image's texts")
+def add_verbs(verbs: Verbs) -> None:
+    lineage = verbs.add("lineage", _lineage, "what made a model, and what became of an image's texts", example="blip@champion")
     what = lineage.add_mutually_exclusive_group(required=True)
     what.add_argument("model", nargs="?", help="blip/3, models:/blip@champion, or a model folder")
     what.add_argument("--caption", metavar="KEY", help="of an image: the generations that hold it, the models trained on its texts")
     lineage.add_argument(
         "--texts", type=Path, metavar="FILE", help="also write every text that the model learned from, a line of JSON each"
     )
-    _json_flag(lineage)
-    lineage.set_defaults(act=_lineage)
-    again = verbs.add_parser("rebuild", help="train a registered version again, in a clone, and compare the weights")
-    again.add_argument("model", help="as blip/3 or blip@champion")
-    again.add_argument("--out", type=Path, required=True, help="folder for the clone")
-    again.add_argument("--whole", action="store_true", help="every stage from the raw data on, not the last training alone")
-    again.set_defaults(act=_rebuild)
-    approve = verbs.add_parser("approve", help="make a candidate the champion (register.approval)")
-    approve.add_argument("model", nargs="?", help="as blip/3; default: the candidate")
-    reject = verbs.add_parser("reject", help="turn the candidate down")
-    back = verbs.add_parser("rollback-champion", help="make an earlier version champion again")
-    back.add_argument("--to", metavar="N", help="the version; default: the one that today's champion took the place of")
-    for verb, act in ((approve, _approve), (reject, _reject), (back, _roll_back)):
-        verb.add_argument("--reason", required=verb is not approve, default="approved", help="kept with the version")
-        verb.add_argument("--by", help="who decides; default: as git knows you")
-        verb.set_defaults(act=act)
-
-
-def _add_generations(parser: argparse.ArgumentParser) -> None:
-    _json_flag(parser)
-    parser.set_defaults(act=_generations)
-    what = parser.add_subparsers(dest="what", metavar="WHAT")
-    get = what.add_parser("get", help="write a version to another folder, from DVC's cache or remote")
-    get.add_argument("version", help="g1@REV: a commit, tag or branch whose dvc.lock is committed")
-    get.add_argument("--out", type=Path, required=True, help="a new folder")
-    get.set_defaults(act=_get)
-    diff = what.add_parser("diff", help="texts added, dropped and reworded between two versions")
-    for which in ("before", "after"):
-        diff.add_argument(which, help="g1@REV, g1 as it is here, or a folder")
-    diff.add_argument("--examples", type=int, default=5, help="texts of each kind to show; default: 5")
-    _json_flag(diff)
-    diff.set_defaults(act=_diff)
-    back = what.add_parser("rollback", help="bring a version back into the workspace, with the values and data that made it")
-    back.add_argument("version", help="g1@REV")
-    back.add_argument("--code", action="store_true", help="and the code: every file of git as it was then")
-    back.set_defaults(act=_bring_back)
-
-
-def _json_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for a program")
-
-
-def _generations(args: argparse.Namespace) -> None:
-    from blip_core.versions.generations import describe
-
-    rows = describe(Path.cwd())
-    if args.json:
-        print(json.dumps(rows, indent=1))
-        return
-    if not rows:
-        raise ValueError(
-            "no generation here, and none in git: run the chain; `git add dvc.lock` and commit it with each that shall be kept"
-        )
-    head = ["version", "date", "web", "human", "synthetic", "MB", "gate", "in", "revision"]
-    print("\n".join(columns([head, *map(_generation_row, rows)], left=2)))
-    if any(row["kept"] is None for row in rows):
-        print("? its files are not on this machine: `python -m blip_core generations get VERSION --out DIR` fetches them")
-
-
-def _generation_row(row: dict) -> list[str]:
-    kept = row["kept"] or {}
-    numbers = [f"{kept[s]:,}" if s in kept else "?" for s in ("web", "human", "synthetic")]
-    where = "workspace" if row["workspace"] else ""
-    return [row["version"], row["date"][:16], *numbers, f"{row['bytes'] / 1e6:.1f}", row["gate"] or "-", where, row["rev"][:9]]
-
-
-def _get(args: argparse.Namespace) -> None:
-    from blip_core.versions.generations import get
-
-    print(f"{args.out}: {get(args.version, args.out, Path.cwd())}")
-
-
-def _diff(args: argparse.Namespace) -> None:
-    from blip_core.versions.cache import open_cache
-    from blip_core.versions.differences import differences
-    from blip_core.versions.generations import fetched, resolve
-
-    root = Path.cwd()
-
-    def files(spec: str) -> dict[str, Path]:
-        folder = Path(spec)
-        require_made(folder)
-        if (folder / "manifest.json").exists():
-            return {path.name: path for path in folder.iterdir()}
-        with open_cache(root) as cache:
-            return fetched(resolve(spec, root), cache, root)
-
-    found = differences(files(args.before), files(args.after), examples=args.examples)
-    print(json.dumps(found, indent=1, ensure_ascii=False) if args.json else "\n".join(_difference_lines(found, args.before, args.after)))
-
-
-def _difference_lines(found: dict, before: str, after: str) -> Iterable[str]:
-    yield f"{before} -> {after}: texts that a model may train on"
-    head = ["source", "before", "after", "added", "dropped", "changed", "unchanged"]
-    yield from columns([head, *([s, *(f"{counts[n]:,}" for n in head[1:])] for s, counts in found["sources"].items())], left=1)
-    moved = [row for row in found["decisions"] if row["before"] != row["after"]]
-    if moved:
-        yield ""
-        rows = [[row["source"], f"{row['before'] or 'undecided'} -> {row['after'] or 'undecided'}", f"{row['texts']:,}"] for row in moved]
-        yield from columns([["source", "decision", "texts"], *rows], left=2)
-    if found["other_picture"]:
-        yield f"\n{found['other_picture']} keys name another picture now, so their texts can't be compared: the data was ingested anew"
-    for kind, texts in found["examples"].items():
-        if texts:
-            yield f"\n{kind}, for example:"
-            yield from (f"  {_example(row)}" for row in texts)
-
-
-def _example(row: dict) -> str:
-    origin = f"{row['key']} {row['source']}" + (f" {row['round']}#{row['candidate']}" if row["source"] == "synthetic" else "")
-    old, new = (f"{(row[f'text_{when}'] or '')[:SHOWN]!r}" for when in ("before", "after"))
-    score = next((f", match {row[k]:.3f}" for k in ("match_after", "match_before") if row[k] is not None), "")
-    if row["reason_before"] == row["reason_after"]:
-        return f"{origin}: {old} -> {new}{score}"
-    return f"{origin}: {new if row['text_after'] is not None else old} ({row['reason_before']} -> {row['reason_after']}{score})"
-
-
-def _bring_back(args: argparse.Namespace) -> None:
-    from blip_core.versions.generations import rollback
-
-    print(rollback(args.version, Path.cwd(), code=args.code))
+    lineage.add_argument("--json", action="store_true", help="for a program")
 
 
 def _lineage(args: argparse.Namespace) -> None:
     from blip_core.versions.lineage import of_caption, of_model
 
-    name = _name(args)
+    name = read_params(args).register_.name
     if args.caption and args.texts:
         raise ValueError("--texts: goes with a model, not with --caption")
     found = of_caption(args.caption, Path.cwd(), name=name) if args.caption else of_model(args.model, Path.cwd(), name=name)
@@ -256,71 +128,3 @@ def _caption_lines(found: dict) -> Iterable[str]:
                 yield f"    trained on it: {', '.join(row['models'])}"
     if found["elsewhere"]:
         yield f"not on this machine, so not looked into: {', '.join(found['elsewhere'])}"
-
-
-def _rebuild(args: argparse.Namespace) -> None:
-    from blip_core.tracking.registry import open_registry
-    from blip_core.versions.lineage import find_version, split_name
-    from blip_core.versions.rebuild import prepare, train
-
-    name, wanted = split_name(args.model)
-    root = Path.cwd()
-    with open_registry(name, root) as registry:
-        task = prepare(registry, find_version(registry, wanted or "@champion"), args.out, root, whole=args.whole)
-    print(train(task))
-
-
-def _approve(args: argparse.Namespace) -> None:
-    from blip_core.tracking.champion import approve
-
-    name, number = _split(args.model)
-    _decide(args, name, lambda registry, by: approve(registry, number, by=by, why=args.reason), "is champion now")
-
-
-def _reject(args: argparse.Namespace) -> None:
-    from blip_core.tracking.champion import reject
-
-    _decide(args, None, lambda registry, by: reject(registry, by=by, why=args.reason), "is turned down")
-
-
-def _roll_back(args: argparse.Namespace) -> None:
-    from blip_core.tracking.champion import roll_back
-
-    name, number = _split(args.to)
-    _decide(args, name, lambda registry, by: roll_back(registry, number, by=by, why=args.reason), "is champion again")
-
-
-def _decide(args: argparse.Namespace, name: str | None, act: Callable[["Registry", str], "ModelVersion"], said: str) -> None:
-    from blip_core.tracking.provenance import who
-    from blip_core.tracking.registry import open_registry
-
-    root = Path.cwd()
-    with open_registry(name or _name(args), root) as registry:
-        version = act(registry, args.by or who(root))
-    print(f"{registry.name}, version {version.version}, {said}: {args.reason}")
-
-
-def _name(args: argparse.Namespace) -> str:
-    from blip_core.config.params import load_params
-
-    return load_params(args.params).register_.name
-
-
-def _split(spec: str | None) -> tuple[str | None, str | None]:
-    """`blip/3` as name and number; `3` as number alone."""
-    from blip_core.versions.lineage import split_name
-
-    if not spec or spec.isdigit():
-        return None, spec
-    name, number = split_name(spec)
-    if not number.isdigit():
-        raise ValueError(f"{spec}: expected a version, as {name}/3")
-    return name, number
-
-
-def columns(rows: list[list[str]], *, left: int) -> list[str]:
-    """Lines of aligned columns, the first `left` of them words."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows
-    ]

@@ -1,0 +1,33 @@
+"""What the modules of all groups share: how a verb is added, and the values that most of them read."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from blip_core.config.params import Params
+
+Act = Callable[[argparse.Namespace], object]
+
+
+class Verbs:
+    """The verbs of a group, and what is said of each. What a verb needs is imported when it acts, so that each starts at once."""
+
+    def __init__(self, subparsers: argparse._SubParsersAction):
+        self._subparsers = subparsers
+        self.summaries: dict[str, str] = {}
+
+    def add(self, name: str, act: Act, summary: str, *, example: str) -> argparse.ArgumentParser:
+        """`example`: what stands behind the verb in one that works."""
+        parser = self._subparsers.add_parser(name, help=summary, description=summary, epilog=f"example: %(prog)s {example}".rstrip())
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter  # an example stays on its line
+        parser.set_defaults(act=act)
+        self.summaries[name] = summary
+        return parser
+
+
+def read_params(args: argparse.Namespace) -> "Params":
+    """The checked values that --params names."""
+    from blip_core.config.params import load_params
+
+    return load_params(args.params)
