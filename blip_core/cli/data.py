@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from blip_core.cli import generations
-from blip_core.cli.verbs import Verbs, read_params
+from blip_core.cli.verbs import Verbs, read_params, read_params_or_own
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -48,7 +48,7 @@ def _add_export(verbs: Verbs) -> None:
 def _sample(args: argparse.Namespace) -> None:
     from blip_core.sample.write import write_sample
 
-    write_sample(args.out, read_params(args).sample)
+    write_sample(args.out, read_params_or_own(args).sample)
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -56,7 +56,7 @@ def _inspect(args: argparse.Namespace) -> None:
     from blip_core.preview.inspect import inspect
 
     fields = FieldsConfig(image=args.image, text=args.text, split=args.split)
-    print(inspect(args.path, cfg=read_params(args).ingest, limit=args.limit, fields=fields))
+    print(inspect(args.path, cfg=read_params_or_own(args).ingest, limit=args.limit, fields=fields))
 
 
 def _list(args: argparse.Namespace) -> None:

@@ -45,7 +45,7 @@ def _generations(args: argparse.Namespace) -> None:
     head = ["version", "date", "web", "human", "synthetic", "MB", "gate", "in", "revision"]
     print("\n".join(_columns([head, *map(_generation_row, rows)], left=2)))
     if any(row["kept"] is None for row in rows):
-        print("? its files are not on this machine: `python -m blip_core generations get VERSION --out DIR` fetches them")
+        print("? its files are not on this machine: `blip generations get VERSION --out DIR` fetches them")
 
 
 def _generation_row(row: dict) -> list[str]:

@@ -61,7 +61,7 @@ def _model_lines(found: dict) -> Iterable[str]:
         for step in found["stages"]:
             outs = [f"{path} {md5}" for path, md5 in step["outs"].items() if not path.startswith(ASIDE)]
             yield from (f"  {step['stage']:<18} {out}" for out in outs)
-    yield f"its texts:  python -m blip_core lineage {found.get('folder') or found['version']} --texts FILE"
+    yield f"its texts:  blip lineage {found.get('folder') or found['version']} --texts FILE"
     if "rebuild" in found:
         yield f"rebuild it: {found['rebuild']}"
 
@@ -76,6 +76,7 @@ def _version_lines(found: dict) -> Iterable[str]:
     rows = {
         "weights": f"{model['model_hash']}, made by {model['dvc_stage'] or model['model'] or '?'} on {model['sources'] or '?'} texts",
         "code": f"{code['git_rev'] or 'not in git'}{dirty}",
+        "package": found["package"] or "no record",
         "values": f"{found['params_hash']} (whole with --json)",
         "generation": f"{generation['name']} {generation['dvc_md5'] or generation['hash']}: {texts}",
         "shards": found["shards"]["dvc_md5"] or found["shards"]["hash"],

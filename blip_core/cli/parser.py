@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from blip_core.cli import chain, data, help, judge, models
-from blip_core.cli.verbs import Verbs
+from blip_core.cli.verbs import VALUES, Verbs
 
 GROUPS = {
     "data": (data, "what goes in, and the texts that come out"),
@@ -29,6 +29,6 @@ def make_parser(prog: str, *, stages: Iterable[str]) -> argparse.ArgumentParser:
     for stage in stages:
         chain.add_flags(subparsers.choices[stage], stage)
     for verb in subparsers.choices.values():
-        verb.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+        verb.add_argument("--params", type=Path, default=VALUES, help="default: params.yaml")
         verb.add_argument("--work", type=Path, default=Path(".work"), help="checkpoints of unfinished work; default: .work")
     return parser

@@ -1,12 +1,15 @@
 """What the modules of all groups share: how a verb is added, and the values that most of them read."""
 
 import argparse
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from blip_core.config.params import Params
 
+VALUES = Path("params.yaml")
 Act = Callable[[argparse.Namespace], object]
 
 
@@ -31,3 +34,13 @@ def read_params(args: argparse.Namespace) -> "Params":
     from blip_core.config.params import load_params
 
     return load_params(args.params)
+
+
+def read_params_or_own(args: argparse.Namespace) -> "Params":
+    """Likewise, and the package's own values where there is no project yet: for verbs that come before one."""
+    from blip_core.runtime.installed import repository_file
+
+    if args.params == VALUES and not VALUES.exists():
+        logging.getLogger("blip_core").info("no %s here: the package's own values are taken", VALUES)
+        args.params = repository_file("params.yaml")
+    return read_params(args)

@@ -24,7 +24,7 @@ def demo(args: argparse.Namespace) -> None:
     from blip_core.config.params import load_params
 
     if find_spec("gradio") is None:
-        raise ValueError("the page needs Gradio, which is not installed: pip install --constraint constraints.txt --editable '.[demo]'")
+        raise ValueError("the page needs Gradio, which is not installed: pip install 'blip-bootstrap[demo]'")
     params = load_params(args.params)
     listening = _listen(args.host, args.port)  # before the model is read: a port that is taken is said at once
     with listening, tempfile.TemporaryDirectory(prefix="blip-demo-") as folder:

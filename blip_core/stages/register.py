@@ -104,10 +104,10 @@ def _promote(
     if better and taken:
         standing, reasons = (
             "",
-            [*reasons, f"but not promoted: {taken.how} {taken.at[:19]}Z by {taken.by}: {taken.why}; `approve {title}` does"],
+            [*reasons, f"but not promoted: {taken.how} {taken.at[:19]}Z by {taken.by}: {taken.why}; `blip approve {title}` does"],
         )
     elif better and cfg.approval:
-        standing, reasons = CANDIDATE, [*reasons, f"register.approval is on: `python -m blip_core approve {title}` makes it champion"]
+        standing, reasons = CANDIDATE, [*reasons, f"register.approval is on: `blip approve {title}` makes it champion"]
     if standing == CHAMPION:
         crown(registry, version, instead_of=champion, by=by, how=TEST, why="; ".join(reasons))
     elif standing == CANDIDATE:
