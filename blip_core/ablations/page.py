@@ -80,7 +80,7 @@ def _difference(seed: dict, row: str, baseline: str, metric: str) -> tuple[float
 def _conditions(results: dict) -> str:
     facts, seeds = results["facts"], _seeds(results)
     sample = facts["sample"]
-    command = " ".join(["python -m blip_core ablate --seeds", *seeds, *(["--arms", *results["arms"]] if results["arms"] else [])])
+    command = " ".join(["blip ablate --seeds", *seeds, *(["--arms", *results["arms"]] if results["arms"] else [])])
     made: dict[str, list[str]] = {}
     for name, seed in seeds.items():
         made.setdefault(f"of commit {seed['commit'][:10]} ({seed['machine']})", []).append(name)

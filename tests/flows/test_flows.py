@@ -218,7 +218,7 @@ def test_what_is_wrong_at_the_start_is_said_at_the_start(toy, server):
     assert "did you mean retrain" in bootstrap(stages=["retrian"], return_state=True).message
     assert "max_workers is 0" in bootstrap(max_workers=0, return_state=True).message
     shutil.rmtree(toy / "data")
-    assert "`make data`" in bootstrap(return_state=True).message
+    assert "`blip sample --out data`" in bootstrap(return_state=True).message
     (toy / "params.yaml").write_text("noise: 0.4\n")
     assert bootstrap(return_state=True).message == "params.yaml: limit: missing"
     assert runs(toy) == []

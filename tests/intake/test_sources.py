@@ -119,7 +119,7 @@ def test_one_tar_at_a_time_lies_here(s3, data, tmp_path, monkeypatch):  # noqa: 
 
 def test_a_listing_is_needed_and_must_be_of_this_place(s3, data, tmp_path, capsys):  # noqa: F811
     web = f"s3://{s3.bucket()}/crawl"
-    with pytest.raises(ValueError, match="web.objects.json: missing.*`python -m blip_core list`"):
+    with pytest.raises(ValueError, match="web.objects.json: missing.*`blip list`"):
         run(data, tmp_path, web=web)
     with pytest.raises(ValueError, match=f"{web}: nothing lies there"):
         write_listings(data, CFG.model_copy(update={"web": web}))

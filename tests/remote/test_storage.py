@@ -130,7 +130,7 @@ def test_a_change_after_the_listing_is_noticed(s3, url, tmp_path, quick):
     store = Storage(CFG.model_copy(update={"connections": 1}))
     (stored,) = store.find(url)
     s3.put(url, content(1))
-    with pytest.raises(ValueError, match="changed since it was listed: .*`python -m blip_core list`"):
+    with pytest.raises(ValueError, match="changed since it was listed: .*`blip list`"):
         store.fetch(stored, tmp_path / "x")
     (stored,) = store.find(url)
     s3.proxy.breaks(Rule("stall", match="GET .*tar", count=1))

@@ -207,7 +207,7 @@ def test_a_missing_data_folder_is_said_plainly(project):
         done = run("python", "-m", "blip_core", "ingest", "--data", "data", *flags, cwd=project)
     finally:
         os.rename(project / "elsewhere", project / "data")
-    assert done.returncode == 1 and "data" in done.stderr and "make data" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "data" in done.stderr and "blip sample" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_new_threshold_scores_nothing_anew_and_an_impossible_gate_stops_before_training(project):

@@ -300,7 +300,7 @@ def test_too_much_set_aside_stops_with_the_reasons(data, tmp_path):
 @pytest.mark.parametrize("part", ["web", "clean"])
 def test_missing_and_empty_parts(data, tmp_path, part):
     os.rename(data / part, data / "elsewhere")
-    with pytest.raises(ValueError, match=f"{part}: no such file or folder.*; `make data`"):
+    with pytest.raises(ValueError, match=f"{part}: no such file or folder.*; `blip sample --out data`"):
         run(data, tmp_path)
     (data / part).mkdir()
     with pytest.raises(ValueError, match=f"{part}: no known format; found nothing"):
