@@ -59,8 +59,7 @@ def write_captions(
             ids = beam_search(model, keys_values, start, limits, beams=cfg.beams, num_return=num_candidates)
         else:
             draws = sample_draws(keys, num_candidates, cfg.max_tokens, seed, first=first)
-            shape = {"p": cfg.p, "top_k": cfg.top_k, "temperature": cfg.temperature}
-            ids = nucleus(model, keys_values, start, limits, **shape, draws_IKL=draws)
+            ids = nucleus(model, keys_values, start, limits, p=cfg.p, top_k=cfg.top_k, temperature=cfg.temperature, draws_IKL=draws)
     return [[Caption(tokenizer.decode(c), tokenizer.sep not in c) for c in image] for image in ids.tolist()]
 
 
@@ -71,7 +70,7 @@ def check_length(model: Blip, tokenizer: Tokenizer, prompt: str, max_tokens: int
         raise ValueError(f"max_tokens: {max_tokens}, this model writes {most} at most" + f" after the prompt {prompt!r}" * bool(prompt))
 
 
-def caption_images(*args, **kwargs) -> list[list[str]]:
+def caption_images(*args: Any, **kwargs: Any) -> list[list[str]]:
     """The texts of `write_captions`, which says what it takes."""
     return [[caption.text for caption in image] for image in write_captions(*args, **kwargs)]
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from blip_core.capfilt.clip import is_clip, load_clip
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
@@ -20,6 +21,7 @@ from blip_core.model.inference import for_inference
 from blip_core.weights.checkpoint import model_hash
 from blip_core.weights.load import load_pretrained, read_config
 
+T = TypeVar("T")
 TUNED = "tuned"
 Fetch = Callable[[str], Path]  # models:/NAME/VERSION to the folder where it lies now
 _LONGEST = 40  # tokens of a text, where nothing says what a public filter was tuned with: more than the paper's 35
@@ -81,6 +83,6 @@ def _require(model: Blip, parts: tuple[str, ...], fault: str) -> None:
         raise ValueError(f"{fault}: its weights have no {', '.join(lacking)}; name a folder that has them")
 
 
-def _fact(path: Path, key: str, default):
+def _fact(path: Path, key: str, default: T) -> T:
     """What our model folders note beside the weights."""
     return read_config(path).get(key, default) if path.is_dir() else default

@@ -31,7 +31,7 @@ _BARE = ("PNG", "WEBP")
 _FORMATS = (*_BARE, "JPEG", "GIF")
 # what Pillow's decoders raise on damaged input
 _DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, AssertionError, EOFError, struct.error, zlib.error)
-_TURN = {
+_TURN: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -199,7 +199,7 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     if not image.has_transparency_data:
         return image.convert("RGB"), True
     image = image.convert("RGBA")
-    if image.getextrema()[3][0] == 255:
+    if image.getchannel("A").getextrema()[0] == 255:
         return image.convert("RGB"), True
     # convert("RGB") would show the hidden colours
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), False
@@ -208,7 +208,8 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
 def _encode(image: Image.Image, *, short_side: int | None, quality: int, lossless: bool = False) -> Admitted:
     scale = min(1.0, short_side / min(image.size)) if short_side else 1.0
     if scale < 1:
-        image = image.resize(tuple(max(1, round(side * scale)) for side in image.size), Image.Resampling.BICUBIC)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels = np.ascontiguousarray(image)
     if lossless:
         return Admitted(_png(image, pixels), *image.size, pixels)

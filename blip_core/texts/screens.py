@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -81,7 +82,7 @@ def known_languages() -> set[str]:
 
 
 @cache
-def _identifier():
+def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
@@ -141,7 +142,7 @@ def screened(table: pa.Table) -> pa.ChunkedArray:
     return pc.and_(pc.is_in(table["reason"], value_set=pa.array(SCREENS)), pc.equal(pc.fill_null(table["filter"], ""), ""))
 
 
-def _set(table: pa.Table, name: str, values: list | pa.ChunkedArray) -> pa.Table:
+def _set(table: pa.Table, name: str, values: list[Any] | pa.ChunkedArray) -> pa.Table:
     field = SCHEMA.field(name)
     return table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type) if isinstance(values, list) else values)
 
