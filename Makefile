@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo data check test docs setup clean
+.PHONY: help demo data check test test-all docs setup clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,11 +26,16 @@ check: setup ## format, lint, types and spelling
 	ruff format --check .
 	ruff check .
 	mypy
-	codespell *.md *.yaml *.toml *.cff Makefile .ci .github benchmarks blip_core configs docs flows labels mlflow
+	codespell *.md *.yaml *.yml *.toml *.cff Makefile .ci .github benchmarks blip_core configs docs flows labels mlflow
 
-# two processes, each takes whole files: most of the tests wait for programs that they start
-test: setup ## every test
-	python -m pytest --numprocesses 2 --dist loadfile
+# two processes, each takes whole files, the longest first (tests/support/order.py)
+PYTEST := python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test: setup ## the tests; with ROOM=capfilt those of one package
+	$(PYTEST) -m "not slow" tests/$(ROOM)
+
+test-all: setup ## those too that take minutes and rarely break
+	$(PYTEST)
 
 docs: setup ## the site of docs/
 	mkdocs build --strict

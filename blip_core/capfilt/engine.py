@@ -165,7 +165,7 @@ def _on_ray(task: Task, todo: list[str], staged: Path, cfg: RayConfig) -> Outcom
     try:
         import ray
     except ImportError:
-        raise ValueError("engine is ray, but Ray is not installed; pip install -c constraints.txt -e '.[ray]', or engine: local") from None
+        raise ValueError("engine is ray, but Ray is not installed; pip install 'blip-bootstrap[ray]', or engine: local") from None
     _join(cfg)
     try:
         for row in _dataset(task, todo, staged.resolve(), cfg).iter_rows():

@@ -1,7 +1,7 @@
 """Where a part of the data lies: below the data folder, in S3, or wherever else fsspec reads (https, gs, ...).
 
 A part is named as WebDataset users name it: a folder or a prefix, one tar, tars by braces (`s3://b/p/{00000..00099}.tar`), or a list
-of these. What lies elsewhere is first listed into a small file below the data folder, by `python -m blip_core list`: names, sizes and
+of these. What lies elsewhere is first listed into a small file below the data folder, by `blip list`: names, sizes and
 ETags. So DVC sees a change there as a change of the data, and ingest reads the very objects that were listed or says what changed.
 
 Tars stay where they are and are fetched one at a time. Anything else (lists with single images, Parquet) is first copied whole.
@@ -236,7 +236,7 @@ def _entry(stored: Stored) -> dict[str, Any]:
 
 
 def _read_listing(data: Path, part: str, place: Place) -> Listing:
-    path, advice = _listing_path(data, part), "`python -m blip_core list` writes it, `dvc add data` notes the change"
+    path, advice = _listing_path(data, part), "`blip list` writes it, `dvc add data` notes the change"
     if not path.exists():
         raise ValueError(f"{path}: missing, the listing of ingest.{part} = {_written(place)}; {advice}")
     try:

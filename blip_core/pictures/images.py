@@ -169,7 +169,7 @@ def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 
 
 def _decode(data: bytes, limits: ImageLimits) -> tuple[Image.Image, bool]:
-    """RGB by Pillow: the first frame, transparency on white, 16 bit scaled to 8. And whether no pixel was transparent."""
+    """RGB by Pillow, of the first frame; and whether no pixel was transparent."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # our own limits decide about large images; damaged metadata is not stored
         try:
@@ -184,13 +184,14 @@ def _decode(data: bytes, limits: ImageLimits) -> tuple[Image.Image, bool]:
         check_size(*image.size, limits)
         try:
             image.load()
-            return _to_rgb(image)
+            return to_rgb(image)
         except _DAMAGE as e:
             reason = "truncated" if "truncated" in str(e) else "corrupt"
             raise Rejected(reason, f"{image.format}: {type(e).__name__}: {e}") from None
 
 
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+def to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Transparency on white, 16 bit scaled to 8; and whether no pixel was transparent."""
     if image.mode.startswith("I"):  # convert() would clip 16 bit at 255
         pixels = np.asarray(image)
         pixels = pixels if pixels.dtype == np.uint16 else pixels.clip(0, 65535)

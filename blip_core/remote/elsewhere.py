@@ -61,7 +61,7 @@ class Elsewhere:
             if now != stored:
                 raise ValueError(
                     f"{stored.url}: changed since it was listed: {stored.size} bytes, {stored.etag} then, {now.size} bytes, {now.etag} "
-                    "now; list the source again with `python -m blip_core list`"
+                    "now; list the source again with `blip list`"
                 )
             files.get_file(name, str(temporary))
             if (size := temporary.stat().st_size) != stored.size:
@@ -113,7 +113,7 @@ def _sorted_out(url: str) -> Iterator[None]:
         raise ValueError(f"{url}: answered {e.status} {e.message}; see the name and your rights there") from None
     except (ClientError, OSError, TimeoutError) as e:
         if isinstance(e, PermissionError) or (isinstance(e, FileNotFoundError) and _missing(e)):
-            raise ValueError(f"{url}: {type(e).__name__} {e}; list the source again with `python -m blip_core list`") from None
+            raise ValueError(f"{url}: {type(e).__name__} {e}; list the source again with `blip list`") from None
         raise _Passing(" ".join(str(e.__cause__ or f"{type(e).__name__} {e}").split())) from None
 
 

@@ -39,7 +39,7 @@ _ADVICE = {
     "ExpiredToken": "the session has ended: get new credentials",
     "RequestTimeTooSkewed": "the clock of this machine is wrong",
     "NoSuchBucket": "there is no such bucket at this endpoint: see the name and AWS_ENDPOINT_URL_S3",
-    "NoSuchKey": "there is no such object any more: list the source again with `python -m blip_core list`",
+    "NoSuchKey": "there is no such object any more: list the source again with `blip list`",
     "InvalidObjectState": "the object is archived: restore it first",
     "403": "these credentials may not do this: see AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
     "404": "there is no such object or bucket",
@@ -265,7 +265,7 @@ def _shown(text: str) -> str:
 def _changed(stored: Stored, got: str) -> str:
     return (
         f"{stored.url}: changed since it was listed: {stored.size} bytes, ETag {stored.etag} then, {got} now; "
-        "list the source again with `python -m blip_core list`"
+        "list the source again with `blip list`"
     )
 
 

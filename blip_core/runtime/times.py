@@ -3,7 +3,7 @@
 A file for each stage, .work/times/<run>.json, and no output of DVC: times differ from run to run, so as outputs they would make equal
 results differ, and what depends on them would never be up to date. A stage that DVC skips or restores from its cache keeps the cost of
 the last time it ran here. The report shows what is known while it is written and does not depend on it: new times alone make no new
-report. `python -m blip_core times` prints the newest at any time, the report's own among them.
+report. `blip times` prints the newest at any time, the report's own among them.
 """
 
 import json

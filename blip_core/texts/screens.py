@@ -65,6 +65,9 @@ def has_markup(text: str) -> bool:
     return _MARKUP.search(text) is not None or any(name in html.entities.html5 for name in _ENTITY.findall(text))
 
 
+BY_TEXT = {"file_name": is_file_name, "markup": has_markup}  # screens that look at one text and nothing else
+
+
 def language(text: str, min_confidence: float) -> str:
     """ISO 639-1 code, or UNKNOWN for a text that is too short to tell.
 
@@ -104,10 +107,9 @@ def loops(words: pa.ChunkedArray, max_repeat: int) -> pa.Array:
 def fill(table: pa.Table, cfg: ScreensConfig, *, max_repeat: int, raw: list[str] | None = None) -> pa.Table:
     """The table with the columns of the screens that are on, boilerplate aside. `raw`: its texts as they were found."""
     raw = table["text"].to_pylist() if raw is None else raw
-    if cfg.file_name != "off":
-        table = _set(table, "file_name", [is_file_name(t) for t in raw])
-    if cfg.markup != "off":
-        table = _set(table, "markup", [has_markup(t) for t in raw])
+    for name, hit in BY_TEXT.items():
+        if getattr(cfg, name) != "off":
+            table = _set(table, name, [hit(t) for t in raw])
     if cfg.repeats != "off":
         words = normalised(pa.chunked_array([pa.array(raw, pa.string())]))
         table = _set(table, "repeats", pc.is_in(words, value_set=loops(words, max_repeat)))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from blip_core.intake import formats
 from blip_core.intake.formats import FORMATS, deal_split, format_module, recognise, split_of_name
-from blip_core.intake.units import formats
 from tests.support.archives import jpeg, karpathy_image, read_all, write_karpathy
 
 # recognising
@@ -34,11 +34,11 @@ def test_an_unknown_folder_is_told_what_is_expected(tmp_path):
     with pytest.raises(ValueError, match="2 entries: notes.json, photos.zip") as e:
         recognise(tmp_path)
     assert all(format_module(name).EXPECTS in str(e.value) for name in FORMATS)
-    assert "make data" in str(e.value)
+    assert "blip sample" in str(e.value)
 
 
 def test_missing_and_empty_folders(tmp_path):
-    with pytest.raises(ValueError, match="crawl: no such file or folder.*make data"):
+    with pytest.raises(ValueError, match="crawl: no such file or folder.*blip sample"):
         recognise(tmp_path / "crawl")
     with pytest.raises(ValueError, match="found nothing"):
         recognise(tmp_path)
