@@ -6,6 +6,7 @@ Reads the demo's artifacts (g0, shards, vocabulary). Prints the losses at the en
 images, and the time of each; writes benchmarks/results/precision.json. With 300 steps and two seeds about six minutes on one core.
 """
 
+import argparse
 import json
 import sys
 import tempfile
@@ -52,5 +53,8 @@ def main(steps: int, seeds: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    numbers = [int(n) for n in sys.argv[1:]]
-    main(numbers[0] if numbers else 300, numbers[1:] or [0, 1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", type=int, nargs="?", default=300)
+    parser.add_argument("seeds", type=int, nargs="*", default=[0, 1])
+    args = parser.parse_args()
+    main(args.steps, args.seeds)

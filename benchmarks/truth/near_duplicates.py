@@ -8,6 +8,7 @@ case for a hash. Pairs of tiles of one picture do not count, nor those of two pi
 Times are CPU seconds of one core. Prints the tables; writes benchmarks/results/near_duplicates.json. A minute for 480 pictures.
 """
 
+import argparse
 import io
 import json
 import random
@@ -198,6 +199,9 @@ def main(folder: Path, most: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 4:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1000, int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("pictures", type=int, nargs="?", default=1000)
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    args = parser.parse_args()
+    main(args.folder, args.pictures, args.seed)

@@ -6,6 +6,7 @@ Each clone of HEAD lies in .work/seeds/<seed>; sample and training take that see
 where it stopped. Prints a table in Markdown and writes benchmarks/results/seeds.json. About six minutes a seed on two cores.
 """
 
+import argparse
 import json
 import platform
 import re
@@ -73,4 +74,6 @@ def table(results: dict[int, dict]) -> str:
 
 
 if __name__ == "__main__":
-    main([int(s) for s in sys.argv[1:]] or [0, 1, 2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2])
+    main(parser.parse_args().seeds)

@@ -37,7 +37,7 @@ def section(results: dict, *, figure: str) -> str:
         about = f"Against {baseline}: the mean over the seeds, and at how many the interval lies above or below 0."
         parts += [about, _gains(results, baseline)]
     details = [f"Against {baseline}:\n\n{_intervals(results, baseline)}" for baseline in compared]
-    return "\n\n".join([*parts, "<details><summary>Each seed with its interval</summary>", *details, "</details>"])
+    return "\n\n".join([*parts, '<details markdown="1"><summary>Each seed with its interval</summary>', *details, "</details>"])
 
 
 def write_page(page: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
@@ -37,7 +38,7 @@ class Source:
 
     place: str
     format: str
-    units: list
+    units: list[Any]
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def _names(place: Place) -> list[str]:
 
 
 def _expand(name: str) -> list[str]:
-    pieces, count = [], 1
+    pieces: list[list[str]] = []
+    count = 1
     for i, piece in enumerate(re.split(r"\{([^{}]*)\}", name)):
         options = _options(piece) if i % 2 else [piece]
         count *= len(options)
@@ -135,7 +137,7 @@ def _expand(name: str) -> list[str]:
     return ["".join(chosen) for chosen in product(*pieces)]
 
 
-def _options(inside: str) -> list[str] | range:
+def _options(inside: str) -> list[str]:
     if match := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", inside):
         first, last = int(match[1]), int(match[2])
         if last < first or last - first >= _MOST_NAMES:
@@ -227,7 +229,7 @@ def _listing_path(data: Path, part: str) -> Path:
     return data / f"{part}.objects.json"
 
 
-def _entry(stored: Stored) -> dict:
+def _entry(stored: Stored) -> dict[str, Any]:
     entry = asdict(stored)
     del entry["url"]
     return {name: value for name, value in entry.items() if value is not None}
@@ -248,7 +250,7 @@ def _read_listing(data: Path, part: str, place: Place) -> Listing:
     return Listing(base, objects)
 
 
-def _difference(old: dict | None, new: dict) -> str:
+def _difference(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
     if old is None:
         return "`dvc add data` notes it"
     before, now = old.get("objects", {}), new["objects"]

@@ -7,14 +7,19 @@ that was listed and is still the one that was. S3 has checksums and goes on wher
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blip_core.config.intake import RemoteConfig
 from blip_core.files.atomic import new_file
 from blip_core.remote.storage import SCHEME, Storage, Stored
 
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _IDENTITIES = ("ETag", "etag", "md5Hash", "Content-MD5", "Last-Modified", "last_modified", "mtime", "updated", "created")
@@ -34,7 +39,7 @@ class Elsewhere:
     def find(self, url: str) -> list[Stored]:
         """The file of this name, else all files below it, by name; none when nothing is there."""
 
-        def look() -> list[dict]:
+        def look() -> list[dict[str, Any]]:
             files, path = self._open(url)
             try:
                 info = files.info(path)
@@ -65,7 +70,7 @@ class Elsewhere:
         with new_file(path) as temporary:
             self._try(stored.url, get)
 
-    def _open(self, url: str):
+    def _open(self, url: str) -> tuple["AbstractFileSystem", str]:
         """The file system and the path in it."""
         from aiohttp import ClientTimeout
         from fsspec.core import url_to_fs
@@ -77,7 +82,7 @@ class Elsewhere:
         except (ImportError, ValueError) as e:
             raise ValueError(f"{url}: {e}; expected a folder, file://, s3:// or what an installed package of fsspec reads") from None
 
-    def _try(self, url: str, act):
+    def _try(self, url: str, act: Callable[[], T]) -> T:
         """What `act` returns, tried cfg.attempts times where a failure may pass."""
         for attempt in range(self.cfg.attempts):
             try:
@@ -118,7 +123,7 @@ def _missing(error: FileNotFoundError) -> bool:
     return cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
 
 
-def _stored(entry: dict) -> Stored:
+def _stored(entry: dict[str, Any]) -> Stored:
     if entry.get("size") is None:
         raise ValueError(f"{entry['url']}: its server tells no size, so nobody could tell whether it came whole; copy it to a folder")
     identity = next((f"{name} {entry[name]}" for name in _IDENTITIES if entry.get(name)), "")

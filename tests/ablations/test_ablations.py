@@ -24,6 +24,7 @@ from blip_core.tables.captions import caption_table, read_tables, write_table
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.versions.cache import resolved
+from tests.support.processes import HANG
 from tests.support.small import small_values
 
 ROOT = Path(__file__).parents[2]
@@ -274,7 +275,7 @@ def ablated(tmp_path_factory) -> tuple[Path, str]:
 def run(folder: Path, *flags: str) -> str:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     command = [sys.executable, "-m", "blip_core", "ablate", "--out", "results.json", *flags]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=HANG, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 

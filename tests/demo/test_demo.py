@@ -35,7 +35,7 @@ from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import write_manifest
 from blip_core.weights.checkpoint import load_model, new_model, save_model
 from tests.support.browser import NoBrowser, events, start_browser, until
-from tests.support.processes import heed_interrupts
+from tests.support.processes import HANG, heed_interrupts
 from tests.support.reviews import write_shards
 
 ROOT = Path(__file__).parents[2]
@@ -339,7 +339,7 @@ def ask_past_the_page(page: str, name: str, data: list) -> dict:
     [fn] = [f for f in httpx.get(f"{page}/config").json()["dependencies"] if f["api_name"] == name]
     session = {"session_hash": f"test{time.monotonic_ns()}"}
     httpx.post(f"{page}/gradio_api/queue/join", json={"data": data, "fn_index": fn["id"], **session}).raise_for_status()
-    with httpx.stream("GET", f"{page}/gradio_api/queue/data", params=session, timeout=30) as lines:
+    with httpx.stream("GET", f"{page}/gradio_api/queue/data", params=session, timeout=HANG) as lines:
         for line in lines.iter_lines():
             if '"process_completed"' in line:
                 return json.loads(line.removeprefix("data: "))

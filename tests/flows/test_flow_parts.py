@@ -164,7 +164,7 @@ from flows.gpus import locked
 from flows.proc import Children
 
 with locked([Path("gpu.lock")], stopped=lambda: False, say=print) as locks:
-    script = "import os, signal, time; signal.signal(15, lambda *_: (time.sleep(2), os._exit(0))); print(os.getpid()); time.sleep(60)"
+    script = "import os, signal, time; signal.signal(15, lambda *_: (time.sleep(2), os._exit(0))); print(os.getpid()); time.sleep(3600)"
     command = [sys.executable, "-uc", script]
     Children().run(command, cwd=Path("."), env=dict(os.environ), on_line=lambda line: print(line, flush=True), locks=locks)
 """

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from blip_core.intake import formats
 from blip_core.intake.formats import FORMATS, deal_split, format_module, recognise, split_of_name
-from blip_core.intake.units import formats
 from tests.support.archives import jpeg, karpathy_image, read_all, write_karpathy
 
 # recognising

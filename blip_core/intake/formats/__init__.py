@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import REASONS, Rejected
@@ -73,7 +74,7 @@ def recognises(module: ModuleType, path: Path, fields: FieldsConfig = SEARCH) ->
     return module.recognises(path) if fields == SEARCH else module.recognises(path, fields)
 
 
-def units(module: ModuleType, path: Path, fields: FieldsConfig = SEARCH) -> list:
+def units(module: ModuleType, path: Path, fields: FieldsConfig = SEARCH) -> list[Any]:
     return module.units(path) if fields == SEARCH else module.units(path, fields)
 
 

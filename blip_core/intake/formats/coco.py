@@ -5,6 +5,7 @@ COCO publishes no captions of its test images. Without a list of test captions, 
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from blip_core.intake.formats import deal_split, files, split_of_name
 from blip_core.intake.formats.files import Entry, FileUnit, read
@@ -40,7 +41,7 @@ def _lists(path: Path) -> list[Path]:
     return [p for p in named if files.head_holds(p, "annotations", "file_name")]
 
 
-def _images(file: Path) -> list[tuple[dict, tuple[str, ...], str]]:
+def _images(file: Path) -> list[tuple[dict[str, Any], tuple[str, ...], str]]:
     """Each image of one list with its captions and where it stands."""
     value = files.load_json(file)
     captions = defaultdict(list)
@@ -53,9 +54,9 @@ def _images(file: Path) -> list[tuple[dict, tuple[str, ...], str]]:
     return [(image, tuple(captions[str(image.get("id"))]), f"{file.name}:images[{i}]") for i, image in enumerate(images)]
 
 
-def _entry(image: dict, texts: tuple[str, ...], where: str, stem: str, has_test: bool, others: tuple[str, ...]) -> Entry:
+def _entry(image: dict[str, Any], texts: tuple[str, ...], where: str, stem: str, has_test: bool, others: tuple[str, ...]) -> Entry:
     name, number = image.get("file_name"), str(image.get("id"))
-    fault = ()
+    fault: tuple[str, ...] = ()
     if not isinstance(name, str) or image.get("id") is None:
         fault = ("bad_row", f"expected id and file_name, got the fields {sorted(map(str, image))}")
     name = str(name)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow, split_of_name
-from blip_core.intake.formats.files import IMAGE_ENDS, Entry, key_of, read_entry
+from blip_core.intake.formats.columns import IMAGE_ENDS
+from blip_core.intake.formats.files import Entry, key_of, read_entry
 from blip_core.intake.formats.webdataset import is_side_table, read_side_table
 from blip_core.texts.clean import decode_text
 
@@ -20,6 +21,8 @@ _TEXT_ENDS = (".txt", ".caption")
 _MOST_TEXT = 1 << 16
 _UNIT_FILES = 1000
 
+Pair = tuple[tuple[str, ...], tuple[str, ...]]  # the images and the texts of one stem
+
 
 @dataclass(frozen=True)
 class PairUnit:
@@ -28,7 +31,7 @@ class PairUnit:
     name: str
     root: Path
     split: str | None
-    pairs: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    pairs: tuple[Pair, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def recognises(path: Path) -> bool:
 
 
 def units(path: Path) -> list[PairUnit | SideUnit]:
-    found, own = [], {split: [] for split in (*SPLITS, None)}
+    found: list[PairUnit | SideUnit] = []
+    own: dict[str | None, list[Pair]] = {split: [] for split in (*SPLITS, None)}
     for images, texts in _pairs(path):
         own[split_of_name((images or texts)[0].rpartition("/")[0])].append((images, texts))
     for split, pairs in own.items():
@@ -91,7 +95,7 @@ def _lines(path: Path) -> list[str]:
     return [line for line in text.splitlines() if line.strip()] or [""]
 
 
-def _pairs(root: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+def _pairs(root: Path) -> Iterator[Pair]:
     """Images and texts of each stem, folder by folder."""
     for folder in (root, *sorted(p for p in root.rglob("*") if p.is_dir() and not p.name.startswith("."))):
         files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_ENDS + _TEXT_ENDS and p.is_file() and not p.name.startswith(".")]

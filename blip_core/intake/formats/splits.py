@@ -10,7 +10,7 @@ _MOST_BYTES = 64 << 20
 
 def split_lists(folder: Path) -> tuple[tuple[str, str], ...]:
     """Name and split of each image in the `*.txt` lists of the folder whose names speak of a split."""
-    found = {}
+    found: dict[str, str] = {}
     for path in sorted(folder.glob("*mages*.txt")):
         if (split := _split_of(path)) and path.is_file() and path.stat().st_size <= _MOST_BYTES:
             names = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
