@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = [ROOT / "benchmarks" / name for name in ("speed", "truth", "faults")]
 
 
 @pytest.fixture(autouse=True)
 def benchmarks(monkeypatch):
-    """Scripts in a folder that is no package: importable for one test, forgotten behind it."""
+    """Scripts in folders that are no packages: importable for one test, forgotten behind it."""
     before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for folder in FOLDERS:
+        monkeypatch.syspath_prepend(str(folder))
     yield
     for name in set(sys.modules) - before:
-        if (BENCHMARKS / f"{name}.py").exists():
+        if any((folder / f"{name}.py").exists() for folder in FOLDERS):
             del sys.modules[name]
 
 
@@ -184,7 +186,7 @@ def test_the_paper_calculation_is_what_its_inputs_give(benchmarks, capsys):
     with pytest.raises(ValueError, match="no such number; there are caption-vit-b16"):
         sizing.replaced(given, ["captions=1"])
     sizing.main([])
-    assert capsys.readouterr().out.strip() in (BENCHMARKS.parent / "docs/scale.md").read_text()
+    assert capsys.readouterr().out.strip() in (ROOT / "docs/scale.md").read_text()
 
 
 def test_mixtures_of_noise_are_compared_with_their_own_truth():
@@ -218,6 +220,6 @@ def test_every_kind_of_stage_is_killed():
     import faults
     import yaml
 
-    stages = list(yaml.safe_load((BENCHMARKS.parent / "dvc.yaml").read_text())["stages"])
+    stages = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
     known = faults.faults([f"{s}@g1" if s == "pretrain" else s for s in stages])
     assert {f"kill-{s}" for s in stages if s != "pretrain"} <= known.keys() and "kill-pretrain@g1" in known

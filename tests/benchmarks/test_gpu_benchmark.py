@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blip_core.compute.precision import native_bf16
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks/speed"
 ABSENT = ("pyarrow", "sklearn", "simplejpeg", "PIL", "safetensors", "tokenizers", "tqdm", "scipy", "pandas", "transformers", "matplotlib")
 
 

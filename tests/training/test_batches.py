@@ -1,5 +1,7 @@
 """Batches are a pure function of rows, seed and step: the same for any number of workers and processes, exact after a resume."""
 
+import multiprocessing
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -95,6 +97,14 @@ def test_micro_batches_hold_the_step_and_meet_the_same_pairs_on_any_number_of_pr
     assert [(p.step, p.part, p.parts, p.progress) for p in parts] == [(2, i, 4, whole.progress) for i in range(4)]
     for i, part in enumerate(parts):
         assert part.keys == sum((p.keys for place, p in shared if place == i), ())
+
+
+def test_workers_of_null_are_those_that_the_training_leaves(batches, monkeypatch):
+    monkeypatch.setenv("BLIP_CORES", "3")
+    monkeypatch.setattr(batches, "cfg", batches.cfg.model_copy(update={"threads": 1, "workers": None}))
+    loader = batches.loader(0)
+    next(loader)
+    assert len(multiprocessing.active_children()) == 2
 
 
 @pytest.mark.parametrize("brightness", [0.0, 0.1])
