@@ -48,9 +48,15 @@ _TAGS = (
     "source|span|strike|strong|style|sub|sup|svg|table|tbody|td|th|thead|title|tr|u|ul|video|wbr"
 )
 _MARKUP = re.compile(
-    rf"</?(?:{_TAGS})\s*/?>|<(?:{_TAGS})\s+[a-z-]+\s*=|<!--|<!doctype"
-    r"|&\#(?:\d{1,7}|x[0-9a-f]{1,6});|\b(?:https?|ftp)://|\bwww\.\w|[\w.+-]+@[\w-]+\.[a-z]{2,}",
-    re.IGNORECASE,
+    rf"""</?(?:{_TAGS})\s*/?> | <(?:{_TAGS})\s+[a-z-]+\s*= | <!-- | <!doctype
+    | &\#(?:\d{{1,7}}|x[0-9a-f]{{1,6}}); | \b(?:https?|ftp):// | \bwww\.\w | [\w.+-]+@[\w-]+\.[a-z]{{2,}}
+    | `[^`\n]+`__?(?!\w) | ``(?!\s)(?:(?!'')[^`\n])+(?<!\s)`` | (?:^|\n)\s*\.\.\s[\w-]+::  # reST; ``x'' are quotation marks
+    | :[a-z][\w.+-]*(?::[\w.+-]+)?:`[^`\n]+`                    # :doc:`x`, :py:func:`x`
+    | \[\[[^\[\]\n]+\]\] | \{{\{{[^{{}}\n]+\}}\}} | ^\s*(={{2,6}})[^=\n]+\1\s*$  # wiki
+    | (?<![\w'])'{{2,3}}(?=[^\s'])(?:[^'\n]|'(?!'))+(?<!\s)'{{2,3}}(?![\w'])  # ''x'', where 5'' x 7'' are inches
+    | \\[a-z]+\*?\s?[{{\[] | \\\([^\n]+?\\\) | \\\[[^\n]+?\\\]  # LaTeX
+    | \$(?=[^$\n]*\$)[^$\n]*?\\[a-z] | \$[^$\s]*\^[^$\s]*\$    # its mathematics, where $5 to $10 is a price""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _ENTITY = re.compile(r"&([A-Za-z][A-Za-z0-9]{1,30};)")
 
@@ -61,7 +67,7 @@ def is_file_name(text: str) -> bool:
 
 
 def has_markup(text: str) -> bool:
-    """HTML tags and entities, URLs, e-mail addresses. CC12M's <PERSON> is none."""
+    """HTML tags and entities, URLs, e-mail addresses; what reST, wikis and LaTeX write. CC12M's <PERSON> is none."""
     return _MARKUP.search(text) is not None or any(name in html.entities.html5 for name in _ENTITY.findall(text))
 
 

@@ -83,6 +83,27 @@ def test_words_with_numbers_are_no_file_names(text):
         "see http://x.org",
         "WWW.x.com",
         "a@b.de",
+        # reST
+        "see `the manual`_ for more",
+        "`Python <python.org>`__",
+        "call ``numpy.dot(a, b)`` here",
+        "as :doc:`install` says",
+        "the class :py:class:`list`",
+        ".. image:: a.png",
+        # wikis
+        "the [[Eiffel Tower]] at night",
+        "[[File:Cat.jpg|thumb|A cat]]",
+        "the ''Mona Lisa'' in Paris",
+        "'''L'été''' by Arcimboldo",
+        "{{cite web}}",
+        "== History ==",
+        # LaTeX
+        r"half of it, \frac{1}{2}",
+        r"\textbf{Figure 1.} A cell",
+        r"the angle $\alpha$ of the beam",
+        r"for $n \to \infty$ it ends",
+        r"the area \(\pi r^2\)",
+        "proof of $a^2+b^2=c^2$",
     ],
 )
 def test_markup(text):
@@ -91,7 +112,13 @@ def test_markup(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["photos of <PERSON> on the beach", "a < b > c", "I <3 you", "R&B; soul", "AT&T", "cloud.gov", "x@y", "@home", "<i love it>", "Q&A;"],
+    [
+        *["photos of <PERSON> on the beach", "a < b > c", "I <3 you", "R&B; soul", "AT&T", "cloud.gov", "x@y", "@home", "<i love it>"],
+        *["shoes from $5 to $10", "US$5 or A$7, not $ 9", r"\$5 off, \$10 at most", "$$$", "$9.99^ and up", "ke$ha and A$AP rocky"],
+        *["5'' x 7'' print", "a frame of 8''x10''", "the '80s and the '90s", "rock 'n' roll", "``Hello'', he said", "``a'' and ``b''"],
+        *["the `real' thing", "it`s a cat", "at 10:30: a dog", "[live] at Wembley [HD]", "a = b", "=) nice", "wow ... :: so", r"C:\new"],
+        *["Q&A;", r"¯\_(ツ)_/¯", r"and\or", "{red} ball", "a_b_c", "2^10 grains", "$1_000"],
+    ],
 )
 def test_signs_that_are_no_markup(text):
     assert not has_markup(text)
@@ -142,6 +169,8 @@ def test_languages_of_real_alt_texts(shared):
 def test_hostile_texts_cost_no_time():
     texts = ["a" * 1000, "1a" * 500, "IMG" + "_" * 990, "IMG " + "at " * 330, "x " * 500, "<a " * 300, "&a" * 500, "a@" * 500]
     texts += ["1" * 999 + "a", "w." * 400 + "@", "photo " + "1 of " * 199 + "!a", "<" * 1000, "http" * 250]
+    texts += ["`" * 1000, "`a " * 333, ":a" * 500, "[[a" * 333, "''a " * 250, "{{a" * 333, r"$\a" * 333, "$" + r"\a" * 499, r"\(a" * 333]
+    texts += ["$^" * 500, "." * 1000, "\n .. a" * 150, "=" * 1000, "= a" * 333, "'" * 1000]
     start = time.process_time()
     for text in texts:
         is_file_name(text), has_markup(text), loops(normalised(column([text])), 3)
