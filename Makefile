@@ -52,7 +52,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --only-binary uv uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test]' \
-		|| $(PIP) --editable '.[test]'
+		|| { echo 'now by pip, which takes longer'; $(PIP) --editable '.[test]'; }
 	touch $@
 
 clean: ## remove what runs have made, the data too

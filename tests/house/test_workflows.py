@@ -1,4 +1,5 @@
-"""What runs elsewhere, checked offline: the workflows by GitHub's schema and a linter for their safety, the server by Compose."""
+"""What others read or run, checked offline: the workflows by GitHub's schema and a linter for their safety, the server by Compose, issue
+forms and citation by their schemas."""
 
 import json
 import os
@@ -27,6 +28,30 @@ def check(*command: str | Path) -> None:
 def test_workflows_keep_githubs_schema(schema):
     assert {path.name for path in WORKFLOWS} == {"test.yml", "retrain.yml"}
     check("check-jsonschema", "--builtin-schema", schema, *WORKFLOWS)
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"), [("vendor.github-issue-forms", ".github/ISSUE_TEMPLATE/*.yml"), ("vendor.citation-file-format", "CITATION.cff")]
+)
+def test_issue_forms_and_citation_keep_their_schema(schema, files):
+    found = sorted(ROOT.glob(files))
+    assert found
+    check("check-jsonschema", "--builtin-schema", schema, *found)
+
+
+def test_the_workflow_runs_what_ci_runs():
+    """And before it nothing but the checkout and Python: `make` sets up what it needs."""
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"].values()
+    steps = [step["run"] for step in job["steps"] if "run" in step]
+    assert steps == re.findall(r"^make .+$", (ROOT / ".ci/run").read_text(), re.M) == ["make check", "make test"]
+
+
+def test_before_a_commit_run_tools_of_make_check():
+    check("pre-commit", "validate-config", ROOT / ".pre-commit-config.yaml")
+    (own,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    recipe = re.search(r"^check:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    tools = {f".venv/bin/{line.split()[0]}" for line in recipe.splitlines()}
+    assert own["repo"] == "local" and {hook["entry"].split()[0] for hook in own["hooks"]} <= tools
 
 
 def test_workflows_let_nobody_in():
