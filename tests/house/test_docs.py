@@ -77,6 +77,22 @@ def test_verbs_that_the_pages_name_are_known():
 # the house
 
 
+def test_functions_are_where_the_house_says():
+    rows = re.findall(
+        r"^\| \**(?:Where|Which|What|Does|Who) .*\?\** \| (.*) \| (.*) \|$",
+        section(ROOT / "docs/architecture.md", "## Where is …"),
+        re.MULTILINE,
+    )
+    assert len(rows) > 10
+    for files, functions in rows:
+        text = "\n".join((ROOT / name).read_text() for name in re.findall(r"`([^`]+)`", files))
+        for name in re.findall(r"`([^`]+)`", functions):
+            for part in name.split("."):
+                assert re.search(rf"^\s*(def|class) {part}\b|^{part} = |^\s+{part}: ", text, flags=re.MULTILINE), (
+                    f"{name} is not in {files}"
+                )
+
+
 def test_the_drawing_is_of_its_source_and_has_every_stage():
     source = section(ROOT / "docs/architecture.md", "```mermaid", "```")
     drawn = re.findall(r"<text.*?</text>", (ROOT / "docs/chain.svg").read_text(), flags=re.DOTALL)
