@@ -104,7 +104,8 @@ def test_the_drawing_is_of_its_source_and_has_every_stage():
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.stem)
 def test_each_how_to_lists_every_file_of_its_change(change):
-    """And what it shows of the change is a part of it."""
+    """It applies, and what the page shows of it is a part of it."""
+    run("git", "apply", "--check", change, cwd=ROOT)
     how = next(
         part for part in section(ROOT / "docs/architecture.md", "## How to add …").split("\n### ") if f"(adding/{change.name})" in part
     )
