@@ -77,6 +77,22 @@ def test_verbs_that_the_pages_name_are_known():
 # the house
 
 
+def test_functions_are_where_the_house_says():
+    rows = re.findall(
+        r"^\| \**(?:Where|Which|What|Does|Who) .*\?\** \| (.*) \| (.*) \|$",
+        section(ROOT / "docs/architecture.md", "## Where is …"),
+        re.MULTILINE,
+    )
+    assert len(rows) > 10
+    for files, functions in rows:
+        text = "\n".join((ROOT / name).read_text() for name in re.findall(r"`([^`]+)`", files))
+        for name in re.findall(r"`([^`]+)`", functions):
+            for part in name.split("."):
+                assert re.search(rf"^\s*(def|class) {part}\b|^{part} = |^\s+{part}: ", text, flags=re.MULTILINE), (
+                    f"{name} is not in {files}"
+                )
+
+
 def test_the_drawing_is_of_its_source_and_has_every_stage():
     source = section(ROOT / "docs/architecture.md", "```mermaid", "```")
     drawn = re.findall(r"<text.*?</text>", (ROOT / "docs/chain.svg").read_text(), flags=re.DOTALL)
@@ -88,7 +104,8 @@ def test_the_drawing_is_of_its_source_and_has_every_stage():
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.stem)
 def test_each_how_to_lists_every_file_of_its_change(change):
-    """And what it shows of the change is a part of it."""
+    """It applies, and what the page shows of it is a part of it."""
+    run("git", "apply", "--check", change, cwd=ROOT)
     how = next(
         part for part in section(ROOT / "docs/architecture.md", "## How to add …").split("\n### ") if f"(adding/{change.name})" in part
     )
