@@ -106,7 +106,7 @@ def open_generation(folder: str | Path, *, shards: str | Path | None = None) -> 
     """A generation of a chain, to look at.
 
     Args:
-        folder: As `artifacts/generations/g1`. An earlier version comes into a folder by `python -m blip_core generations get`.
+        folder: As `artifacts/generations/g1`. An earlier version comes into a folder by `blip generations get`.
         shards: The folder of its pictures, as `artifacts/shards`; None finds it beside the folder or the one above.
 
     Raises:

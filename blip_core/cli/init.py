@@ -57,7 +57,7 @@ def project_files() -> dict[str, str]:
 def watching_the_package(chain: str) -> str:
     """dvc.yaml whose stages depend on what the package is, and on no file of code."""
 
-    def without_code(deps: re.Match) -> str:
+    def without_code(deps: re.Match[str]) -> str:
         rest = re.sub(r",\s*(blip_core/|mlflow/)[^,\s\]]+", "", deps[0])
         return re.sub(r"^deps: \[(\s*)", rf"deps: [\1{NOTED}, ", rest)
 
