@@ -29,8 +29,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
         if self.path == "/short":
             self.send_header("Content-Length", "5000")
         self.end_headers()
-        if self.path == "/slow":  # a byte now and then, and no length
-            for _ in range(100):
+        if self.path == "/slow":  # a byte now and then, without an end
+            while True:
                 self.wfile.write(b"G")
                 self.wfile.flush()
                 time.sleep(0.05)

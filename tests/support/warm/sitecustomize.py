@@ -9,7 +9,7 @@ import sys
 
 MODULES = ("blip_core", "dvc", "flows.")  # python -m …
 SCRIPTS = ("dvc", "bootstrap.py")
-READ_AT_IMPORT = ("BLIP_CORES", "CUDA", "HF_", "LD_", "MALLOC", "MKL_", "NUMEXPR", "OMP_", "OPENBLAS_", "PYTHON", "RANK", "TORCH_", "TORCHDYNAMO_")
+READ_AT_IMPORT = tuple("BLIP_CORES CUDA HF_ LD_ MALLOC MKL_ NUMEXPR OMP_ OPENBLAS_ PYTHON RANK TORCH_ TORCHDYNAMO_".split())
 
 
 def read_at_import(environ) -> dict[str, str]:
