@@ -186,7 +186,7 @@ def test_the_verb(artifacts, tmp_path, capsys):
     arguments = ["export", str(artifacts / "generations/g1"), "--format", "imagefolder", "--out", str(tmp_path / "out"), "--license", "mit"]
     assert main(arguments) == 0
     assert f"{tmp_path / 'out'}: " in capsys.readouterr().out
-    assert main([*arguments, "--all"]) == 0
+    assert main([*arguments, "--all", "--images", "jpg"]) == 0
     assert read_manifest(tmp_path / "out")["everything"] and 'license: "mit"' in (tmp_path / "out/README.md").read_text()
 
 
