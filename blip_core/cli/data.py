@@ -37,6 +37,8 @@ def _add_export(verbs: Verbs) -> None:
     export.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export there is replaced")
     export.add_argument("--to", help="s3://bucket/prefix to upload it to as well")
     export.add_argument("--format", required=True, help="webdataset, imagefolder, parquet, coco or salesforce")
+    kinds = "jpg: PNG and WebP become JPEG, which every loader reads; keep: each stays as it is; default: jpg for webdataset, else keep"
+    export.add_argument("--images", choices=("jpg", "keep"), help=kinds)
     which = export.add_mutually_exclusive_group()
     which.add_argument("--kept-only", action="store_true", help="only the texts that were kept (default)")
     which.add_argument("--all", action="store_true", help="every text, each with the reason for its fate")
@@ -74,8 +76,8 @@ def _check(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from blip_core.export.data import export
 
-    options = {"form": args.format, "everything": args.all, "licence": args.license, "shards": args.shards, "metrics": args.metrics}
-    manifest = export(args.generation, args.out, **options)
+    options = {"form": args.format, "everything": args.all, "pictures": args.images, "licence": args.license}
+    manifest = export(args.generation, args.out, shards=args.shards, metrics=args.metrics, **options)
     print(f"{args.out}: {manifest['images']} images with {sum(manifest['texts'].values())} texts; {args.out / 'README.md'} is its card")
     if args.to:
         from blip_core.export.upload import upload

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blip_core.export.formats import JPEG_QUALITY, image_folder
 from blip_core.tables.captions import KEPT
 
 _NOISE = {
@@ -16,12 +17,42 @@ _NOISE = {
     "coverage": "of the crawl's images that keep a text",
     "distinct_share_synthetic": "different texts among the kept synthetic ones",
 }
-_FILES = {
-    "webdataset": "{split}-*.tar",
-    "imagefolder": "{split}/**",
-    "parquet": "data/{split}-*.parquet",
-    "coco": "annotations/captions_{split}.json",
-    "salesforce": "annotation/{split}.json",
+_FILES = {"webdataset": "data/{split}-*.tar", "imagefolder": "{folder}/**", "parquet": "data/{split}-*.parquet"}
+_HUGGING_FACE = """\
+from datasets import load_dataset
+
+parts = load_dataset({folder})
+"""
+_WEBDATASET = """\
+from pathlib import Path
+
+import webdataset
+
+tars = {{split: sorted(map(str, Path({folder}).glob(f"data/{{split}}-*.tar"))) for split in {splits}}}
+parts = {{split: webdataset.WebDataset(urls, shardshuffle=False).decode("pil") for split, urls in tars.items()}}
+"""
+_COCO = """\
+from pycocotools.coco import COCO
+
+parts = {{split: COCO({folder} + f"/annotations/captions_{{split}}.json") for split in {splits}}}
+"""
+_SALESFORCE = """\
+import json
+from pathlib import Path
+
+parts = {{split: json.loads(Path({folder}, f"annotation/{{split}}.json").read_bytes()) for split in {splits}}}
+"""
+_WAYS = {
+    "webdataset": {"datasets": _HUGGING_FACE, "webdataset": _WEBDATASET},
+    "imagefolder": {"datasets": _HUGGING_FACE},
+    "parquet": {"datasets": _HUGGING_FACE},
+    "coco": {"pycocotools": _COCO},
+    "salesforce": {"Python alone": _SALESFORCE},
+}
+_PATHS = {
+    "coco": "`file_name` is a path below `images/`.",
+    "salesforce": "`image` is a path below `images/`, the `image_root` of BLIP's public code. A text that looks like a list,"
+    " as `['a', 'b']`, begins with a blank, which that code strips.",
 }
 
 
@@ -30,18 +61,25 @@ class Totals:
     """What was written."""
 
     everything: bool
+    as_jpeg: bool
     images: int = 0
     by_split: Counter[str] = field(default_factory=Counter)  # images
+    kinds: Counter[str] = field(default_factory=Counter)  # images by their kind in the shards
     texts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (split, source)
     reasons: Counter[str] = field(default_factory=Counter)  # of all the generation's texts, written or not
     rounds: set[str] = field(default_factory=set)
     captioners: set[str] = field(default_factory=set)
     filters: set[str] = field(default_factory=set)
 
-    def count(self, split: str, rows: list[dict[str, Any]]) -> None:
+    @property
+    def encoded_anew(self) -> int:
+        return self.images - self.kinds["jpg"] if self.as_jpeg else 0
+
+    def count(self, split: str, rows: list[dict[str, Any]], kind: str) -> None:
         """One image with these texts."""
         self.images += 1
         self.by_split[split] += 1
+        self.kinds[kind] += 1
         self.texts.update((split, row["source"]) for row in rows)
         self.rounds |= {row["round"] for row in rows if row["round"]}
         self.captioners |= {row["model"] for row in rows if row["model"]}
@@ -60,6 +98,7 @@ def card(totals: Totals, *, name: str, form: str, licence: str, metrics: Path) -
         "|---|---|---|---|",
         *(f"| {split} | {totals.by_split[split]:,} | {source} | {n:,} |" for (split, source), n in sorted(totals.texts.items())),
         "",
+        *_opening(totals, name, form),
         *_reasons(totals),
         *_noise(totals, metrics),
         *_models(totals),
@@ -76,8 +115,23 @@ def _front_matter(totals: Totals, form: str, licence: str) -> list[str]:
     if form in ("webdataset", "imagefolder", "parquet"):
         lines += ["configs:", "- config_name: default", "  data_files:"]
         for split in sorted(totals.by_split):
-            lines += [f"  - split: {split}", f"    path: {json.dumps(_FILES[form].format(split=split))}"]
+            path = _FILES[form].format(split=split, folder=image_folder(split))
+            lines += [f"  - split: {split}", f"    path: {json.dumps(path)}"]
     return [*lines, "---"]
+
+
+def _opening(totals: Totals, name: str, form: str) -> list[str]:
+    """How to get all parts; every block runs as it stands."""
+    lines, values = [], {"folder": json.dumps(f"./{name}", ensure_ascii=False), "splits": json.dumps(sorted(totals.by_split))}
+    for library, way in _WAYS[form].items():
+        if library == "datasets" and form == "webdataset" and len(totals.kinds) > 1 and not totals.as_jpeg:
+            lines += ["Hugging Face's datasets wants images of one kind in tars: `--images jpg` makes them.", ""]
+        else:
+            lines += [f"With {library}:", "", "```python", *way.format(**values).splitlines(), "```", ""]
+    lines += [_PATHS[form], ""] if form in _PATHS else []
+    if totals.encoded_anew:
+        lines += [f"{totals.encoded_anew:,} of the images were PNG or WebP and are JPEG here, of quality {JPEG_QUALITY}.", ""]
+    return ["## Open it", "", "From the folder that this one lies in, all parts at once:", "", *lines]
 
 
 def _reasons(totals: Totals) -> list[str]:

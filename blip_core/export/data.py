@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.compute as pc
+import simplejpeg
 
 from blip_core.export.card import Totals, card
-from blip_core.export.formats import WRITERS, Item
+from blip_core.export.formats import JPEG_QUALITY, WRITERS, Item
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file, write_json
-from blip_core.pictures.containers import KINDS
+from blip_core.pictures.containers import KINDS, kind_of
+from blip_core.pictures.images import decode_rgb
 from blip_core.tables.captions import CONTROLS, KEPT, SCREENS, read_table, table_paths
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
@@ -30,24 +32,26 @@ def export(
     *,
     form: str,
     everything: bool = False,
+    pictures: Literal["keep", "jpg"] | None = None,
     licence: str = "unknown",
     shards: Path | None = None,
     metrics: Path | None = None,
 ) -> dict[str, Any]:
     """Write `out` and return its manifest. `everything`: also the texts that were not kept, each with its reason.
 
-    `shards` and `metrics` are, where not given, those beside the generation. ValueError when something is missing or `out` is
-    in the way."""
+    `pictures`: "jpg" makes JPEGs of PNG and WebP; None does so for the format whose loaders want one kind. `shards` and `metrics`
+    are, where not given, those beside the generation. ValueError when something is missing or `out` is in the way."""
     if form not in WRITERS:
         raise ValueError(f"--format {form}: expected one of {', '.join(WRITERS)}")
     artifacts = generation.resolve().parents[1] if generation.resolve().parent.name == "generations" else generation.resolve().parent
     images = ShardImages(shards or artifacts / "shards", at_once=1)
     _check_free(out)
+    as_jpeg = pictures == "jpg" if pictures else WRITERS[form].one_kind
     with new_folder(out) as temporary:
-        totals = _write(generation, images, temporary, form, everything)
+        totals = _write(generation, images, temporary, form, Totals(everything=everything, as_jpeg=as_jpeg))
         text = card(totals, name=out.name, form=form, licence=licence, metrics=metrics or artifacts / "metrics")
         (temporary / "README.md").write_text(text)
-        manifest = _manifest(temporary, generation, form, everything, totals)
+        manifest = _manifest(temporary, generation, form, totals)
         write_json(manifest, temporary / "manifest.json")
     return manifest
 
@@ -64,45 +68,54 @@ def _check_free(out: Path) -> None:
         raise ValueError(f"{out}: exists and is no earlier export; name another folder with --out, or remove it")
 
 
-def _write(generation: Path, images: ShardImages, folder: Path, form: str, everything: bool) -> Totals:
-    totals, paths = Totals(everything=everything), [p for p in table_paths(generation) if p.name != CONTROLS]
+def _write(generation: Path, images: ShardImages, folder: Path, form: str, totals: Totals) -> Totals:
+    paths = [p for p in table_paths(generation) if p.name != CONTROLS]
     if not paths:
         raise ValueError(f"{generation}: holds no table")
     with WRITERS[form](folder) as writer:
         for path in paths:
             split = path.stem.rpartition("-")[0]
-            items = _items(path, images, everything, totals, split)
+            items = _items(path, images, totals, split)
             if (first := next(items, None)) is not None:  # an empty tar would read as a damaged one
                 writer.write(split, path.stem, chain([first], items))
     if not totals.images:
-        raise ValueError(f"{generation}: no image has a {'' if everything else 'kept '}text, so there is nothing to export")
+        raise ValueError(f"{generation}: no image has a {'' if totals.everything else 'kept '}text, so there is nothing to export")
     return totals
 
 
-def _items(path: Path, images: ShardImages, everything: bool, totals: Totals, split: str) -> Iterator[Item]:
+def _items(path: Path, images: ShardImages, totals: Totals, split: str) -> Iterator[Item]:
     """Each image that has a text, with its texts in the table's order."""
     table = read_table(path)
     totals.reasons.update(table["reason"].to_pylist())
-    if not everything:
+    if not totals.everything:
         table = table.filter(pc.equal(table["reason"], KEPT))
     texts: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
         texts.setdefault(row["key"], []).append(row)
     for key, rows in texts.items():
-        totals.count(split, rows)
+        data = images.bytes(path.stem, key)
+        totals.count(split, rows, kind_of(data))
         width, height = images.size(path.stem, key)
         candidates = [{name: row[name] for name in _SHOWN} for row in rows]
-        yield Item(key, rows[0]["image_id"], images.bytes(path.stem, key), width, height, candidates)
+        yield Item(key, rows[0]["image_id"], _jpeg(data) if totals.as_jpeg else data, width, height, candidates)
 
 
-def _manifest(folder: Path, generation: Path, form: str, everything: bool, totals: Totals) -> dict[str, Any]:
+def _jpeg(data: bytes) -> bytes:
+    """A JPEG as it is, all else encoded anew; the accurate DCT gives the same bytes with any instruction set."""
+    if kind_of(data) == "jpg":
+        return data
+    return simplejpeg.encode_jpeg(decode_rgb(data), quality=JPEG_QUALITY, colorsubsampling="444", fastdct=False)
+
+
+def _manifest(folder: Path, generation: Path, form: str, totals: Totals) -> dict[str, Any]:
     """Every file but the single images, of which the count stands; their bytes are in the shards' indexes."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix[1:] not in KINDS)
     return {
         "export": form,
-        "everything": everything,
+        "everything": totals.everything,
         "generation": content_hash(generation),
         "images": totals.images,
+        "encoded_anew": totals.encoded_anew,
         "texts": dict(Counter({f"{split}/{source}": n for (split, source), n in sorted(totals.texts.items())})),
         "files": {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files},
     }

@@ -7,7 +7,8 @@ import os
 import shutil
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from blip_core.pictures.containers import kind_of
 from blip_core.tables.captions import KEPT, SCREENS
 
+JPEG_QUALITY = 95  # of what was PNG or WebP
 _ROW_GROUP = 100  # images; Hugging Face's viewer reads a group at a time
 
 
@@ -64,6 +66,8 @@ _COLUMNS = {
 
 
 class _Writer(ABC):
+    one_kind = False  # whether loaders refuse or lose images of a second kind
+
     def __init__(self, folder: Path):
         self.folder = folder
         self._lists: dict[str, TextIO] = {}
@@ -79,13 +83,13 @@ class _Writer(ABC):
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
         """The items of a shard."""
 
-    def _append(self, name: str, row: dict[str, Any], *, begin: str = "", between: str = ",\n") -> None:
-        """Add a row to the list of this name."""
+    def _append(self, name: str, row: dict[str, Any], *, begin: str = "") -> None:
+        """Add a row to the list of this name. JSON is written in ASCII: many read it in the encoding of their system."""
+        between = ",\n" if name in self._lists else begin
         if name not in self._lists:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            self._lists[name] = (self.folder / name).open("w", encoding="utf-8")
-            between = begin
-        self._lists[name].write(between + _dumps(row))
+            self._lists[name] = (self.folder / name).open("w", encoding="ascii")
+        self._lists[name].write(between + json.dumps(row))
 
     def _image(self, place: str, item: Item) -> str:
         """Write the image below `place`; returns its name there."""
@@ -95,40 +99,90 @@ class _Writer(ABC):
         return path.name
 
 
-class WebDatasetWriter(_Writer):
-    """key.jpg (or .png, .webp), key.txt (one text) and key.json (all texts as `caption`, each candidate with its scores)."""
+class _ShardWriter(_Writer):
+    """data/<split>-<number>-of-<count>: the names by which Hugging Face's loaders find every split, whatever it is called."""
+
+    ending: str
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self._counts: Counter[str] = Counter()
+        (folder / "data").mkdir()
+
+    def _next(self, split: str) -> Path:
+        self._counts[split] += 1
+        return self._path(split, self._counts[split] - 1)
+
+    def _path(self, split: str, number: int, of: str = "") -> Path:
+        return self.folder / "data" / f"{split}-{number:05d}{of}.{self.ending}"
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        super().__exit__(kind, *details)
+        for split, total in self._counts.items() if kind is None else ():
+            for number in range(total):
+                self._path(split, number).rename(self._path(split, number, f"-of-{total:05d}"))
+
+
+class WebDatasetWriter(_ShardWriter):
+    """key.jpg (or .png, .webp), key.txt (one text) and key.json (all texts as `caption`; `candidates`: each with its scores).
+
+    `candidates` is JSON in a string, as img2dataset writes `exif`: Hugging Face's loader takes the types of a whole data set from five
+    samples, and where a score is null in these, it refuses every number that comes later."""
+
+    ending, one_kind = "tar", True
 
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
-        with tarfile.open(self.folder / f"{stem}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        with tarfile.open(self._next(split), "w", format=tarfile.GNU_FORMAT) as tar:
             for item in items:
                 facts = {"key": item.key, "image_id": item.image_id, "width": item.width, "height": item.height}
-                facts |= {"sha256": hashlib.sha256(item.data).hexdigest(), "caption": item.texts, "candidates": item.candidates}
-                for end, data in ((kind_of(item.data), item.data), ("txt", item.first.encode()), ("json", _dumps(facts).encode())):
+                facts |= {"sha256": hashlib.sha256(item.data).hexdigest(), "caption": item.texts, "candidates": json.dumps(item.candidates)}
+                for end, data in ((kind_of(item.data), item.data), ("txt", item.first.encode()), ("json", json.dumps(facts).encode())):
                     info = tarfile.TarInfo(f"{item.key}.{end}")
                     info.size, info.mode = len(data), 0o644
                     tar.addfile(info, io.BytesIO(data))
 
 
 class ImageFolderWriter(_Writer):
-    """<split>/metadata.jsonl with a row for each image, and the images in a folder for each shard."""
+    """metadata.parquet for each split, with a row for each image, and the images in a folder for each shard.
+
+    Parquet, as loaders guess types in other metadata, and then a column that is null in one split is of another type there."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self._tables: dict[str, pq.ParquetWriter] = {}
 
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
-        number = stem.rpartition("-")[2]
-        for item in items:
-            name = self._image(f"{split}/{number}", item)
-            self._append(f"{split}/metadata.jsonl", {"file_name": f"{number}/{name}", **item.row()}, between="\n")
+        place, number = image_folder(split), stem.rpartition("-")[2]
+        rows = [{"file_name": f"{number}/{self._image(f'{place}/{number}', item)}", **item.row()} for item in items]
+        if split not in self._tables:
+            self._tables[split] = _open_parquet(self.folder / place / "metadata.parquet", _METADATA_SCHEMA)
+        self._tables[split].write_table(pa.Table.from_pylist(rows, _METADATA_SCHEMA))
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        super().__exit__(kind, *details)
+        for table in self._tables.values():
+            table.close()
 
 
-class ParquetWriter(_Writer):
-    """data/<shard>.parquet with image {bytes, path}; the schema tells Hugging Face's datasets that the column is an image."""
+def image_folder(split: str) -> str:
+    """Loaders that go by names pass over a folder that is called by no split they know: by its name here, the crawl is for training."""
+    return "train-web" if split == "web" else split
+
+
+class ParquetWriter(_ShardWriter):
+    """Parquet with image {bytes, path}; the schema tells Hugging Face's datasets that the column is an image."""
+
+    ending = "parquet"
 
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
-        path = self.folder / "data" / f"{stem}.parquet"
-        path.parent.mkdir(exist_ok=True)
-        with pq.ParquetWriter(path, PARQUET_SCHEMA, compression="zstd", write_page_checksum=True) as out:
+        with _open_parquet(self._next(split), PARQUET_SCHEMA) as out:
             while batch := list(islice(items, _ROW_GROUP)):
                 rows = [{"image": {"bytes": i.data, "path": i.file_name}, **i.row()} for i in batch]
                 out.write_table(pa.Table.from_pylist(rows, PARQUET_SCHEMA))
+
+
+def _open_parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
 
 def _feature(kind: str, *, many: bool = False) -> dict[str, Any] | list[dict[str, Any]]:
@@ -137,11 +191,15 @@ def _feature(kind: str, *, many: bool = False) -> dict[str, Any] | list[dict[str
     return [value] if many else value
 
 
-def _parquet_schema() -> pa.Schema:
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    fields = [("image", image), ("text", pa.string()), ("captions", pa.list_(pa.string()))]
+def _row_fields() -> list[tuple[str, pa.DataType]]:
+    """Of Item.row(). The same for every generation, so that all splits and exports go together, whatever is null in them."""
+    fields = [("text", pa.string()), ("captions", pa.list_(pa.string()))]
     fields += [(f"caption_{name}", pa.list_(pa.type_for_alias(kind))) for name, kind in _COLUMNS.items()]
-    fields += [("key", pa.string()), ("image_id", pa.string()), ("width", pa.int32()), ("height", pa.int32())]
+    return [*fields, ("key", pa.string()), ("image_id", pa.string()), ("width", pa.int32()), ("height", pa.int32())]
+
+
+def _parquet_schema() -> pa.Schema:
+    fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), *_row_fields()]
     features = {"image": {"_type": "Image"}, **{name: _feature("string") for name in ("text", "key", "image_id")}}
     features |= {"captions": _feature("string", many=True), **{f"caption_{n}": _feature(kind, many=True) for n, kind in _COLUMNS.items()}}
     features |= {"width": _feature("int32"), "height": _feature("int32")}
@@ -149,6 +207,7 @@ def _parquet_schema() -> pa.Schema:
 
 
 PARQUET_SCHEMA = _parquet_schema()
+_METADATA_SCHEMA = pa.schema([("file_name", pa.string()), *_row_fields()])
 
 
 class CocoWriter(_Writer):
@@ -176,10 +235,10 @@ class CocoWriter(_Writer):
 
     def _join(self, folder: Path, split: str) -> None:
         """The list of images before that of captions, in one file."""
-        with (folder / f"captions_{split}.json").open("w", encoding="utf-8") as out:
+        with (folder / f"captions_{split}.json").open("w", encoding="ascii") as out:
             for begin, part in (('{"info": {}, "licenses": [],\n"images": [', "images"), ('],\n"annotations": [', "notes")):
                 out.write(begin)
-                with (folder / f"_{part}_{split}").open(encoding="utf-8") as rows:
+                with (folder / f"_{part}_{split}").open(encoding="ascii") as rows:
                     shutil.copyfileobj(rows, out)
                 os.unlink(folder / f"_{part}_{split}")
             out.write("]}\n")
@@ -192,7 +251,7 @@ class SalesforceWriter(_Writer):
         for item in items:
             image = f"{stem}/{self._image(f'images/{stem}', item)}"
             facts = {"image": image, "image_id": item.image_id}
-            entries = [{"caption": c["text"], **facts, **{n: c[n] for n in _COLUMNS}} for c in item.candidates]
+            entries = [{"caption": _no_list(c["text"]), **facts, **{n: c[n] for n in _COLUMNS}} for c in item.candidates]
             if split in ("val", "test"):
                 entries = [{"image": image, "caption": item.texts}]
             for entry in entries:
@@ -204,7 +263,7 @@ class SalesforceWriter(_Writer):
         super().__exit__(kind, *details)
 
 
-WRITERS: dict[str, Callable[[Path], _Writer]] = {
+WRITERS: dict[str, type[_Writer]] = {
     "webdataset": WebDatasetWriter,
     "imagefolder": ImageFolderWriter,
     "parquet": ParquetWriter,
@@ -213,5 +272,6 @@ WRITERS: dict[str, Callable[[Path], _Writer]] = {
 }
 
 
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def _no_list(text: str) -> str:
+    """A text such as ["a", "b"] would be taken for a list of texts, as some tables hold them. The public code strips the blank."""
+    return f" {text}" if text.startswith(('["', "['")) else text

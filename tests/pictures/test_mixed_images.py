@@ -118,7 +118,7 @@ def test_a_training_batch_holds_the_pixels_of_every_kind(world):
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_an_export_reads_back_with_every_kind(world, tmp_path, form):
-    export(world / "g0", tmp_path / "out", form=form, shards=world / "shards")
+    export(world / "g0", tmp_path / "out", form=form, pictures="keep", shards=world / "shards")
     records, rejected = read_all(tmp_path / "out")
     expected = {named(row["key"]) for row in read_tables(world / "g0").to_pylist() if row["reason"] == KEPT}
     assert not rejected and {r.image for r in records} == {drawn(name) for name in expected}
