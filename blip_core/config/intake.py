@@ -97,7 +97,12 @@ class IngestConfig(Config):
     screens: WebScreensConfig
     near_copies: NearCopiesConfig
     remote: RemoteConfig
-    max_rejected: Share = Field(description="a larger share set aside in quarantine, of either part, fails the stage")
+    without_text: Literal["caption", "reject"] = Field(
+        "caption", description="a picture of the crawl without a usable text: caption: it stays, and gets its texts from a captioner"
+    )
+    max_rejected: Share = Field(
+        description="a larger share of either part's texts that is set aside, or lies in files that are not understood, fails the stage"
+    )
     vocab: Path | None = Field(description="a BERT vocab.txt; null builds one from the ingested texts")
     vocab_size: int = Field(ge=50, description="entries of a vocabulary that is built, at most")
 

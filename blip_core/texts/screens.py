@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.config.screens import ScreensConfig, WebScreensConfig
-from blip_core.tables.captions import KEPT, SCHEMA, SCREENS
+from blip_core.tables.captions import KEPT, NO_TEXT, SCHEMA, SCREENS
 from blip_core.tables.counting import Walk, frequent
 
 UNKNOWN = "und"  # language that can't be told
@@ -135,8 +135,9 @@ def decide(table: pa.Table, cfg: ScreensConfig) -> pa.Table:
 
 
 def screened(table: pa.Table) -> pa.ChunkedArray:
-    """Whether a screen took each text before it was scored: it has a screen's reason and no filter's score."""
-    return pc.and_(pc.is_in(table["reason"], value_set=pa.array(SCREENS)), pc.equal(pc.fill_null(table["filter"], ""), ""))
+    """Whether there is nothing to score: a screen took the text before that (it has a screen's reason and no filter's score), or there
+    is none."""
+    return pc.and_(pc.is_in(table["reason"], value_set=pa.array([NO_TEXT, *SCREENS])), pc.equal(pc.fill_null(table["filter"], ""), ""))
 
 
 def _set(table: pa.Table, name: str, values: list | pa.ChunkedArray) -> pa.Table:
@@ -172,6 +173,7 @@ def common(tables: Walk, *, max_images: int | None, max_share: float) -> pa.Arra
         num_images = 0
         for table in tables:
             num_images += pc.count_distinct(table["key"]).as_py()
+            table = table.filter(pc.not_equal(table["reason"], NO_TEXT))
             yield pa.table({"key": table["key"], "words": normalised(table["text"])}).group_by(["key", "words"]).aggregate([])
 
     def limit() -> float:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from blip_core.config.intake import NearCopiesConfig
+from blip_core.intake import duplicates
 from blip_core.intake.duplicates import distances, fingerprint, firsts, near_pairs, nearest
-from blip_core.intake.units import duplicates
 from blip_core.tables.captions import read_tables
 from blip_core.tables.shards import ShardImages, index_path, read_index
 from tests.stages.test_ingest import CFG, digest, pairs, quarantine, write_data

@@ -98,7 +98,7 @@ def test_one_tar_at_a_time_lies_here(s3, data, tmp_path, monkeypatch):  # noqa: 
     s3.put_folder(web, data / "web")
     place = listed(data, tmp_path / "listed", web=web)
     seen, dead = [], tmp_path / "dead"
-    from blip_core.intake.units import units as intake
+    from blip_core.intake import units as intake
 
     def admit(*args, real=intake.admit, **more):
         seen.append(sorted(p.name for p in work.rglob("*.tar") if "_spool." in str(p)))

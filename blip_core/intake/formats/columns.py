@@ -6,7 +6,8 @@ import re
 
 from blip_core.config.intake import FieldsConfig
 
-IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+# whose bytes are looked at; what they turn out to be decides. The first four are tried where a list names no ending
+IMAGE_ENDS = tuple(".jpg .jpeg .png .webp .gif .jpe .jfif .bmp .tif .tiff .avif .heic .heif .jp2".split())
 SEARCH = FieldsConfig(image=None, text=None, split=None)
 
 # in the order of looking: a table may hold several

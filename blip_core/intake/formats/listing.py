@@ -34,6 +34,7 @@ class Listing:
     path_splits: bool = False
     folders: tuple[str, ...] = ()  # where images may lie besides
     lists: tuple[tuple[str, str], ...] = ()  # name of an image and its split, by the split lists that lie beside
+    beside: tuple[str, ...] = ()  # these lists, by their path below the root
 
     @property
     def columns(self) -> list[str]:
@@ -66,6 +67,10 @@ class RowUnit:
     listing: Listing
     places: np.ndarray  # int64 [rows, 2]: at and line of each; those of one image stand together
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.listing.name, *self.listing.beside)
+
 
 @dataclass(frozen=True)
 class BadTable:
@@ -73,6 +78,10 @@ class BadTable:
 
     name: str
     detail: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.name,)
 
 
 def units(listings: list[Listing], bad: list[BadTable]) -> list[RowUnit | BadTable]:
@@ -109,7 +118,7 @@ def _slices(listing: Listing) -> list[RowUnit]:
         image.append(_identity(listing, row))
         split.append(_rank(listing, row))
     if not at:
-        return []
+        return [RowUnit(f"{listing.name} any 0", listing, np.empty((0, 2), np.int64))]
     at, line, image, split = (np.frombuffer(a, a.typecode) for a in (at, line, image, split))
     _, first, inverse = np.unique(image, return_index=True, return_inverse=True)
     order = np.lexsort((at, first[inverse], split))
@@ -167,7 +176,7 @@ def _record(listing: Listing, group: list[tuple[Row, str, str | None, tuple[str,
     row, image, split, _ = group[0]
     folder = listing.table.path.parent.relative_to(listing.root).as_posix()
     name = image if folder == "." else f"{folder}/{image}"
-    texts = tuple(dict.fromkeys(text for *_, texts in group for text in texts))
+    texts = tuple(text for *_, texts in group for text in texts)
     entry = Entry(key_of(name), places(image, folder, ".", *listing.folders), texts, name, split, _where(listing, row))
     return read_entry(listing.root, entry)
 

@@ -29,14 +29,12 @@ def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
 def units(path: Path, fields: FieldsConfig = SEARCH) -> list[FileUnit]:
     root = path if path.is_dir() else path.parent
     folders = files.image_folder(root)
-    return [unit for file in _lists(path, fields) for unit in files.slices(root, file.name, _entries(file, fields, folders))]
+    return [unit for file in _lists(path, fields) for unit in files.slices(root, file, _entries(file, fields, folders))]
 
 
 def _lists(path: Path, fields: FieldsConfig) -> list[Path]:
-    places = [path, *(path / name for name in ("annotation", "annotations"))] if path.is_dir() else [path]
-    found = [p for place in places if place.exists() for p in files.json_files(place)]
     texts = [re.escape(name.strip()) for name in fields.text.split(",")] if fields.text else [rf"{w}(?:[ _-]?\d+)?" for w in _CAPTIONS]
-    return [p for p in found if _names_images(p, fields) and files.head_holds(p, *texts, opens="[")]
+    return [p for p in files.json_files(path) if _names_images(p, fields) and files.head_holds(p, *texts, opens="[")]
 
 
 def _names_images(path: Path, fields: FieldsConfig) -> bool:
@@ -54,7 +52,7 @@ def _entries(file: Path, fields: FieldsConfig, folders: tuple[str, ...]) -> list
         entry = _entry(row, f"{file.name}:[{i}]", split_of_name(file.stem), fields, folders)
         at = place.get((entry.image_id, entry.split)) if not entry.fault else None
         if at is not None:
-            texts = tuple(dict.fromkeys(entries[at].texts + entry.texts))
+            texts = entries[at].texts + entry.texts
             entries[at] = Entry(**{**vars(entries[at]), "texts": texts})
             continue
         if not entry.fault:

@@ -14,6 +14,7 @@ from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read
 from blip_core.intake.formats.listing import units as list_units
 from blip_core.intake.formats.rows import Table, first_row, kind_of, open_table, scan, without_header
 from blip_core.intake.formats.splits import split_lists
+from blip_core.intake.walk import below
 
 __all__ = ["EXPECTS", "read", "recognises", "units"]
 
@@ -49,9 +50,8 @@ def described(path: Path) -> list[str]:
 
 
 def table_files(path: Path) -> list[Path]:
-    """`path` itself, or the tables in it and up to two folders below, sorted."""
-    found = [path] if path.is_file() else [p for depth in ("*", "*/*", "*/*/*") for p in path.glob(depth)]
-    return sorted(p for p in found if kind_of(p) and p.is_file() and not p.name.startswith((".", "_")))
+    """`path` itself, or the tables in it and below, sorted."""
+    return [p for p in below(path).paths() if kind_of(p) and not p.name.startswith("_")]
 
 
 def _listings(path: Path, fields: FieldsConfig) -> list[Listing | BadTable]:
@@ -70,7 +70,7 @@ def _understood(root: Path, table: Table, fields: FieldsConfig) -> Listing | Non
     meanings = [(meaning,) for meaning in FILES] if fields.image is None else [()]
     candidates = [c for c in (column(table.names, meaning, fields.image) for meaning in meanings) if c is not None and c not in texts]
     for image in candidates if texts and not (fields.split and split is None) else []:
-        listing = Listing(root, table, image, texts, split, folders=image_folder(root), lists=split_lists(table.path.parent))
+        listing = Listing(root, table, image, texts, split, folders=image_folder(root), **_lists(root, table))
         if _names_images(listing):
             return listing
     return _by_first_row(root, table) if fields == SEARCH else None
@@ -96,4 +96,11 @@ def _by_first_row(root: Path, table: Table) -> Listing | None:
     if len(images) != 1 or not others:
         return None
     text = max(others, key=others.get)
-    return Listing(root, without_header(table), images[0], (text,), None, folders=image_folder(root), lists=split_lists(table.path.parent))
+    return Listing(root, without_header(table), images[0], (text,), None, folders=image_folder(root), **_lists(root, table))
+
+
+def _lists(root: Path, table: Table) -> dict:
+    """The split lists beside the table, and what they say."""
+    found = split_lists(table.path.parent)
+    beside = tuple(path.relative_to(root).as_posix() for path in found)
+    return {"beside": beside, "lists": tuple(dict(pair for pairs in found.values() for pair in pairs).items())}
