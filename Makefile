@@ -1,4 +1,5 @@
-# make demo: the whole bootstrapping on the sample data. make test: every check. Both set up what they need.
+# make demo: the whole bootstrapping on the sample data. make test: the tests; make test ROOM=capfilt: those of one package; make
+# test-all: those too that take minutes and rarely break. Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,14 +12,19 @@ export DVC_NO_ANALYTICS := 1
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test data setup clean
+.PHONY: demo test test-all data setup clean
 
 demo: setup data
 	python -m flows.bootstrap
 
-# two processes, each takes whole files: most of the tests wait for programs that they start
+# two processes, each takes whole files, the longest first (tests/support/order.py)
+PYTEST := python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST) -m "not slow" tests/$(ROOM)
+
+test-all: setup
+	$(PYTEST)
 
 setup: $(VENV)/installed
 

@@ -43,7 +43,7 @@ def approve(version: str, evidence: str = "") -> State:
         version: of the registered model, as blip/3.
         evidence: what the person should know, in Markdown; `bootstrap` gives the comparison.
     """
-    text = f"Shall {version} become champion? `python -m blip_core lineage {version}` says what made it.\n\n{evidence}"
+    text = f"Shall {version} become champion? `blip lineage {version}` says what made it.\n\n{evidence}"
     decision = suspend_flow_run(wait_for_input=Decision.with_initial_data(description=text), timeout=int(PATIENCE.total_seconds()))
     verb = ["approve", version] if decision.approve else ["reject"]
     command = [sys.executable, "-m", "blip_core", *verb, "--reason", decision.reason, "--by", decision.by]

@@ -141,7 +141,7 @@ def check_params(workspace: Workspace) -> None:
 
 def check_data(root: Path) -> None:
     if not (root / "data").exists():
-        raise ValueError(f"{root / 'data'} is missing: `make data` draws the built-in sample; your own collection goes there too")
+        raise ValueError(f"{root / 'data'} is missing: `blip sample --out data` draws a sample; your own collection goes there too")
 
 
 def run_plan(plan: list[Node], workspace: Workspace, *, force: bool, remote: Remote | None) -> dict[str, State]:

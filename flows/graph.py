@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 GPU = "gpu"  # the `meta.pool` of stages that want one
+ALWAYS = ["always changed"]  # all that `dvc status` says of a stage with `always_changed` that is up to date
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,23 @@ def _address(stage: "Stage", root: Path) -> str:
 
 
 def changed(root: Path, *, dvc: Path, env: dict[str, str]) -> set[str]:
-    """The stages whose command, parameters, inputs or outputs differ from dvc.lock."""
-    command = [dvc, "--wait-for-lock", "status", "--json"]
+    """The stages whose command, parameters, inputs or outputs differ from dvc.lock.
+
+    What DVC runs each time, as the stage that notes the package's version, is run here: only then is it known whether it writes the same.
+    """
+    found = json.loads(_dvc(["status", "--json"], root, dvc=dvc, env=env))
+    if always := [name for name, how in found.items() if how == ALWAYS]:
+        _dvc(["repro", "--quiet", "--single-item", *always], root, dvc=dvc, env=env)
+        found = json.loads(_dvc(["status", "--json"], root, dvc=dvc, env=env))
+    return {name for name, how in found.items() if how != ALWAYS}
+
+
+def _dvc(arguments: list[str], root: Path, *, dvc: Path, env: dict[str, str]) -> str:
+    command = [dvc, "--wait-for-lock", *arguments]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
-        raise ValueError(f"dvc status failed in {root}:\n{done.stderr.strip() or done.stdout.strip()}")
-    return set(json.loads(done.stdout))
+        raise ValueError(f"dvc {arguments[0]} failed in {root}:\n{done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
 
 
 def out_of_date(graph: nx.DiGraph, changed: Iterable[str]) -> set[str]:

@@ -1,12 +1,13 @@
 """What a worker does for a stage of a chain that runs elsewhere (remote.py): the flow behind the deployment stage/gpu.
 
-It needs a clone of the repository with an installation of it, git's remote, DVC's remote and Prefect's server, and nothing of the
-machine that asks. Each stage has a work tree of git below .work/stages, where its unfinished work waits for the next try; all share the
-clone's cache.
+It needs a clone of the project (the folder BLIP_PROJECT, or else the one that this code lies in), git's remote, DVC's remote and
+Prefect's server, and nothing of the machine that asks. Each stage has a work tree of git below .work/stages, where its unfinished work
+waits for the next try; all share the clone's cache.
 """
 
 import json
 import logging
+import os
 import socket
 from pathlib import Path
 
@@ -25,7 +26,13 @@ from flows.watch import STAGE_LOG
 from flows.workspace import Workspace
 from flows.worktree import make_stage_tree, resolve, stage_lock, tracking_store
 
-CLONE = Path(__file__).parents[1]
+
+def project() -> Path:
+    """The clone that the worker makes stages in. ValueError where none is."""
+    clone = Path(os.environ.get("BLIP_PROJECT", Path(__file__).parents[1]))
+    if not (clone / "dvc.yaml").exists():
+        raise ValueError(f"{clone}: no dvc.yaml; start the worker with BLIP_PROJECT set to a clone of the project whose stages it makes")
+    return clone
 
 
 @flow(name="stage")
@@ -43,11 +50,12 @@ def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: 
     from dvc.utils.serialize import load_yaml
 
     log = get_run_logger().getChild(STAGE_LOG)
-    workspace = Workspace(CLONE, slots=Slots(1), cores=available_cores())
+    clone = project()
+    workspace = Workspace(clone, slots=Slots(1), cores=available_cores())
     try:
-        with locked([stage_lock(CLONE, stage)], stopped=lambda: workspace.children.stopped, say=log.info) as locks:
-            workspace.root = make_stage_tree(CLONE, stage, resolve(CLONE, revision))
-            workspace.tracking = tracking_store(CLONE)
+        with locked([stage_lock(clone, stage)], stopped=lambda: workspace.children.stopped, say=log.info) as locks:
+            workspace.root = make_stage_tree(clone, stage, resolve(clone, revision))
+            workspace.tracking = tracking_store(clone)
             (workspace.root / "params.yaml").write_text(params)
             (workspace.root / "dvc.lock").write_text(lock)
             state = make(stage, upstream, force=force, workspace=workspace, log=log, locks=locks)

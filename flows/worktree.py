@@ -151,7 +151,7 @@ def _section(values: dict, parents: list[str], key: str) -> dict:
             values.setdefault(name, {})  # so far the training takes this part from `training` alone
         values = values.get(name)
         if not isinstance(values, dict):
-            raise ValueError(f"params: {key!r}: params.yaml has no section {name!r}; `python -m blip_core params` checks the rest")
+            raise ValueError(f"params: {key!r}: params.yaml has no section {name!r}; `blip params` checks the rest")
     return values
 
 

@@ -1,10 +1,14 @@
 """Shared fixtures: a tiny random model and its tokenizer. Everything runs on the CPU, offline, on data made here."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.support.order import Times, longest_first
+from tests.support.processes import HANG, warm_process
 
 for name in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS"):
     os.environ.setdefault(name, "true")
@@ -14,7 +18,33 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads of one would wait for cores that another has
 
+# flows write to the server's one SQLite side by side; it sends back who comes in the middle, and on a busy machine five times are too few
+os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
+os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "600")
+os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "300")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program that a test starts compiles the project anew
+
 WORDS = "a red blue green ball box star on grass and next to there is photo of".split()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-times", action="store_true", help="write how long each file took to tests/support/seconds.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The warm process is one for all workers; it ends with the run."""
+    if hasattr(config, "workerinput"):
+        return
+    stack = contextlib.ExitStack()
+    stack.enter_context(warm_process())
+    config.add_cleanup(stack.close)
+    if config.option.write_times:
+        config.pluginmanager.register(Times())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        longest_first(items)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +106,7 @@ def server():
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=int(HANG)):
         yield PREFECT_API_URL.value()
 
 

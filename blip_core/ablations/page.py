@@ -37,7 +37,7 @@ def section(results: dict, *, figure: str) -> str:
         about = f"Against {baseline}: the mean over the seeds, and at how many the interval lies above or below 0."
         parts += [about, _gains(results, baseline)]
     details = [f"Against {baseline}:\n\n{_intervals(results, baseline)}" for baseline in compared]
-    return "\n\n".join([*parts, "<details><summary>Each seed with its interval</summary>", *details, "</details>"])
+    return "\n\n".join([*parts, '<details markdown="1"><summary>Each seed with its interval</summary>', *details, "</details>"])
 
 
 def write_page(page: Path, text: str) -> None:
@@ -80,7 +80,7 @@ def _difference(seed: dict, row: str, baseline: str, metric: str) -> tuple[float
 def _conditions(results: dict) -> str:
     facts, seeds = results["facts"], _seeds(results)
     sample = facts["sample"]
-    command = " ".join(["python -m blip_core ablate --seeds", *seeds, *(["--arms", *results["arms"]] if results["arms"] else [])])
+    command = " ".join(["blip ablate --seeds", *seeds, *(["--arms", *results["arms"]] if results["arms"] else [])])
     made: dict[str, list[str]] = {}
     for name, seed in seeds.items():
         made.setdefault(f"of commit {seed['commit'][:10]} ({seed['machine']})", []).append(name)

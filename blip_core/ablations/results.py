@@ -52,7 +52,7 @@ def _apart(one: object, other: object) -> tuple[object, object]:
 
 def read_results(file: Path) -> dict:
     if not file.exists():
-        raise ValueError(f"{file}: no such file; `python -m blip_core ablate` writes it")
+        raise ValueError(f"{file}: no such file; `blip ablate` writes it")
     return json.loads(file.read_text())
 
 

@@ -14,9 +14,7 @@ from torch import Tensor
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
-from blip_core.compute.pixels import read_picture
 from blip_core.compute.precision import autocast
-from blip_core.tables.shards import ShardImages
 from blip_core.weights.load import read_config
 
 TYPES = ("clip", "siglip", "siglip2")
@@ -39,9 +37,9 @@ class ClipFilter:
     fixed_length: bool  # SigLIP learnt on texts padded to one length, and reads the last token
     precision: str
 
-    def read(self, images: ShardImages, shard: str, key: str) -> dict[str, Tensor]:
+    def prepare(self, picture: np.ndarray) -> dict[str, Tensor]:
         """pixel_values; of a SigLIP 2 that takes any aspect also which patches are real, and their grid."""
-        prepared = self.images(images=read_picture(images, shard, key), input_data_format="channels_last", return_tensors="pt")
+        prepared = self.images(images=picture, input_data_format="channels_last", return_tensors="pt")
         return {name: torch.as_tensor(values)[0] for name, values in prepared.items()}
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -50,18 +48,25 @@ class ClipFilter:
 
     @torch.inference_mode()
     def score(self, pictures: list[dict[str, Tensor]], texts: list[list[list[int]]]) -> PairScores:
-        flat = [ids for row in texts for ids in row]
-        ids, mask = (t.to(device()) for t in pad(flat, self.tokenizer.pad_token_id or 0))
-        inputs = {"input_ids": ids} if self.fixed_length else {"input_ids": ids, "attention_mask": mask}
-        with autocast(self.precision):
-            together = {name: torch.stack([p[name] for p in pictures]).to(device()) for name in pictures[0]}
-            image = _unit(self.model.get_image_features(**together))
-            text = _unit(self.model.get_text_features(**inputs))
+        image, text = self.image_features(pictures), self.text_features([ids for row in texts for ids in row])
         owner = torch.repeat_interleave(
             torch.arange(len(texts), device=device()), torch.tensor([len(row) for row in texts], device=device())
         )
         cosine = (image[owner] * text).sum(-1).double().cpu().numpy()
         return PairScores(np.full(len(cosine), np.nan), cosine)
+
+    @torch.inference_mode()
+    def image_features(self, pictures: list[dict[str, Tensor]]) -> Tensor:
+        together = {name: torch.stack([p[name] for p in pictures]).to(device()) for name in pictures[0]}
+        with autocast(self.precision):
+            return _unit(self.model.get_image_features(**together))
+
+    @torch.inference_mode()
+    def text_features(self, texts: list[list[int]]) -> Tensor:
+        ids, mask = (t.to(device()) for t in pad(texts, self.tokenizer.pad_token_id or 0))
+        inputs = {"input_ids": ids} if self.fixed_length else {"input_ids": ids, "attention_mask": mask}
+        with autocast(self.precision):
+            return _unit(self.model.get_text_features(**inputs))
 
 
 def load_clip(folder: Path, identity: str, *, precision: str) -> ClipFilter:

@@ -10,6 +10,7 @@ perturbed   a caption of the picture with one describing word replaced by one th
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,7 @@ def plant(items: list[Picture], *, per_image: int, seed: int, crawl: Sequence[st
     return pa.table(columns, schema=pa.schema([*SCHEMA, *extra]))
 
 
-def _row(picture: Picture, text: str, kind: str, number: int) -> dict:
+def _row(picture: Picture, text: str, kind: str, number: int) -> dict[str, Any]:
     names = {"source": "human", "round": "", "candidate": number, "model": "", "sampler": "", "filter": "", "reason": ""}
     return {
         "key": picture.key,
@@ -61,7 +62,7 @@ def _row(picture: Picture, text: str, kind: str, number: int) -> dict:
 
 def _other_texts(items: list[Picture], own: int, count: int, draw: np.random.Generator) -> list[str]:
     """Captions of other pictures that are none of this picture's own."""
-    texts = []
+    texts: list[str] = []
     start = max(0, min(own - _NEIGHBOURS // 2, len(items) - _NEIGHBOURS))
     for other in start + draw.permutation(min(len(items), _NEIGHBOURS)):
         if len(texts) == count:

@@ -15,11 +15,11 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
@@ -28,6 +28,9 @@ from blip_core.config.capfilt import CaptionConfig, RayConfig, ScoreConfig
 from blip_core.runtime.cores import available_cores
 from blip_core.runtime.progress import Progress
 from blip_core.tables.captions import write_table
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 log = logging.getLogger(__name__)
 Seen = Callable[[int], None]  # told of every few images or texts that are done
@@ -53,6 +56,9 @@ class Done:
     fault: str = ""  # with the shard
     crash: str = ""  # of anything else: a traceback
     where: str = ""
+
+
+Outcomes = Generator[Done, None, None]
 
 
 def make_tables(task: Task, sizes: dict[str, int], staged: Path, *, cfg: CaptionConfig | ScoreConfig, name: str, unit: str) -> None:
@@ -98,9 +104,11 @@ def _require_made(todo: list[str], failed: list[Done], staged: Path, name: str) 
         )
 
 
-def _here(task: Task, todo: list[str], staged: Path, seen: Seen) -> Iterator[Done]:
+def _here(task: Task, todo: list[str], staged: Path, seen: Seen) -> Outcomes:
     """One after the other, in this process. What is no shard's fault is raised at once."""
-    make = task.open() if todo else None
+    if not todo:
+        return
+    make = task.open()
     for name in todo:
         yield _attempt(make, name, staged, seen)
 
@@ -142,7 +150,7 @@ class _Worker:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self.make, self.staged, self.where = task.open(), staged, where
 
-    def __call__(self, row: dict) -> dict:
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             done = _attempt(self.make, row["name"], self.staged, lambda _: None)
         except Exception:  # a row of its own: Ray would end the whole job
@@ -150,14 +158,14 @@ class _Worker:
         return {"name": done.name, "fault": done.fault, "crash": done.crash, "where": self.where}
 
 
-def _on_ray(task: Task, todo: list[str], staged: Path, cfg: RayConfig) -> Iterator[Done]:
+def _on_ray(task: Task, todo: list[str], staged: Path, cfg: RayConfig) -> Outcomes:
     """In the order in which they are finished. The job ends with the generator."""
     if not todo:
         return
     try:
         import ray
     except ImportError:
-        raise ValueError("engine is ray, but Ray is not installed; pip install -c constraints.txt -e '.[ray]', or engine: local") from None
+        raise ValueError("engine is ray, but Ray is not installed; pip install 'blip-bootstrap[ray]', or engine: local") from None
     _join(cfg)
     try:
         for row in _dataset(task, todo, staged.resolve(), cfg).iter_rows():
@@ -203,7 +211,7 @@ def _require_room(cfg: RayConfig, *, may_grow: bool) -> None:
         log.warning("%s; waiting for one that has", said)
 
 
-def _dataset(task: Task, todo: list[str], staged: Path, cfg: RayConfig):
+def _dataset(task: Task, todo: list[str], staged: Path, cfg: RayConfig) -> "Dataset":
     """Rows of what became of each table. A block is one table, and a worker has no second one waiting behind its first."""
     import ray.data
 

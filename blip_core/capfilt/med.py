@@ -16,7 +16,7 @@ from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.ahead import read_ahead
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
-from blip_core.compute.pixels import load_pixels, read_resized
+from blip_core.compute.pixels import load_pixels, read_picture, resized
 from blip_core.compute.precision import autocast
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.files.content import hash64
@@ -51,6 +51,7 @@ def write_captions(
     begin at `first`.
     """
     limits = Limits(cfg.min_tokens, cfg.max_tokens, cfg.repetition_penalty)
+    check_length(model, tokenizer, prompt, cfg.max_tokens)
     start = tokenizer.encode_prompt(prompt)
     with autocast(precision):
         keys_values = model.keys_values(model.image_tokens(load_pixels(images, model.cfg.vision.image_size)))
@@ -58,12 +59,18 @@ def write_captions(
             ids = beam_search(model, keys_values, start, limits, beams=cfg.beams, num_return=num_candidates)
         else:
             draws = sample_draws(keys, num_candidates, cfg.max_tokens, seed, first=first)
-            shape = {"p": cfg.p, "top_k": cfg.top_k, "temperature": cfg.temperature}
-            ids = nucleus(model, keys_values, start, limits, **shape, draws_IKL=draws)
+            ids = nucleus(model, keys_values, start, limits, p=cfg.p, top_k=cfg.top_k, temperature=cfg.temperature, draws_IKL=draws)
     return [[Caption(tokenizer.decode(c), tokenizer.sep not in c) for c in image] for image in ids.tolist()]
 
 
-def caption_images(*args, **kwargs) -> list[list[str]]:
+def check_length(model: Blip, tokenizer: Tokenizer, prompt: str, max_tokens: int) -> None:
+    """ValueError unless the prompt and all that follows it have a position each."""
+    most = model.cfg.text.max_positions - len(tokenizer.encode_prompt(prompt))
+    if max_tokens > most:
+        raise ValueError(f"max_tokens: {max_tokens}, this model writes {most} at most" + f" after the prompt {prompt!r}" * bool(prompt))
+
+
+def caption_images(*args: Any, **kwargs: Any) -> list[list[str]]:
     """The texts of `write_captions`, which says what it takes."""
     return [[caption.text for caption in image] for image in write_captions(*args, **kwargs)]
 
@@ -100,6 +107,21 @@ def score_encoded(model: Blip, images: list[np.ndarray], texts: list[list[list[i
     return PairScores(difference[real], itc.flatten().double().cpu().numpy()[real])
 
 
+@torch.inference_mode()
+def image_features(model: Blip, images: list[np.ndarray], *, precision: str) -> Tensor:
+    """ITC features of uint8 H x W x 3 images, unit length, fp32, on this process's device: I x E."""
+    with autocast(precision):
+        return model.image_features(model.image_tokens(load_pixels(images, model.cfg.vision.image_size)))
+
+
+@torch.inference_mode()
+def text_features(model: Blip, texts: list[list[int]], *, precision: str) -> Tensor:
+    """Likewise of texts that are [CLS] ids [SEP]: T x E."""
+    ids, mask = (t.to(device()) for t in pad(texts, model.special.pad))
+    with autocast(precision):
+        return model.text_features(ids, mask)
+
+
 def set_threads(threads: int) -> None:
     """CPU threads of this process; 0 leaves the library's choice."""
     if threads:
@@ -109,13 +131,14 @@ def set_threads(threads: int) -> None:
 class Captioner(Protocol):
     """Writes captions. `identity` is the content hash that its candidates carry."""
 
-    identity: str
+    @property
+    def identity(self) -> str: ...
 
-    def read(self, images: ShardImages, shard: str, key: str) -> Any:
-        """What `captions` takes of a picture; called in threads."""
+    def prepare(self, picture: np.ndarray) -> Any:
+        """What `captions` takes of a uint8 H x W x 3 picture; called in threads."""
 
     def captions(
-        self, pictures: list, keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
+        self, pictures: list[Any], keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
     ) -> list[list[Caption]]:
         """`num_candidates` of each picture; `first` is the number of the first one, see write_captions."""
 
@@ -123,16 +146,23 @@ class Captioner(Protocol):
 class Filter(Protocol):
     """Judges texts. `identity` is the content hash that its scores carry."""
 
-    identity: str
+    @property
+    def identity(self) -> str: ...
 
-    def read(self, images: ShardImages, shard: str, key: str) -> Any:
-        """What `score` takes of a picture; called in threads."""
+    def prepare(self, picture: np.ndarray) -> Any:
+        """What `score` takes of a uint8 H x W x 3 picture; called in threads."""
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids, special ones included."""
 
-    def score(self, pictures: list, texts: list[list[list[int]]]) -> PairScores:
+    def score(self, pictures: list[Any], texts: list[list[list[int]]]) -> PairScores:
         """Of encoded texts[i] against pictures[i]."""
+
+    def image_features(self, pictures: list[Any]) -> Tensor:
+        """Of which `itc` is the cosine: unit length, fp32, a row for each picture."""
+
+    def text_features(self, texts: list[list[int]]) -> Tensor:
+        """Likewise of encoded texts."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +175,8 @@ class MedCaptioner:
     prompt: str
     precision: str
 
-    def read(self, images: ShardImages, shard: str, key: str) -> np.ndarray:
-        return read_resized(images, shard, key, self.model.cfg.vision.image_size)
+    def prepare(self, picture: np.ndarray) -> np.ndarray:
+        return resized(picture, self.model.cfg.vision.image_size)
 
     def captions(
         self, pictures: list[np.ndarray], keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
@@ -165,14 +195,20 @@ class MedFilter:
     max_tokens: int
     precision: str
 
-    def read(self, images: ShardImages, shard: str, key: str) -> np.ndarray:
-        return read_resized(images, shard, key, self.model.cfg.vision.image_size)
+    def prepare(self, picture: np.ndarray) -> np.ndarray:
+        return resized(picture, self.model.cfg.vision.image_size)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [self.tokenizer.encode(text, max_tokens=self.max_tokens) for text in texts]
 
     def score(self, pictures: list[np.ndarray], texts: list[list[list[int]]]) -> PairScores:
         return score_encoded(self.model, pictures, texts, precision=self.precision)
+
+    def image_features(self, pictures: list[np.ndarray]) -> Tensor:
+        return image_features(self.model, pictures, precision=self.precision)
+
+    def text_features(self, texts: list[list[int]]) -> Tensor:
+        return text_features(self.model, texts, precision=self.precision)
 
 
 def score_table(judge: Filter, table: pa.Table, images: ShardImages, *, batch_size: int) -> PairScores:
@@ -185,7 +221,7 @@ def score_table(judge: Filter, table: pa.Table, images: ShardImages, *, batch_si
     # images with equally many texts and texts of one length go together, which keeps the padding small
     ordered = sorted(groups.items(), key=lambda item: (len(item[1]), max(len(texts[r]) for r in item[1])))
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    for batch, pictures in read_ahead(lambda group: judge.read(images, *group[0]), batches):
+    for batch, pictures in read_ahead(lambda group: judge.prepare(read_picture(images, *group[0])), batches):
         rows = np.concatenate([rows for _, rows in batch])
         scores = judge.score(pictures, [[texts[r] for r in rows] for _, rows in batch])
         itm_logit[rows], itc[rows] = scores.itm_logit, scores.itc

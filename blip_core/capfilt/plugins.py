@@ -1,13 +1,15 @@
 """Captioners and filters by name, as params.yaml has them in `caption.writers` and `score.filters`.
 
 tuned                    the round's own
-a folder or .pth file    a BLIP, ours or a public one (public/load.py); a CLIP or SigLIP folder as a filter (public/clip.py)
+a folder or .pth file    a BLIP, ours or a public one (weights/load.py); a CLIP or SigLIP folder as a filter (clip.py)
 models:/blip/3           a version of the registry, or an alias as models:/blip@champion; DVC can't see that an alias has moved on
 """
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from blip_core.capfilt.clip import is_clip, load_clip
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
@@ -19,6 +21,7 @@ from blip_core.model.inference import for_inference
 from blip_core.weights.checkpoint import model_hash
 from blip_core.weights.load import load_pretrained, read_config
 
+T = TypeVar("T")
 TUNED = "tuned"
 Fetch = Callable[[str], Path]  # models:/NAME/VERSION to the folder where it lies now
 _LONGEST = 40  # tokens of a text, where nothing says what a public filter was tuned with: more than the paper's 35
@@ -26,11 +29,9 @@ _LONGEST = 40  # tokens of a text, where nothing says what a public filter was t
 
 def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str, fetch: Fetch | None) -> Captioner:
     """ValueError when there is no such model, or it can't write."""
-    path = find_model(name, tuned, fetch)
-    model, tokenizer = load_pretrained(path)
-    _require(model, CAPTIONING, f"{name}: can't write captions, as BlipForConditionalGeneration can")
-    for_inference(model.to(device()), resolved(precision))
-    return MedCaptioner(model, tokenizer, identify(path), _fact(path, "prompt", "") if prompt is None else prompt, precision)
+    captioner, _ = open_blip(find_model(name, tuned, fetch), precision=precision)
+    _require(captioner.model, CAPTIONING, f"{name}: can't write captions, as BlipForConditionalGeneration can")
+    return captioner if prompt is None else replace(captioner, prompt=prompt)
 
 
 def open_filter(name: str, tuned: Path, *, precision: str, fetch: Fetch | None) -> Filter:
@@ -38,10 +39,18 @@ def open_filter(name: str, tuned: Path, *, precision: str, fetch: Fetch | None) 
     path = find_model(name, tuned, fetch)
     if is_clip(path):
         return load_clip(path, identify(path), precision=precision)
-    model, tokenizer = load_pretrained(path)
-    _require(model, RETRIEVAL, f"{name}: can't judge texts, as BlipForImageTextRetrieval can")
+    _, judge = open_blip(path, precision=precision)
+    _require(judge.model, RETRIEVAL, f"{name}: can't judge texts, as BlipForImageTextRetrieval can")
+    return judge
+
+
+def open_blip(path: Path, *, precision: str, vocab: Path | None = None, image_size: int | None = None) -> tuple[MedCaptioner, MedFilter]:
+    """A BLIP in both its roles, whichever it has the weights for; `vocab` and `image_size` as `load_pretrained` has them."""
+    model, tokenizer = load_pretrained(path, vocab=vocab, image_size=image_size)
     for_inference(model.to(device()), resolved(precision))
-    return MedFilter(model, tokenizer, identify(path), _fact(path, "max_tokens", min(_LONGEST, model.cfg.text.max_positions)), precision)
+    identity, max_tokens = identify(path), _fact(path, "max_tokens", min(_LONGEST, model.cfg.text.max_positions))
+    captioner = MedCaptioner(model, tokenizer, identity, _fact(path, "prompt", ""), precision)
+    return captioner, MedFilter(model, tokenizer, identity, max_tokens, precision)
 
 
 def find_model(name: str, tuned: Path, fetch: Fetch | None) -> Path:
@@ -74,6 +83,6 @@ def _require(model: Blip, parts: tuple[str, ...], fault: str) -> None:
         raise ValueError(f"{fault}: its weights have no {', '.join(lacking)}; name a folder that has them")
 
 
-def _fact(path: Path, key: str, default):
+def _fact(path: Path, key: str, default: T) -> T:
     """What our model folders note beside the weights."""
     return read_config(path).get(key, default) if path.is_dir() else default

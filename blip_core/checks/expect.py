@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,7 +29,7 @@ class Expect:
     columns: tuple[str, ...] = ()
     low: float = -math.inf
     high: float = math.inf
-    values: tuple = ()  # one_of: the values; pairs: pairs of them; matches: one regular expression
+    values: tuple[Any, ...] = ()  # one_of: the values; pairs: pairs of them; matches: one regular expression
     where: tuple[str, str] | None = None  # only rows whose first column has the second value
 
     @property
@@ -73,7 +74,7 @@ def unique(name: str, columns: tuple[str, ...], says: str) -> Expect:
     return Expect(name, "unique", says, columns)
 
 
-def one_of(name: str, column: str, values: tuple, says: str, *, where: tuple[str, str] | None = None) -> Expect:
+def one_of(name: str, column: str, values: tuple[str, ...], says: str, *, where: tuple[str, str] | None = None) -> Expect:
     return Expect(name, "one_of", says, (column,), values=values, where=where)
 
 
@@ -169,7 +170,7 @@ class Tally:
         self.examples += [told for row in some if (told := _told(row, self.expect))]
 
 
-def _told(row: dict, e: Expect) -> str:
+def _told(row: dict[str, Any], e: Expect) -> str:
     """What stands in the row, and where the row stands if its table says so."""
     values = {c: row[c] for c in e.columns}
     told = str(values if e.kind == "unique" else tuple(values.values()) if len(values) > 1 else row[e.columns[0]])

@@ -9,10 +9,11 @@ that is missing or NaN, a suite without expectations. Here each of these fails.
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,8 +24,16 @@ from blip_core.files.content import sha256_file
 from blip_core.tables.captions import SCHEMA, table_paths
 from blip_core.tables.manifest import read_manifest
 
+if TYPE_CHECKING:
+    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.data_context import EphemeralDataContext
+    from great_expectations.datasource.fluent import PandasDatasource
+    from great_expectations.expectations import Expectation
 
-def check(suites: dict[str, tuple[pa.Table | Iterable[pa.Table], list[Expect]]], *, docs: Path | None, title: str) -> list[dict]:
+
+def check(
+    suites: Mapping[str, tuple[pa.Table | Iterable[pa.Table], list[Expect]]], *, docs: Path | None, title: str
+) -> list[dict[str, Any]]:
     """Judge tables by name of the suite, each by its expectations. Several tables of a suite count as one; it must be possible to
     walk over them more than once.
 
@@ -44,7 +53,7 @@ def check(suites: dict[str, tuple[pa.Table | Iterable[pa.Table], list[Expect]]],
     return results
 
 
-def require(results: list[dict], *, what: str, remedy: str, docs: Path | None) -> None:
+def require(results: list[dict[str, Any]], *, what: str, remedy: str, docs: Path | None) -> None:
     """ValueError listing each failed check with what was observed and its limit."""
     if not results:
         raise ValueError(f"{what}: no check ran, so nothing is known")
@@ -83,7 +92,7 @@ def folder_faults(*folders: Path) -> list[str]:
     return faults
 
 
-def broken(faults: list[str]) -> list[dict]:
+def broken(faults: list[str]) -> list[dict[str, Any]]:
     """The results when tables can't be read: one failed check per fault."""
     shared = {"name": "contract", "says": "tables as their manifest and the schema say", "limit": "no fault", "passed": False}
     return [{**shared, "observed": fault} for fault in faults]
@@ -107,21 +116,21 @@ def _kinds() -> dict[str, type]:
     """Classes of Great Expectations, for a column that holds the count of an expectation."""
     import great_expectations.expectations as gxe
 
-    class ExpectNoiseRatioAtMost(gxe.ExpectColumnMeanToBeBetween):
+    class ExpectNoiseRatioAtMost(gxe.ExpectColumnMeanToBeBetween):  # type: ignore[misc]  # Any to a type checker
         """Rejected / all: the share of the texts that the filter rejected (the paper's noise ratio)."""
 
     column = {"max": gxe.ExpectColumnMaxToBeBetween, "min": gxe.ExpectColumnMinToBeBetween, "mean": gxe.ExpectColumnMeanToBeBetween}
     return {**column, "rows": column["min"], "noise": ExpectNoiseRatioAtMost}
 
 
-def _expectation(t: Tally):
+def _expectation(t: Tally) -> "Expectation":
     e = t.expect
     bounds = {"max_value": 0.0} if e.row_wise else {f"{s}_value": v for s, v in (("min", e.low), ("max", e.high)) if math.isfinite(v)}
     says = f"{e.name}: {e.says}: {e.limit}{_examples(t.examples)}"
     return _kinds()["max" if e.row_wise else e.kind](column=e.name, **bounds, meta={"name": e.name}, description=says)
 
 
-def _context():
+def _context() -> "EphemeralDataContext":
     """An ephemeral context: suites live in code, nothing is kept in files, nothing is sent."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is imported
     import great_expectations as gx
@@ -133,7 +142,7 @@ def _context():
     return context
 
 
-def _run(context, source, suite: str, tallies: list[Tally], title: str) -> list[dict]:
+def _run(context: "EphemeralDataContext", source: "PandasDatasource", suite: str, tallies: list[Tally], title: str) -> list[dict[str, Any]]:
     import great_expectations as gx
     import pandas as pd
 
@@ -148,7 +157,7 @@ def _run(context, source, suite: str, tallies: list[Tally], title: str) -> list[
     return [_verdict(t, by_name[t.expect.name]) for t in tallies]
 
 
-def _verdict(t: Tally, answer) -> dict:
+def _verdict(t: Tally, answer: "ExpectationValidationResult") -> dict[str, Any]:
     """Great Expectations' answer, and passed only where the count itself says so too."""
     e, observed = t.expect, answer.result.get("observed_value")
     verdict = {"name": e.name, "says": e.says, "limit": e.limit}
@@ -161,14 +170,14 @@ def _verdict(t: Tally, answer) -> dict:
     return {**verdict, "observed": observed, "passed": answer.success is True and math.isfinite(observed) and e.low <= observed <= e.high}
 
 
-def _exception(answer) -> str | None:
+def _exception(answer: "ExpectationValidationResult") -> str | None:
     """The message of what was raised; Great Expectations nests it below the metric where it was a metric's."""
     info = answer.exception_info or {}
     found = [i for i in [info, *info.values()] if isinstance(i, dict) and i.get("raised_exception")]
     return f"error: {str(found[0]['exception_message']).strip()}" if found else None
 
 
-def _write_docs(context, docs: Path) -> None:
+def _write_docs(context: "EphemeralDataContext", docs: Path) -> None:
     """Static HTML, replaced as a whole."""
     with new_folder(docs) as temporary:
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(temporary.absolute())}

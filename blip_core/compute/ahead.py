@@ -9,7 +9,8 @@ from blip_core.runtime.cores import available_cores
 
 _MOST_THREADS = 4  # decode some thousand pictures a second, more than a model takes
 
-Item, Read = TypeVar("Item"), TypeVar("Read")
+Item = TypeVar("Item")
+Read = TypeVar("Read")
 
 
 def read_ahead(read: Callable[[Item], Read], batches: Iterable[list[Item]]) -> Iterator[tuple[list[Item], list[Read]]]:

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -43,7 +43,7 @@ def on_every_process(stage: Callable[..., None]) -> Callable[..., None]:
     """A stage whose work is divided: runs in each process of torchrun's, and returns in each when process 0 has written the outputs."""
 
     @functools.wraps(stage)
-    def run(*args, cfg, **kwargs) -> None:
+    def run(*args: Any, cfg: Any, **kwargs: Any) -> None:
         with process_group(getattr(cfg, "optim", cfg).timeout):
             stage(*args, cfg=cfg, **kwargs)
 
@@ -107,7 +107,7 @@ def every(value: T) -> list[T]:
     """The values of all processes, in order of rank."""
     if world_size() == 1:
         return [value]
-    values: list = [None] * world_size()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
@@ -130,19 +130,19 @@ class _Gather(torch.autograd.Function):
     """All ranks' rows, in rank order; the gradient is summed over ranks and each takes its own rows."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return total(gradient.contiguous()).chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def gather(x: Tensor) -> Tensor:
     """Rows of all ranks, equally many each, with gradient."""
-    return x if world_size() == 1 else _Gather.apply(x)
+    return x if world_size() == 1 else _Gather.apply(x)  # type: ignore[no-untyped-call]  # torch's own
 
 
 def global_mean(summed: Tensor, count: Tensor) -> Tensor:

@@ -36,6 +36,11 @@ def normalize(pixels: Tensor) -> Tensor:
     return out
 
 
+def resized(image_HW3: np.ndarray, size: int) -> np.ndarray:
+    """A picture as an evaluation sees it: uint8 size x size x 3."""
+    return resize(image_HW3, size).permute(1, 2, 0).numpy()
+
+
 def load_pixels(images: list[np.ndarray], size: int) -> Tensor:
     """Decoded images as an evaluation sees them: B x 3 x size x size, normalised, on this process's device."""
     return normalize(torch.stack([resize(i, size) for i in images]).to(device()))
@@ -52,5 +57,5 @@ def read_picture(images: ShardImages, shard: str, key: str) -> np.ndarray:
 
 
 def read_resized(images: ShardImages, shard: str, key: str, size: int) -> np.ndarray:
-    """A stored image as an evaluation sees it: uint8 size x size x 3."""
-    return resize(read_picture(images, shard, key), size).permute(1, 2, 0).numpy()
+    """The same of a stored one."""
+    return resized(read_picture(images, shard, key), size)

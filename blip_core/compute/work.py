@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from blip_core.compute.distributed import rank
 from blip_core.files.atomic import replace_folder
@@ -19,7 +20,7 @@ IDENTITY = "identity.json"
 INDIFFERENT = {"checkpoint_every", "workers", "health", "timeout"}
 
 
-def run_folder(work: Path, name: str, **identity) -> Path:
+def run_folder(work: Path, name: str, **identity: Any) -> Path:
     """Where a stage keeps its unfinished work: named by all that decides its result, so that a changed input starts afresh.
 
     `identity["cfg"]` may hold the settings; the indifferent ones of its `optim` do not count. Says what has changed against an
@@ -36,7 +37,7 @@ def run_folder(work: Path, name: str, **identity) -> Path:
     return folder
 
 
-def _say_what_changed(folder: Path, name: str, identity: dict) -> None:
+def _say_what_changed(folder: Path, name: str, identity: dict[str, Any]) -> None:
     others = [p for p in folder.parent.glob(f"{name}-*/{IDENTITY}") if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{16}}", p.parent.name)]
     if others:
         newest = max(others, key=lambda p: p.stat().st_mtime)
@@ -56,7 +57,7 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(staged: Path, out: Path, **facts) -> None:
+def publish(staged: Path, out: Path, **facts: Any) -> None:
     """Seal a folder of finished tables and give it its final name; an older folder of that name is replaced."""
     (staged / IDENTITY).unlink(missing_ok=True)
     write_manifest(staged, **facts)

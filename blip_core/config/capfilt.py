@@ -1,6 +1,6 @@
 """The sections `caption` and `score`: who writes, who judges, and how."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -36,7 +36,7 @@ class WriterConfig(Config):
     num_candidates: Positive = Field(description="captions per image")
 
     @model_validator(mode="after")
-    def _fits(self):
+    def _fits(self) -> Self:
         if self.sampler.name == "beam" and self.num_candidates > self.sampler.beams:
             raise ValueError(
                 f"num_candidates is {self.num_candidates}, but a search with {self.sampler.beams} beams finds no more captions"

@@ -1,6 +1,6 @@
 """The section `model`: sizes of the network and of its random beginning."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,7 +21,7 @@ class VisionConfig(Config):
     drop_path: Share = Field(description="stochastic depth rate of the last block, linear from 0")
 
     @model_validator(mode="after")
-    def _fits(self):
+    def _fits(self) -> Self:
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
         if self.width % self.heads:
@@ -42,7 +42,7 @@ class TextConfig(Config):
     dropout: Share
 
     @model_validator(mode="after")
-    def _fits(self):
+    def _fits(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
         return self

@@ -5,6 +5,7 @@ torch: each verb checks the whole file in milliseconds.
 """
 
 from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -77,7 +78,7 @@ class Params(Config):
         return with_shared(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
-    def _sound_rounds(self):
+    def _sound_rounds(self) -> Self:
         """Each round starts from what is there by then, and the two models that `decide` compares have the names it knows them by."""
         made = {"g0": "ingest"}  # generation to what makes it
         for name, r in self.rounds.items():
@@ -99,7 +100,7 @@ class Params(Config):
         return self
 
     @model_validator(mode="after")
-    def _known_names(self):
+    def _known_names(self) -> Self:
         for name in [self.challenger, *self.baselines.split(",")]:
             if name not in self.models:
                 raise ValueError(f"challenger and baselines name model {name!r}; models has {sorted(self.models)}")
@@ -119,6 +120,6 @@ def load_params(path: Path) -> Params:
     return check_params(read_values(path), path)
 
 
-def check_params(values: dict, where: Path | str) -> Params:
+def check_params(values: dict[str, Any], where: Path | str) -> Params:
     """The same of values that are read already."""
     return checked(Params, values, where, place=lambda place: shared_place(values, place))

@@ -3,17 +3,19 @@
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from blip_core.config.base import Config
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
+Place = tuple[int | str, ...]  # of a value in nested mappings and lists
 
 
-def read_values(path: Path) -> dict:
+def read_values(path: Path) -> dict[str, Any]:
     """A YAML file of sections, unchecked."""
     try:
         values = yaml.safe_load(path.read_text())
@@ -26,7 +28,7 @@ def read_values(path: Path) -> dict:
     return values
 
 
-def laid_over(values: dict, overlay: dict) -> dict:
+def laid_over(values: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
     """`values` with those of `overlay`: mappings are merged, all else is replaced. Neither is changed."""
     merged = dict(values)
     for key, value in overlay.items():
@@ -35,7 +37,9 @@ def laid_over(values: dict, overlay: dict) -> dict:
     return merged
 
 
-def checked(cls: type[AnyConfig], values: dict, where: Path | str, *, place: Callable[[tuple], tuple] = lambda place: place) -> AnyConfig:
+def checked(
+    cls: type[AnyConfig], values: dict[str, Any], where: Path | str, *, place: Callable[[Place], Place] = lambda place: place
+) -> AnyConfig:
     """ValueError lists every fault with its key, what was got and what was expected; `place` tells where in the file a key stands."""
     try:
         return cls(**values)
@@ -44,7 +48,7 @@ def checked(cls: type[AnyConfig], values: dict, where: Path | str, *, place: Cal
         raise ValueError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _explain(path: Path | str, cls: type[Config], place: tuple, fault: dict) -> str:
+def _explain(path: Path | str, cls: type[Config], place: Place, fault: ErrorDetails) -> str:
     """One line for one pydantic error: where, what was got, what to do."""
     where = ".".join(str(p) for p in place)
     if fault["type"] == "extra_forbidden":
@@ -60,7 +64,7 @@ def _explain(path: Path | str, cls: type[Config], place: tuple, fault: dict) -> 
     return f"{path}: {where or 'file'}: {fault['msg']}{got}{hint}"
 
 
-def _known_keys(cls: type, parents: list) -> list[str]:
+def _known_keys(cls: type, parents: list[int | str]) -> list[str]:
     """The keys that the class at this path of `cls` accepts; none where the path leaves the classes."""
     for name in parents:
         field = next((f for n, f in getattr(cls, "model_fields", {}).items() if name in (n, f.alias)), None)

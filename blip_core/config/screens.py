@@ -1,6 +1,6 @@
 """Screens of texts, in the sections `ingest` and `assemble`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -26,7 +26,7 @@ class ScreensConfig(Config):
     min_confidence: Share = Field(description="of the language's tag; a text with less is und")
 
     @model_validator(mode="after")
-    def _fits(self):
+    def _fits(self) -> Self:
         if self.language == "drop" and not self.languages:
             raise ValueError("language is drop, but languages names none that stay; list their ISO 639-1 codes, as [en]")
         return self

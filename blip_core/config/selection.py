@@ -1,6 +1,6 @@
 """The sections `calibrate`, `assemble`, `gate` and `describe`: which texts stay, and what is told of it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -48,7 +48,7 @@ class AssembleConfig(Config):
     max_share: Share = Field(description="a synthetic text given to more than this share of the images is overused")
 
     @model_validator(mode="after")
-    def _fits(self):
+    def _fits(self) -> Self:
         if "calibrated" in self.threshold.values() and self.score != "match":
             raise ValueError(f"threshold is calibrated, which is a P(match), but score is {self.score}; expected score: match")
         return self

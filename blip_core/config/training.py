@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from blip_core.config.base import THREADS, Config, Positive, Precision, Share
-from blip_core.config.reading import laid_over
+from blip_core.config.reading import Place, laid_over
 
 # part of the section `training` to the sections that take it; what a section says itself wins, key by key
 SHARED = {
@@ -122,7 +122,7 @@ class SharedConfig(Config):
     language: dict[str, Any] = Field({}, description="of LanguageConfig")
 
 
-def with_shared(values: dict) -> dict:
+def with_shared(values: dict[str, Any]) -> dict[str, Any]:
     """The values of params.yaml with each training's own laid over those of `training`. Nothing is changed in place."""
     shared = values.get("training")
     if not isinstance(shared, dict):
@@ -136,7 +136,7 @@ def with_shared(values: dict) -> dict:
     return filled
 
 
-def shared_place(values: dict, place: tuple) -> tuple:
+def shared_place(values: dict[str, Any], place: Place) -> Place:
     """Where a value that a training has at `place` stands in the file: in its own section, or in `training`."""
     if len(place) < 3 or place[0] not in SHARED.get(str(place[1]), ()):
         return place
@@ -146,7 +146,7 @@ def shared_place(values: dict, place: tuple) -> tuple:
     )
 
 
-def _holds(values: object, place: tuple) -> bool:
+def _holds(values: object, place: Place) -> bool:
     for key in place:
         if not isinstance(values, dict) or key not in values:
             return False

@@ -1,4 +1,4 @@
-"""The verb `demo`: its flags, which model, and the server until Ctrl-C."""
+"""The verb `demo`: which model, and the server until Ctrl-C."""
 
 import argparse
 import logging
@@ -19,21 +19,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def add_verb(verbs: argparse._SubParsersAction) -> None:
-    demo = verbs.add_parser("demo", help="a page to try a model: captions, match, search, attention")
-    demo.add_argument("--model", help="a model folder, or a version as models:/blip@champion; default: the challenger's folder")
-    demo.add_argument("--generation", type=Path, help="whose pictures can be searched; default: the challenger's, if it is there")
-    demo.add_argument("--shards", type=Path, help="default: artifacts/shards beside the generation")
-    demo.add_argument("--host", default="127.0.0.1", help="address to listen at; it asks for no password; default: 127.0.0.1")
-    demo.add_argument("--port", type=int, default=7860, help="default: 7860; 0 takes any that is free")
-    demo.set_defaults(act=_demo)
-
-
-def _demo(args: argparse.Namespace) -> None:
+def demo(args: argparse.Namespace) -> None:
+    """`args`: model, generation, shards, host and port as cli/models.py has them, and what every verb takes."""
     from blip_core.config.params import load_params
 
     if find_spec("gradio") is None:
-        raise ValueError("the page needs Gradio, which is not installed: pip install --constraint constraints.txt --editable '.[demo]'")
+        raise ValueError("the page needs Gradio, which is not installed: pip install 'blip-bootstrap[demo]'")
     params = load_params(args.params)
     listening = _listen(args.host, args.port)  # before the model is read: a port that is taken is said at once
     with listening, tempfile.TemporaryDirectory(prefix="blip-demo-") as folder:

@@ -161,8 +161,10 @@ def _check_captions(references: Mapping[str, Sequence[str]], candidates: Mapping
             f"{len(unknown)} without references {unknown[:3]}; give one caption for each image"
         )
     for key, texts in references.items():
-        if isinstance(texts, str) or not len(texts):
+        if texts is None or isinstance(texts, str) or not len(texts) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"image {key!r}: expected a list of one or more references, got {texts!r}; leave the image out or add one")
+        if not isinstance(candidates[key], str):
+            raise ValueError(f"image {key!r}: expected one caption as a string, got {candidates[key]!r}")
 
 
 class Scores(Protocol):
@@ -225,6 +227,8 @@ def _check_scores(scores: Scores, image_of_text: np.ndarray) -> np.ndarray:
     image_of_text = np.asarray(image_of_text)
     if len(scores.shape) != 2 or scores.shape[1] != len(image_of_text) or 0 in scores.shape:
         raise ValueError(f"expected scores [images, texts] and the image of each text, got shapes {scores.shape} and {image_of_text.shape}")
+    if image_of_text.dtype.kind not in "iu":
+        raise ValueError(f"image_of_text: expected rows as whole numbers, got {image_of_text.dtype}")
     if image_of_text.min() < 0 or image_of_text.max() >= scores.shape[0]:
         raise ValueError(f"image_of_text points at rows {image_of_text.min()} to {image_of_text.max()} of {scores.shape[0]}")
     return image_of_text

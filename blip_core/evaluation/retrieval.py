@@ -88,7 +88,7 @@ class Similarities:
         rows, columns = place
         return (self.images_IE[rows] @ self.texts_TE[columns].T).numpy()
 
-    def of_pairs(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    def of_pairs(self, images: list[int], texts: np.ndarray) -> np.ndarray:
         """Of images[i] with each of texts[i]."""
         return (self.images_IE[images][:, None] * self.texts_TE[texts]).sum(-1).numpy()
 
@@ -163,7 +163,7 @@ def match_scores(subject: Subject, itc: Similarities, pairs: np.ndarray) -> np.n
     counts, scores = np.diff(first), torch.zeros(len(pairs), device=device())
     with autocast(subject.cfg.precision):
         # images with about equally many candidates go together, which keeps the padding small
-        for batch, pictures in subject.batches(np.argsort(counts, kind="stable")):
+        for batch, pictures in subject.batches(np.argsort(counts, kind="stable").tolist()):
             keys_values = model.keys_values(model.image_tokens(load_pixels(pictures, model.cfg.vision.image_size)))
             most, width = counts[batch].max(), max(1, TEXTS_AT_ONCE // len(batch))
             for start in range(0, most, width):

@@ -18,8 +18,7 @@ def history(key: str, artifacts: Path) -> str:
         raise ValueError(f"{artifacts / 'generations'}: holds no generation; run the chain, or name another folder with --artifacts")
     lines = []
     for manifest in generations:
-        rows = [row for path in table_paths(manifest.parent) for row in pq.read_table(path, filters=[("key", "==", key)]).to_pylist()]
-        if rows:
+        if rows := rows_of(key, manifest.parent):
             lines += [f"{manifest.parent.name}:", *(f"  {_describe(row)}" for row in rows)]
     aside = artifacts / "quarantine.parquet"
     if aside.exists():
@@ -30,6 +29,12 @@ def history(key: str, artifacts: Path) -> str:
         tables = [path for manifest in generations for path in table_paths(manifest.parent)]
         raise ValueError(f"key {key!r} is in no generation and not in quarantine; {hint(key, tables)}")
     return "\n".join(lines)
+
+
+def rows_of(key: str, generation: Path) -> list[dict]:
+    """Every text of an image in a generation, with the column `shard`."""
+    found = ((path.stem, pq.read_table(path, filters=[("key", "==", key)])) for path in table_paths(generation))
+    return [{**row, "shard": shard} for shard, table in found for row in table.to_pylist()]
 
 
 def hint(key: str, tables: Iterable[Path]) -> str:

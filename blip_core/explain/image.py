@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from blip_core.explain.history import hint
+from blip_core.explain.history import hint, rows_of
 from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, table_paths
 from blip_core.tables.stopped import require_made
 from blip_core.texts.screens import normalised
@@ -24,7 +23,7 @@ def explain(key: str, generation: Path) -> str:
         raise ValueError(
             f"{path}: names no rule by which texts were chosen; expected a generation that a round made, as artifacts/generations/g1"
         )
-    rows = [row for p in table_paths(generation) for row in pq.read_table(p, filters=[("key", "==", key)]).to_pylist()]
+    rows = rows_of(key, generation)
     if not rows:
         raise ValueError(f"{generation}: holds no image {key!r}; {hint(key, table_paths(generation))}")
     rows.sort(key=lambda row: (row["reason"] != KEPT, -(row[rule["score"]] or 0.0)))

@@ -56,5 +56,5 @@ class Rejected(ValueError):
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["Rejected"], tuple[str, str]]:
         return Rejected, (self.reason, self.detail)

@@ -24,7 +24,8 @@ _MOST_CHOSEN = 5
 def fingerprint(pixels: np.ndarray) -> tuple[int, int] | None:
     """pHash and dHash of a picture [height, width, 3]; None for one without structure, which is nobody's copy."""
     image = Image.fromarray(pixels)
-    grey = image.reduce(tuple(max(1, side // _SIDE) for side in image.size)).convert("L")
+    across, down = (max(1, side // _SIDE) for side in image.size)
+    grey = image.reduce((across, down)).convert("L")
     if np.asarray(grey).std() < _LEAST_CONTRAST:
         return None
     return _number(imagehash.phash(grey)), _number(imagehash.dhash(grey))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,7 +77,7 @@ def choose(tasks: list[Task], cfg: NearCopiesConfig) -> dict[str, list[Staged]]:
     return staged
 
 
-def quarantined(staged: dict[str, list[Staged]]) -> list[dict]:
+def quarantined(staged: dict[str, list[Staged]]) -> list[dict[str, Any]]:
     """A row for each image that was set aside here."""
     return [
         quarantine_row(shard.task.part, key, f"{shard.task.place}/{shard.task.unit_name}", *why)
@@ -140,7 +141,7 @@ def _pictures(shards: list[Staged]) -> _Pictures:
         prints.append(np.stack([index["phash"].to_numpy(), index["dhash"].to_numpy()], axis=1))
         numbers.append(np.full(len(row), number, np.int32))
         rows.append(row.astype(np.int32))
-    return _Pictures(shards, *map(np.concatenate, (prints, numbers, rows)))
+    return _Pictures(shards, np.concatenate(prints), np.concatenate(numbers), np.concatenate(rows))
 
 
 def _drop_near_heldout(heldout: list[Staged], training: list[Staged], distance: int) -> None:
@@ -189,9 +190,9 @@ def _join_near_copies(shards: list[Staged], cfg: NearCopiesConfig) -> None:
             shard.same_as[key] = first_id
 
 
-def place(staged: dict[str, list[Staged]], shards: Path, generation: Path, heldout: Path, *, cfg: IngestConfig) -> Counter:
+def place(staged: dict[str, list[Staged]], shards: Path, generation: Path, heldout: Path, *, cfg: IngestConfig) -> Counter[str]:
     """Number the shards and put them and their tables into place; returns counts of images, texts, shards and what was marked."""
-    counts: Counter = Counter()
+    counts: Counter[str] = Counter()
     screen = completion(Walk(lambda: (shard.texts() for shard in staged["web"])), cfg.screens)
     for split in PROTECTED:
         tables = generation if split in GENERATION else heldout

@@ -87,5 +87,7 @@ def _end_with_parent() -> None:
 
 
 def _watch() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent  # only a child watches
+    parent.join()
     os._exit(1)

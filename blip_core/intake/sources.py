@@ -1,7 +1,7 @@
 """Where a part of the data lies: below the data folder, in S3, or wherever else fsspec reads (https, gs, ...).
 
 A part is named as WebDataset users name it: a folder or a prefix, one tar, tars by braces (`s3://b/p/{00000..00099}.tar`), or a list
-of these. What lies elsewhere is first listed into a small file below the data folder, by `python -m blip_core list`: names, sizes and
+of these. What lies elsewhere is first listed into a small file below the data folder, by `blip list`: names, sizes and
 ETags. So DVC sees a change there as a change of the data, and ingest reads the very objects that were listed or says what changed.
 
 Tars stay where they are and are fetched one at a time. Anything else (lists with single images, Parquet) is first copied whole.
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
@@ -139,7 +140,8 @@ def _names(place: Place) -> list[str]:
 
 
 def _expand(name: str) -> list[str]:
-    pieces, count = [], 1
+    pieces: list[list[str]] = []
+    count = 1
     for i, piece in enumerate(re.split(r"\{([^{}]*)\}", name)):
         options = _options(piece) if i % 2 else [piece]
         count *= len(options)
@@ -149,7 +151,7 @@ def _expand(name: str) -> list[str]:
     return ["".join(chosen) for chosen in product(*pieces)]
 
 
-def _options(inside: str) -> list[str] | range:
+def _options(inside: str) -> list[str]:
     if match := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", inside):
         first, last = int(match[1]), int(match[2])
         if last < first or last - first >= _MOST_NAMES:
@@ -249,14 +251,14 @@ def _listing_path(data: Path, part: str) -> Path:
     return data / f"{part}.objects.json"
 
 
-def _entry(stored: Stored) -> dict:
+def _entry(stored: Stored) -> dict[str, Any]:
     entry = asdict(stored)
     del entry["url"]
     return {name: value for name, value in entry.items() if value is not None}
 
 
 def _read_listing(data: Path, part: str, place: Place) -> Listing:
-    path, advice = _listing_path(data, part), "`python -m blip_core list` writes it, `dvc add data` notes the change"
+    path, advice = _listing_path(data, part), "`blip list` writes it, `dvc add data` notes the change"
     if not path.exists():
         raise ValueError(f"{path}: missing, the listing of ingest.{part} = {_written(place)}; {advice}")
     try:
@@ -270,7 +272,7 @@ def _read_listing(data: Path, part: str, place: Place) -> Listing:
     return Listing(base, objects)
 
 
-def _difference(old: dict | None, new: dict) -> str:
+def _difference(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
     if old is None:
         return "`dvc add data` notes it"
     before, now = old.get("objects", {}), new["objects"]

@@ -12,6 +12,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -95,8 +96,8 @@ class _Intake:
         self._used = hashed(getattr(task.unit, "files", ()))
         self._keys: set[str] = set()
         self._writers: dict[str, ShardWriter] = {}
-        self._captions: dict[str, list[dict]] = defaultdict(list)  # by the stem of the shard
-        self._quarantine: list[dict] = []
+        self._captions: dict[str, list[dict[str, Any]]] = defaultdict(list)  # by the stem of the shard
+        self._quarantine: list[dict[str, Any]] = []
         folder.mkdir(parents=True)
 
     def take(self, item: Record | RejectedRow) -> None:

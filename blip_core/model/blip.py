@@ -122,7 +122,7 @@ def init_weights(model: Blip, cfg: InitConfig) -> None:
             nn.init.normal_(module.weight, std=cfg.weight)
             nn.init.zeros_(module.bias)
     nn.init.normal_(model.vit.patches.weight, std=cfg.patch)
-    nn.init.zeros_(model.vit.patches.bias)
+    nn.init.zeros_(model.vit.patches.bias)  # type: ignore[arg-type]  # a convolution may have none; this one has
     nn.init.normal_(model.vit.cls, std=cfg.weight)
     nn.init.normal_(model.vit.positions, std=cfg.image_position)
     nn.init.normal_(model.med.tokens.weight, std=cfg.token)

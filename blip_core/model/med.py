@@ -15,6 +15,8 @@ B texts, T tokens, M tokens of all texts without their padding, I images (B is a
 tokens, D width, H heads, V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +31,11 @@ KeysValues = tuple[Tensor, Tensor]  # each I x H x N x d
 
 
 class _Attention(nn.Module):
-    """What both attentions end with; `out`, `norm` and `dropout` are theirs."""
+    """What both attentions end with."""
+
+    out: nn.Linear
+    norm: nn.LayerNorm
+    dropout: float
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         return self.norm(x + F.dropout(self.out(attended), self.dropout, self.training))
@@ -146,7 +152,8 @@ class Med(nn.Module):
         self.tokens = nn.Embedding(vocab_size, cfg.width)
         self.positions = nn.Embedding(cfg.max_positions, cfg.width)
         self.embedding_norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
-        self.blocks = nn.ModuleList(MedBlock(cfg, image_width) for _ in range(cfg.depth))
+        blocks = nn.ModuleList(MedBlock(cfg, image_width) for _ in range(cfg.depth))
+        self.blocks: Sequence[MedBlock] = blocks  # type: ignore[assignment]  # torch's list does not say of what
         self.head = nn.Sequential(nn.Linear(cfg.width, cfg.width), ACTIVATIONS[cfg.activation](), nn.LayerNorm(cfg.width, eps=cfg.norm_eps))
         self.head_bias = nn.Parameter(torch.zeros(vocab_size))
 

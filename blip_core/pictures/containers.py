@@ -57,7 +57,8 @@ def is_webp(data: bytes) -> bool:
 def bare_png(data: bytes) -> Bare:
     """Of a PNG stay the chunks that make the pixels, as they are; of an animated one this leaves what viewers that know no animation
     show, its first frame. Rejected where a chunk is cut, or one that stays does not match its checksum."""
-    kept, seen, exif, at = [data[:8]], set(), b"", 8
+    seen: set[bytes] = set()
+    kept, exif, at = [data[:8]], b"", 8
     for _ in range(_MOST_CHUNKS):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         name = data[at + 4 : at + 8]
@@ -107,7 +108,8 @@ def bare_webp(data: bytes) -> Bare:
 
 def _webp_chunks(data: bytes, end: int) -> dict[bytes, bytes]:
     """The first of each name."""
-    chunks, at = {}, 12
+    chunks: dict[bytes, bytes] = {}
+    at = 12
     for _ in range(_MOST_CHUNKS):
         if at + 8 > end:
             return chunks
@@ -160,7 +162,9 @@ def _marker(data: bytes, at: int) -> tuple[int, int, int]:
         raise Rejected("truncated", f"no end mark in {len(data)} bytes")
     if data[at] != 0xFF:
         raise Rejected("corrupt", f"byte {at} is {data[at]:#04x} where a JPEG marker is due")
-    at = min(_FILL.match(data, at).end() - 1, len(data) - 2)
+    fill = _FILL.match(data, at)
+    assert fill  # it holds the byte just seen
+    at = min(fill.end() - 1, len(data) - 2)
     return at, data[at + 1], at + 2
 
 

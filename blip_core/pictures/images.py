@@ -31,7 +31,7 @@ _BARE = ("PNG", "WEBP")
 _FORMATS = (*_BARE, "JPEG", "GIF")
 # what Pillow's decoders raise on damaged input
 _DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, AssertionError, EOFError, struct.error, zlib.error)
-_TURN = {
+_TURN: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -169,7 +169,7 @@ def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 
 
 def _decode(data: bytes, limits: ImageLimits) -> tuple[Image.Image, bool]:
-    """RGB by Pillow: the first frame, transparency on white, 16 bit scaled to 8. And whether no pixel was transparent."""
+    """RGB by Pillow, of the first frame; and whether no pixel was transparent."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # our own limits decide about large images; damaged metadata is not stored
         try:
@@ -184,13 +184,14 @@ def _decode(data: bytes, limits: ImageLimits) -> tuple[Image.Image, bool]:
         check_size(*image.size, limits)
         try:
             image.load()
-            return _to_rgb(image)
+            return to_rgb(image)
         except _DAMAGE as e:
             reason = "truncated" if "truncated" in str(e) else "corrupt"
             raise Rejected(reason, f"{image.format}: {type(e).__name__}: {e}") from None
 
 
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+def to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Transparency on white, 16 bit scaled to 8; and whether no pixel was transparent."""
     if image.mode.startswith("I"):  # convert() would clip 16 bit at 255
         pixels = np.asarray(image)
         pixels = pixels if pixels.dtype == np.uint16 else pixels.clip(0, 65535)
@@ -198,7 +199,7 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     if not image.has_transparency_data:
         return image.convert("RGB"), True
     image = image.convert("RGBA")
-    if image.getextrema()[3][0] == 255:
+    if image.getchannel("A").getextrema()[0] == 255:
         return image.convert("RGB"), True
     # convert("RGB") would show the hidden colours
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), False
@@ -207,7 +208,8 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
 def _encode(image: Image.Image, *, short_side: int | None, quality: int, lossless: bool = False) -> Admitted:
     scale = min(1.0, short_side / min(image.size)) if short_side else 1.0
     if scale < 1:
-        image = image.resize(tuple(max(1, round(side * scale)) for side in image.size), Image.Resampling.BICUBIC)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels = np.ascontiguousarray(image)
     if lossless:
         return Admitted(_png(image, pixels), *image.size, pixels)

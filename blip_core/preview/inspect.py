@@ -22,7 +22,7 @@ from blip_core.intake.sources import Source, look
 from blip_core.pictures.images import admit
 from blip_core.tables.shards import KEY
 from blip_core.texts.clean import by_rule, tidy
-from blip_core.texts.screens import UNKNOWN, has_markup, is_file_name, language, loops, normalised
+from blip_core.texts.screens import BY_TEXT, UNKNOWN, language, loops, normalised
 
 _MOST_UNITS = 50  # that a limited look opens
 _MOST_FETCHED = 3  # of tars that must be fetched
@@ -55,7 +55,7 @@ class TextFindings:
         for text in texts:
             self.words[len(text.split())] += 1
             self.languages[language(text, self.cfg.min_confidence)] += 1
-            for name, hit in (("file_name", is_file_name), ("markup", has_markup)):
+            for name, hit in BY_TEXT.items():
                 if hit(text):
                     self._hit(name, text)
         if len(self.batch) == _BATCH:
@@ -310,7 +310,7 @@ def _screens(found: Findings, cfg: IngestConfig) -> list[str]:
         "screens      would hit of a crawl's texts, where ingest.screens turns them on:",
         f"  {count:6d}  boilerplate: at more than {limit} of the {found.images} images{often}",
     ]
-    for name in ("file_name", "markup", "repeats"):
+    for name in (*BY_TEXT, "repeats"):
         examples = f": {', '.join(repr(_short(text, 40)) for text in told.examples.get(name, ()))}" if told.hits[name] else ""
         lines.append(f"  {told.hits[name]:6d}  {name}{examples}")
     if screens.languages:

@@ -1,7 +1,7 @@
 """Where the time of a stage's work goes: a few real steps, their parts by the clock, the dearest operators, a trace to look into.
 
-    python -m blip_core profile pretrain --artifacts artifacts
-    python -m blip_core profile pretrain --params configs/vit-b16.yaml --batch-size 8
+    blip profile pretrain --artifacts artifacts
+    blip profile pretrain --params configs/vit-b16.yaml --batch-size 8
 
 A training runs through the very loop of the stage (train.fit), watched from outside; captions and scores through the stage's own
 functions. First come steps that are only warmed up, then some whose parts are timed, then some that are traced: a trace slows small

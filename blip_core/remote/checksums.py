@@ -7,13 +7,14 @@ import zlib
 from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 _CHUNK = 1 << 20
 _PLAIN = re.compile(r"[0-9a-f]{32}")
 _IN_PARTS = re.compile(r"([0-9a-f]{32})-(\d{1,5})")
 
 
-def wrong_checksum(path: Path, head: dict, part_size: Callable[[int], tuple[int, int]]) -> str | None:
+def wrong_checksum(path: Path, head: dict[str, Any], part_size: Callable[[int], tuple[int, int]]) -> str | None:
     """What disagrees: the size, the ETag where it is an MD5, or a checksum of the whole object; None when nothing does.
 
     The ETag of an object that was uploaded in parts is the MD5 of the parts' MD5s. `part_size` gives the size of a part by its

@@ -7,14 +7,19 @@ that was listed and is still the one that was. S3 has checksums and goes on wher
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blip_core.config.intake import RemoteConfig
 from blip_core.files.atomic import new_file
 from blip_core.remote.storage import SCHEME, Storage, Stored
 
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _IDENTITIES = ("ETag", "etag", "md5Hash", "Content-MD5", "Last-Modified", "last_modified", "mtime", "updated", "created")
@@ -34,7 +39,7 @@ class Elsewhere:
     def find(self, url: str) -> list[Stored]:
         """The file of this name, else all files below it, by name; none when nothing is there."""
 
-        def look() -> list[dict]:
+        def look() -> list[dict[str, Any]]:
             files, path = self._open(url)
             try:
                 info = files.info(path)
@@ -56,7 +61,7 @@ class Elsewhere:
             if now != stored:
                 raise ValueError(
                     f"{stored.url}: changed since it was listed: {stored.size} bytes, {stored.etag} then, {now.size} bytes, {now.etag} "
-                    "now; list the source again with `python -m blip_core list`"
+                    "now; list the source again with `blip list`"
                 )
             files.get_file(name, str(temporary))
             if (size := temporary.stat().st_size) != stored.size:
@@ -65,7 +70,7 @@ class Elsewhere:
         with new_file(path) as temporary:
             self._try(stored.url, get)
 
-    def _open(self, url: str):
+    def _open(self, url: str) -> tuple["AbstractFileSystem", str]:
         """The file system and the path in it."""
         from aiohttp import ClientTimeout
         from fsspec.core import url_to_fs
@@ -77,7 +82,7 @@ class Elsewhere:
         except (ImportError, ValueError) as e:
             raise ValueError(f"{url}: {e}; expected a folder, file://, s3:// or what an installed package of fsspec reads") from None
 
-    def _try(self, url: str, act):
+    def _try(self, url: str, act: Callable[[], T]) -> T:
         """What `act` returns, tried cfg.attempts times where a failure may pass."""
         for attempt in range(self.cfg.attempts):
             try:
@@ -108,7 +113,7 @@ def _sorted_out(url: str) -> Iterator[None]:
         raise ValueError(f"{url}: answered {e.status} {e.message}; see the name and your rights there") from None
     except (ClientError, OSError, TimeoutError) as e:
         if isinstance(e, PermissionError) or isinstance(e, FileNotFoundError) and _missing(e):
-            raise ValueError(f"{url}: {type(e).__name__} {e}; list the source again with `python -m blip_core list`") from None
+            raise ValueError(f"{url}: {type(e).__name__} {e}; list the source again with `blip list`") from None
         raise _Passing(" ".join(str(e.__cause__ or f"{type(e).__name__} {e}").split())) from None
 
 
@@ -118,7 +123,7 @@ def _missing(error: FileNotFoundError) -> bool:
     return cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
 
 
-def _stored(entry: dict) -> Stored:
+def _stored(entry: dict[str, Any]) -> Stored:
     if entry.get("size") is None:
         raise ValueError(f"{entry['url']}: its server tells no size, so nobody could tell whether it came whole; copy it to a folder")
     identity = next((f"{name} {entry[name]}" for name in _IDENTITIES if entry.get(name)), "")

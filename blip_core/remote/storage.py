@@ -17,10 +17,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING, Any
 
 from blip_core.config.intake import RemoteConfig
 from blip_core.files.atomic import new_file
 from blip_core.remote.checksums import wrong_checksum
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ _ADVICE = {
     "ExpiredToken": "the session has ended: get new credentials",
     "RequestTimeTooSkewed": "the clock of this machine is wrong",
     "NoSuchBucket": "there is no such bucket at this endpoint: see the name and AWS_ENDPOINT_URL_S3",
-    "NoSuchKey": "there is no such object any more: list the source again with `python -m blip_core list`",
+    "NoSuchKey": "there is no such object any more: list the source again with `blip list`",
     "InvalidObjectState": "the object is archived: restore it first",
     "403": "these credentials may not do this: see AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
     "404": "there is no such object or bucket",
@@ -142,7 +146,7 @@ class Storage:
         """Whether the object has the bytes of the file, as far as its size and checksums tell."""
         return stored.size == path.stat().st_size and self._fault(stored, self._same(stored), path) is None
 
-    def _same(self, stored: Stored) -> dict:
+    def _same(self, stored: Stored) -> dict[str, Any]:
         """The object's headers; ValueError when it is another than was listed."""
         with self._explained(stored.url):
             head = self._client.head_object(**self._named(stored), ChecksumMode="ENABLED")
@@ -154,7 +158,7 @@ class Storage:
         bucket, key = split_url(stored.url)
         return {"Bucket": bucket, "Key": key} | ({"VersionId": stored.version} if stored.version else {})
 
-    def _fault(self, stored: Stored, head: dict, path: Path) -> str | None:
+    def _fault(self, stored: Stored, head: dict[str, Any], path: Path) -> str | None:
         def part_size(number: int) -> tuple[int, int]:
             with self._explained(stored.url):
                 part = self._client.head_object(**self._named(stored), PartNumber=number)
@@ -261,9 +265,9 @@ def _shown(text: str) -> str:
 def _changed(stored: Stored, got: str) -> str:
     return (
         f"{stored.url}: changed since it was listed: {stored.size} bytes, ETag {stored.etag} then, {got} now; "
-        "list the source again with `python -m blip_core list`"
+        "list the source again with `blip list`"
     )
 
 
-def _status(error) -> int:
+def _status(error: "ClientError") -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -23,7 +23,7 @@ def chain_section(found: Findings) -> Section:
     version = f"{found.registration['name']}/{found.registration['version']}"
     about = (
         f"content: the first {HASH} digits of a hash of what is in it; candidates and scores carry those of captioner and filter. "
-        f"`python -m blip_core lineage {version}` tells code, values and data of the registered version, `… history KEY` the way of a text."
+        f"`blip lineage {version}` tells code, values and data of the registered version, `… history KEY` the way of a text."
     )
     return Section("6. What was made of what", [Table(["what", "by stage", "of", "content"], rows, left=4), about])
 

@@ -6,7 +6,7 @@ from blip_core.runtime.times import StageTime
 ABOUT = (
     "Of the last run of each stage in this folder; what DVC skips or restores keeps its own. Stages run side by side, so the seconds by "
     "the clock add up to more than the whole took; CPU seconds leave out what other programs took. Start-up is imports, parameters, "
-    "tracking. Peak is resident memory of the stage's largest process. `python -m blip_core times` tells the newest, the report's own too."
+    "tracking. Peak is resident memory of the stage's largest process. `blip times` tells the newest, the report's own too."
 )
 
 

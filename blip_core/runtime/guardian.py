@@ -25,7 +25,7 @@ def guard(command: list[str]) -> int:
     """The guardian: returns the command's exit code, or ends its group when stdin closes or a signal asks for it."""
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
-    def quit_(*_) -> None:
+    def quit_(*_: object) -> None:
         _end_group(child.pid)
         os._exit(STOPPED)
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import SupportsFloat
 
 from tqdm import tqdm
 
@@ -17,7 +18,7 @@ class Progress:
         self._began = self._said = time.monotonic()
         self._bar = tqdm(total=total, initial=start, desc=name, file=sys.stderr, leave=True) if sys.stderr.isatty() else None
 
-    def update(self, done: int, **values: float) -> None:
+    def update(self, done: int, **values: SupportsFloat) -> None:
         """Values (such as a loss tensor) are only read when something is shown."""
         if self._bar is not None:
             self._bar.update(done - self.done)
@@ -33,7 +34,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def _line(self, done: int, values: dict[str, float]) -> str:
+    def _line(self, done: int, values: dict[str, SupportsFloat]) -> str:
         seconds = max(1e-9, time.monotonic() - self._began)
         rate = (done - self.start) / seconds
         eta = int((self.total - done) / rate) if rate else 0

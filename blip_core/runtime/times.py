@@ -3,7 +3,7 @@
 A file for each stage, .work/times/<run>.json, and no output of DVC: times differ from run to run, so as outputs they would make equal
 results differ, and what depends on them would never be up to date. A stage that DVC skips or restores from its cache keeps the cost of
 the last time it ran here. The report shows what is known while it is written and does not depend on it: new times alone make no new
-report. `python -m blip_core times` prints the newest at any time, the report's own among them.
+report. `blip times` prints the newest at any time, the report's own among them.
 """
 
 import json
@@ -37,7 +37,7 @@ class StageTime:
 class Meter:
     """Begins to count when it is made."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._began, self._inside = _now(), (0.0, 0.0)
 
     @contextmanager
@@ -56,8 +56,9 @@ class Meter:
         total = _since(self._began)
         overhead = [t - i for t, i in zip(total, self._inside, strict=True)]
         ended = datetime.now(UTC).isoformat(timespec="seconds")
-        values = [round(v, 3) for v in (*total, *overhead, _peak_mib())]
-        write_json(vars(StageTime(run, *values, _gpu_peak_mib(), ended)), work / FOLDER / f"{run}.json")
+        seconds, cpu, seconds_outside, cpu_outside, peak = (round(v, 3) for v in (*total, *overhead, _peak_mib()))
+        cost = StageTime(run, seconds, cpu, seconds_outside, cpu_outside, peak, _gpu_peak_mib(), ended)
+        write_json(vars(cost), work / FOLDER / f"{run}.json")
 
 
 def read_times(work: Path) -> list[StageTime]:

@@ -6,12 +6,14 @@ Start at `human_captions`, `web_text` and `is_true`.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
+from blip_core.config.sample import WebKind
 from blip_core.sample.scenes import COLOURS, SHAPES, Scene, draw_scene
 
+T = TypeVar("T")
 TRUE_KINDS = ("clean", "terse")  # of web texts
 NUM_HUMAN_CAPTIONS = 5
 
@@ -123,7 +125,7 @@ def human_captions(rng: np.random.Generator, scene: Scene) -> list[str]:
     return captions
 
 
-def web_text(rng: np.random.Generator, scene: Scene, kinds: Mapping[str, float]) -> tuple[str, str]:
+def web_text(rng: np.random.Generator, scene: Scene, kinds: Mapping[WebKind, float]) -> tuple[str, str]:
     """(kind, text): what a crawl has for the picture, true for TRUE_KINDS only. `kinds`: their shares."""
     kind = _pick_kind(rng, kinds)
     return kind, text_of_kind(rng, scene, kind)
@@ -146,11 +148,11 @@ class _Mention:
         return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _pick(rng: np.random.Generator, options: Sequence) -> Any:
-    return options[rng.integers(len(options))]
+def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    return options[int(rng.integers(len(options)))]
 
 
-def _pick_kind(rng: np.random.Generator, kinds: Mapping[str, float]) -> str:
+def _pick_kind(rng: np.random.Generator, kinds: Mapping[WebKind, float]) -> str:
     rest = rng.random()
     for kind, share in kinds.items():
         rest -= share

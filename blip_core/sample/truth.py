@@ -4,8 +4,10 @@ A real crawl has no truth.parquet; then `load_truth` gives None and nothing here
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -100,14 +102,14 @@ def truth_of(table: pa.Table, truth: Truth) -> list[bool | None]:
 
 def _noise(table: pa.Table, source: str, truth: Truth) -> TrueNoise:
     rows = table.filter(pc.equal(table["source"], source))
-    counts: Counter = Counter()
+    counts: Counter[tuple[str, bool, bool]] = Counter()
     for (key, reason), true in zip(_pairs(rows, "key", "reason"), truth_of(rows, truth), strict=True):
         if true is not None:
             counts[truth[key].kind if source == "web" else source, true, reason == KEPT] += 1
     return TrueNoise(counts)
 
 
-def _pairs(table: pa.Table, *columns: str) -> zip:
+def _pairs(table: pa.Table, *columns: str) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 

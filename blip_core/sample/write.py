@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import simplejpeg
 
-from blip_core.config.sample import SampleConfig
+from blip_core.config.sample import SampleConfig, WebKind
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import write_json
 from blip_core.sample.scene_texts import human_captions, is_true, web_text
@@ -86,7 +87,7 @@ def _jpeg(pixels: np.ndarray) -> bytes:
     return simplejpeg.encode_jpeg(pixels, quality=95, colorspace="RGB", colorsubsampling="444", fastdct=False)
 
 
-def _write_web(folder: Path, cfg: SampleConfig) -> list[dict]:
+def _write_web(folder: Path, cfg: SampleConfig) -> list[dict[str, Any]]:
     """Shards as img2dataset writes them; its statistics without the times. Returns rows of TRUTH_SCHEMA."""
     folder.mkdir(parents=True)
     num_shards = min(cfg.num_web, max(MIN_SHARDS, -(-cfg.num_web // SHARD_IMAGES)))
@@ -105,7 +106,7 @@ def _write_web(folder: Path, cfg: SampleConfig) -> list[dict]:
     return truth
 
 
-def _web_rows(cfg: SampleConfig, shard: int, numbers: range) -> Iterator[tuple[dict, _WebPair | None]]:
+def _web_rows(cfg: SampleConfig, shard: int, numbers: range) -> Iterator[tuple[dict[str, Any], _WebPair | None]]:
     """The shard's rows in order, with the pair where the download went well."""
     index = 0
     for number in numbers:
@@ -118,7 +119,7 @@ def _web_rows(cfg: SampleConfig, shard: int, numbers: range) -> Iterator[tuple[d
         index += 1
 
 
-def _web_pair(rng: np.random.Generator, kinds: Mapping[str, float]) -> _WebPair:
+def _web_pair(rng: np.random.Generator, kinds: Mapping[WebKind, float]) -> _WebPair:
     scene = draw_scene(rng)
     kind, text = web_text(rng, scene, kinds)
     jpeg = _jpeg(render(scene, rng))
@@ -139,7 +140,7 @@ def _url(rng: np.random.Generator) -> str:
     return f"https://pictures-{rng.integers(40)}.example/{rng.integers(1 << 48):012x}.jpg"
 
 
-def _row(key: str, pair: _WebPair) -> dict:
+def _row(key: str, pair: _WebPair) -> dict[str, Any]:
     sides = {name: IMAGE_SIDE for name in ("width", "height", "original_width", "original_height")}
     return {
         "caption": pair.text,
@@ -153,13 +154,13 @@ def _row(key: str, pair: _WebPair) -> dict:
     }
 
 
-def _failed_row(rng: np.random.Generator, key: str, kinds: Mapping[str, float]) -> dict:
+def _failed_row(rng: np.random.Generator, key: str, kinds: Mapping[WebKind, float]) -> dict[str, Any]:
     _, text = web_text(rng, draw_scene(rng), kinds)
     status, message = FAILURES[rng.integers(len(FAILURES))]
     return {"caption": text, "url": _url(rng), "key": key, "status": status, "error_message": message}
 
 
-def _stats(rows: list[dict]) -> dict:
+def _stats(rows: list[dict[str, Any]]) -> dict[str, Any]:
     by_status = Counter(row["status"] for row in rows)
     return {
         "count": len(rows),
@@ -170,7 +171,7 @@ def _stats(rows: list[dict]) -> dict:
     }
 
 
-def _add_pair(tar: tarfile.TarFile, row: dict, pair: _WebPair) -> None:
+def _add_pair(tar: tarfile.TarFile, row: dict[str, Any], pair: _WebPair) -> None:
     """The members in img2dataset's order, without times or owners."""
     members = {"jpg": pair.jpeg, "txt": pair.text.encode(), "json": json.dumps(row, indent=4).encode()}
     for extension, content in members.items():
@@ -179,14 +180,14 @@ def _add_pair(tar: tarfile.TarFile, row: dict, pair: _WebPair) -> None:
         tar.addfile(member, io.BytesIO(content))
 
 
-def _truth(key: str, kind: str, text_true: bool, scene: Scene) -> dict:
+def _truth(key: str, kind: str, text_true: bool, scene: Scene) -> dict[str, Any]:
     return {"key": key, "kind": kind, "text_true": text_true, "scene": scene_to_json(scene)}
 
 
-def _write_clean(folder: Path, cfg: SampleConfig) -> list[dict]:
+def _write_clean(folder: Path, cfg: SampleConfig) -> list[dict[str, Any]]:
     """The clean set in the schema of Karpathy's dataset_coco.json. Returns rows of TRUTH_SCHEMA."""
     (folder / "images").mkdir(parents=True)
-    images: list[dict] = []
+    images: list[dict[str, Any]] = []
     truth = []
     for part, num in (("train", cfg.num_train), ("val", cfg.num_val), ("test", cfg.num_test)):
         for number in range(num):
@@ -202,7 +203,7 @@ def _write_clean(folder: Path, cfg: SampleConfig) -> list[dict]:
     return truth
 
 
-def _karpathy_image(imgid: int, split: str, captions: list[str]) -> dict:
+def _karpathy_image(imgid: int, split: str, captions: list[str]) -> dict[str, Any]:
     sentids = range(imgid * len(captions), (imgid + 1) * len(captions))
     sentences = [
         {"tokens": caption.split(), "raw": caption, "imgid": imgid, "sentid": sentid}

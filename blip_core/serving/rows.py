@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blip_core.compute.pixels import resize
+from blip_core.compute.pixels import resized
 from blip_core.files.rejected import REASONS, Rejected
 from blip_core.pictures.images import admit, decode_rgb
 from blip_core.serving.options import BadRequest, Settings, Task
@@ -59,7 +59,7 @@ def decoded(row: Row, settings: Settings, size: int) -> Row:
     """With its picture as training saw it, at the model's size, so that large files do not add up."""
     if row.image is None:
         return row
-    return replace(row, picture=resize(decode_rgb(admitted(row, settings)), size).permute(1, 2, 0).numpy())
+    return replace(row, picture=resized(decode_rgb(admitted(row, settings)), size))
 
 
 def admitted(row: Row, settings: Settings) -> bytes:

@@ -4,14 +4,11 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from blip_core.capfilt.med import caption_images, score_texts
+from blip_core.capfilt.med import caption_images, check_length, image_features, score_texts, text_features
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
-from blip_core.compute.padding import tokenize
-from blip_core.compute.pixels import load_pixels
-from blip_core.compute.precision import autocast, resolved
+from blip_core.compute.precision import resolved
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
 from blip_core.model.inference import for_inference
 from blip_core.selection.calibration import Calibration, read_calibrations
@@ -66,11 +63,10 @@ class Service:
         return [{"captions": captions} for captions in made]
 
     def _check_length(self, options: Options) -> None:
-        """The prompt and what follows it have a position each."""
-        taken = len(self.tokenizer.encode_prompt(self.settings.prompt))
-        most = self.model.cfg.text.max_positions - taken
-        if options.sampler.max_tokens > most:
-            raise BadRequest(f"params: max_tokens: {options.sampler.max_tokens}, this model writes {most} at most")
+        try:
+            check_length(self.model, self.tokenizer, self.settings.prompt, options.sampler.max_tokens)
+        except ValueError as e:
+            raise BadRequest(f"params: {e}") from None
 
     def _match(self, rows: list[Row], options: Options) -> list[dict]:
         return self.as_answers(self.scores([row.picture for row in rows], [row.text for row in rows]))
@@ -95,19 +91,14 @@ class Service:
                 answers[i][f"{name}_embedding"] = feature.tolist()
         return answers
 
-    @torch.inference_mode()
     def image_features(self, pictures: list[np.ndarray]) -> np.ndarray:
         """ITC features, unit length: one row a picture."""
-        with autocast(self.settings.precision):
-            tokens = self.model.image_tokens(load_pixels(pictures, self.model.cfg.vision.image_size))
-            return self.model.image_features(tokens).cpu().numpy()
+        return image_features(self.model, pictures, precision=self.settings.precision).cpu().numpy()
 
-    @torch.inference_mode()
     def text_features(self, texts: list[str]) -> np.ndarray:
         """Likewise of texts."""
-        ids, mask = tokenize(self.tokenizer, texts, max_tokens=self.settings.max_tokens)
-        with autocast(self.settings.precision):
-            return self.model.text_features(ids.to(device()), mask.to(device())).cpu().numpy()
+        encoded = [self.tokenizer.encode(t, max_tokens=self.settings.max_tokens) for t in texts]
+        return text_features(self.model, encoded, precision=self.settings.precision).cpu().numpy()
 
 
 def calibration_of(folder: Path) -> Calibration | None:

@@ -13,6 +13,7 @@ from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.med import Captioner, set_threads
 from blip_core.capfilt.plugins import Fetch, find_model, identify, open_captioner
 from blip_core.compute.ahead import read_ahead
+from blip_core.compute.pixels import read_picture
 from blip_core.compute.work import publish, run_folder
 from blip_core.config.capfilt import CaptionConfig, WriterConfig
 from blip_core.tables.captions import caption_table, read_table, table_paths
@@ -104,7 +105,7 @@ def read_shard(images: ShardImages, path: Path, captioner: Captioner, *, batch_s
     """The images that a table names, in batches, each with its pictures as the captioner takes them, which are read ahead."""
     found = crawl_images(path)
     batches = (found[start : start + batch_size] for start in range(0, len(found), batch_size))
-    return read_ahead(lambda image: captioner.read(images, path.stem, image.key), batches)
+    return read_ahead(lambda image: captioner.prepare(read_picture(images, path.stem, image.key)), batches)
 
 
 def caption_batch(writer: Writer, batch: list[Crawled], pictures: list, *, seed: int) -> list[dict]:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-import blip_core
 from blip_core.config.delivery import RegisterConfig
 from blip_core.config.evaluation import CompareConfig
 from blip_core.config.params import Params, load_params
 from blip_core.files.content import sha256_file, write_json
+from blip_core.runtime.installed import PACKAGE, SERVED, repository_file
 from blip_core.serving.options import CALIBRATION, choose, defaults, packed_settings
 from blip_core.stages.compare import evaluation_hash, paired_comparison
 from blip_core.tables.gates import require_gate
@@ -104,10 +104,10 @@ def _promote(
     if better and taken:
         standing, reasons = (
             "",
-            [*reasons, f"but not promoted: {taken.how} {taken.at[:19]}Z by {taken.by}: {taken.why}; `approve {title}` does"],
+            [*reasons, f"but not promoted: {taken.how} {taken.at[:19]}Z by {taken.by}: {taken.why}; `blip approve {title}` does"],
         )
     elif better and cfg.approval:
-        standing, reasons = CANDIDATE, [*reasons, f"register.approval is on: `python -m blip_core approve {title}` makes it champion"]
+        standing, reasons = CANDIDATE, [*reasons, f"register.approval is on: `blip approve {title}` makes it champion"]
     if standing == CHAMPION:
         crown(registry, version, instead_of=champion, by=by, how=TEST, why="; ".join(reasons))
     elif standing == CANDIDATE:
@@ -183,17 +183,13 @@ def _check_fresh(root: Path, inputs: list[Path]) -> None:
 
 def package(model: Path, params: Params) -> dict:
     """What MLflow packs: the weights as they are (no pickle), blip_core, mlflow/serve.py, which joins them, and what a request may set."""
-    code = Path(blip_core.__file__).parent
-    serve = code.parent / "mlflow" / "serve.py"
-    if not serve.exists():
-        raise ValueError(f"{serve}: missing; register from a checkout of the project, where mlflow/ stands beside blip_core/")
     settings, calibration = packed_settings(model, params), model.parent / CALIBRATION
     choose({}, settings)  # the defaults themselves must be within the limits of a request
     image = base64.b64encode(example_image(params.ingest.images.min_side)).decode()
     return {
-        "python_model": str(serve),
+        "python_model": str(repository_file(SERVED)),
         "artifacts": {"model": str(model)} | ({"calibration": str(calibration)} if calibration.exists() else {}),
-        "code_paths": [str(code)],
+        "code_paths": [str(PACKAGE)],
         "model_config": settings.model_dump(mode="json"),
         "params": {**defaults(settings), "allow_path": True},
         "input_example": ([{"image": image, "text": "a grey square"}], {"task": "match"}),

@@ -6,6 +6,7 @@ serves a generation (candidates with their decision), candidates fresh from the 
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -58,7 +59,7 @@ SCHEMA = pa.schema(
 )
 
 
-def caption_table(rows: list[dict]) -> pa.Table:
+def caption_table(rows: list[dict[str, Any]]) -> pa.Table:
     """Rows to a table of SCHEMA; keys that a row lacks are null ("" for text columns)."""
     columns = {f.name: [r.get(f.name, "" if pa.types.is_string(f.type) else None) for r in rows] for f in SCHEMA}
     return pa.table(columns, schema=SCHEMA)

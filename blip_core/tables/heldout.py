@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blip_core.files.content import hash64
 from blip_core.tables.captions import read_table, table_paths
@@ -18,7 +19,7 @@ class Picture:
 
 def heldout_pictures(heldout: Path, split: str) -> list[Picture]:
     """The pictures of a held-out split, val or test, in order of key."""
-    groups: dict[str, list[dict]] = defaultdict(list)
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in table_paths(heldout):
         if path.stem.startswith(f"{split}-"):
             for row in read_table(path, ["key", "image_id", "text"]).to_pylist():

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from blip_core.files.content import sha256_file, write_json
 from blip_core.tables.stopped import require_made
 
 
-def write_manifest(folder: Path, **facts) -> dict:
+def write_manifest(folder: Path, **facts: Any) -> dict[str, Any]:
     """Seal a folder: list its Parquet and tar files with size and sha256. `facts` are kept beside (counts, parents)."""
     files = sorted(p for p in folder.iterdir() if p.suffix in (".parquet", ".tar") and not p.name.startswith("_tmp."))
     listed = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
@@ -17,7 +18,7 @@ def write_manifest(folder: Path, **facts) -> dict:
     return manifest
 
 
-def read_manifest(folder: Path) -> dict:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a sealed folder. ValueError when it is missing or a listed file is missing or has another size."""
     path = folder / "manifest.json"
     require_made(folder)

@@ -11,7 +11,7 @@ import tarfile
 import uuid
 from collections import OrderedDict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +47,7 @@ class ShardWriter:
         self.folder, self.prefix, self.num_images = folder, prefix, num_images
         self.stems: list[str] = []
         self._file: BinaryIO | None = None
-        self._rows: list[dict] = []
+        self._rows: list[dict[str, Any]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, key: str, data: bytes, *, image_id: str, width: int, height: int, fingerprint: tuple[int, int] | None = None) -> str:
@@ -55,11 +55,10 @@ class ShardWriter:
         assert KEY.fullmatch(key), key
         if len(self._rows) == self.num_images:
             self._finish()
-        if self._file is None:
-            self._begin()
-        self._file.write(_header(f"{key}.{kind_of(data)}", len(data)))
-        offset = self._file.tell()
-        self._file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
+        file = self._file or self._begin()
+        file.write(_header(f"{key}.{kind_of(data)}", len(data)))
+        offset = file.tell()
+        file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
         sha256 = hashlib.sha256(data).hexdigest()
         row = {"key": key, "image_id": image_id, "offset": offset, "size": len(data), "width": width, "height": height, "sha256": sha256}
         self._rows.append(row | dict(zip(("phash", "dhash"), fingerprint or (None, None), strict=True)))
@@ -68,17 +67,18 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._finish()
         elif self._file is not None:
             self._file.close()
             self._temporary.unlink(missing_ok=True)
 
-    def _begin(self) -> None:
+    def _begin(self) -> BinaryIO:
         self.stems.append(f"{self.prefix}-{len(self.stems):05d}")
         self._temporary = self.folder / f"_tmp.{self.stems[-1]}.tar.{uuid.uuid4().hex}"
         self._file = self._temporary.open("wb")
+        return self._file
 
     def _finish(self) -> None:
         if self._file is None:
@@ -115,7 +115,7 @@ class ShardImages:
         self._indexes: OrderedDict[str, _Index] = OrderedDict()
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_indexes": OrderedDict(), "_files": OrderedDict()}
 
     def bytes(self, shard: str, key: str) -> bytes:

@@ -1,6 +1,6 @@
 """What was not made because the rounds stopped before it: a placeholder stands in its place and says why.
 
-DVC knows the whole graph beforehand, so a stage of a round that is not run still leaves every output. `python -m blip_core STAGE` does
+DVC knows the whole graph beforehand, so a stage of a round that is not run still leaves every output. `blip STAGE` does
 so where an input is a placeholder itself, or the decision to go on says no; a reader that meets one says the reason.
 """
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,6 +65,9 @@ def has_markup(text: str) -> bool:
     return _MARKUP.search(text) is not None or any(name in html.entities.html5 for name in _ENTITY.findall(text))
 
 
+BY_TEXT = {"file_name": is_file_name, "markup": has_markup}  # screens that look at one text and nothing else
+
+
 def language(text: str, min_confidence: float) -> str:
     """ISO 639-1 code, or UNKNOWN for a text that is too short to tell.
 
@@ -78,7 +82,7 @@ def known_languages() -> set[str]:
 
 
 @cache
-def _identifier():
+def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
@@ -103,10 +107,9 @@ def loops(words: pa.ChunkedArray, max_repeat: int) -> pa.Array:
 def fill(table: pa.Table, cfg: ScreensConfig, *, max_repeat: int, raw: list[str] | None = None) -> pa.Table:
     """The table with the columns of the screens that are on, boilerplate aside. `raw`: its texts as they were found."""
     raw = table["text"].to_pylist() if raw is None else raw
-    if cfg.file_name != "off":
-        table = _set(table, "file_name", [is_file_name(t) for t in raw])
-    if cfg.markup != "off":
-        table = _set(table, "markup", [has_markup(t) for t in raw])
+    for name, hit in BY_TEXT.items():
+        if getattr(cfg, name) != "off":
+            table = _set(table, name, [hit(t) for t in raw])
     if cfg.repeats != "off":
         words = normalised(pa.chunked_array([pa.array(raw, pa.string())]))
         table = _set(table, "repeats", pc.is_in(words, value_set=loops(words, max_repeat)))
@@ -140,7 +143,7 @@ def screened(table: pa.Table) -> pa.ChunkedArray:
     return pc.and_(pc.is_in(table["reason"], value_set=pa.array([NO_TEXT, *SCREENS])), pc.equal(pc.fill_null(table["filter"], ""), ""))
 
 
-def _set(table: pa.Table, name: str, values: list | pa.ChunkedArray) -> pa.Table:
+def _set(table: pa.Table, name: str, values: list[Any] | pa.ChunkedArray) -> pa.Table:
     field = SCHEMA.field(name)
     return table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type) if isinstance(values, list) else values)
 

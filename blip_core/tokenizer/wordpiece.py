@@ -54,7 +54,8 @@ class Tokenizer:
 
     def words(self, text: str, *, max_tokens: int) -> list[tuple[str, list[int]]]:
         """The words of a text as they stand in it, each with the places of its pieces in `encode`; what is cut off is left out."""
-        pieces, found = self._pieces.encode(text, add_special_tokens=False), {}
+        pieces = self._pieces.encode(text, add_special_tokens=False)
+        found: dict[int | None, list[tuple[int, tuple[int, int]]]] = {}
         for place, (word, span) in enumerate(zip(pieces.word_ids, pieces.offsets, strict=True)):
             if place < max_tokens - 2:
                 found.setdefault(word, []).append((place + 1, span))
@@ -82,7 +83,7 @@ def build_vocab(texts: Iterable[str], size: int) -> list[str]:
     """
     normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
     words = Counter(w for text in texts for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-    characters = Counter()
+    characters: Counter[str] = Counter()
     for word, count in words.items():
         characters.update({c: count for c in word})
     alphabet = [c for c, _ in _by_frequency(characters)][: max(0, (size - len(BERT_TOKENS)) // 4)]
@@ -96,5 +97,5 @@ def save_vocab(vocab: Sequence[str], path: Path) -> None:
     path.write_text("".join(f"{t}\n" for t in vocab), encoding="utf-8")
 
 
-def _by_frequency(counts: Counter) -> list[tuple[str, int]]:
+def _by_frequency(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import yaml
 
+from blip_core.runtime.installed import installed, named
 from blip_core.tables.captions import KEPT, read_table, table_paths
 from blip_core.tables.manifest import content_hash, listed_hash
 
@@ -144,6 +145,7 @@ def provenance(params: str, *, model: Path, generation: Path, shards: Path, root
     known = {"generation": generation, "shards": shards, "data": root / "data"}
     return {
         **git_state(root),
+        "package": named(installed()),
         "chain": chain_id(root),
         "params_hash": hashlib.sha256(params.encode()).hexdigest(),
         "model": model.name,

@@ -77,7 +77,10 @@ def batch_shares(rows: Rows, *, human: float, synthetic: float) -> dict[str, flo
     return shares
 
 
-def pick(rows: Rows, shares: dict[str, float], *, step: int, batch_size: int, seed: int, orders: dict | None = None) -> np.ndarray:
+Orders = dict[tuple[str, int], np.ndarray]  # by source and pass
+
+
+def pick(rows: Rows, shares: dict[str, float], *, step: int, batch_size: int, seed: int, orders: Orders | None = None) -> np.ndarray:
     """Row indices of a global batch. Each source is walked through in its own order, shuffled anew at every pass.
 
     `orders` keeps the current orders between calls: shuffling millions of rows takes a good part of a second.
@@ -118,7 +121,7 @@ class Batches:
         self.rows, self.images, self.tokenizer, self.shares = rows, images, tokenizer, shares
         self.cfg, self.image_size, self.prompt, self.seed = cfg, image_size, prompt, seed
         self.rank, self.world_size = rank(), world_size()
-        self._orders: dict = {}
+        self._orders: Orders = {}
         if cfg.batch_size % (self.world_size * cfg.accumulate) or cfg.batch_size < 2 * cfg.accumulate:
             raise ValueError(
                 f"batch_size {cfg.batch_size} does not divide into {cfg.accumulate} micro-batches of two images or more, each shared out "
@@ -164,7 +167,9 @@ class Batches:
         """Micro-batches from step `start` to the last, on this process's device, read ahead by cfg.workers processes."""
         places = range(start * self.cfg.accumulate, len(self))
         workers = loading_workers(threads=self.cfg.threads) if self.cfg.workers is None else self.cfg.workers
-        yield from map(finished, DataLoader(places, batch_size=None, collate_fn=self.read, num_workers=workers))
+        # any sequence will do for the places
+        loader: DataLoader[Batch] = DataLoader(places, batch_size=None, collate_fn=self.read, num_workers=workers)  # type: ignore[arg-type]
+        yield from map(finished, loader)
 
 
 def finished(batch: Batch) -> Batch:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from blip_core.model.blip import Blip
 from blip_core.model.med import MedBlock
 from blip_core.model.vit import VitBlock
 from blip_core.training.health import Health, History
-from blip_core.training.objectives import Batch
+from blip_core.training.objectives import Batch, Objective
 
 if TYPE_CHECKING:  # one step needs torch alone (benchmarks/speed/gpu.py); only a whole training reads data and writes checkpoints
     from blip_core.training.batches import Batches
@@ -40,14 +40,14 @@ class TrainState:
     """
 
     step: int
-    model: dict
-    objective: dict
-    optimizer: dict
+    model: dict[str, Any]
+    objective: dict[str, Any]
+    optimizer: dict[str, Any]
     history: History
 
 
 def fit(
-    model: Blip, objective: nn.Module, batches: "Batches", cfg: OptimConfig, *, name: str, folder: Path, seed: int, report: Log | None
+    model: Blip, objective: Objective, batches: "Batches", cfg: OptimConfig, *, name: str, folder: Path, seed: int, report: Log | None
 ) -> History:
     """Train `model` in place for cfg.steps and return the history, one row per cfg.log_every steps.
 
@@ -72,7 +72,7 @@ def fit(
         if progress:
             progress.update(step, loss=row["loss"])
         if step % cfg.log_every == 0 or step == cfg.steps:
-            history.append(_history_row(step, row | objective.vitals(parts[-1])))
+            history.append(_history_row(step, {**row, **objective.vitals(parts[-1])}))
             if report:
                 report({k: v for k, v in history[-1].items() if k != "step"}, step=step)
             health.check(history)
@@ -87,7 +87,7 @@ def fit(
 class _Step(nn.Module):
     """Model and objective as one module, so that data-parallel training sees every parameter in one forward."""
 
-    def __init__(self, model: Blip, objective: nn.Module):
+    def __init__(self, model: Blip, objective: Objective):
         super().__init__()
         self.model, self.objective = model, objective
 
@@ -95,7 +95,14 @@ class _Step(nn.Module):
         return self.objective(self.model, batch)
 
 
-def parallel(model: Blip, objective: nn.Module, *, recompute: int = 0, compiled: bool = False) -> nn.Module:
+Stepper = _Step | DistributedDataParallel
+
+
+def _inner(stepper: Stepper) -> _Step:
+    return stepper.module if isinstance(stepper, DistributedDataParallel) else stepper
+
+
+def parallel(model: Blip, objective: Objective, *, recompute: int = 0, compiled: bool = False) -> Stepper:
     """Both on this process's device in training mode, as one module from a micro-batch to its losses."""
     model.to(device()).train()
     model.vit.recompute = recompute
@@ -131,10 +138,10 @@ def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def _train_step(
-    stepper: nn.Module, optimizer: torch.optim.Optimizer, parts: list[Batch], cfg: OptimConfig, seed: int
+    stepper: Stepper, optimizer: torch.optim.Optimizer, parts: list[Batch], cfg: OptimConfig, seed: int
 ) -> dict[str, Tensor | float]:
     """Move the weights once; returns what a row of the history shows."""
-    step, inner = parts[0].step, getattr(stepper, "module", stepper)
+    step, inner = parts[0].step, _inner(stepper)
     torch.manual_seed((seed * 1_000_003 + step) * 1009 + rank())  # dropout and stochastic depth: a function of the step
     rate = learning_rate(step, cfg)
     for group in optimizer.param_groups:
@@ -148,13 +155,12 @@ def _train_step(
     return {"loss": sum(losses.values()), **losses, **inner.objective.after_step(), "grad_norm": norm, "lr": rate}
 
 
-def backward(stepper: nn.Module, parts: list[Batch], *, precision: str) -> dict[str, Tensor]:
+def backward(stepper: Stepper, parts: list[Batch], *, precision: str) -> dict[str, Tensor]:
     """Add up the gradients of a step's micro-batches; returns its losses. Processes exchange gradients once, with the last."""
-    shares = getattr(stepper, "module", stepper).objective.shares(parts) if len(parts) > 1 else {}
+    shares = _inner(stepper).objective.shares(parts) if len(parts) > 1 else {}
     sums: dict[str, Tensor] = {}
     for i, part in enumerate(parts):
-        alone = isinstance(stepper, DistributedDataParallel) and i < len(parts) - 1
-        with stepper.no_sync() if alone else nullcontext():
+        with stepper.no_sync() if isinstance(stepper, DistributedDataParallel) and i < len(parts) - 1 else nullcontext():
             with autocast(precision):
                 losses = stepper(part)
             losses = {k: v * shares[k][i] if k in shares else v / len(parts) for k, v in losses.items()}
@@ -198,13 +204,14 @@ def learning_rate(step: int, cfg: OptimConfig) -> float:
     return cfg.min_lr + (cfg.lr - cfg.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_optimizer(model: nn.Module, objective: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, objective: Objective, cfg: OptimConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameter_groups(model, objective, cfg.weight_decay), lr=cfg.lr, betas=cfg.betas, fused=True)
 
 
-def parameter_groups(model: nn.Module, objective: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(model: nn.Module, objective: Objective, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; norms, biases, positions, the [CLS] of the image and the temperature do not."""
-    decay, plain = [], []
+    decay: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in [*model.named_parameters(), *objective.named_parameters()]:
         if parameter.requires_grad:
             is_plain = parameter.ndim < 2 or "positions" in name or name.endswith("cls")
@@ -212,7 +219,7 @@ def parameter_groups(model: nn.Module, objective: nn.Module, weight_decay: float
     return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def _resume(folder: Path, model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, History]:
+def _resume(folder: Path, model: nn.Module, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, History]:
     """Process 0 chooses the checkpoint; all read that one."""
     from blip_core.weights.checkpoint import newest_checkpoint, read_checkpoint
 

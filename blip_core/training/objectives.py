@@ -21,6 +21,7 @@ from blip_core.compute.distributed import gather, global_mean, rank, total, worl
 from blip_core.config.training import ContrastConfig, LanguageConfig
 from blip_core.model.blip import Blip
 from blip_core.model.med import KeysValues
+from blip_core.training.health import Bounds
 
 Losses = dict[str, Tensor]
 
@@ -93,7 +94,7 @@ class Contrast(nn.Module):
         self._seen = (image_BE.detach(), text_BE.detach(), len(texts_CE))
         num_global = len(batch.image_ids) * world_size()
         related = (same_image | hidden)[:, :num_global]
-        return sum(losses) / 2, Similarities(logits[0][:, :num_global], logits[1][:, :num_global], related)
+        return (losses[0] + losses[1]) / 2, Similarities(logits[0][:, :num_global], logits[1][:, :num_global], related)
 
     @torch.no_grad()
     def _twin_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -277,7 +278,8 @@ class CaptionObjective(nn.Module):
 
     def __init__(self, language: LanguageConfig):
         super().__init__()
-        self.language, self.bounds = language, {}
+        self.language = language
+        self.bounds: Bounds = {}
 
     def before_step(self, model: Blip) -> None:
         """Nothing to do."""
@@ -294,3 +296,6 @@ class CaptionObjective(nn.Module):
 
     def vitals(self, batch: Batch) -> dict[str, float]:
         return {"lm_chance": word_entropy(batch)}
+
+
+Objective = PretrainObjective | CaptionObjective

@@ -58,7 +58,7 @@ def resolve(spec: str, root: Path) -> Version:
     else:
         rev = git(root, "rev-parse", "--verify", "--quiet", f"{wanted}^{{commit}}")
         if not rev:
-            raise ValueError(f"{spec}: git knows no revision {wanted!r} here; see `python -m blip_core generations`, or `git fetch --tags`")
+            raise ValueError(f"{spec}: git knows no revision {wanted!r} here; see `blip generations`, or `git fetch --tags`")
         lock = git(root, "show", f"{rev}:./dvc.lock")
         if not lock:
             raise ValueError(f"{spec}: no dvc.lock is committed at {wanted}; a generation is found by it: `git add dvc.lock` with each")
@@ -186,9 +186,7 @@ def rollback(spec: str, root: Path, *, code: bool = False) -> str:
     """
     version = resolve(spec, root)
     if not version.rev:
-        raise ValueError(
-            f"{spec}: this is the workspace's own; name a revision, as {spec}@REV (`python -m blip_core generations` lists them)"
-        )
+        raise ValueError(f"{spec}: this is the workspace's own; name a revision, as {spec}@REV (`blip generations` lists them)")
     paths = ["."] if code else git(root, "ls-tree", "--name-only", version.rev, "--", *VALUES).splitlines()
     if changed := _must(root, "status", "--porcelain", "--", *(["."] if code else VALUES)):
         raise ValueError(f"{spec}: these have changes that are not committed and would be lost; commit or stash them first:\n{changed}")

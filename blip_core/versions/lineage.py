@@ -83,6 +83,7 @@ def of_version(registry: Registry, version: "ModelVersion") -> dict:
         "registered": {"at": _iso(version.creation_timestamp), "by": tags.get("registered_by", ""), "run": version.run_id},
         "model": {k: tags.get(k, "") for k in ("model", "model_hash", "dvc_stage", "sources", "torch")},
         "code": {"git_rev": tags.get("git_rev", ""), "dirty": tags.get("git_dirty") == "true"},
+        "package": tags.get("package", ""),
         "params_hash": tags.get("params_hash", ""),
         "params": yaml.safe_load(files.get("params.yaml", "")),
         **parts,
@@ -97,7 +98,7 @@ def of_version(registry: Registry, version: "ModelVersion") -> dict:
         "withdrawn": vars(taken) if (taken := withdrawn(version)) else None,
         "runs": registry.runs(tags["chain"]) if "chain" in tags else {},
         "stages": _stages(lock, out),
-        "rebuild": f"python -m blip_core rebuild {registry.name}/{number} --out rebuilt-{registry.name}-{number}",
+        "rebuild": f"blip rebuild {registry.name}/{number} --out rebuilt-{registry.name}-{number}",
     }
 
 
@@ -168,7 +169,7 @@ def of_caption(key: str, root: Path, *, name: str) -> dict:
             if texts:
                 found.append({"version": str(version), "workspace": (version.name, version.md5) in present, "texts": texts})
     if not found:
-        unseen = f"; not on this machine: {', '.join(elsewhere)} (`generations get` fetches one)" if elsewhere else ""
+        unseen = f"; not on this machine: {', '.join(elsewhere)} (`blip generations get` fetches one)" if elsewhere else ""
         raise ValueError(f"key {key!r} is in no known version of a generation{unseen}; keys read like web-000000012")
     return {"key": key, "generations": found, "elsewhere": elsewhere}
 

@@ -50,7 +50,7 @@ def prepare(registry: Registry, version: "ModelVersion", out: Path, root: Path, 
         for name in GIVEN:
             if (kept / name).exists():
                 shutil.copy(kept / name, out / name)
-        if tags.get("git_dirty") == "true":
+        if tags.get("git_dirty") == "true" and (out / "blip_core").exists():  # a project without a clone has no code in git
             shutil.rmtree(out / "blip_core")
             shutil.copytree(registry.code(version, Path(folder) / "code"), out / "blip_core")
     model = _take_inputs(out, root, stage, whole=whole)

@@ -9,6 +9,7 @@ import logging
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +32,7 @@ def new_model(cfg: ModelConfig, tokenizer: Tokenizer, *, seed: int) -> Blip:
     return Blip(cfg, special)
 
 
-def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts) -> None:
+def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts: Any) -> None:
     """Write a model folder by rename; `facts` go into its config.json. An older folder of that name is replaced."""
     with new_folder(folder) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
@@ -63,7 +64,7 @@ def model_hash(folder: Path) -> str:
     return hashlib.sha256("".join(sha256_file(folder / n) for n in names).encode()).hexdigest()[:16]
 
 
-def save_checkpoint(state: dict, folder: Path, step: int, *, keep: int = 2) -> None:
+def save_checkpoint(state: dict[str, Any], folder: Path, step: int, *, keep: int = 2) -> None:
     """Write step-NNNNNNNN.pt by rename, its sha256 beside it first, and drop all but the newest `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
@@ -92,14 +93,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def read_checkpoint(path: Path) -> dict:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """ValueError when it is not there: some process may see other folders than the one that chose it."""
     if not path.exists():
         raise ValueError(f"{path}: process 0 resumes from this checkpoint, which is not here; --work must be one folder for all processes")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load_checkpoint(folder: Path) -> dict | None:
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """What the newest whole checkpoint holds, or None."""
     path = newest_checkpoint(folder)
-    return path and read_checkpoint(path)
+    return None if path is None else read_checkpoint(path)

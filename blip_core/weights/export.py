@@ -1,7 +1,7 @@
 """Public weights out: folders that transformers' from_pretrained and BlipProcessor load offline, with equal outputs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors.torch import save_file
 
@@ -34,7 +34,7 @@ def export_huggingface(model: Blip, tokenizer: Tokenizer, folder: Path, *, kind:
         (temporary / "README.md").write_text(_card(model, kind))
 
 
-def model_config(model: Blip, kind: str) -> dict:
+def model_config(model: Blip, kind: str) -> dict[str, Any]:
     """config.json of transformers' BlipConfig. Stochastic depth has no place in it."""
     vision, text, special = model.cfg.vision, model.cfg.text, model.special
     return {
@@ -81,7 +81,7 @@ def model_config(model: Blip, kind: str) -> dict:
     }
 
 
-def tokenizer_config(model: Blip, tokenizer: Tokenizer) -> dict:
+def tokenizer_config(model: Blip, tokenizer: Tokenizer) -> dict[str, Any]:
     """Of transformers' BertTokenizer, with [DEC] and [ENC] behind the entries of vocab.txt."""
     special = {
         i: {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
@@ -101,7 +101,7 @@ def tokenizer_config(model: Blip, tokenizer: Tokenizer) -> dict:
     }
 
 
-def image_processor_config(model: Blip) -> dict:
+def image_processor_config(model: Blip) -> dict[str, Any]:
     """Of transformers' BlipImageProcessor: the same resize and normalisation as blip_core/training/batches.py."""
     size = model.cfg.vision.image_size
     return {

@@ -7,7 +7,7 @@ import json
 import logging
 import pickle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -66,7 +66,8 @@ def initialize(model: Blip, *, vit: Path | None = None, bert: Path | None = None
     Both self-attentions of a block begin as BERT's. `vit` is a folder of transformers or a .pth file of DeiT, `bert` a folder of
     transformers whose vocab.txt is the model's. ValueError says what does not fit.
     """
-    parts, left_out = frozenset(), {}
+    parts: frozenset[str] = frozenset()
+    left_out: dict[str, str] = {}
     if vit:
         if vit.is_dir():
             check_vit(read_config(vit), model.cfg, vit)
@@ -86,7 +87,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         weight_map = json.loads(index.read_text())["weight_map"]
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name in sorted(set(weight_map.values())):
             tensors |= _read_safetensors(folder / name)
         if lost := weight_map.keys() - tensors.keys():
@@ -113,7 +114,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: does not load ({e}); expected the weights of a transformers folder") from None
 
 
-def _unpickle(path: Path) -> dict:
+def _unpickle(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # bytes that are no pickle make the reader fail in any way; torch's own words recommend to trust the file
@@ -121,7 +122,7 @@ def _unpickle(path: Path) -> dict:
         raise ValueError(f"{path}: does not load as tensors alone ({found}); expected weights written by torch.save") from None
 
 
-def read_config(folder: Path) -> dict:
+def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a model's folder. ValueError when there is none, or it is no JSON object."""
     path = folder / "config.json"
     if not path.exists():

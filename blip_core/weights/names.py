@@ -5,7 +5,7 @@ A tensor of ours may stand in several pairs: theirs are copies then, and must be
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 Pair = tuple[str, tuple[str, ...]]
@@ -106,7 +106,7 @@ def timm_vision(prefix: str, depth: int) -> Iterator[Pair]:
 
 def _vit_classes(prefix: str, depth: int) -> Iterator[Pair]:
     """The names of transformers' ViT and DeiT."""
-    names = {"qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value")}
+    names: dict[str, str | tuple[str, ...]] = {"qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value")}
     names |= {"attention_norm": "layernorm_before", "out": "attention.output.dense"}
     names |= {"mlp_norm": "layernorm_after", "mlp.0": "intermediate.dense", "mlp.2": "output.dense"}
     first = {"cls": "embeddings.cls_token", "positions": "embeddings.position_embeddings"}
@@ -115,7 +115,7 @@ def _vit_classes(prefix: str, depth: int) -> Iterator[Pair]:
 
 
 def _vision(
-    prefix: str, depth: int, *, cls: str, positions: str, patches: str, block: str, names: dict[str, str | tuple[str, ...]], norm: str
+    prefix: str, depth: int, *, cls: str, positions: str, patches: str, block: str, names: Mapping[str, str | tuple[str, ...]], norm: str
 ) -> Iterator[Pair]:
     """A ViT under the names of others; `names` has those within a block, several where they keep apart what is one of ours."""
     yield "vit.cls", (f"{prefix}{cls}",)

@@ -96,7 +96,8 @@ def fill(model: Blip, tensors: dict[str, Tensor], layout: Layout, *, source: str
     """Copy tensors into the model by a layout. ValueError, and an untouched model, unless every key and every shape fits."""
     pairs = [*layout.required, *(pair for pair in layout.copies if all(key in tensors for key in pair[1]))]
     left_out = _account(pairs, tensors, layout, source)
-    state, values = model.state_dict(), {}
+    state = model.state_dict()
+    values: dict[str, Tensor] = {}
     for ours, theirs in pairs:
         value = torch.cat([tensors[key] for key in theirs]) if len(theirs) > 1 else tensors[theirs[0]]
         if value.shape != state[ours].shape:

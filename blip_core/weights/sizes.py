@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -17,7 +18,7 @@ INIT = InitConfig(weight=0.02, patch=0.02, image_position=0.02, token=0.02, text
 _EMBEDDINGS = ("text_encoder.embeddings", "text_decoder.bert.embeddings", "text_model.embeddings")
 
 
-def huggingface_config(config: dict, folder: Path) -> ModelConfig:
+def huggingface_config(config: dict[str, Any], folder: Path) -> ModelConfig:
     """Our sizes from a BLIP config.json of transformers. ValueError names a key that is missing or has a value that does not fit."""
     if config.get("model_type") != "blip":
         raise ValueError(f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}; expected 'blip'")
@@ -96,7 +97,7 @@ def authors_config(tensors: dict[str, Tensor], path: Path) -> ModelConfig:
     )
 
 
-def _depth(shapes: dict, prefix: str) -> int:
+def _depth(shapes: dict[str, Any], prefix: str) -> int:
     return len({key.removeprefix(prefix).split(".")[0] for key in shapes if key.startswith(prefix)})
 
 
@@ -107,7 +108,7 @@ def resized(cfg: ModelConfig, image_size: int) -> ModelConfig:
         raise ValueError(f"image_size {image_size}: {e.errors()[0]['msg']}") from None
 
 
-def check_vocabulary(text_config: dict, tokenizer: Tokenizer, folder: Path) -> None:
+def check_vocabulary(text_config: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> None:
     """ValueError unless the ids that config.json names are those of the vocabulary."""
     expected = {"vocab_size": tokenizer.size, "bos_token_id": tokenizer.dec, "sep_token_id": tokenizer.sep, "pad_token_id": tokenizer.pad}
     for key, value in expected.items():
@@ -129,7 +130,7 @@ def check_rows(tensors: dict[str, Tensor], tokenizer: Tokenizer, path: Path) -> 
             )
 
 
-def check_vit(config: dict, cfg: ModelConfig, folder: Path) -> None:
+def check_vit(config: dict[str, Any], cfg: ModelConfig, folder: Path) -> None:
     """What no shape tells."""
     if config.get("model_type") not in ("vit", "deit"):
         raise ValueError(f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}; expected 'vit' or 'deit'")
@@ -137,7 +138,7 @@ def check_vit(config: dict, cfg: ModelConfig, folder: Path) -> None:
     _expect(config, {"num_attention_heads": vision.heads, "hidden_act": vision.activation, "num_hidden_layers": vision.depth}, folder)
 
 
-def check_bert(config: dict, tokenizer: Tokenizer, model: Blip, folder: Path) -> None:
+def check_bert(config: dict[str, Any], tokenizer: Tokenizer, model: Blip, folder: Path) -> None:
     """What no shape tells: heads, activation, and that the special tokens have the ids of the model's vocabulary."""
     if config.get("model_type") != "bert":
         raise ValueError(f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}; expected 'bert'")
@@ -151,7 +152,7 @@ def check_bert(config: dict, tokenizer: Tokenizer, model: Blip, folder: Path) ->
         )
 
 
-def _expect(config: dict, expected: dict, folder: Path) -> None:
+def _expect(config: dict[str, Any], expected: dict[str, Any], folder: Path) -> None:
     for key, value in expected.items():
         if config.get(key) != value:
             where = folder / "config.json"

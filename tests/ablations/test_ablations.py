@@ -24,6 +24,7 @@ from blip_core.tables.captions import caption_table, read_tables, write_table
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.versions.cache import resolved
+from tests.support.processes import HANG
 from tests.support.small import small_values
 
 ROOT = Path(__file__).parents[2]
@@ -199,7 +200,7 @@ def planted() -> dict:
 def test_tables_from_planted_results():
     text = section(planted(), figure="x.png")
     assert "16,000 crawled images" in text and "![" in text
-    told = "`python -m blip_core ablate --seeds 0 1`, seed 0 of commit aaaaaaaaaa (x86_64, fp32); 1 of commit bbbbbbbbbb (x86_64, bf16)."
+    told = "`blip ablate --seeds 0 1`, seed 0 of commit aaaaaaaaaa (x86_64, fp32); 1 of commit bbbbbbbbbb (x86_64, bf16)."
     assert told in text
     assert (
         "| none | as it is | table 1 | 40 (40 to 40) | 60.0% (60.0% to 60.0%) | 5.0% (5.0% to 5.0%) | - | - | - | 0.350 (0.300 to 0.400) |"
@@ -274,7 +275,7 @@ def ablated(tmp_path_factory) -> tuple[Path, str]:
 def run(folder: Path, *flags: str) -> str:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     command = [sys.executable, "-m", "blip_core", "ablate", "--out", "results.json", *flags]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=HANG, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -309,5 +310,5 @@ def test_a_second_run_trains_nothing_and_says_the_same(ablated):
 def test_nothing_to_show_yet_is_said(tmp_path):
     from blip_core.ablations.page import show
 
-    with pytest.raises(ValueError, match="no such file; `python -m blip_core ablate` writes it"):
+    with pytest.raises(ValueError, match="no such file; `blip ablate` writes it"):
         show(tmp_path / "results.json", None)

@@ -137,6 +137,7 @@ def test_ranks_by_blocks_give_the_recalls_of_sorted_rows(monkeypatch):
         retrieval.check(rows)
 
 
+@pytest.mark.slow
 def test_growth_measures_the_stages_on_data_they_accept(tmp_path, capsys):
     """Smallest sizes, two stages: each in a process of its own, with the slope between the sizes."""
     import growth

@@ -2,8 +2,8 @@
 
 import pytest
 
+from blip_core.capfilt import controls
 from blip_core.capfilt.controls import KINDS, Substitutes, plant
-from blip_core.capfilt.med import controls
 from blip_core.sample.scene_texts import is_true
 from blip_core.sample.truth import load_truth
 from blip_core.stages.score import crawl_texts

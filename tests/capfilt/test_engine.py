@@ -6,14 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 
-from blip_core.capfilt.med import engine
+from blip_core.capfilt import engine
 from blip_core.config.params import Params
 from blip_core.stages.caption import caption
 from blip_core.stages.ingest import ingest
@@ -22,6 +21,7 @@ from blip_core.stages.validate import validate
 from blip_core.tables.manifest import content_hash, read_manifest
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.weights.checkpoint import new_model, save_model
+from tests.support.processes import HANG, wait_until
 from tests.support.small import small_values
 from tests.support.trainings import ROOT, environment
 
@@ -115,10 +115,8 @@ def workers(cluster) -> list[int]:
 
 
 def wait_for_tables(process: subprocess.Popen, out: Path, number: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(list(out.parent.glob(f"{out.name}.work/*/web-*.parquet"))) < number and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+    wait_until(lambda: len(list(out.parent.glob(f"{out.name}.work/*/web-*.parquet"))) >= number or process.poll() is not None, pause=0.02)
+    assert process.poll() is None, process.communicate()[1]
 
 
 @pytest.mark.slow
@@ -131,7 +129,7 @@ def test_a_killed_worker_and_a_lost_machine_change_no_byte(world, cluster):
     wait_for_tables(process, out, 8)
     cluster.remove_node(cluster.machines.pop(), allow_graceful=False)
     assert process.poll() is None
-    said = process.communicate(timeout=200)[1]
+    said = process.communicate(timeout=HANG)[1]
     assert process.returncode == 0, said
     assert content_hash(out) == expected and len(read_manifest(out)["files"]) == 24
 
@@ -143,7 +141,7 @@ def test_a_faulty_shard_is_named_and_all_others_are_made(world, cluster):
     tar = world.root / "shards/web-00003.tar"
     whole = tar.read_bytes()
     tar.write_bytes(bytes(len(whole)))
-    said = (failed := world.start("score", out, cluster.address)).communicate(timeout=200)[1]
+    said = (failed := world.start("score", out, cluster.address)).communicate(timeout=HANG)[1]
     assert failed.returncode == 1 and "score: no table of 1 of 25 shards; those that are made stay" in said
     assert "web-00003: " in said and "can't be decoded" in said and "Traceback" not in said
     made = {p.name: p.stat().st_mtime_ns for p in out.parent.glob("scores.work/score-*/*.parquet")}
@@ -152,6 +150,7 @@ def test_a_faulty_shard_is_named_and_all_others_are_made(world, cluster):
     assert world.local("score", out) == expected and {n: (out / n).stat().st_mtime_ns for n in made} == made
 
 
+@pytest.mark.slow
 def test_what_a_worker_can_not_begin_with_is_said(world, cluster):
     """Not tried for ever: a model whose weights are cut, a machine that does not see the folder."""
     broken = world.root / "broken"
@@ -159,7 +158,7 @@ def test_what_a_worker_can_not_begin_with_is_said(world, cluster):
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     process = world.start("caption", world.root / "none", cluster.address, captioner=broken)
-    said = process.communicate(timeout=200)[1]
+    said = process.communicate(timeout=HANG)[1]
     assert process.returncode == 1 and "broken" in said and not (world.root / "none").exists()
     with pytest.raises(ValueError, match="sees no .*all machines of the cluster must see the project's folder"):
         engine._Worker(None, world.root / "elsewhere", world.root, world.params.caption.ray)
@@ -175,7 +174,7 @@ def test_a_table_that_a_worker_wrote_elsewhere_is_missed(tmp_path, monkeypatch):
 
 def test_a_cluster_that_does_not_answer_is_said(world):
     """At once: Ray alone would try for minutes."""
-    said = (process := world.start("caption", world.root / "none", "127.0.0.1:9")).communicate(timeout=100)[1]
+    said = (process := world.start("caption", world.root / "none", "127.0.0.1:9")).communicate(timeout=HANG)[1]
     assert process.returncode == 1 and "RAY_ADDRESS is 127.0.0.1:9: no Ray cluster answers there" in said
 
 
@@ -184,5 +183,5 @@ def test_without_an_address_this_machine_is_the_cluster_and_must_have_room(world
     values = yaml.safe_load((world.root / "params.yaml").read_text())
     values["caption"]["ray"]["gpus"] = 99
     (world.root / "greedy.yaml").write_text(yaml.safe_dump(values))
-    said = (process := world.start("caption", world.root / "none", "", params=world.root / "greedy.yaml")).communicate(timeout=100)[1]
+    said = (process := world.start("caption", world.root / "none", "", params=world.root / "greedy.yaml")).communicate(timeout=HANG)[1]
     assert process.returncode == 1 and "a worker takes 1 CPUs and 99 GPUs, and no machine of the cluster has as many" in said

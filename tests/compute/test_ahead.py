@@ -6,6 +6,7 @@ import time
 import pytest
 
 from blip_core.compute.ahead import read_ahead
+from tests.support.processes import wait_until
 
 
 def test_batches_come_whole_and_in_order_whichever_item_is_read_first():
@@ -25,9 +26,7 @@ def test_one_batch_is_read_ahead_and_no_more():
     for number in range(4):
         next(ahead)
         assert read <= {i + h for i in range(number + 2) for h in (0, 100)}
-    deadline = time.monotonic() + 10
-    while 4 not in read and time.monotonic() < deadline:  # nobody has asked for it yet
-        time.sleep(0.001)
+    wait_until(lambda: 4 in read, pause=0.001)  # nobody has asked for it yet
     assert 4 in read and 5 not in read
 
 
@@ -46,7 +45,5 @@ def test_a_fault_comes_up_when_its_batch_is_due():
 def test_who_stops_early_leaves_no_thread_behind():
     for _, _ in read_ahead(lambda item: item, ([i] for i in range(1000))):
         break
-    deadline = time.monotonic() + 10
-    while any(t.name.startswith("read-ahead") for t in threading.enumerate()) and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wait_until(lambda: not any(t.name.startswith("read-ahead") for t in threading.enumerate()), pause=0.001)
     assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]

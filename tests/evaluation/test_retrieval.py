@@ -154,7 +154,6 @@ def worker(place: int, artifacts: tuple[Path, Path], params: Params, out: Path, 
     run(artifacts, params, out / ("e" if place == 0 else "nobody writes here"))
 
 
-@pytest.mark.slow
 def test_two_processes_find_what_one_finds(artifacts, params, tmp_path):
     """To the last bit: the batches are the same, only who computes them differs."""
     run(artifacts, params, tmp_path / "one" / "e")

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from blip_core.config.selection import DescribeConfig
+from blip_core.explain import describe as module
 from blip_core.explain.describe import describe_round, distinct
-from blip_core.explain.image import describe as module
 from blip_core.explain.words import words_of
 from blip_core.stages.describe import describe
 from tests.stages.test_assemble import row, seal

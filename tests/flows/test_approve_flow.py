@@ -10,6 +10,7 @@ import pytest
 
 from tests.stages import test_register
 from tests.stages.test_register import aliases, registered
+from tests.support.processes import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -19,7 +20,7 @@ database, root = test_register.database, test_register.root  # fixtures
 def prefect(*command: str, cwd: Path, server: str) -> str:
     env = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [Path(sys.executable).parent / "prefect", *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=240
+        [Path(sys.executable).parent / "prefect", *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=HANG
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

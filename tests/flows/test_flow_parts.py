@@ -9,10 +9,12 @@ from pathlib import Path
 import networkx as nx
 import psutil
 import pytest
+import yaml
 
-from flows.graph import Choice, out_of_date, read_graph, up_to
+from flows.graph import Choice, changed, out_of_date, read_graph, up_to
 from flows.proc import STOPPED, Children
 from flows.progress import Narrator, parse_step
+from flows.worker import project
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,7 +164,7 @@ from flows.gpus import locked
 from flows.proc import Children
 
 with locked([Path("gpu.lock")], stopped=lambda: False, say=print) as locks:
-    script = "import os, signal, time; signal.signal(15, lambda *_: (time.sleep(2), os._exit(0))); print(os.getpid()); time.sleep(60)"
+    script = "import os, signal, time; signal.signal(15, lambda *_: (time.sleep(2), os._exit(0))); print(os.getpid()); time.sleep(3600)"
     command = [sys.executable, "-uc", script]
     Children().run(command, cwd=Path("."), env=dict(os.environ), on_line=lambda line: print(line, flush=True), locks=locks)
 """
@@ -271,3 +273,28 @@ def test_the_stage_with_the_longest_way_behind_it_goes_first(count):
         thread.join()
     assert max(together) == count and {*began[:2]} == {5, 3} and {*began[2:]} == {1, 0}
     assert count > 1 or began == [5, 3, 1, 0]
+
+
+def test_what_dvc_runs_each_time_is_changed_when_it_wrote_something_else(tmp_path):
+    """DVC says of such a stage alone that it always changed; for the flow nothing changed until its output did."""
+    (tmp_path / "code").write_text("1")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    stages = {"version": {"cmd": "cp code noted", "outs": ["noted"], "always_changed": True}}
+    stages["ingest"] = {"cmd": "cp noted made", "deps": ["noted"], "outs": ["made"]}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    tools = {"dvc": Path(sys.executable).parent / "dvc", "env": {**os.environ, "DVC_NO_ANALYTICS": "1"}}
+    assert changed(tmp_path, **tools) == {"version", "ingest"}
+    subprocess.run([tools["dvc"], "repro", "-q"], cwd=tmp_path, env=tools["env"], check=True)
+    assert changed(tmp_path, **tools) == set()
+    (tmp_path / "code").write_text("2")
+    assert changed(tmp_path, **tools) == {"ingest"} and (tmp_path / "noted").read_text() == "2"
+
+
+def test_a_worker_without_a_clone_says_what_it_needs(tmp_path, monkeypatch):
+    """As where the flow comes from a wheel: its code lies in no project."""
+    monkeypatch.setenv("BLIP_PROJECT", str(tmp_path))
+    with pytest.raises(ValueError, match="no dvc.yaml; start the worker with BLIP_PROJECT set"):
+        project()
+    (tmp_path / "dvc.yaml").touch()
+    assert project() == tmp_path

@@ -27,9 +27,9 @@ def imports(path: Path) -> set[str]:
 
 
 def own_files(path: Path) -> set[Path]:
-    """Files of blip_core that a file imports directly."""
+    """Files of blip_core that a file imports directly; `import blip_core` itself is a door that loads none of what it gives."""
     candidates = {
-        ROOT / (name.replace(".", "/") + end) for name in imports(path) if name.startswith("blip_core") for end in (".py", "/__init__.py")
+        ROOT / (name.replace(".", "/") + end) for name in imports(path) if name.startswith("blip_core.") for end in (".py", "/__init__.py")
     }
     return {c for c in candidates if c.exists()}
 

@@ -34,11 +34,11 @@ def test_an_unknown_folder_is_told_what_is_expected(tmp_path):
     with pytest.raises(ValueError, match="2 entries: notes.json, photos.zip") as e:
         recognise(tmp_path)
     assert all(format_module(name).EXPECTS in str(e.value) for name in FORMATS)
-    assert "make data" in str(e.value)
+    assert "blip sample" in str(e.value)
 
 
 def test_missing_and_empty_folders(tmp_path):
-    with pytest.raises(ValueError, match="crawl: no such file or folder.*make data"):
+    with pytest.raises(ValueError, match="crawl: no such file or folder.*blip sample"):
         recognise(tmp_path / "crawl")
     with pytest.raises(ValueError, match="found nothing"):
         recognise(tmp_path)

@@ -15,6 +15,7 @@ from blip_core.tables.captions import read_tables
 from blip_core.tables.shards import ShardImages
 from tests.stages.test_ingest import digest, quarantine, run, write_data
 from tests.support.archives import jpeg
+from tests.support.processes import HANG, wait_until
 
 CODE = """
     import sys
@@ -47,9 +48,7 @@ def finished(out: Path) -> dict[Path, int]:
 
 
 def kill_when(process: subprocess.Popen, moment) -> None:
-    deadline = time.monotonic() + 60
-    while not moment() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_until(lambda: moment() or process.poll() is not None, pause=0.002)
     assert process.poll() is None, f"ended before it could be killed: {process.communicate()[1]}"
     process.kill()
     process.wait()
@@ -59,7 +58,6 @@ def children_of(process: subprocess.Popen) -> list[int]:
     return [int(pid) for task in Path(f"/proc/{process.pid}/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
-@pytest.mark.slow
 def test_killed_at_any_moment_and_run_again(data, tmp_path):
     """After each kill -9 the finished units are not read again, the result is that of an unbroken run, and nothing else is left."""
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -76,7 +74,7 @@ def test_killed_at_any_moment_and_run_again(data, tmp_path):
     kept = {p: i for p, i in finished(out).items() if p.parent.name.startswith("web")}
     assert len(kept) == SHARDS * 10
     process = start(data, out)
-    assert process.wait(60) == 0, process.communicate()[1]
+    assert process.wait(HANG) == 0, process.communicate()[1]
     process.stderr.close()
     assert digest(out) == digest(whole)
     assert {p.stat().st_ino for p in (out / "shards").glob("web-*.tar")} == set(kept.values())
@@ -95,10 +93,7 @@ def test_workers_end_with_the_run_that_started_them(data, tmp_path):
 
     kill_when(process, begun)
     process.stderr.close()
-    deadline = time.monotonic() + 20
-    while (alive := [pid for pid in workers if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not alive
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 CRASHING = """
@@ -128,7 +123,6 @@ def crashes(tmp_path, monkeypatch):
     return lambda *names: monkeypatch.setenv("CRASHES", " ".join(n if n.isupper() else hashlib.sha256(jpeg(n)).hexdigest() for n in names))
 
 
-@pytest.mark.slow
 def test_an_image_that_kills_the_decoder_is_set_aside(tmp_path, monkeypatch, crashes):
     """Only it: what stood beside it, and what other processes were reading when it struck, is all there."""
     data = write_data(tmp_path / "data", shards=9)

@@ -1,7 +1,6 @@
 """Objects from a real S3 server, through a proxy that breaks transfers in every way: whole and right, or a clear error."""
 
 import hashlib
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from blip_core.config.intake import RemoteConfig
 from blip_core.remote import storage
 from blip_core.remote.storage import Storage
 from tests.support.fault_proxy import Rule
+from tests.support.processes import HANG, wait_until
 from tests.support.s3_server import SECRET_KEY
 
 CFG = RemoteConfig(attempts=4, timeout=2, connections=3)
@@ -130,17 +130,16 @@ def test_a_change_after_the_listing_is_noticed(s3, url, tmp_path, quick):
     store = Storage(CFG.model_copy(update={"connections": 1}))
     (stored,) = store.find(url)
     s3.put(url, content(1))
-    with pytest.raises(ValueError, match="changed since it was listed: .*`python -m blip_core list`"):
+    with pytest.raises(ValueError, match="changed since it was listed: .*`blip list`"):
         store.fetch(stored, tmp_path / "x")
     (stored,) = store.find(url)
     s3.proxy.breaks(Rule("stall", match="GET .*tar", count=1))
     with ThreadPoolExecutor(1) as pool:
         fetching = pool.submit(store.fetch, stored, tmp_path / "x")
-        while not s3.proxy.rules[0].hits:
-            time.sleep(0.01)
+        wait_until(lambda: s3.proxy.rules[0].hits, pause=0.01)
         s3.put(url, content(2))
         with pytest.raises(ValueError, match="changed since it was listed"):
-            fetching.result(30)
+            fetching.result(HANG)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,20 +1,20 @@
 """`mlflow models serve` as its clients see it: what is answered, and what each kind of bad input is told."""
 
 import base64
+import contextlib
 import io
 import json
 import os
 import socket
 import subprocess
 import sys
-import time
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.slow
+from tests.support.processes import HANG, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def ask(served, tmp_path_factory):
     with log.open("wb") as out:
         options = {"cwd": log.parent, "stdout": out, "stderr": out, "start_new_session": True}
         server = subprocess.Popen([*command, "-p", str(port)], env=environment, **options)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG) as client:
         try:
             _wait(client, server, log)
             yield lambda body: _sent(client, body)
@@ -40,15 +40,13 @@ def ask(served, tmp_path_factory):
 
 
 def _wait(client, server, log):
-    for _ in range(600):
-        try:
-            if client.get("/ping").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert server.poll() is None, log.read_text()
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
+    wait_until(lambda: server.poll() is not None or _answers(client))
+    assert server.poll() is None, log.read_text()
+
+
+def _answers(client):
+    with contextlib.suppress(httpx.TransportError):
+        return client.get("/ping").status_code == 200
 
 
 def _sent(client, body):

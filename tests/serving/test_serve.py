@@ -187,7 +187,6 @@ def test_input_example_is_a_pair_to_match(pyfunc):
     assert set(answer) == {"itm", "itc"}
 
 
-@pytest.mark.slow
 def test_model_serves_itself_where_the_project_is_not(served, pictures, tmp_path):
     """A fresh process elsewhere: code and settings come with the model, and its requirements are what that code imports."""
     program = """

@@ -15,16 +15,16 @@ import pytest
 import yaml
 
 from blip_core.tables.captions import read_tables
+from tests.support.processes import HANG
 from tests.support.small import small_values
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess:
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     env.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=HANG, stdin=subprocess.DEVNULL)
 
 
 def change(folder: Path, section: str, **values) -> None:
@@ -186,7 +186,7 @@ def test_a_rebuild_stops_before_training_when_the_revision_holds_other_code(proj
         done = run("python", "-m", "blip_core", "rebuild", "blip/1", "--out", str(tmp_path / "rebuilt"), cwd=project)
     finally:
         client.set_model_version_tag("blip", "1", "git_dirty", "true")
-    assert done.returncode == 1 and "is not what made it: blip_core/training/objectives.py (modified)" in done.stderr and not ran(done)
+    assert done.returncode == 1 and "is not what made it: blip_core/training (modified)" in done.stderr and not ran(done)
 
 
 def test_a_misspelt_key_stops_every_verb_with_its_place(project):
@@ -207,7 +207,7 @@ def test_a_missing_data_folder_is_said_plainly(project):
         done = run("python", "-m", "blip_core", "ingest", "--data", "data", *flags, cwd=project)
     finally:
         os.rename(project / "elsewhere", project / "data")
-    assert done.returncode == 1 and "data" in done.stderr and "make data" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "data" in done.stderr and "blip sample" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_new_threshold_scores_nothing_anew_and_an_impossible_gate_stops_before_training(project):

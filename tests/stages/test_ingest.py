@@ -15,7 +15,7 @@ import pytest
 from blip_core.config.intake import IngestConfig
 from blip_core.files.rejected import REASONS
 from blip_core.stages.ingest import ingest
-from blip_core.tables.captions import KEPT, SCHEMA, read_table, read_tables
+from blip_core.tables.captions import KEPT, SCHEMA, SCREENS, read_table, read_tables
 from blip_core.tables.manifest import read_manifest
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
@@ -36,7 +36,7 @@ CFG = IngestConfig(
     images=dict(min_side=32, max_side=16384, max_pixels=40_000_000, max_aspect=5.0, max_bytes=33_554_432),
     texts=dict(max_chars=100, rule="keep", max_words=50),
     screens=dict(
-        **dict.fromkeys(("boilerplate", "file_name", "markup", "repeats", "language"), "off"),
+        **dict.fromkeys(SCREENS, "off"),
         **dict(languages=None, min_confidence=0.5, max_images=3, max_share=1.0, max_repeat=3),
     ),
     near_copies=dict(heldout_distance=None, web="off", web_distance=6),
@@ -301,7 +301,7 @@ def test_too_much_set_aside_stops_with_the_reasons(data, tmp_path):
 @pytest.mark.parametrize("part", ["web", "clean"])
 def test_missing_and_empty_parts(data, tmp_path, part):
     os.rename(data / part, data / "elsewhere")
-    with pytest.raises(ValueError, match=f"{part}: no such file or folder.*; `make data`"):
+    with pytest.raises(ValueError, match=f"{part}: no such file or folder.*; `blip sample --out data`"):
         run(data, tmp_path)
     (data / part).mkdir()
     with pytest.raises(ValueError, match=f"{part}: no known format; found nothing"):

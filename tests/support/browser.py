@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.support.processes import wait_until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -40,11 +41,7 @@ def start_browser(folder: Path):
 
 def until(ask: Callable):
     """What is there at last: a browser does some things behind the page's back."""
-    for _ in range(200):
-        if found := ask():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("not within ten seconds")
+    return wait_until(ask)
 
 
 def events(driver, method: str) -> list[dict]:

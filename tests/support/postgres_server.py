@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.processes import HANG, wait_until
 
 PASSWORD = "testing"
 _SETTINGS = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "max_connections": "60"}
@@ -38,12 +39,10 @@ class Postgres:
         with (self.folder / "log").open("ab") as log:
             out = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": self.folder}
             self.process = subprocess.Popen(command, **out, preexec_fn=lambda: _become(self.user))
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if _run(self, "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), check=False) == 0:
-                return
-            time.sleep(0.1)
-        raise RuntimeError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-1000:]}")
+        ready = ("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port))
+        wait_until(lambda: self.process.poll() is not None or _run(self, *ready, check=False) == 0)
+        if self.process.poll() is not None:
+            raise RuntimeError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-1000:]}")
 
     def stop(self) -> None:
         """At once, as `pg_ctl stop -m immediate`: no client is waited for, and the next start recovers."""
@@ -125,7 +124,7 @@ def _run(server: Postgres, program: str, *arguments: object, check: bool = True)
     env = {"PATH": os.defpath, "PGPASSWORD": PASSWORD, "LC_ALL": "C"}
     command = [server.programs / program, *map(str, arguments)]
     done = subprocess.run(
-        command, env=env, cwd=server.folder, capture_output=True, text=True, preexec_fn=lambda: _become(server.user), timeout=120
+        command, env=env, cwd=server.folder, capture_output=True, text=True, preexec_fn=lambda: _become(server.user), timeout=HANG
     )
     if check and done.returncode:
         raise RuntimeError(f"{program}: {done.stderr}")

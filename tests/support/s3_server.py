@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.fault_proxy import FaultProxy
+from tests.support.processes import wait_until
 
 ACCESS_KEY, SECRET_KEY = "test:tester", "testing"
 _BIN = Path(sys.executable).parent
@@ -119,12 +119,15 @@ def _proxy_settings() -> str:
 
 
 def _wait(process: subprocess.Popen, port: int, folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-            return
-        time.sleep(0.05)
-    raise RuntimeError("Swift did not start: " + " ".join(p.read_text()[-500:] for p in folder.glob("*.log")))
+    wait_until(lambda: process.poll() is not None or _answers(port))
+    if process.poll() is not None:
+        raise RuntimeError("Swift did not start: " + " ".join(p.read_text()[-500:] for p in folder.glob("*.log")))
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 @dataclass

@@ -49,7 +49,8 @@ A = Path("artifacts")
 
 
 def tables(name, rows):
-    from blip_core.tables.captions import caption_table, write_manifest, write_table
+    from blip_core.tables.captions import caption_table, write_table
+    from blip_core.tables.manifest import write_manifest
 
     for shard in {row["shard"] for row in rows}:
         own = [{k: v for k, v in row.items() if k != "shard"} for row in rows if row["shard"] == shard]
@@ -68,7 +69,7 @@ def ingest():
     tables("g0", list(base()))
     (A / "shards").mkdir()
     (A / "shards/web-0.tar").write_bytes(b"shard")
-    from blip_core.tables.captions import write_manifest
+    from blip_core.tables.manifest import write_manifest
 
     write_manifest(A / "shards")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from blip_core.tracking import runs as tracking
 from blip_core.tracking.provenance import chain_id, dvc_md5s, flatten, git_state
-from blip_core.tracking.runs import runs as tracking
 from blip_core.tracking.runs import stage_run
 
 MD5 = "0123456789abcdef0123456789abcdef"

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from blip_core.tracking.runs import stage_run
 from tests.flows.test_flows import ENV, runs, template, toy  # noqa: F401
 from tests.stages.test_register import COMPARE, database, registered, root  # noqa: F401
 from tests.support.postgres_server import NoServer, postgres
+from tests.support.processes import HANG, wait_until
 
 ROOT, BIN = Path(__file__).resolve().parents[2], Path(sys.executable).parent
 pytestmark = pytest.mark.slow
@@ -41,17 +41,19 @@ def running(command: list, *, port: int, path: str, folder: Path, env: dict[str,
         process = subprocess.Popen([str(c) for c in command], cwd=folder, env=env, **out)
     address = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-3000:]
-            with contextlib.suppress(OSError), urllib.request.urlopen(address + path, timeout=5):
-                break
-            time.sleep(0.2)
+        wait_until(lambda: process.poll() is not None or answers(address + path))
+        assert process.poll() is None, (folder / "log").read_text()[-3000:]
         yield address
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=HANG):
+        return True
+    return False
 
 
 def free_port() -> int:

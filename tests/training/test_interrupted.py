@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from blip_core.__main__ import main
-from tests.support.processes import gone, heed_interrupts, wait_until
+from tests.support.processes import HANG, gone, heed_interrupts, wait_until
 from tests.support.trainings import ROOT, environment, newest_step, pretrain_command
 
 STEPS = 300
@@ -25,20 +25,19 @@ def start(command: list[str]) -> subprocess.Popen:
 
 def interrupt(process: subprocess.Popen, folder: Path, by: signal.Signals) -> str:
     """Send the signal at a random moment after two new checkpoints; returns what the process said."""
-    before, deadline = newest_step(folder), time.monotonic() + 120
-    while newest_step(folder) < before + 20 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    before = newest_step(folder)
+    wait_until(lambda: newest_step(folder) >= before + 20 or process.poll() is not None, pause=0.002)
     time.sleep(random.uniform(0, 0.1))
     assert process.poll() is None, f"ended before it could be interrupted: {process.communicate()[1]}"
     process.send_signal(by)
-    return process.communicate(timeout=60)[1]
+    return process.communicate(timeout=HANG)[1]
 
 
 @pytest.mark.slow
 def test_kill_and_ctrl_c_at_random_moments_change_no_bit_of_the_model(ingested, tmp_path):
     """SIGKILL, SIGTERM, SIGKILL, then Ctrl-C, then to the end; dropout and stochastic depth are on."""
     whole = start(pretrain_command(ingested, tmp_path / "whole", steps=STEPS, noise=0.1))
-    said = whole.communicate(timeout=300)[1]
+    said = whole.communicate(timeout=HANG)[1]
     assert whole.returncode == 0, said
     folder = tmp_path / "broken"
     command = pretrain_command(ingested, folder, steps=STEPS, noise=0.1)
@@ -51,7 +50,7 @@ def test_kill_and_ctrl_c_at_random_moments_change_no_bit_of_the_model(ingested, 
     assert "resumed at step" in said
     assert not list(folder.rglob("_tmp.*")) and not (folder / "m").exists()
     last = start(command)
-    said = last.communicate(timeout=300)[1]
+    said = last.communicate(timeout=HANG)[1]
     assert last.returncode == 0 and "resumed at step" in said, said
     for name in ("m/model.safetensors", "h.csv", "m.json"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -86,21 +85,19 @@ def test_a_dead_process_is_said_and_torchrun_goes_on_from_the_checkpoint(ingeste
     env = environment(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
     launcher = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 120
-        while newest_step(folder) < 30 and launcher.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
+        wait_until(lambda: newest_step(folder) >= 30 or launcher.poll() is not None, pause=0.002)
         dead, other = (worker_of(launcher.pid, rank) for rank in (1, 0))
         launcher.send_signal(signal.SIGSTOP)  # else it may end the other one before that has said why
         os.kill(dead, signal.SIGKILL)
         wait_until(lambda: gone(other))
         launcher.send_signal(signal.SIGCONT)
-        said = launcher.communicate(timeout=240)[1]
+        said = launcher.communicate(timeout=HANG)[1]
     finally:
         launcher.kill()
     assert launcher.returncode == 0, said
     assert "another process of this training ended" in said and "2 processes, gloo" in said and "resumed at step" in said
     unbroken = start(pretrain_command(ingested, alone, steps=120, noise=0.0))
-    said = unbroken.communicate(timeout=240)[1]
+    said = unbroken.communicate(timeout=HANG)[1]
     assert unbroken.returncode == 0, said
     two, one = (list(csv.DictReader((f / "h.csv").open())) for f in (folder, alone))
     assert [row["step"] for row in two] == [row["step"] for row in one]

@@ -3,12 +3,11 @@
 import csv
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import kill_tree
+from tests.support.processes import HANG, kill_tree, wait_until
 from tests.support.trainings import ROOT, environment, newest_step, pretrain_command
 from tests.training.test_distributed import free_port
 
@@ -19,7 +18,7 @@ class Machine:
     """What a person starts on one machine: torchrun's agent with one process."""
 
     def __init__(self, number: int, port: int, command: list[str]):
-        conf = f"is_host={number == 0},join_timeout=120,keep_alive_interval=2"
+        conf = f"is_host={number == 0},join_timeout={HANG:.0f},keep_alive_interval=2"
         place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-conf", conf, "--local-addr", "127.0.0.1"]
         agent = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", *place]
         env = environment(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", GLOO_SOCKET_IFNAME="lo")
@@ -32,7 +31,7 @@ class Machine:
         self.torchrun.communicate()
 
     def end(self) -> str:
-        said = self.torchrun.communicate(timeout=240)[1]
+        said = self.torchrun.communicate(timeout=HANG)[1]
         assert self.torchrun.returncode == 0, said
         return said
 
@@ -42,10 +41,8 @@ def train_on_two(folder: Path, command: list[str], *, die_at: int | None = None)
     port = free_port()
     machines = [Machine(number, port, command) for number in (0, 1)]
     try:
-        deadline = time.monotonic() + 120
-        while die_at and newest_step(folder) < die_at and machines[0].torchrun.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
         if die_at:
+            wait_until(lambda: newest_step(folder) >= die_at or machines[0].torchrun.poll() is not None, pause=0.005)
             machines[1].die()
             machines[1] = Machine(1, port, command)
         return "".join(machine.end() for machine in machines)

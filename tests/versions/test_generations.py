@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ import pytest
 from blip_core.tables.captions import kept, read_tables
 from blip_core.tables.manifest import content_hash
 from blip_core.versions.generations import FOLDER, commits, known, resolve
+from tests.support.processes import HANG, wait_until
 from tests.support.team import NUM, change, commit, copy_team, done, refused, run, verb
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -190,13 +188,12 @@ def test_rollback_waits_for_no_running_stage_but_refuses(project):
     command = ["dvc", "repro", "-q", "-f", "-s", "gate"]
     running = subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "PATH": path})
     try:
-        while not (project / "began").exists() and running.poll() is None:
-            time.sleep(0.05)
+        wait_until(lambda: (project / "began").exists() or running.poll() is not None)
         assert "is busy" in refused("generations", "rollback", "g1@ds/g1", cwd=project)
         assert done("git", "status", "--porcelain", "--", "dvc.lock", cwd=project) == "" and len(kept_web(project / FOLDER / "g1")) == 3
     finally:
         running.stdin.close()
-        assert running.wait(60) == 0
+        assert running.wait(HANG) == 0
 
 
 def test_values_that_no_longer_fit_the_code_need_the_code(project):

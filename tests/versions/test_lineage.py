@@ -7,8 +7,6 @@ import pytest
 from blip_core.tracking.provenance import ancestry, parse_lock, stale
 from tests.support.team import copy_team, done, refused, verb
 
-pytestmark = pytest.mark.slow
-
 
 def fates(project, key) -> dict[str, list[tuple[str, str, list[str]]]]:
     found = json.loads(verb("lineage", "--caption", key, "--json", cwd=project))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import REASONS, Rejected
@@ -64,16 +65,14 @@ def recognise(path: Path, name: str | None = None, fields: FieldsConfig = SEARCH
     """The module that reads the files at `path`: the one of this `name`, or the first that recognises them with these columns.
     ValueError says what was found there and what is expected."""
     if not path.exists():
-        raise ValueError(
-            f"{path}: no such file or folder{_beside(path)}; `make data` makes the built-in sample, or put your own data there"
-        )
+        raise ValueError(f"{path}: no such file or folder{_beside(path)}; `blip sample --out data` writes a sample, or put your own there")
     for module in (found := _candidates(path, name, fields)):
         if recognises(module, path, fields):
             return module
     if advice := importlib.import_module("blip_core.intake.formats.urls").advice(path):
         raise ValueError(advice)
     raise ValueError(
-        f"{path}: no known format; {_listed(path)}{_declared(fields)}{_expected(found)}\n`make data` makes the built-in sample"
+        f"{path}: no known format; {_listed(path)}{_declared(fields)}{_expected(found)}\n`blip sample --out data` writes a sample"
     )
 
 
@@ -81,7 +80,7 @@ def recognises(module: ModuleType, path: Path, fields: FieldsConfig = SEARCH) ->
     return module.recognises(path) if fields == SEARCH else module.recognises(path, fields)
 
 
-def units(module: ModuleType, path: Path, fields: FieldsConfig = SEARCH) -> list:
+def units(module: ModuleType, path: Path, fields: FieldsConfig = SEARCH) -> list[Any]:
     return module.units(path) if fields == SEARCH else module.units(path, fields)
 
 

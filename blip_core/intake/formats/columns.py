@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+from collections.abc import Mapping
+from typing import TypeGuard
 
 from blip_core.config.intake import FieldsConfig
 
@@ -22,7 +24,7 @@ _FLICKR_NUMBER = re.compile(r"(.+\.(?:jpe?g|png))#\w+", re.IGNORECASE)  # 100026
 
 def column(names: list[str] | tuple[str, ...], meaning: tuple[str, ...], declared: str | None = None) -> str | None:
     """The column of this meaning, or the declared one, as the file writes it."""
-    found = {}
+    found: dict[str, str] = {}
     for name in names:
         found.setdefault(_plain(name), name)
     return next((found[m] for m in ((_plain(declared),) if declared else meaning) if m in found), None)
@@ -42,7 +44,7 @@ def text_columns(names: list[str] | tuple[str, ...], declared: str | None = None
     return (one,) if one else tuple(n for n in names if _NUMBERED.fullmatch(_plain(n)))
 
 
-def is_url(value: object) -> bool:
+def is_url(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
 
 
@@ -70,10 +72,10 @@ def texts_of(value: object) -> tuple[str, ...] | None:
     return None
 
 
-def texts_in(values: dict, columns: tuple[str, ...]) -> tuple[str, ...] | None:
+def texts_in(values: Mapping[str, object], columns: tuple[str, ...]) -> tuple[str, ...] | None:
     """The texts of a row; None when a cell holds something else."""
     found = [texts_of(values.get(c)) for c in columns]
-    return tuple(text for texts in found for text in texts) if None not in found else None
+    return tuple(text for texts in found for text in texts or ()) if None not in found else None
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow
@@ -156,7 +157,7 @@ def head_holds(path: Path, *words: str, opens: str = "{", value: bytes = b"") ->
     return head.startswith(opens.encode()) and any(re.search(rb'"%s"\s*:\s*%s' % (w.encode(), value), head, re.IGNORECASE) for w in words)
 
 
-def load_json(path: Path, kind: type = dict) -> dict | list:
+def load_json(path: Path, kind: type = dict) -> Any:
     """A JSON object (or a list, by `kind`), whole. ValueError names the file and, for a syntax error, its line.
 
     Bytes that are no UTF-8 become lone surrogates, which no text may hold: they cost their text, not the list."""
@@ -170,7 +171,7 @@ def load_json(path: Path, kind: type = dict) -> dict | list:
     return value
 
 
-def listed(path: Path, value: dict, field: str) -> list:
+def listed(path: Path, value: dict[str, Any], field: str) -> list[Any]:
     """A list that the object must hold."""
     found = value.get(field)
     if not isinstance(found, list):

@@ -36,7 +36,7 @@ def _entry(image: object, where: str, prefix: str, folders: tuple[str, ...]) -> 
     filename, sentences = image.get("filename"), image.get("sentences")
     number = image.get("cocoid", image.get("imgid"))
     split = named_split(str(image.get("split")))
-    fault = ()
+    fault: tuple[str, ...] = ()
     if not isinstance(filename, str) or not isinstance(sentences, list) or number is None:
         fault = ("bad_row", f"expected filename, sentences and imgid or cocoid, got the fields {sorted(map(str, image))}")
     elif split is None:
@@ -45,7 +45,7 @@ def _entry(image: object, where: str, prefix: str, folders: tuple[str, ...]) -> 
     return Entry(
         key=stem if KEY.fullmatch(stem) else f"{prefix}{number}",
         paths=_paths(image.get("filepath"), str(filename), folders),
-        texts=tuple(text for text in map(_text, sentences) if text) if not fault else (),
+        texts=tuple(text for text in map(_text, sentences or []) if text) if not fault else (),
         image_id=f"{prefix}{number}",
         split=split,
         where=where,

@@ -17,9 +17,11 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow, named_split, split_of_name
 from blip_core.intake.formats.columns import is_url, texts_in, without_number
 from blip_core.intake.formats.files import Entry, key_of, places, read_entry
-from blip_core.intake.formats.rows import Row, Table, fetch, scan
+from blip_core.intake.formats.rows import Row, Table, Values, fetch, scan
 
 _UNIT_ROWS = 1000
+
+Found = tuple[Row, str, str | None, tuple[str, ...]]  # a row with its image, split and texts
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Listing:
     def _by_name(self) -> dict[str, str]:
         return dict(self.lists)
 
-    def split_of(self, values: dict) -> str | None:
+    def split_of(self, values: Values) -> str | None:
         """By the row, by a list of names, by the image's folder, by the table's name; Rejected for a word that is no split."""
         if self.split is not None and values.get(self.split) not in (None, ""):
             found = named_split(str(values[self.split]).strip())
@@ -92,11 +94,13 @@ def read(unit: RowUnit | BadTable) -> Iterator[Record | RejectedRow]:
     if isinstance(unit, BadTable):
         yield RejectedRow("", unit.name, "bad_table", unit.detail)
         return
-    listing, name, group = unit.listing, None, []
+    listing, name = unit.listing, None
+    group: list[Found] = []
     for row in fetch(listing.table, unit.places.tolist(), listing.columns):
         try:
-            image = _image(listing, row)
-            found = (image, listing.split_of(row.values), _texts(listing, row))
+            values = _values(row)
+            image = _image(listing, values)
+            found = (image, listing.split_of(values), _texts(listing, values))
         except Rejected as e:
             yield RejectedRow("", _where(listing, row), e.reason, e.detail)
             continue
@@ -111,15 +115,15 @@ def read(unit: RowUnit | BadTable) -> Iterator[Record | RejectedRow]:
 
 def _slices(listing: Listing) -> list[RowUnit]:
     """Units of a thousand rows and more, so that an image's rows stay together; a split's rows in units of its own."""
-    at, line, image, split = array("q"), array("q"), array("Q"), array("b")
+    ats, lines, images, splits = array("q"), array("q"), array("Q"), array("b")
     for row in scan(listing.table, listing.columns):
-        at.append(row.at)
-        line.append(row.line)
-        image.append(_identity(listing, row))
-        split.append(_rank(listing, row))
-    if not at:
+        ats.append(row.at)
+        lines.append(row.line)
+        images.append(_identity(listing, row))
+        splits.append(_rank(listing, row))
+    if not ats:
         return [RowUnit(f"{listing.name} any 0", listing, np.empty((0, 2), np.int64))]
-    at, line, image, split = (np.frombuffer(a, a.typecode) for a in (at, line, image, split))
+    at, line, image, split = (np.frombuffer(a, a.typecode) for a in (ats, lines, images, splits))
     _, first, inverse = np.unique(image, return_index=True, return_inverse=True)
     order = np.lexsort((at, first[inverse], split))
     found, start = [], 0
@@ -139,7 +143,7 @@ def _slices(listing: Listing) -> list[RowUnit]:
 def _identity(listing: Listing, row: Row) -> int:
     """Equal for the rows of one image; a bad row is alone."""
     try:
-        name = _image(listing, row)
+        name = _image(listing, _values(row))
     except Rejected:
         name = f"\0{row.line}"
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
@@ -153,10 +157,14 @@ def _rank(listing: Listing, row: Row) -> int:
     return SPLITS.index(split) if split else len(SPLITS)
 
 
-def _image(listing: Listing, row: Row) -> str:
+def _values(row: Row) -> Values:
     if isinstance(row.values, Rejected):
         raise row.values
-    name = row.values.get(listing.image)
+    return row.values
+
+
+def _image(listing: Listing, values: Values) -> str:
+    name = values.get(listing.image)
     if is_url(name):
         raise Rejected("missing_image", f"a URL, no file: {name[:100]!r}; img2dataset downloads images")
     if not isinstance(name, str) or not name.strip():
@@ -164,15 +172,15 @@ def _image(listing: Listing, row: Row) -> str:
     return without_number(name.strip())
 
 
-def _texts(listing: Listing, row: Row) -> tuple[str, ...]:
-    texts = texts_in(row.values, listing.texts)
+def _texts(listing: Listing, values: Values) -> tuple[str, ...]:
+    texts = texts_in(values, listing.texts)
     if texts is None:
-        got = str([row.values.get(c) for c in listing.texts])[:100]
+        got = str([values.get(c) for c in listing.texts])[:100]
         raise Rejected("bad_row", f"expected a text or a list of texts under {', '.join(listing.texts)}, got {got}")
     return texts
 
 
-def _record(listing: Listing, group: list[tuple[Row, str, str | None, tuple[str, ...]]]) -> Record | RejectedRow:
+def _record(listing: Listing, group: list[Found]) -> Record | RejectedRow:
     row, image, split, _ = group[0]
     folder = listing.table.path.parent.relative_to(listing.root).as_posix()
     name = image if folder == "." else f"{folder}/{image}"

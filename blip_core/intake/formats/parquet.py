@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,7 +58,9 @@ def units(path: Path, fields: FieldsConfig = SEARCH) -> list[GroupUnit]:
             found.append(GroupUnit(name, root, file, None, 0, detail=str(e)))
             continue
         columns, start = _columns(file, fields), 0
-        for group in range(metadata.num_row_groups if columns else 0):
+        if columns is None:
+            continue
+        for group in range(metadata.num_row_groups):
             found.append(GroupUnit(f"{name} {group}", root, file, group, start, *columns))
             start += metadata.row_group(group).num_rows
     return found
@@ -102,7 +105,7 @@ def _holds_image(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _item(unit: GroupUnit, values: dict, name: str, at: int) -> Record | RejectedRow:
+def _item(unit: GroupUnit, values: dict[str, Any], name: str, at: int) -> Record | RejectedRow:
     """The key is the file's name and the row's number: names within are often null or all the same."""
     key, where, split = f"{key_of(re.sub('[.]parquet$', '', name))}-{at}", f"{name}:row {at}", None
     try:
@@ -127,7 +130,7 @@ def _item(unit: GroupUnit, values: dict, name: str, at: int) -> Record | Rejecte
         return RejectedRow(key, where, e.reason, e.detail, split)
 
 
-def _split(unit: GroupUnit, values: dict, name: str) -> str | None:
+def _split(unit: GroupUnit, values: dict[str, Any], name: str) -> str | None:
     word = values.get(unit.split) if unit.split else None
     if word in (None, ""):
         return split_of_name(name)

@@ -189,7 +189,8 @@ class _Lines:
     """Lines for csv.reader, which asks for another only while a quote is open."""
 
     def __init__(self, first: bytes, file: BinaryIO):
-        self.first, self.file, self.read, self.ran_out = first, file, [], False
+        self.first, self.file, self.ran_out = first, file, False
+        self.read: list[str] = []
 
     @property
     def used(self) -> int:
@@ -213,7 +214,7 @@ def _open_csv(path: Path, file: BinaryIO, start: int) -> Table:
     while (first := file.readline(_MOST_LINE)) and not first.strip():
         line += 1
     counts = {d: _decoded(first).count(d) for d in ("\t", "|", ";", ",")}
-    delimiter = "\t" if counts["\t"] or path.suffix.lower() == ".tsv" else max(counts, key=counts.get)
+    delimiter = "\t" if counts["\t"] or path.suffix.lower() == ".tsv" else max(counts, key=counts.__getitem__)
     cells, lines = _cells(first, file, delimiter) if first else ([], 0)
     if isinstance(cells, Rejected):
         raise cells
@@ -264,7 +265,8 @@ def _group(table: Table, group: int, columns: list[str] | None) -> Iterator[Row]
 
 
 def _fetch_parquet(table: Table, places: list[int], columns: list[str] | None) -> Iterator[Row]:
-    file, end, wanted, found = _parquet(table.path), 0, set(places), {}
+    file, end, wanted = _parquet(table.path), 0, set(places)
+    found: dict[int, Row] = {}
     for group in range(file.num_row_groups):
         start, end = end, end + file.metadata.row_group(group).num_rows
         if any(start <= at < end for at in wanted):

@@ -7,12 +7,14 @@ ITM would take a picture's own captions for its negatives.
 
 import re
 from pathlib import Path
+from typing import Any
 
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import files, named_split, split_of_name
 from blip_core.intake.formats.columns import FILES, SEARCH, TEXTS, column, is_url, text_columns, texts_in
 from blip_core.intake.formats.files import Entry, FileUnit, read
+from blip_core.tables.shards import KEY
 
 __all__ = ["EXPECTS", "read", "recognises", "units"]
 
@@ -47,7 +49,7 @@ def _names_images(path: Path, fields: FieldsConfig) -> bool:
 def _entries(file: Path, fields: FieldsConfig, folders: tuple[str, ...]) -> list[Entry]:
     """An entry for each image, in order of appearance, and one for each row that can't be used."""
     entries: list[Entry] = []
-    place: dict[tuple[str, str | None], int] = {}
+    place: dict[tuple[str | None, str | None], int] = {}
     for i, row in enumerate(files.load_json(file, list)):
         entry = _entry(row, f"{file.name}:[{i}]", split_of_name(file.stem), fields, folders)
         at = place.get((entry.image_id, entry.split)) if not entry.fault else None
@@ -73,7 +75,7 @@ def _entry(row: object, where: str, split: str | None, fields: FieldsConfig, fol
 def key_of_path(name: str) -> str:
     """COCO's names are known by themselves; others may be the same in two folders."""
     stem = name.rpartition("/")[2].rpartition(".")[0]
-    return stem if stem.startswith("COCO_") and files.KEY.fullmatch(stem) else files.key_of(name)
+    return stem if stem.startswith("COCO_") and KEY.fullmatch(stem) else files.key_of(name)
 
 
 def _fields(row: object, split: str | None, fields: FieldsConfig) -> tuple[str, tuple[str, ...], str | None]:
@@ -95,6 +97,6 @@ def _fields(row: object, split: str | None, fields: FieldsConfig) -> tuple[str, 
     return name, texts, split
 
 
-def _captions(row: dict, fields: FieldsConfig) -> tuple[str, ...]:
+def _captions(row: dict[str, Any], fields: FieldsConfig) -> tuple[str, ...]:
     one = None if fields.text else column(list(row), ("caption",))
     return (one,) if one else text_columns(list(row), fields.text)

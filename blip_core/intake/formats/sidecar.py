@@ -10,7 +10,8 @@ from pathlib import Path
 
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow, split_of_name
-from blip_core.intake.formats.files import IMAGE_ENDS, Entry, key_of, read_entry
+from blip_core.intake.formats.columns import IMAGE_ENDS
+from blip_core.intake.formats.files import Entry, key_of, read_entry
 from blip_core.intake.formats.webdataset import is_side_table, read_side_table
 from blip_core.intake.walk import below
 from blip_core.texts.clean import lines_of
@@ -21,6 +22,8 @@ _TEXT_ENDS = (".txt", ".caption")
 _MOST_TEXT = 1 << 16
 _UNIT_FILES = 1000
 
+Pair = tuple[tuple[str, ...], tuple[str, ...]]  # the images and the texts of one stem
+
 
 @dataclass(frozen=True)
 class PairUnit:
@@ -29,7 +32,7 @@ class PairUnit:
     name: str
     root: Path
     split: str | None
-    pairs: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    pairs: tuple[Pair, ...]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -54,7 +57,8 @@ def recognises(path: Path) -> bool:
 
 
 def units(path: Path) -> list[PairUnit | SideUnit]:
-    found, own = [], {split: [] for split in (*SPLITS, None)}
+    found: list[PairUnit | SideUnit] = []
+    own: dict[str | None, list[Pair]] = {split: [] for split in (*SPLITS, None)}
     for images, texts in _pairs(path):
         own[split_of_name((images or texts)[0].rpartition("/")[0])].append((images, texts))
     for split, pairs in own.items():
@@ -97,7 +101,7 @@ def _lines(path: Path) -> list[str]:
     return lines_of(path.read_bytes())
 
 
-def _pairs(root: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+def _pairs(root: Path) -> Iterator[Pair]:
     """Images and texts of each stem, folder by folder."""
     for folder, found in sorted(below(root).folders.items(), key=lambda item: item[0].split("/")):
         names = sorted(name for name in found if name.lower().endswith(IMAGE_ENDS + _TEXT_ENDS))

@@ -56,7 +56,8 @@ def table_files(path: Path) -> list[Path]:
 
 def _listings(path: Path, fields: FieldsConfig) -> list[Listing | BadTable]:
     """Tables that are understood and tables that can't be read; tables of other things are left out."""
-    root, found = path if path.is_dir() else path.parent, []
+    root = path if path.is_dir() else path.parent
+    found: list[Listing | BadTable | None] = []
     for file in table_files(path):
         try:
             found.append(_understood(root, open_table(file), fields))
@@ -95,7 +96,7 @@ def _by_first_row(root: Path, table: Table) -> Listing | None:
     others = {name: len(str(cell)) for name, cell in first.items() if name not in images and texts_of(cell) and not is_url(cell)}
     if len(images) != 1 or not others:
         return None
-    text = max(others, key=others.get)
+    text = max(others, key=others.__getitem__)
     return Listing(root, without_header(table), images[0], (text,), None, folders=image_folder(root), **_lists(root, table))
 
 

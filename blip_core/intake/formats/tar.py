@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -56,7 +56,7 @@ def members(path: Path, wanted: dict[str, int]) -> Iterator[Member]:
 class _Reader:
     """Reads exactly what is asked for, or says where the archive ended."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: BufferedIOBase):
         self.stream, self.at = stream, 0
 
     def read(self, count: int) -> bytes:
@@ -72,20 +72,24 @@ class _Reader:
         self.at += len(data)
         return data
 
-    def body(self, name: str, size: int, *, keep: bool) -> bytes | None:
-        """A member's data and its padding; skipped in chunks unless it is to be kept."""
-        start, missing = self.at, size
-        padded = size + -size % _BLOCK
-        if keep:
-            data = self.read(padded)
-            missing = padded - len(data)
-        else:
-            data, missing = None, padded
-            while missing and (chunk := self.read(min(missing, _CHUNK))):
-                missing -= len(chunk)
+    def body(self, name: str, size: int) -> bytes:
+        """A member's data, without its padding."""
+        start, padded = self.at, size + -size % _BLOCK
+        data = self.read(padded)
+        if len(data) < padded:
+            raise self._cut(name, size, start)
+        return data[:size]
+
+    def skip(self, name: str, size: int) -> None:
+        """A member that nobody wants, in chunks."""
+        start, missing = self.at, size + -size % _BLOCK
+        while missing and (chunk := self.read(min(missing, _CHUNK))):
+            missing -= len(chunk)
         if missing:
-            raise Rejected("truncated_tar", f"member {name!r} of {size} bytes begins at byte {start}; the archive ends at byte {self.at}")
-        return data[:size] if keep else None
+            raise self._cut(name, size, start)
+
+    def _cut(self, name: str, size: int, start: int) -> Rejected:
+        return Rejected("truncated_tar", f"member {name!r} of {size} bytes begins at byte {start}; the archive ends at byte {self.at}")
 
 
 def _members(reader: _Reader, wanted: dict[str, int]) -> Iterator[Member]:
@@ -94,13 +98,16 @@ def _members(reader: _Reader, wanted: dict[str, int]) -> Iterator[Member]:
         if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE):
             if info.size > _MOST_EXTENDED:
                 raise Rejected("corrupt_tar", f"an extended header of {info.size} bytes before byte {reader.at}")
-            extended |= _extended(info.type, reader.body("extended header", info.size, keep=True), reader.at)
+            extended |= _extended(info.type, reader.body("extended header", info.size), reader.at)
             continue
         name = extended.get("path", info.name)
         size = 0 if info.type in _NO_DATA else _size(extended.get("size", info.size), reader.at)
         kind = _kind(info, name, sparse=any(k.startswith("GNU.sparse") for k in extended))
-        keep = kind == "file" and size <= wanted.get(name.rpartition(".")[2].lower(), -1)
-        yield Member(name, size, kind, reader.body(name, size, keep=keep))
+        if kind == "file" and size <= wanted.get(name.rpartition(".")[2].lower(), -1):
+            yield Member(name, size, kind, reader.body(name, size))
+        else:
+            reader.skip(name, size)
+            yield Member(name, size, kind, None)
         extended = {}
 
 

@@ -94,12 +94,12 @@ def units_of(root: Path, tars: list[Path], fields: FieldsConfig = SEARCH) -> lis
 def read(unit: TarUnit) -> Iterator[Record | RejectedRow]:
     found: set[str] = set()  # last parts of the keys in the tar
     if unit.tar:
-        yield from _read_tar(unit, found)
+        yield from _read_tar(unit, unit.tar, found)
     if unit.table:
         where = f"the {len(found)} samples of {unit.tar.name}" if unit.tar else "any: there is no tar of this name"
         yield from read_side_table(unit.root, unit.table, found, prefix=unit.prefix, where=where)
     elif unit.tar:
-        yield from _read_stats(unit, found)
+        yield from _read_stats(unit, unit.tar, found)
 
 
 def is_tar(name: str) -> bool:
@@ -129,12 +129,12 @@ def is_side_table(path: Path) -> bool:
         return True
 
 
-def _read_tar(unit: TarUnit, found: set[str]) -> Iterator[Record | RejectedRow]:
-    tar, sample, num_members = unit.tar.relative_to(unit.root).as_posix(), None, 0
+def _read_tar(unit: TarUnit, path: Path, found: set[str]) -> Iterator[Record | RejectedRow]:
+    tar, sample, num_members = path.relative_to(unit.root).as_posix(), None, 0
     split, others = split_of_name(unit.name), Counter()
     fault = None
     try:
-        for member in members(unit.tar, _WANTED):
+        for member in members(path, _WANTED):
             num_members += 1
             where = f"{tar}:{member.name}"
             try:
@@ -272,7 +272,7 @@ def read_side_table(root: Path, path: Path, found: set[str], *, prefix: str, whe
             yield RejectedRow(prefix + key, f"{name}:row {number}", "missing_in_tar", f"not among {where}", split)
 
 
-def _read_stats(unit: TarUnit, found: set[str]) -> Iterator[RejectedRow]:
+def _read_stats(unit: TarUnit, tar: Path, found: set[str]) -> Iterator[RejectedRow]:
     """Without a side table the statistics still tell how many samples there should be; one row for each that is lost."""
     if unit.stats is None:
         return
@@ -281,6 +281,6 @@ def _read_stats(unit: TarUnit, found: set[str]) -> Iterator[RejectedRow]:
     try:
         successes = json.loads(stats.read_bytes())["successes"]
         for _ in range(successes - len(found)):
-            yield RejectedRow("", where, "missing_in_tar", f"{successes} successes, but {len(found)} samples in {unit.tar.name}", split)
+            yield RejectedRow("", where, "missing_in_tar", f"{successes} successes, but {len(found)} samples in {tar.name}", split)
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         yield RejectedRow("", where, "bad_side_table", f"no count of successes: {type(e).__name__} {e}", split)

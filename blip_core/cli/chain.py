@@ -1,0 +1,123 @@
+"""The verbs of the chain: one for each stage, made from its function's own signature, and behind them those of costs.py.
+
+A stage's flags are its paths; its values come from params.yaml.
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from blip_core.cli import costs
+from blip_core.cli.verbs import Verbs, read_params
+from blip_core.files.atomic import clear_killed
+from blip_core.runtime.installed import repository_file, require_same_code
+from blip_core.stages import STAGES
+from blip_core.tables.stopped import stopped, write_stopped
+
+INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "score_cfg", "params", "seed", "work", "log", "fetch"}
+
+
+def add_verbs(verbs: Verbs) -> None:
+    for name, summary in STAGES.items():
+        verbs.add(name, _run_stage, summary, example="")
+    costs.add_verbs(verbs)
+
+
+def add_flags(parser: argparse.ArgumentParser, stage: str) -> None:
+    """Imports the stage's module; its example is the command that dvc.yaml has."""
+    for name, parameter in inspect.signature(_function(stage)).parameters.items():
+        if name not in INJECTED:
+            required = parameter.default is inspect.Parameter.empty
+            parser.add_argument(
+                f"--{name.replace('_', '-')}", type=parameter.annotation, required=required, default=None if required else parameter.default
+            )
+    parser.add_argument("--after", type=Path, help="a decision; does it say to stop, only placeholders are left")
+    parser.add_argument("--run", help="MLflow run as parent/child; without it nothing is tracked")
+    parser.epilog = f"example: %(prog)s {_example(stage)}"
+
+
+def _example(stage: str) -> str:
+    """The stage's flags in dvc.yaml, of its first model or round."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    chain, values = (yaml.load(repository_file(name).read_text(), loader) for name in ("dvc.yaml", "params.yaml"))
+    body = chain["stages"][stage]
+    known = dict(values)
+    if "foreach" in body:
+        key, item = next(iter(values[body["foreach"].strip("${}")].items()))
+        known |= {"key": key} | {f"item.{name}": value for name, value in item.items()}
+    flags = body.get("do", body)["cmd"].partition(f" {stage} ")[2]
+    return re.sub(r"\$\{([\w.]+)\}", lambda found: known[found[1]], flags)
+
+
+def _function(stage: str) -> Callable:
+    return getattr(importlib.import_module(f"blip_core.stages.{stage}"), stage)
+
+
+def _fetch(uri: str, work: Path) -> Path:
+    from blip_core.tracking.registry import fetch_model
+
+    return fetch_model(uri, Path.cwd(), work / "models")
+
+
+def _run_stage(args: argparse.Namespace) -> None:
+    require_same_code(Path.cwd())
+    params, stage = read_params(args), _function(args.verb)
+    wanted = inspect.signature(stage).parameters
+    flags = {n: getattr(args, n) for n in wanted if n not in INJECTED}
+    offered = {
+        "cfg": params.section(args.verb),
+        "model_cfg": params.model,
+        "assemble_cfg": params.assemble,
+        "compare_cfg": params.compare,
+        "score_cfg": params.score,
+        "params": params,
+        "seed": params.seed,
+        "work": args.work,
+        "fetch": lambda uri: _fetch(uri, args.work),
+    }
+    injected = {n: v for n, v in offered.items() if n in wanted}
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the one that writes
+        clear_killed(*(v for n, v in flags.items() if n.startswith("out")))
+    if not args.run:
+        with args.meter.stage():
+            stage(**flags, **injected)
+        args.meter.write(args.work, args.verb)
+        return
+    from blip_core.tracking.runs import stage_run
+
+    inputs = [v for n, v in flags.items() if isinstance(v, Path) and not n.startswith("out")]
+    with stage_run(args.run, stage=args.verb, params=offered["cfg"].model_dump(), inputs=inputs, root=Path.cwd()) as run:
+        if "log" in wanted:
+            injected["log"] = run.log
+        with args.meter.stage():
+            stage(**flags, **injected)
+        if "out_metrics" in flags:
+            run.log({k: v for k, v in json.loads(flags["out_metrics"].read_text()).items() if isinstance(v, int | float)})
+        if args.verb == "report":  # its figures are what a person looks for in MLflow
+            run.artifact(flags["out"])
+    args.meter.write(args.work, args.run)
+
+
+def leave_out(argv: list[str]) -> bool:
+    """Whether the rounds stopped before this stage: a decision or another input says so. Then it leaves placeholders and does nothing.
+
+    Before the stage's module is imported, for that is what would take the time; so the flags are read as DVC writes them.
+    """
+    if not argv or argv[0] not in STAGES:
+        return False
+    flags = {flag: Path(value) for flag, value in zip(argv[1::2], argv[2::2], strict=False)}
+    inputs, outs = ([path for flag, path in flags.items() if flag.startswith("--out") == out] for out in (False, True))
+    reason = next(filter(None, map(stopped, inputs)), None)
+    if reason and os.environ.get("RANK", "0") == "0":  # of several processes the first one
+        for path in outs:
+            write_stopped(reason, path)
+        logging.getLogger("blip_core").info("not run, for the rounds stopped before it: %s", reason)
+    return reason is not None

@@ -1,0 +1,84 @@
+"""The verbs on the chain as a whole: what it will cost, what it did cost, and what each part of it is worth."""
+
+import argparse
+import os
+from pathlib import Path
+
+from blip_core.cli.verbs import Verbs, read_params
+from blip_core.runtime.times import read_times
+
+
+def add_verbs(verbs: Verbs) -> None:
+    verbs.add(
+        "plan", _plan, "parameters, work and memory of the trainings of a params.yaml; trains nothing", example="--params params.yaml"
+    )
+    profile = verbs.add(
+        "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
+    )
+    profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"))
+    profile.add_argument("--artifacts", type=Path, help="read its pictures and texts (and models, to caption and score); default: made up")
+    profile.add_argument("--steps", type=int, default=5, help="steps that are timed; default: 5")
+    profile.add_argument("--batch-size", type=int, help="images in a step; default: that of params.yaml")
+    profile.add_argument("--out", type=Path, help="default: the folder profile in --work")
+    verbs.add("times", _times, "what each stage cost when it last ran here: seconds, memory", example="")
+    verbs.add("outbox", _outbox, "send MLflow what stages logged while it was away; each stage does so too", example="")
+    _add_ablate(verbs)
+
+
+def _add_ablate(verbs: Verbs) -> None:
+    summary = "run the arms of ablations.yaml, each seed in a clone; tables with intervals, a figure"
+    ablate = verbs.add("ablate", _ablate, summary, example="--seeds 0 1 --page docs/results.md")
+    ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    ablate.add_argument("--arms", nargs="+", metavar="ARM", help="default: all of ablations.yaml")
+    ablate.add_argument("--out", type=Path, default=Path("benchmarks/results/ablations.json"), help="all numbers; default: %(default)s")
+    ablate.add_argument("--page", type=Path, help="a Markdown page to put tables and figure into, as docs/results.md")
+    ablate.add_argument("--show", action="store_true", help="run nothing: tables and figure of what --out holds")
+    ablate.add_argument("--join", type=Path, nargs="+", default=[], metavar="FILE", help="other seeds, run elsewhere, that go into --out")
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from blip_core.preview.plan import plan
+
+    print(plan(read_params(args)))
+
+
+def _profile(args: argparse.Namespace) -> None:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler greets on stderr
+    from blip_core.preview.profile import profile
+
+    options = {"artifacts": args.artifacts, "steps": args.steps, "batch_size": args.batch_size, "out": args.out or args.work / "profile"}
+    print(profile(args.what, read_params(args), **options))
+
+
+def _times(args: argparse.Namespace) -> None:
+    from blip_core.report.costs import cost_section
+    from blip_core.report.page import as_text
+
+    times = read_times(args.work)
+    if not times:
+        raise ValueError(f"{args.work}: no stage has run with this folder for its unfinished work; run the chain, or name it with --work")
+    print(as_text("What the stages cost", [cost_section(times)]), end="")
+
+
+def _outbox(args: argparse.Namespace) -> None:
+    from blip_core.tracking.runs import send_kept
+
+    print(send_kept(Path.cwd()))
+
+
+def _ablate(args: argparse.Namespace) -> None:
+    from blip_core.ablations.page import around, show
+    from blip_core.ablations.results import joined
+    from blip_core.ablations.run import ablate
+    from blip_core.files.content import write_json
+    from blip_core.stages.compare import paired_comparison
+
+    if args.page:
+        around(args.page)  # before the hours, not behind them
+    options = {"seeds": args.seeds, "names": args.arms, "out": args.out, "work": args.work}
+    failed = [] if args.show else ablate(Path.cwd(), args.params, **options, compare=paired_comparison)
+    if args.join:
+        write_json(joined([args.out, *args.join]), args.out)
+    print(show(args.out, args.page))
+    if failed:
+        raise ValueError(f"the tables lack {'; '.join(failed)}")

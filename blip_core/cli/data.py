@@ -1,0 +1,83 @@
+"""The verbs about data: raw data before ingest, and the generations that come of it (generations.py has those of their versions)."""
+
+import argparse
+from pathlib import Path
+
+from blip_core.cli import generations
+from blip_core.cli.verbs import Verbs, read_params, read_params_or_own
+
+
+def add_verbs(verbs: Verbs) -> None:
+    sample = verbs.add("sample", _sample, "write the built-in sample data", example="--out data")
+    sample.add_argument("--out", type=Path, required=True)
+    _add_inspect(verbs)
+    listing = verbs.add("list", _list, "note what lies in S3 of ingest.web and ingest.clean, so that DVC sees a change", example="")
+    listing.add_argument("--data", type=Path, default=Path("data"), help="folder for the listings; default: data")
+    summary = "whether a folder of caption tables keeps its contract: every row, and its picture"
+    check = verbs.add("check", _check, summary, example="artifacts/generations/g1")
+    check.add_argument("folder", type=Path, help="as artifacts/generations/g1, artifacts/heldout or artifacts/rounds/r1/scores")
+    check.add_argument("--shards", type=Path, help="default: shards of the artifacts that the folder lies in")
+    generations.add_verbs(verbs)
+    _add_export(verbs)
+
+
+def _add_inspect(verbs: Verbs) -> None:
+    summary = "a look at raw data before ingest: format, counts, first rows, what is wrong"
+    inspect = verbs.add("inspect", _inspect, summary, example="data/web --limit 200")
+    inspect.add_argument("path", help="a folder (or file) of images and texts, or s3://bucket/prefix")
+    inspect.add_argument("--limit", type=int, default=1000, help="samples to look at; 0 looks at all; default: 1000")
+    for field in ("image", "text", "split"):
+        inspect.add_argument(f"--{field}", help=f"name of the column or key of the {field}, as ingest.web_fields has it; default: searched")
+
+
+def _add_export(verbs: Verbs) -> None:
+    summary = "write a generation for others: WebDataset, Hugging Face, COCO or BLIP lists, with a card"
+    export = verbs.add("export", _export, summary, example="artifacts/generations/g1 --format webdataset --out exported")
+    export.add_argument("generation", type=Path, help="as artifacts/generations/g1, or artifacts/heldout")
+    export.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export there is replaced")
+    export.add_argument("--to", help="s3://bucket/prefix to upload it to as well")
+    export.add_argument("--format", required=True, help="webdataset, imagefolder, parquet, coco or salesforce")
+    which = export.add_mutually_exclusive_group()
+    which.add_argument("--kept-only", action="store_true", help="only the texts that were kept (default)")
+    which.add_argument("--all", action="store_true", help="every text, each with the reason for its fate")
+    export.add_argument("--license", default="unknown", help="for the card")
+    export.add_argument("--shards", type=Path, help="default: artifacts/shards beside the generation")
+    export.add_argument("--metrics", type=Path, help="default: artifacts/metrics beside the generation")
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from blip_core.sample.write import write_sample
+
+    write_sample(args.out, read_params_or_own(args).sample)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from blip_core.config.intake import FieldsConfig
+    from blip_core.preview.inspect import inspect
+
+    fields = FieldsConfig(image=args.image, text=args.text, split=args.split)
+    print(inspect(args.path, cfg=read_params_or_own(args).ingest, limit=args.limit, fields=fields))
+
+
+def _list(args: argparse.Namespace) -> None:
+    from blip_core.intake.sources import write_listings
+
+    print("\n".join(write_listings(args.data, read_params(args).ingest)))
+
+
+def _check(args: argparse.Namespace) -> None:
+    from blip_core.checks.contract import check_folder
+
+    print(check_folder(args.folder, args.shards))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from blip_core.export.data import export
+
+    options = {"form": args.format, "everything": args.all, "licence": args.license, "shards": args.shards, "metrics": args.metrics}
+    manifest = export(args.generation, args.out, **options)
+    print(f"{args.out}: {manifest['images']} images with {sum(manifest['texts'].values())} texts; {args.out / 'README.md'} is its card")
+    if args.to:
+        from blip_core.export.upload import upload
+
+        print(f"{args.to}: {upload(args.out, args.to, read_params(args).ingest.remote)} objects sent, the rest was there")

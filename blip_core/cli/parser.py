@@ -1,0 +1,34 @@
+"""The command line as a whole: the groups of verbs in the order in which `blip --help` shows them, each with its module."""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from blip_core.cli import chain, data, help, judge, models
+from blip_core.cli.verbs import VALUES, Verbs
+
+GROUPS = {
+    "data": (data, "what goes in, and the texts that come out"),
+    "chain": (chain, "the stages of dvc.yaml one by one (`dvc repro` runs them all), and what they cost"),
+    "judge": (judge, "why a text was kept or dropped, and what people say of it"),
+    "models": (models, "try one, know what made it, choose the champion"),
+    "help": (help, "begin a project, check its values"),
+}
+
+
+def make_parser(prog: str, *, stages: Iterable[str]) -> argparse.ArgumentParser:
+    """All verbs. Only these stages get their flags: they are those of a function, and to import it takes seconds."""
+    parser = argparse.ArgumentParser(prog, "%(prog)s VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)
+    # their own list, in which groups can't be told apart, is left out
+    subparsers = parser.add_subparsers(prog=prog, dest="verb", required=True, metavar="VERB", help=argparse.SUPPRESS)
+    shown = [f"BLIP's bootstrapping of image-text data: caption, filter, gate, train, register. `{prog} VERB --help` says more."]
+    for name, (module, title) in GROUPS.items():
+        module.add_verbs(verbs := Verbs(subparsers))
+        shown += ["", f"{name}: {title}", *(f"  {verb:<18} {summary}" for verb, summary in verbs.summaries.items())]
+    parser.description = "\n".join(shown)
+    for stage in stages:
+        chain.add_flags(subparsers.choices[stage], stage)
+    for verb in subparsers.choices.values():
+        verb.add_argument("--params", type=Path, default=VALUES, help="default: params.yaml")
+        verb.add_argument("--work", type=Path, default=Path(".work"), help="checkpoints of unfinished work; default: .work")
+    return parser
