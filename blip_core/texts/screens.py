@@ -33,8 +33,11 @@ _COUNTED = (
 _TAIL = (
     "at|am|pm|um|of|von|de|copy|kopie|copia|edit(?:ed)?|hdr|resized?|rotated|cropped|scaled|small|medium|large|thumb|web|px|jpe?g|png|x|e|v"
 )
+# what programs write where there is no text
+_NOTHING = r"nan|null|none|nil|n/?a|undefined|no\s(?:caption|description|title|alt|alt\stext|text|image)(?:\savailable)?"
 _FILE_NAME = re.compile(
-    rf""".*\S\.(?:{_ENDS})(?:[?#]\S*)?[\W\d_x]*            # whatever ends as a file
+    rf"""(?:{_NOTHING})[.!]?
+    | .*\S\.(?:{_ENDS})(?:[?#]\S*)?[\W\d_x]*            # whatever ends as a file
     | (?:{_COUNTED})(?=.*\d)(?:[\W\d_]|(?<![^\W\d_])(?:{_TAIL})(?![^\W\d_]))+   # IMG_1234, Screenshot 2021-03-04 at 10.11.12
     | [^\W\d_]{{1,5}}[-_]?\d{{5,}}                          # P1010023 and the like of other cameras
     | (?:[\W\d_]|(?<=\d)x(?=\d))+                           # no letter: numbers, dates, 640x480, signs

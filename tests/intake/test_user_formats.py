@@ -212,7 +212,7 @@ def test_a_declared_key_of_a_tar_goes_before_its_txt(tmp_path):
 def test_a_declared_column_that_is_not_there_is_told_with_those_that_are(tmp_path):
     write_images(tmp_path, "a.jpg")
     (tmp_path / "c.csv").write_text("image,caption\na.jpg,one\n")
-    with pytest.raises(ValueError, match=r"c.csv has the columns 'image', 'caption'.*the declared text = 'titel'"):
+    with pytest.raises(ValueError, match=r"(?s)c.csv has the columns 'image', 'caption'.*the declared text = 'titel'"):
         recognise(tmp_path, None, declared(text="titel"))
     (tmp_path / "metadata.csv").write_text("file_name,caption\na.jpg,one\n")
     with pytest.raises(ValueError, match="no column for titel; its columns are .*caption"):

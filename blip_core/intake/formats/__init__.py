@@ -72,7 +72,8 @@ def recognise(path: Path, name: str | None = None, fields: FieldsConfig = SEARCH
     if advice := importlib.import_module("blip_core.intake.formats.urls").advice(path):
         raise ValueError(advice)
     raise ValueError(
-        f"{path}: no known format; {_listed(path)}{_declared(fields)}{_expected(found)}\n`blip sample --out data` writes a sample"
+        f"{path}: no known format; {_listed(path)}{_nearest(path)}{_declared(fields)}{_expected(found)}\n"
+        "`blip sample --out data` writes a sample"
     )
 
 
@@ -95,6 +96,11 @@ def _beside(path: Path) -> str:
     """What there is instead, for who has mistyped."""
     names = sorted(p.name for p in path.parent.iterdir())[:8] if path.parent.is_dir() else []
     return f" ({path.parent} holds {', '.join(names)})" if names else ""
+
+
+def _nearest(path: Path) -> str:
+    said = importlib.import_module("blip_core.intake.formats.nearest").nearest(path)
+    return f".\n{said}" if said else ""
 
 
 def _listed(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow
 from blip_core.intake.formats.columns import IMAGE_ENDS
+from blip_core.intake.formats.inline import picture_of
 from blip_core.intake.walk import below
 from blip_core.tables.shards import KEY
 
@@ -21,6 +22,8 @@ _HEAD = 1 << 20
 _MOST_NAME, _MOST_PATH = 255, 2000  # bytes; the system refuses more
 _MOST_FOLDERS = 8  # of another machine's path that are looked for
 _MOST_READABLE_KEY = 120
+_WRAPPERS = ("data", "rows", "items", "samples", "records", "examples")
+_WRAPPED = re.compile(rb'^\{(?:[^{}\[\]]|\{[^{}]*\})*"(?:%s)"\s*:\s*\[\s*\{' % b"|".join(w.encode() for w in _WRAPPERS))
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Entry:
     split: str | None
     where: str
     fault: tuple[str, ...] = ()  # reason and detail of a row that can't be used
+    inline: str = ""  # the picture itself, where it stands in the list
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def read_entry(root: Path, entry: Entry) -> Record | RejectedRow:
     try:
         if entry.fault:
             raise Rejected(*entry.fault)
+        if entry.inline:
+            return Record(entry.key, picture_of(entry.inline), entry.texts, entry.image_id, entry.split, entry.where)
         name = _find(root, entry.paths)
         return Record(entry.key, _image(root / name), entry.texts, entry.image_id, entry.split, entry.where, name)
     except Rejected as e:
@@ -117,10 +123,18 @@ def _find(root: Path, paths: tuple[str, ...]) -> str:
         if path.is_absolute() or ".." in path.parts or max(lengths, default=0) > _MOST_NAME or sum(lengths) > _MOST_PATH:
             raise Rejected("unsafe_key", f"the image's path {str(path)[:200]!r} leaves the folder or is too long")
     spelled = (other for path in paths for other in _spellings(path))
-    found = next((p for p in (*paths, *spelled) if (root / p).is_file()), None)
+    found = next((p for p in (*paths, *spelled) if is_file(root / p)), None)
     if found is None:
         raise Rejected("missing_image", f"no file {' or '.join(paths)}")
     return PurePosixPath(found).as_posix()
+
+
+def is_file(path: Path) -> bool:
+    """Also of what can't be a path at all, such as a text of thousands of characters."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _image(file: Path) -> bytes:
@@ -154,10 +168,19 @@ def head_holds(path: Path, *words: str, opens: str = "{", value: bytes = b"") ->
     before a value that begins with `value` (likewise)."""
     with path.open("rb") as f:
         head = f.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return head.startswith(opens.encode()) and any(re.search(rb'"%s"\s*:\s*%s' % (w.encode(), value), head, re.IGNORECASE) for w in words)
+    begins = head.startswith(opens.encode()) or (opens == "[" and _WRAPPED.search(head) is not None)
+    return begins and any(re.search(rb'"%s"\s*:\s*%s' % (w.encode(), value), head, re.IGNORECASE) for w in words)
 
 
-def load_json(path: Path, kind: type = dict) -> Any:
+def load_rows(path: Path) -> list[Any]:
+    """A JSON list, or the one that an object holds under `data` or the like."""
+    value = load_json(path, (dict, list))
+    if isinstance(value, list):
+        return value
+    return next((rows for name, rows in value.items() if name in _WRAPPERS and isinstance(rows, list)), [])
+
+
+def load_json(path: Path, kind: type | tuple[type, ...] = dict) -> Any:
     """A JSON object (or a list, by `kind`), whole. ValueError names the file and, for a syntax error, its line.
 
     Bytes that are no UTF-8 become lone surrogates, which no text may hold: they cost their text, not the list."""

@@ -28,7 +28,7 @@ def units(path: Path, fields: FieldsConfig = SEARCH) -> list[RowUnit | BadTable]
     root, listings, bad = path if path.is_dir() else path.parent, [], []
     for file in _files(path):
         try:
-            table = open_table(file)
+            table = open_table(file, fields.csv)
         except Rejected as e:
             bad.append(BadTable(file.relative_to(root).as_posix(), e.detail))
             continue

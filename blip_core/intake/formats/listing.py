@@ -17,6 +17,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow, named_split, split_of_name
 from blip_core.intake.formats.columns import is_url, texts_in, without_number
 from blip_core.intake.formats.files import Entry, key_of, places, read_entry
+from blip_core.intake.formats.inline import is_inline
 from blip_core.intake.formats.rows import Row, Table, Values, fetch, scan
 
 _UNIT_ROWS = 1000
@@ -185,6 +186,9 @@ def _record(listing: Listing, group: list[Found]) -> Record | RejectedRow:
     folder = listing.table.path.parent.relative_to(listing.root).as_posix()
     name = image if folder == "." else f"{folder}/{image}"
     texts = tuple(text for *_, texts in group for text in texts)
+    if is_inline(image):
+        key, identity = f"{key_of(listing.name)}-{row.line}", hashlib.sha256(image.encode()).hexdigest()[:16]
+        return read_entry(listing.root, Entry(key, (), texts, identity, split, _where(listing, row), inline=image))
     entry = Entry(key_of(name), places(image, folder, ".", *listing.folders), texts, name, split, _where(listing, row))
     return read_entry(listing.root, entry)
 

@@ -102,7 +102,7 @@ def _columns(file: Path, fields: FieldsConfig) -> tuple[str, tuple[str, ...], st
 def _holds_image(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(f.name == "bytes" and _holds_image(f.type) for f in kind)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _item(unit: GroupUnit, values: dict[str, Any], name: str, at: int) -> Record | RejectedRow:

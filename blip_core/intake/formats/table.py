@@ -9,7 +9,8 @@ from pathlib import Path
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import FILES, SEARCH, SPLITS, column, is_image_name, is_url, text_columns, texts_of
-from blip_core.intake.formats.files import image_folder, places
+from blip_core.intake.formats.files import IMAGE_ENDS, image_folder, is_file, places
+from blip_core.intake.formats.inline import is_inline
 from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read
 from blip_core.intake.formats.listing import units as list_units
 from blip_core.intake.formats.rows import Table, first_row, kind_of, open_table, scan, without_header
@@ -50,8 +51,12 @@ def described(path: Path) -> list[str]:
 
 
 def table_files(path: Path) -> list[Path]:
-    """`path` itself, or the tables in it and below, sorted."""
-    return [p for p in below(path).paths() if kind_of(p) and not p.name.startswith("_")]
+    """`path` itself, or the tables in it and below, sorted; JSON lines also where they are called .json."""
+    found = below(path)
+    pictures = {name.rpartition(".")[0] for name in found.names if name.lower().endswith(IMAGE_ENDS)}
+    names = (p.relative_to(found.root).as_posix() for p in found.paths() if not p.name.startswith("_"))
+    alone = (name for name in names if not name.lower().endswith(".json") or name.rpartition(".")[0] not in pictures)
+    return [found.root / name for name in alone if kind_of(found.root / name)]
 
 
 def _listings(path: Path, fields: FieldsConfig) -> list[Listing | BadTable]:
@@ -60,7 +65,7 @@ def _listings(path: Path, fields: FieldsConfig) -> list[Listing | BadTable]:
     found: list[Listing | BadTable | None] = []
     for file in table_files(path):
         try:
-            found.append(_understood(root, open_table(file), fields))
+            found.append(_understood(root, open_table(file, fields.csv), fields))
         except Rejected as e:
             found.append(BadTable(file.relative_to(root).as_posix(), e.detail))
     return [f for f in found if f is not None]
@@ -74,7 +79,7 @@ def _understood(root: Path, table: Table, fields: FieldsConfig) -> Listing | Non
         listing = Listing(root, table, image, texts, split, folders=image_folder(root), **_lists(root, table))
         if _names_images(listing):
             return listing
-    return _by_first_row(root, table) if fields == SEARCH else None
+    return _by_first_row(root, table) if fields == SEARCH.model_copy(update={"csv": fields.csv}) else None
 
 
 def _names_images(listing: Listing) -> bool:
@@ -84,7 +89,7 @@ def _names_images(listing: Listing) -> bool:
     values = [row.values.get(listing.image) for row in rows if isinstance(row.values, dict)]
     names = [v for v in values if isinstance(v, str) and v.strip() and not is_url(v)]
     return any(
-        is_image_name(v.strip()) or any((listing.root / p).is_file() for p in places(v.strip(), folder, ".", *listing.folders))
+        is_inline(v) or is_image_name(v.strip()) or any(is_file(listing.root / p) for p in places(v.strip(), folder, ".", *listing.folders))
         for v in names
     )
 
