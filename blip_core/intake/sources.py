@@ -84,7 +84,7 @@ def identity(data: Path, part: str, place: Place) -> Iterator[str]:
         listing = _read_listing(data, part, place)
         yield from (f"{asdict(stored)}" for stored in listing.objects.values())
         return
-    for path in filter(Path.exists, _local_files(data, place)):
+    for path in filter(Path.exists, local_files(data, place)):
         found = below(path)
         for file in (found.root / name for name in found.names):
             stat = file.stat()
@@ -127,7 +127,7 @@ def scheme_of(name: str) -> str:
 def shown(data: Path, cfg: IngestConfig, part: str) -> str:
     """Where the part lies, for a message."""
     place = getattr(cfg, part)
-    return _written(place) if is_remote(place) else ", ".join(map(str, _local_files(data, place)[:3]))
+    return _written(place) if is_remote(place) else ", ".join(map(str, local_files(data, place)[:3]))
 
 
 def expand(place: Place) -> list[str]:
@@ -165,7 +165,8 @@ def _written(place: Place) -> str:
     return place if isinstance(place, str) else ", ".join(place)
 
 
-def _local_files(data: Path, place: Place) -> list[Path]:
+def local_files(data: Path, place: Place) -> list[Path]:
+    """The folders and files that a place on this machine names."""
     paths = []
     for name in expand(place):
         path = Path(unquote(urlsplit(name).path)) if name.startswith("file:") else Path(name)
@@ -174,7 +175,7 @@ def _local_files(data: Path, place: Place) -> list[Path]:
 
 
 def _open_local(data: Path, place: Place, chosen: str | None, fields: FieldsConfig) -> Source:
-    paths = _local_files(data, place)
+    paths = local_files(data, place)
     if len(paths) == 1:
         module = recognise(paths[0], chosen, fields)
         return Source(
