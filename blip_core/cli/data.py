@@ -11,9 +11,8 @@ def add_verbs(verbs: Verbs) -> None:
     sample = verbs.add("sample", _sample, "write the built-in sample data", example="--out data")
     sample.add_argument("--out", type=Path, required=True)
     _add_inspect(verbs)
-    listing = verbs.add(
-        "list", _list, "note what lies of ingest.web and ingest.clean in S3 or behind links, so that DVC sees a change", example=""
-    )
+    summary = "note what lies of ingest.web and ingest.clean in S3 or behind links, so that DVC sees a change"
+    listing = verbs.add("list", _list, summary, example="")
     listing.add_argument("--data", type=Path, default=Path("data"), help="folder for the listings; default: data")
     summary = "whether a folder of caption tables keeps its contract: every row, and its picture"
     check = verbs.add("check", _check, summary, example="artifacts/generations/g1")

@@ -25,9 +25,8 @@ def test_what_lies_behind_a_link_is_noted_again_whenever_it_changes(data, tmp_pa
         (target / "x.tar").write_bytes(b"")
     (data / place).symlink_to(target)
     part = place.partition("/")[0]
-    with pytest.raises(
-        ValueError, match=rf"ingest.{part}: .*is a link, so DVC does not see.*{part}.files.json is missing.*`blip list`.*import-url"
-    ):
+    told = rf"ingest.{part}: .*is a link, so DVC does not see.*{part}.files.json is missing.*`blip list`.*import-url"
+    with pytest.raises(ValueError, match=told):
         require_noted(data, CFG)
     (line,) = note_unseen(data, CFG)
     assert f"{part}.files.json" in line and "`dvc add data` notes it" in line
