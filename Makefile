@@ -1,5 +1,4 @@
-# make demo: the whole bootstrapping on the sample data. make test: the tests; make test ROOM=capfilt: those of one package; make
-# test-all: those too that take minutes and rarely break. Each sets up what it needs.
+# Each target sets up what it needs; `make` alone lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,32 +11,49 @@ export DVC_NO_ANALYTICS := 1
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-all data setup clean
+.PHONY: help demo data check test test-all docs setup clean
 
-demo: setup data
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup data ## the whole bootstrapping on the sample data
 	python -m flows.bootstrap
+
+data: setup ## the sample data, unless a data folder is there already
+	@test -d data || python -m blip_core sample --out data
+
+check: setup ## format, lint, types and spelling
+	ruff format --check .
+	ruff check .
+	mypy
+	codespell *.md *.yaml *.yml *.toml *.cff Makefile .ci .github benchmarks blip_core configs docs flows labels mlflow
 
 # two processes, each takes whole files, the longest first (tests/support/order.py)
 PYTEST := python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: setup
+test: setup ## the tests; with ROOM=capfilt those of one package
 	$(PYTEST) -m "not slow" tests/$(ROOM)
 
-test-all: setup
+test-all: setup ## those too that take minutes and rarely break
 	$(PYTEST)
 
-setup: $(VENV)/installed
+docs: setup ## the site of docs/
+	mkdocs build --strict
+
+setup: $(VENV)/installed ## the environment in .venv, anew after a change of pyproject.toml or constraints.txt
+
+# Torch comes by pip, which heeds pip's own settings: a CPU build or a mirror that they name, uv would pass by. uv keeps what fits the pins
+# and installs the rest in a quarter of pip's time; where it has no build, or can't reach its index, pip does that too.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # the marker is written last: an interrupted installation is done again
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(PIP) torch
+	$(PIP) --only-binary uv uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test]' \
+		|| $(PIP) --editable '.[test]'
 	touch $@
 
-# the sample data, unless a data folder is there already
-data: setup
-	@test -d data || python -m blip_core sample --out data
-
-clean:
+clean: ## remove what runs have made, the data too
 	rm -rf artifacts .work data

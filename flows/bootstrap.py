@@ -146,7 +146,7 @@ def check_data(root: Path) -> None:
 
 def run_plan(plan: list[Node], workspace: Workspace, *, force: bool, remote: Remote | None) -> dict[str, State]:
     """Run each stage when those it depends on are done. Whatever ends this call, even Ctrl-C, ends the stages too."""
-    futures = {}
+    futures: dict[str, Any] = {}
     with ThreadPoolTaskRunner(max_workers=len(plan) + 1) as runner:  # stages that wait for others take no slot
         try:
             for node in plan:
@@ -171,12 +171,12 @@ def summary(states: dict[str, State], stopped_before: dict[str, str]) -> State:
         told = [f"{name} failed: {message}" for name, message in failed.items()]
         return Failed(message="\n".join(told + ([f"not run because of it: {', '.join(waiting)}"] if waiting else [])))
     num = Counter(state.name for state in states.values())
-    told = f"{num['Completed']} stages run, {num['Restored']} restored from the cache, {num['Unchanged']} unchanged"
-    told += f", {num['Kept']} kept as they are" if num["Kept"] else ""
+    counted = f"{num['Completed']} stages run, {num['Restored']} restored from the cache, {num['Unchanged']} unchanged"
+    counted += f", {num['Kept']} kept as they are" if num["Kept"] else ""
     for reason in dict.fromkeys(stopped_before.values()):
         names = [name for name, why in stopped_before.items() if why == reason]
-        told += f"\nthe rounds stopped: {reason}; of these stages nothing was to be done: {', '.join(names)}"
-    return Completed(message=told)
+        counted += f"\nthe rounds stopped: {reason}; of these stages nothing was to be done: {', '.join(names)}"
+    return Completed(message=counted)
 
 
 def arguments() -> argparse.Namespace:

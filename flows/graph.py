@@ -129,7 +129,7 @@ def changed(root: Path, *, dvc: Path, env: dict[str, str]) -> set[str]:
 
 
 def _dvc(arguments: list[str], root: Path, *, dvc: Path, env: dict[str, str]) -> str:
-    command = [dvc, "--wait-for-lock", *arguments]
+    command = [str(dvc), "--wait-for-lock", *arguments]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise ValueError(f"dvc {arguments[0]} failed in {root}:\n{done.stderr.strip() or done.stdout.strip()}")

@@ -12,7 +12,7 @@ class Children:
     """The commands of one flow run. After `stop` none runs and none starts."""
 
     def __init__(self) -> None:
-        self._guardians: set[subprocess.Popen] = set()
+        self._guardians: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self.stopped = False
 
@@ -30,6 +30,7 @@ class Children:
             guardian = _start(command, cwd=cwd, env=env, locks=locks)
             self._guardians.add(guardian)
         try:
+            assert guardian.stdout
             for line in guardian.stdout:
                 on_line(line.rstrip())
             return guardian.wait()
@@ -43,17 +44,19 @@ class Children:
         with self._lock:
             self.stopped = True
             for guardian in self._guardians:
+                assert guardian.stdin
                 guardian.stdin.close()
 
     @staticmethod
-    def _end(guardian: subprocess.Popen) -> None:
+    def _end(guardian: subprocess.Popen[str]) -> None:
         """Also when `on_line` raised: no command without a reader."""
+        assert guardian.stdin and guardian.stdout
         guardian.stdin.close()
         guardian.stdout.close()
         guardian.wait()
 
 
-def _start(command: list[str], *, cwd: Path, env: dict[str, str], locks: tuple[int, ...]) -> subprocess.Popen:
+def _start(command: list[str], *, cwd: Path, env: dict[str, str], locks: tuple[int, ...]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         guarded(command),
         stdin=subprocess.PIPE,

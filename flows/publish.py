@@ -4,6 +4,7 @@ import base64
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact, create_table_artifact
 
@@ -33,7 +34,7 @@ def publish(root: Path, *, done: set[str]) -> None:
             create_image_artifact(key=slug(f"figure {name}"), image_url=url)
 
 
-def comparison(verdict: dict) -> str:
+def comparison(verdict: dict[str, Any]) -> str:
     """What the stage compare found, in Markdown: the sentence that people look for, the tests, the reasons against."""
     baselines = " and ".join(verdict["baselines"])
     head = f"**{verdict['challenger']} is {'better' if verdict['better'] else 'not shown to be better'} than {baselines}.**"
@@ -47,7 +48,7 @@ def comparison(verdict: dict) -> str:
     return "\n".join([head, "", *instead, *rows, "", *(f"- {reason}" for reason in verdict["reasons"])]).strip() + "\n"
 
 
-def gate_checks(artifacts: Path) -> list[dict]:
+def gate_checks(artifacts: Path) -> list[dict[str, Any]]:
     """One row per check of a gate that passed, one per value that a gate measured, passed or not."""
     rows = []
     for path in sorted((artifacts / "gates").glob("*.json")):

@@ -13,6 +13,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import yaml
@@ -92,7 +93,7 @@ class Remote:
     wait: float  # seconds without a worker online
     force: bool = False  # make it anew, whatever the run cache has
 
-    def run(self, node: Node, *, workspace: Workspace, log: logging.LoggerAdapter, narrator: Narrator) -> State:
+    def run(self, node: Node, *, workspace: Workspace, log: logging.LoggerAdapter[Any], narrator: Narrator) -> State:
         """Bring the stage up to date with the help of a worker; only one that is not in the run cache here needs one."""
         if not self.force and (state := restore(node.name, [], workspace)):
             return state
@@ -101,7 +102,7 @@ class Remote:
             return stopped(workspace) or Failed(message=f"what it reads could not be pushed to DVC's remote:\n{tail(lines)}")
         with get_client(sync_client=True) as client:
             run = request(client, node, workspace.root, self.revision, force=self.force)
-            log.info(f"asked the pool {self.pool} for it: run {run.name}, id {run.id}")
+            log.info("asked the pool %s for it: run %s, id %s", self.pool, run.name, run.id)
             done = follow(client, run, Watch(self.pool, self.wait), workspace=workspace, narrator=narrator)
             made = handed_over(client, run) if self.force and done.is_completed() else None
         if not done.is_completed():
@@ -127,13 +128,13 @@ def restore(stage: str, options: list[str], workspace: Workspace) -> State | Non
     return None if missed and not workspace.children.stopped else state
 
 
-def handed_over(client: SyncPrefectClient, run: FlowRun) -> dict | None:
+def handed_over(client: SyncPrefectClient, run: FlowRun) -> dict[str, Any] | None:
     """What the worker's dvc.lock says of the stage that it was forced to make."""
     own = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
     return next((json.loads(artifact.data) for artifact in client.read_artifacts(artifact_filter=own) if artifact.key == MADE), None)
 
 
-def adopt(made: dict, stage: str, workspace: Workspace) -> State | None:
+def adopt(made: dict[str, Any], stage: str, workspace: Workspace) -> State | None:
     """Take these outputs for the stage's; None when all went well. The run cache may hold others that the same inputs gave before."""
     from dvc.repo import Repo
     from dvc.utils.serialize import modify_yaml
@@ -167,7 +168,7 @@ def request(client: SyncPrefectClient, node: Node, root: Path, revision: str, *,
 def upstream_lock(root: Path, upstream: tuple[str, ...]) -> str:
     """What dvc.lock says of these stages: whatever goes on in others, the request for the same inputs stays the same."""
     path = root / "dvc.lock"
-    lock = yaml.safe_load(path.read_text()) if path.exists() else {"schema": "2.0"}
+    lock: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {"schema": "2.0"}
     return yaml.safe_dump({**lock, "stages": {name: made for name, made in lock.get("stages", {}).items() if name in upstream}})
 
 

@@ -14,7 +14,8 @@ class Slots:
     """So many at a time. Whoever has the longest way behind it goes first, since the run takes at least as long as that way."""
 
     def __init__(self, count: int) -> None:
-        self._free, self._waiting, self._number = count, [], itertools.count()
+        self._free, self._number = count, itertools.count()
+        self._waiting: list[tuple[int, int]] = []
         self._changed = threading.Condition()
 
     @contextmanager

@@ -23,7 +23,7 @@ from flows.workspace import Workspace
 RETRIED = ("Killed", "Locked")  # states whose cause may be gone; a gate that said no says it again
 
 
-def may_recover(_task, _task_run, state: State) -> bool:
+def may_recover(_task: object, _task_run: object, state: State) -> bool:
     return state.name in RETRIED
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -69,7 +70,7 @@ def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: 
 
 
 def make(
-    stage: str, upstream: list[str], *, force: bool, workspace: Workspace, log: logging.LoggerAdapter, locks: tuple[int, ...]
+    stage: str, upstream: list[str], *, force: bool, workspace: Workspace, log: logging.LoggerAdapter[Any], locks: tuple[int, ...]
 ) -> State:
     """Pull, run, push. What the stage itself says of its failure is the failure."""
     if upstream and (failure := transfer(["pull", "--force", *upstream], "what it reads could not be pulled", workspace=workspace)):

@@ -145,13 +145,14 @@ def record(tree: Path) -> str:
     return f"{tree}, branch {git(tree, 'rev-parse', '--abbrev-ref', 'HEAD')}"
 
 
-def _section(values: dict, parents: list[str], key: str) -> dict:
+def _section(values: dict[str, Any], parents: list[str], key: str) -> dict[str, Any]:
     for depth, name in enumerate(parents):
         if depth == 1 and parents[0] in SHARED.get(name, ()):
             values.setdefault(name, {})  # so far the training takes this part from `training` alone
-        values = values.get(name)
-        if not isinstance(values, dict):
+        section = values.get(name)
+        if not isinstance(section, dict):
             raise ValueError(f"params: {key!r}: params.yaml has no section {name!r}; `blip params` checks the rest")
+        values = section
     return values
 
 

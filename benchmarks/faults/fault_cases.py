@@ -68,7 +68,7 @@ class Trial:
         told.append(f"HALF-WRITTEN: {', '.join(wrong)}" if wrong else "none half-written")
         if isinstance(self.database, Path) and (champion := registry(self.database)["aliases"].get("champion")) != 1:
             told.append(f"CHAMPION: {champion}")
-        if left := [p for p in self.project.processes()]:
+        if left := list(self.project.processes()):
             told.append(f"left running: {', '.join(sorted({' '.join(name(p)) for p in left}))}")
         self.seen = "; ".join(filter(None, told))
 

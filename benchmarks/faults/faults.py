@@ -92,11 +92,11 @@ def attempt(reference: Project, key: str, about: tuple, seed: int, folder: Path)
         seen, after = trial.seen, trial.after
     except Skipped as e:
         seen, after = f"not tried: {e}", ""
-    except Exception:
+    except Exception:  # noqa: BLE001  # the table says that the script failed, and goes on
         seen, after = trial.seen or "the script failed", f"SCRIPT: {traceback.format_exc()[-300:]}"
     row = {"title": title, "seen": seen, "after": after, "seed": seed}
     print(f"{key} ({time.monotonic() - began:.0f} s)\n  {seen}\n  {after}", flush=True)
-    for process in getattr(trial, "project", None) and trial.project.processes() or []:
+    for process in (getattr(trial, "project", None) and trial.project.processes()) or []:
         with contextlib.suppress(psutil.Error):
             process.kill()
     if same(row):

@@ -215,8 +215,10 @@ def measure_size(num_images: int, root: Path, stages: list[str], *, models_at_mo
     write_data(root / "data", num_images, shard_images=params.ingest.shard_images)
     for stage in STAGES:
         models = stage in ("caption", "score")
-        needed = stage in ("ingest", "validate") or stage == "assemble" and {"gate", "export", "history"} & set(stages)
-        if models and num_images > models_at_most or stage not in stages and not needed and not (stage == "caption" and "score" in stages):
+        needed = stage in ("ingest", "validate") or (stage == "assemble" and {"gate", "export", "history"} & set(stages))
+        if (models and num_images > models_at_most) or (
+            stage not in stages and not needed and not (stage == "caption" and "score" in stages)
+        ):
             continue
         if stage == "caption":
             write_models(a, params)

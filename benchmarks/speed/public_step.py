@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from blip_core.config.model import ModelConfig, TextConfig, VisionConfig  # noqa: E402
-from blip_core.model.blip import Blip, SpecialTokens  # noqa: E402
+from blip_core.config.model import ModelConfig, TextConfig, VisionConfig
+from blip_core.model.blip import Blip, SpecialTokens
 
 PADDED = 30
 HIDDEN = -10000.0  # what the public code adds to the scores of what must not be seen

@@ -122,7 +122,7 @@ def compare(world: World, shares: dict, planted: tuple, borrowed: dict, args: ar
     parts = [(np.array(table["kind"].to_pylist()), scored, table["image_id"].to_numpy(zero_copy_only=False))]
     for name, share in zip(names, p, strict=True):
         score, image = borrowed[name]
-        chosen = rng.choice(len(score), int(round(share * len(score))), replace=False)
+        chosen = rng.choice(len(score), round(share * len(score)), replace=False)
         parts.append((np.full(len(chosen), "crawled"), score[chosen], image[chosen]))
     kind, score, image = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     rows = []

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -16,10 +16,10 @@ class Arm(Config):
 
     says: str = Field(description="what it is, in the tables")
     paper: str = Field("", description="where the paper has the like")
-    params: dict = Field({}, description="laid over params.yaml: mappings are merged, all else is replaced")
+    params: dict[str, Any] = Field({}, description="laid over params.yaml: mappings are merged, all else is replaced")
     against: tuple[str, ...] = Field((), description="rows, besides the baselines, that it is compared with; of arms above it, or its own")
     rows: dict[str, str] = Field({}, description="row of the tables to the model it is of; none: the arm's name, g1")
-    stages: dict[str, dict] = Field({}, description="further stages, as dvc.yaml would have them")
+    stages: dict[str, dict[str, Any]] = Field({}, description="further stages, as dvc.yaml would have them")
     keep: tuple[str, ...] = Field((), description="stages that are taken from the default chain although their values differ")
     instead: dict[str, str] = Field({}, description="path that the chain reads to the one that it reads here")
 
@@ -31,7 +31,7 @@ class Arms(Config):
     arms: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], Arm]  # a name is a folder's too
 
     @model_validator(mode="after")
-    def _known_baselines(self):
+    def _known_baselines(self) -> Self:
         for name in self.baselines:
             if name not in self.arms or list(rows(name, self.arms[name])) != [name]:
                 raise ValueError(f"baselines: {name!r} is no arm with one row of that name; arms has {sorted(self.arms)}")
@@ -68,7 +68,7 @@ def chosen(arms: Arms, names: list[str] | None) -> dict[str, Arm]:
     return {name: arms.arms[name] for name in order if name in wanted}
 
 
-def arm_values(name: str, arm: Arm, values: dict) -> dict:
+def arm_values(name: str, arm: Arm, values: dict[str, Any]) -> dict[str, Any]:
     """Every value of the arm's chain. ValueError names the arm and the key that does not fit, or the row whose model is not there."""
     merged = laid_over(values, arm.params)
     params = check_params(merged, f"ablations.yaml: arms.{name}.params")

@@ -6,12 +6,13 @@ Start at `derive`. Stages are what DVC makes of dvc.yaml under the arm's values 
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import networkx as nx
 
 from blip_core.ablations.arms import Arm, rows
 
-Stages = dict[str, dict]
+Stages = dict[str, dict[str, Any]]
 ARTIFACTS = "artifacts/"
 # of a stage in MLflow, which ablations leave alone, and the decision that may end the rounds: an ablation shows what the next one brings
 DROPPED = ("--run", "--after")
@@ -20,7 +21,7 @@ DROPPED = ("--run", "--after")
 @dataclass(frozen=True)
 class Chain:
     stages: Stages
-    values: dict  # of params.yaml
+    values: dict[str, Any]  # of params.yaml
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ def derive(name: str, arm: Arm, *, default: Chain, under: Chain, file: str) -> O
     return replace(found, stages=ready)
 
 
-def outputs(stage: dict) -> list[str]:
+def outputs(stage: dict[str, Any]) -> list[str]:
     """All that it makes, metrics and plots too."""
     entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
-def _plain(stage: dict) -> dict:
+def _plain(stage: dict[str, Any]) -> dict[str, Any]:
     """Without the flags that an arm has no use for, and what they read."""
     kept, read, words = [], set(), shlex.split(stage["cmd"])
     for before, word in zip(["", *words], words, strict=False):
@@ -73,13 +74,13 @@ def _plain(stage: dict) -> dict:
     return {**stage, "cmd": shlex.join(kept), "deps": [d for d in stage["deps"] if d not in read]}
 
 
-def _redirected(stage: dict, instead: dict[str, str]) -> dict:
+def _redirected(stage: dict[str, Any], instead: dict[str, str]) -> dict[str, Any]:
     """Reads what stands in place of a path; the stage that makes the path itself goes on doing so."""
     cmd = _replaced(stage["cmd"], reads=lambda path: instead.get(path, path), writes=lambda path: path)
     return {**stage, "cmd": cmd, "deps": [instead.get(d, d) for d in stage["deps"]]}
 
 
-def _moved(stage: dict, own: Own, name: str, file: str, *, further: bool) -> dict:
+def _moved(stage: dict[str, Any], own: Own, name: str, file: str, *, further: bool) -> dict[str, Any]:
     """As the arm's dvc.yaml has it. A further stage reads what the default chain made, any other what the arm has of its own."""
     reads = (lambda path: path) if further else own.path
     cmd = _replaced(stage["cmd"], reads=reads, writes=lambda path: _below(name, path))
@@ -103,12 +104,12 @@ def _replaced(cmd: str, *, reads: Callable[[str], str], writes: Callable[[str], 
     return shlex.join((writes if flag.startswith("--out") else reads)(w) for flag, w in zip(["", *words[:-1]], words, strict=True))
 
 
-def _read(stage: dict, values: dict) -> list:
+def _read(stage: dict[str, Any], values: dict[str, Any]) -> list[object]:
     """The parameters that the stage reads."""
     return [_at(values, key) for key in stage.get("params", [])]
 
 
-def _at(values: dict, key: str) -> object:
+def _at(values: dict[str, Any], key: str) -> object:
     for part in key.split("."):
         values = values[part]
     return values

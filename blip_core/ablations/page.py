@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from blip_core.ablations.results import METRICS, read_results
 from blip_core.files.atomic import new_file
@@ -28,7 +29,7 @@ def show(file: Path, page: Path | None) -> str:
     return text
 
 
-def section(results: dict, *, figure: str) -> str:
+def section(results: dict[str, Any], *, figure: str) -> str:
     """All of it; `figure` is the path of the picture as the page names it."""
     shown = f"Differences to {results['baselines'][0]}: a point for each seed, with its interval"
     parts = [_conditions(results), _means(results), f"![{shown}]({figure})", f"{shown}."]
@@ -57,27 +58,27 @@ def around(page: Path) -> tuple[str, str]:
     return head, tail
 
 
-def differences(results: dict, baseline: str) -> Differences:
+def differences(results: dict[str, Any], baseline: str) -> Differences:
     """Of every row that was compared with it, a place for each seed."""
     seeds = _seeds(results).values()
     others = [about["row"] for about in results["rows"] if any(_tests(seed, about["row"], baseline) for seed in seeds)]
     return {metric: {row: [_difference(s, row, baseline, metric) for s in seeds] for row in others} for metric in METRICS}
 
 
-def _seeds(results: dict) -> dict[str, dict]:
+def _seeds(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {seed: results["seeds"][seed] for seed in sorted(results["seeds"], key=int)}
 
 
-def _tests(seed: dict, row: str, baseline: str) -> dict[str, dict]:
+def _tests(seed: dict[str, Any], row: str, baseline: str) -> dict[str, dict[str, Any]]:
     return seed["rows"].get(row, {}).get("against", {}).get(baseline, {})
 
 
-def _difference(seed: dict, row: str, baseline: str, metric: str) -> tuple[float, float, float] | None:
+def _difference(seed: dict[str, Any], row: str, baseline: str, metric: str) -> tuple[float, float, float] | None:
     test = _tests(seed, row, baseline).get(metric)
-    return test and (test["difference"], test["low"], test["high"])
+    return (test["difference"], test["low"], test["high"]) if test else None
 
 
-def _conditions(results: dict) -> str:
+def _conditions(results: dict[str, Any]) -> str:
     facts, seeds = results["facts"], _seeds(results)
     sample = facts["sample"]
     command = " ".join(["blip ablate --seeds", *seeds, *(["--arms", *results["arms"]] if results["arms"] else [])])
@@ -95,7 +96,7 @@ def _conditions(results: dict) -> str:
     )
 
 
-def _means(results: dict) -> str:
+def _means(results: dict[str, Any]) -> str:
     head = ["arm", "what", "paper", "web texts", "rejected", "false", "synthetic", "rejected", "false", *METRICS.values(), "true captions"]
     rows = []
     for about in results["rows"]:
@@ -106,14 +107,14 @@ def _means(results: dict) -> str:
     return _table(head, rows)
 
 
-def _texts(found: list[dict], source: str) -> tuple[str, str, str]:
+def _texts(found: list[dict[str, Any]], source: str) -> tuple[str, str, str]:
     """How many the models saw, the share that the filter rejected before, and that of false ones among those that stayed."""
     known = [f["texts"][source] for f in found if source in f["texts"] and f["texts"][source]["kept"]]
     rejected, false = (_mean([k[name] for k in known], _percent) for name in ("rejected", "false_kept"))
     return _mean([k["kept"] for k in known], "{:,.0f}".format), rejected, false
 
 
-def _gains(results: dict, baseline: str) -> str:
+def _gains(results: dict[str, Any], baseline: str) -> str:
     """The mean over the seeds, and at how many of them the interval lies above or below 0."""
     found = differences(results, baseline)
     rows = [[row, *(_gain(found[metric][row]) for metric in METRICS)] for row in next(iter(found.values()))]
@@ -129,7 +130,7 @@ def _gain(tests: list[tuple[float, float, float] | None]) -> str:
     return f"{fmean(t[0] for t in known):+.3f} ({', '.join(told) or f'0 of {len(known)}'})"
 
 
-def _intervals(results: dict, baseline: str) -> str:
+def _intervals(results: dict[str, Any], baseline: str) -> str:
     found = differences(results, baseline)
 
     def lines() -> Iterator[list[str]]:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -13,11 +14,11 @@ from blip_core.config.params import Params
 from blip_core.sample.truth import TrueNoise, caption_truth, load_truth, synthetic_noise, web_noise
 from blip_core.tables.captions import kept, read_table, read_tables
 
-Compare = Callable[..., dict]  # stages.compare.paired_comparison, which stands above this module
+Compare = Callable[..., dict[str, Any]]  # stages.compare.paired_comparison, which stands above this module
 METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}
 
 
-def facts_of(params: Params) -> dict:
+def facts_of(params: Params) -> dict[str, Any]:
     """The sizes that a reader of the tables must know."""
     optim = params.pretrain.optim
     tests = {"bootstrap": params.compare.bootstrap, "confidence": params.compare.confidence}
@@ -25,7 +26,7 @@ def facts_of(params: Params) -> dict:
     return {"sample": params.sample.model_dump(exclude={"seed"}), "steps": optim.steps, "batch_size": optim.batch_size, **shares, **tests}
 
 
-def joined(files: list[Path]) -> dict:
+def joined(files: list[Path]) -> dict[str, Any]:
     """Results of the same arms in one: seeds that ran side by side, or on several machines.
 
     ValueError where sizes or arms differ from those of the first file, or two files tell differently of one seed.
@@ -50,13 +51,13 @@ def _apart(one: object, other: object) -> tuple[object, object]:
     return {k: v for k, v in one.items() if other.get(k) != v}, {k: v for k, v in other.items() if one.get(k) != v}
 
 
-def read_results(file: Path) -> dict:
+def read_results(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise ValueError(f"{file}: no such file; `blip ablate` writes it")
     return json.loads(file.read_text())
 
 
-def measure_row(clone: Path, model: str, own: Own, params: Params, *, against: dict[str, str], compare: Compare) -> dict:
+def measure_row(clone: Path, model: str, own: Own, params: Params, *, against: dict[str, str], compare: Compare) -> dict[str, Any]:
     """`against`: row to the folder of its evaluation, below the clone."""
     evaluation = own.path(f"artifacts/evaluations/{model}")
     metrics = json.loads((clone / evaluation / "metrics.json").read_text())
@@ -73,10 +74,10 @@ def measure_row(clone: Path, model: str, own: Own, params: Params, *, against: d
 
 def _true_captions(clone: Path, evaluation: str) -> float | None:
     truth = load_truth(clone / "data")
-    return truth and caption_truth(read_table(clone / evaluation / "captions.parquet"), truth)
+    return caption_truth(read_table(clone / evaluation / "captions.parquet"), truth) if truth else None
 
 
-def _texts(clone: Path, model: str, own: Own, params: Params) -> dict[str, dict]:
+def _texts(clone: Path, model: str, own: Own, params: Params) -> dict[str, dict[str, Any]]:
     """Of each source of the crawl that the model saw: texts before and after the choice, the share that the filter rejected, and the
     shares that are false."""
     cfg = params.models[model]

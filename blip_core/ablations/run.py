@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -39,7 +40,7 @@ def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | Non
     wanted = chosen(arms, names)
     for name, arm in wanted.items():
         arm_values(name, arm, values)
-    results = {
+    results: dict[str, Any] = {
         "arms": names,
         "facts": facts_of(known),
         "rows": _about({name: arm for name, arm in arms.arms.items() if name in wanted}),
@@ -49,11 +50,9 @@ def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | Non
     failed = []
     for seed in seeds:
         clone = prepare(root, work / "ablate" / str(seed), values, seed=seed)
-        results["seeds"][str(seed)] = found = {
-            "commit": git(clone, "rev-parse", "HEAD"),
-            "machine": _machine(known.pretrain.optim.precision),
-            "rows": {},
-        }
+        made_on = {"commit": git(clone, "rev-parse", "HEAD"), "machine": _machine(known.pretrain.optim.precision)}
+        found: dict[str, Any] = {**made_on, "rows": {}}
+        results["seeds"][str(seed)] = found
         for name, arm in wanted.items():
             log.info("seed %d: %s (%s)", seed, name, arm.says)
             try:
@@ -73,11 +72,11 @@ def _machine(precision: str) -> str:
     return f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, {resolved(precision)}"
 
 
-def _about(wanted: dict[str, Arm]) -> list[dict]:
+def _about(wanted: dict[str, Arm]) -> list[dict[str, Any]]:
     return [{"row": row, "arm": name, "says": arm.says, "paper": arm.paper} for name, arm in wanted.items() for row in rows(name, arm)]
 
 
-def prepare(root: Path, clone: Path, values: dict, *, seed: int) -> Path:
+def prepare(root: Path, clone: Path, values: dict[str, Any], *, seed: int) -> Path:
     """The seed's clone of the last commit, with its values and its data; one that is there already is taken up."""
     if not clone.exists():
         _clone(root, clone)
@@ -94,14 +93,16 @@ def prepare(root: Path, clone: Path, values: dict, *, seed: int) -> Path:
     return clone
 
 
-def run_arm(clone: Path, name: str, arm: Arm, *, baselines: tuple[str, ...], done: dict, compare: Compare) -> dict[str, dict]:
+def run_arm(
+    clone: Path, name: str, arm: Arm, *, baselines: tuple[str, ...], done: dict[str, Any], compare: Compare
+) -> dict[str, dict[str, Any]]:
     """Run the stages of an arm, and of the default chain what they need; returns what came of its rows."""
     own = write_stages(clone, name, arm)
     models = rows(name, arm)
     targets = [f"ablations/{name}/dvc.yaml"] if own.stages else [f"evaluate@{model}" for model in models.values()]
     _call([sys.executable, "-m", "dvc", "repro", *targets], clone)
     params = check_params(read_values(_values_path(clone, name)), name)
-    found: dict[str, dict] = {}
+    found: dict[str, dict[str, Any]] = {}
     for row, model in models.items():
         known = done | found
         against = {b: known[b]["evaluation"] for b in (*baselines, *arm.against) if b in known and b != row}
@@ -136,7 +137,7 @@ def _clone(root: Path, clone: Path) -> None:
         _call(["git", "clone", "--quiet", str(root.resolve()), "."], temporary)
 
 
-def _write_yaml(values: dict, path: Path) -> None:
+def _write_yaml(values: dict[str, Any], path: Path) -> None:
     with new_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=140))
 
@@ -146,6 +147,7 @@ def _call(command: list[str], folder: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])  # `python` of dvc.yaml is this one
     env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")} | {"PATH": path}
     guardian = subprocess.Popen(guarded(command), cwd=folder, env=env, stdin=subprocess.PIPE)
+    assert guardian.stdin
     try:
         failed = guardian.wait() != 0
     finally:

@@ -153,7 +153,7 @@ class _Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             done = _attempt(self.make, row["name"], self.staged, lambda _: None)
-        except Exception:  # a row of its own: Ray would end the whole job
+        except Exception:  # noqa: BLE001  # a row of its own: Ray would end the whole job
             done = Done(row["name"], crash=f"on {self.where}:\n{traceback.format_exc()}")
         return {"name": done.name, "fault": done.fault, "crash": done.crash, "where": self.where}
 

@@ -116,7 +116,7 @@ def _kinds() -> dict[str, type]:
     """Classes of Great Expectations, for a column that holds the count of an expectation."""
     import great_expectations.expectations as gxe
 
-    class ExpectNoiseRatioAtMost(gxe.ExpectColumnMeanToBeBetween):  # type: ignore[misc]  # Any to a type checker
+    class ExpectNoiseRatioAtMost(gxe.ExpectColumnMeanToBeBetween):
         """Rejected / all: the share of the texts that the filter rejected (the paper's noise ratio)."""
 
     column = {"max": gxe.ExpectColumnMaxToBeBetween, "min": gxe.ExpectColumnMinToBeBetween, "mean": gxe.ExpectColumnMeanToBeBetween}

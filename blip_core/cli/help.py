@@ -50,5 +50,5 @@ def _completion(args: argparse.Namespace) -> None:
                 action.help = None  # else shtab takes the groups' list of verbs for no verbs
                 waiting += action.choices.values()
             elif action.type is Path:
-                action.complete = shtab.FILE
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # what shtab looks for
     print(shtab.complete(parser, shell=args.shell))

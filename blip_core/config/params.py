@@ -68,8 +68,8 @@ class Params(Config):
     register_: RegisterConfig = Field(alias="register")
     report: ReportConfig
 
-    def section(self, stage: str) -> Config:
-        """The settings of one stage, by its name."""
+    def section(self, stage: str) -> Any:
+        """The settings of one stage, by its name; each has a class of its own."""
         return getattr(self, {"validate": "validate_", "register": "register_"}.get(stage, stage))
 
     @model_validator(mode="before")

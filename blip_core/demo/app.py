@@ -1,7 +1,6 @@
 """The server around the page: which of Gradio's routes are open, by which names it may be asked, and what the browser may fetch."""
 
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import PlainTextResponse
 from gradio.routes import App
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blip_core.demo.page import make_page
 from blip_core.demo.search import PictureIndex
@@ -46,7 +46,7 @@ def make_app(service: Service, index: PictureIndex | None, *, title: str, hosts:
     looks = {"theme": THEME, "css": CSS, "footer_links": []}
     closed = {"allowed_paths": [], "show_error": False, "run_history": False, "ssr_mode": False, "pwa": False, "mcp_server": False}
     gr.mount_gradio_app(app, page, path="/", max_file_size=most, enable_monitoring=False, **looks, **closed)
-    app.state.end = partial(_end, page, app.routes[-1].app)
+    app.state.end = partial(_end, page, app.routes[-1].app)  # type: ignore[attr-defined]  # what was mounted last
     return app
 
 
@@ -59,11 +59,11 @@ def _end(page: gr.Blocks, mounted: App) -> None:
 class Guard:
     """Closes what the page does not ask for, bounds what is read of a question, and tells the browser what the page may do."""
 
-    def __init__(self, app: Callable, *, most_bytes: int, cache: Path):
+    def __init__(self, app: ASGIApp, *, most_bytes: int, cache: Path):
         self.app, self.most_bytes, self.files = app, most_bytes, f"{FILE}{cache}/"
 
-    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        async def told(message: dict) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *HEADERS]
             await send(message)

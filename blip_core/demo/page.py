@@ -8,14 +8,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
 from gradio import component_meta
+from gradio.data_classes import ImageData
 
 from blip_core.demo.attention_map import usual_layer
 from blip_core.demo.search import PictureIndex
-from blip_core.demo.words import overlay, word_maps
+from blip_core.demo.words import Kind, overlay, word_maps
 from blip_core.pictures.containers import kind_of
 from blip_core.pictures.images import decode_rgb
 from blip_core.serving.options import BadRequest, Task, choose, defaults
@@ -30,6 +32,8 @@ for the match. Each map goes from its own weakest patch (clear) to its strongest
 NO_PICTURES = "No pictures to search: start the page with `--generation`, as `artifacts/generations/g1`."
 SCORES = {"match": "P(match), calibrated", "itm": "P(match) of the ITM head, raw", "itc": "ITC cosine"}
 
+Parts = list[Any]  # of the page: what is asked, and where the answer stands
+
 component_meta.create_or_modify_pyi = lambda *_: None  # Gradio would write page.pyi beside this file
 
 
@@ -38,7 +42,7 @@ class Picture(gr.Image):
 
     is_template = True  # for the browser it is an image
 
-    def preprocess(self, payload) -> str | None:
+    def preprocess(self, payload: ImageData | None) -> str | None:
         return payload and payload.path
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
@@ -54,10 +58,9 @@ def make_page(service: Service, index: PictureIndex | None, *, title: str, cache
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 picture = Picture(label="Picture", sources=["upload", "clipboard"], height=300, elem_id="picture", buttons=[])
-                if examples := _examples(index, cache):
-                    gr.Examples(
-                        examples, picture, label=f"Pictures of {index.generation.name}", api_visibility="private", elem_id="examples"
-                    )
+                if index and (examples := _examples(index, cache)):
+                    shown = f"Pictures of {index.generation.name}"
+                    gr.Examples(examples, picture, label=shown, api_visibility="private", elem_id="examples")
             with gr.Column(scale=3, min_width=320), gr.Tabs():
                 with gr.Tab("Caption", id="caption"):
                     answers = _caption_tab(service, picture)
@@ -73,11 +76,11 @@ def make_page(service: Service, index: PictureIndex | None, *, title: str, cache
     return page
 
 
-def _ask(button: gr.Button, answer: Callable, inputs: list, outputs: list, *, text: gr.Textbox | None = None) -> None:
+def _ask(button: gr.Button, answer: Callable[..., Any], inputs: Parts, outputs: Parts, *, text: gr.Textbox | None = None) -> None:
     """On a click, or Enter in the text. One at a time over all tabs: two questions at once would only share the same cores."""
 
     @wraps(answer)
-    def told(*values):
+    def told(*values: Any) -> Any:
         try:
             return answer(*values)
         except BadRequest as e:
@@ -97,7 +100,7 @@ def _row(service: Service, path: str | None, text: str | None, task: Task) -> Ro
     return row
 
 
-def _caption_tab(service: Service, picture: Picture) -> list:
+def _caption_tab(service: Service, picture: Picture) -> Parts:
     usual, most = defaults(service.settings), service.settings.limits.max_captions
     sampler = gr.Radio([("beam search", "beam"), ("nucleus sampling", "nucleus")], value=usual["sampler"], label="By", elem_id="sampler")
     count = gr.Slider(1, most, min(3, usual["beams"]), step=1, label="captions", elem_id="num_captions")
@@ -113,7 +116,7 @@ def _caption_tab(service: Service, picture: Picture) -> list:
     button = gr.Button("Caption", variant="primary", elem_id="ask-caption")
     answer = gr.Textbox(label="Captions", lines=3, interactive=False, buttons=["copy"], elem_id="captions")
 
-    def caption(path, name, num_captions, num_beams, *of_nucleus) -> str:
+    def caption(path: str | None, name: str, num_captions: int, num_beams: int, *of_nucleus: float) -> str:
         own = {"beams": num_beams} if name == "beam" else dict(zip(("p", "top_k", "temperature", "seed"), of_nucleus, strict=True))
         asked = {"task": "caption", "sampler": name, "num_captions": num_captions, **own}
         options = choose(asked, service.settings)
@@ -123,14 +126,14 @@ def _caption_tab(service: Service, picture: Picture) -> list:
     return [answer]
 
 
-def _match_tab(service: Service, picture: Picture) -> list:
+def _match_tab(service: Service, picture: Picture) -> Parts:
     text = gr.Textbox(label="Text", placeholder="does this fit the picture?", elem_id="match-text")
     button = gr.Button("Score", variant="primary", elem_id="ask-match")
     names = [name for name in SCORES if name != "match" or service.calibration is not None]
     with gr.Row():
         scores = [gr.Number(label=SCORES[name], interactive=False, elem_id=f"score-{name}") for name in names]
 
-    def match(path, asked) -> list[float]:
+    def match(path: str | None, asked: str) -> list[float]:
         [found] = service.answer([_row(service, path, asked, "match")], choose({"task": "match"}, service.settings))
         return [round(found[name], 4) for name in names]
 
@@ -152,8 +155,9 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
     table = gr.Dataframe(headers=["picture", "scores", "texts"], datatype="str", interactive=False, wrap=True, buttons=[],
                          label="Scores and texts; a click on a picture above chooses it", elem_id="hit-texts")  # fmt: skip
 
-    def search(asked, most, best) -> tuple:
+    def search(asked: str, most: float, best: float) -> tuple[list[str], list[tuple[str, str]], list[list[str]]]:
         row = read_rows([None], [asked], "embed", index.service.settings, paths=False)[0]
+        assert row.text is not None
         found = index.search(row.text, count=int(most), rerank=int(best))
         if not found:
             raise BadRequest(index.fault or "no picture is embedded yet; try again in a moment")
@@ -170,7 +174,7 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
     gallery.select(chosen, hits, picture, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def _attention_tab(service: Service, picture: Picture) -> list:
+def _attention_tab(service: Service, picture: Picture) -> Parts:
     depth = service.model.cfg.text.depth
     text = gr.Textbox(label="Text", placeholder="where does each word look?", elem_id="attention-text")
     with gr.Row():
@@ -181,7 +185,7 @@ def _attention_tab(service: Service, picture: Picture) -> list:
                       object_fit="contain", elem_id="maps")  # fmt: skip
     gr.Markdown(HOW_MAPS_READ)
 
-    def attention(path, asked, which, number) -> list[tuple[np.ndarray, str]]:
+    def attention(path: str | None, asked: str, which: Kind, number: float) -> list[tuple[np.ndarray, str]]:
         row = _row(service, path, asked, "match")
         whole = decode_rgb(admitted(row, service.settings))
         found = word_maps(service, replace(row, picture=whole), layer=int(number) - 1, kind=which)
@@ -195,7 +199,7 @@ def _watch(page: gr.Blocks, index: PictureIndex) -> None:
     """Says how much can be searched, and again until the index is whole."""
     note, timer = gr.Markdown(elem_id="progress"), gr.Timer(2)
 
-    def progress() -> tuple:
+    def progress() -> tuple[str, gr.Timer]:
         ended = bool(index.fault) or index.done == len(index.places)
         so_far = f"; stopped: {index.fault}" if index.fault else "" if ended else " so far"
         said = f"{index.done} of {len(index.places)} pictures of {index.generation.name} can be searched{so_far}"
@@ -213,9 +217,9 @@ def _stored(index: PictureIndex, shard: str, key: str, cache: Path) -> str:
     return str(path)
 
 
-def _examples(index: PictureIndex | None, cache: Path) -> list[str]:
+def _examples(index: PictureIndex, cache: Path) -> list[str]:
     """Some pictures of the generation, spread over it."""
-    if index is None or not index.places:
+    if not index.places:
         return []
     step = max(1, len(index.places) // EXAMPLES)
     try:

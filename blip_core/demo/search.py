@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -59,7 +60,7 @@ class PictureIndex:
             progress.update(end)
         progress.close()
 
-    def search(self, text: str, *, count: int, rerank: int) -> list[dict]:
+    def search(self, text: str, *, count: int, rerank: int) -> list[dict[str, Any]]:
         """The best pictures, best first: the `rerank` best by ITC in the order of ITM's log-odds plus the cosine, as `evaluate` ranks."""
         service, size = self.service, self.service.model.cfg.vision.image_size
         done = self.done
@@ -68,7 +69,7 @@ class PictureIndex:
         with service.lock:
             itc = self.features[:done] @ service.text_features([text])[0]
         best = np.argsort(-itc, kind="stable")[: max(count, rerank)]
-        pictures = [read_resized(self.images, *self.places[i], size) for i in best]
+        pictures = [read_resized(self.images, shard, key, size) for shard, key in (self.places[i] for i in best)]
         with service.lock:
             scores = service.scores(pictures, [text] * len(best))
         order = np.argsort(-(scores.itm_logit + scores.itc), kind="stable")[:count]
@@ -90,7 +91,7 @@ class PictureIndex:
             time.sleep(0.005)  # a lock is not fair: whoever waits for it gets it now
         return np.concatenate(found) if found else self.features[:0]
 
-    def _about(self, place: Place) -> dict:
+    def _about(self, place: Place) -> dict[str, Any]:
         """What the generation says of a picture."""
         shard, key = place
         table = read_table(self.generation / f"{shard}.parquet", ["key", "text", "source", "reason"])

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 from blip_core.tables.stopped import newest_trained, require_made
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from blip_core.config.params import Params
     from blip_core.demo.search import PictureIndex
+    from blip_core.serving.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ def model_folder(spec: str, work: Path) -> Path:
     return Path(spec)
 
 
-def _index(args: argparse.Namespace, params: "Params", model: Path, service) -> "PictureIndex | None":
+def _index(args: argparse.Namespace, params: "Params", model: Path, service: "Service") -> "PictureIndex | None":
     from blip_core.demo.search import PictureIndex
 
     generation = args.generation or Path("artifacts/generations") / params.models[_challenger(params)].generation
@@ -85,7 +88,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"{host}:{port}: can't listen there ({e}); name another port with --port, or 0 for any that is free") from None
 
 
-def _serve(app, listening: socket.socket, index: "PictureIndex | None") -> None:
+def _serve(app: "FastAPI", listening: socket.socket, index: "PictureIndex | None") -> None:
     import uvicorn
 
     class Server(uvicorn.Server):

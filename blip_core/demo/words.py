@@ -1,6 +1,6 @@
 """Where each word of a text looks in a picture, as the page draws it."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ SIDE, LONGEST = 240, 1200  # pixels of a drawn map: its shorter side, and what i
 RED, OPAQUE, GREYED = (255, 40, 0), 0.8, 0.8
 
 
-def word_maps(service: Service, row: Row, *, layer: int, kind: Kind) -> dict:
+def word_maps(service: Service, row: Row, *, layer: int, kind: Kind) -> dict[str, Any]:
     """Of each word a weight for every patch, row by row of the picture: grad_cam, or plain attention, averaged over the heads of a layer
     and over the pieces of the word."""
     depth = service.model.cfg.text.depth
@@ -30,20 +30,21 @@ def word_maps(service: Service, row: Row, *, layer: int, kind: Kind) -> dict:
         raise BadRequest(f"layer {layer + 1}: this model has {depth}, counted from 1")
     if kind == "grad_cam" and layer == depth - 1:
         raise BadRequest(f"layer {depth} is the last, of which ITM reads the first token alone: no word has a gradient there; take another")
+    assert row.text is not None and row.picture is not None
     words = service.tokenizer.words(row.text, max_tokens=service.settings.max_tokens)
     with service.lock:
-        weights_TN = _weights(service, row, layer, kind)
+        weights_TN = _weights(service, row.text, row.picture, layer, kind)
     places = [places for _, places in words]
     maps = [weights_TN[own].mean(0)[1:] for own in places]  # the first image token is no patch
     side = service.model.cfg.vision.image_size // service.model.cfg.vision.patch_size
     return {"side": side, "words": [{"word": word, "weights": found.tolist()} for (word, _), found in zip(words, maps, strict=True)]}
 
 
-def _weights(service: Service, row: Row, layer: int, kind: Kind) -> torch.Tensor:
+def _weights(service: Service, text: str, picture: np.ndarray, layer: int, kind: Kind) -> torch.Tensor:
     model, settings = service.model, service.settings
-    ids, mask = (t.to(device()) for t in tokenize(service.tokenizer, [row.text], max_tokens=settings.max_tokens))
+    ids, mask = (t.to(device()) for t in tokenize(service.tokenizer, [text], max_tokens=settings.max_tokens))
     with torch.no_grad(), autocast(settings.precision):
-        images = model.keys_values(model.image_tokens(load_pixels([row.picture], model.cfg.vision.image_size)))
+        images = model.keys_values(model.image_tokens(load_pixels([picture], model.cfg.vision.image_size)))
         if kind == "grad_cam":
             return grad_cam(model, ids, mask, images, layer=layer)[0].cpu()
         return cross_attention(model, ids, mask, images, layer=layer)[1][0].mean(0).cpu()

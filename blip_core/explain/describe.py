@@ -12,7 +12,9 @@ rare     other words than numbers that stand at 1 to `rare_images` of the crawl'
 """
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +31,13 @@ KNOWLEDGE = ("names", "numbers", "rare")
 QUANTILES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 _COUNTS = ("base", "name", "plain", "here", *SOURCES)
 _COLUMNS = ["key", "text", "source", "round", "candidate", "model", "sampler", "itm", "filter", "reason"]
+Reasons = Counter[tuple[str, str, str, str]]  # texts by source, sampler, captioner and reason
 _FEW_ROWS = 1_000_000  # counts that may wait until they are added up
 
 
-def describe_round(base: Path, generation: Path, cfg: DescribeConfig) -> dict:
+def describe_round(base: Path, generation: Path, cfg: DescribeConfig) -> dict[str, Any]:
     """Of the generation that a round made of `base`: noise, retention and diversity (`docs/noise.md` says how they are counted)."""
-    reasons: Counter[tuple] = Counter()
+    reasons: Reasons = Counter()
     vocabulary, kept = Vocabulary(), {source: Diversity(cfg.sample_words) for source in SOURCES}
     old, new = ({p.name: p for p in table_paths(folder)} for folder in (base, generation))
     for name in sorted({*old, *new}):
@@ -52,7 +55,7 @@ def describe_round(base: Path, generation: Path, cfg: DescribeConfig) -> dict:
 # noise
 
 
-def count_reasons(reasons: Counter, table: pa.Table) -> None:
+def count_reasons(reasons: Reasons, table: pa.Table) -> None:
     """Add up the crawl's candidates by (source, sampler, captioner, reason)."""
     groups = table.group_by(["source", "sampler", "model", "reason"]).aggregate([([], "count_all")]).to_pylist()
     for g in groups:
@@ -60,11 +63,11 @@ def count_reasons(reasons: Counter, table: pa.Table) -> None:
             reasons[g["source"], g["sampler"], g["model"], g["reason"]] += g["count_all"]
 
 
-def noise_by_origin(reasons: Counter) -> list[dict]:
+def noise_by_origin(reasons: Reasons) -> list[dict[str, Any]]:
     """By source, sampler and captioner: texts, how many the filter judged, the share it rejected (the paper's noise ratio), reasons."""
-    rows: dict[tuple, Counter] = {}
-    for (*origin, reason), count in reasons.items():
-        rows.setdefault(tuple(origin), Counter())[reason] += count
+    rows: dict[tuple[str, ...], Counter[str]] = {}
+    for (source, sampler, captioner, reason), count in reasons.items():
+        rows.setdefault((source, sampler, captioner), Counter())[reason] += count
     found = []
     for origin, own in sorted(rows.items(), key=lambda item: (SOURCES.index(item[0][0]), item[0])):
         judged = own.total() - sum(own[reason] for reason in ("source_off", NO_TEXT, *SCREENS))
@@ -92,7 +95,7 @@ class Vocabulary:
             web = before.filter(pc.and_(pc.equal(before["source"], "web"), pc.invert(screened(before))))
             pairs.append(_at_images(web, words_of(web["text"]), "base"))
             self.num_images += pc.count_distinct(web["key"]).as_py()
-        if after is not None:
+        if after is not None and words is not None:
             kept = pc.equal(after["reason"], KEPT)
             for source in SOURCES:
                 own = np.flatnonzero(pc.and_(kept, pc.equal(after["source"], source)).to_numpy())
@@ -108,7 +111,7 @@ class Vocabulary:
         self._total, self._waiting, self._rows = _summed([self._total, *self._waiting]), [], 0
         return self._total
 
-    def retention(self, cfg: DescribeConfig) -> dict:
+    def retention(self, cfg: DescribeConfig) -> dict[str, Any]:
         total = self.total()
         count = {c: total[c].to_numpy() for c in _COUNTS}
         number, there = pc.match_substring_regex(total["word"], r"\p{N}").to_numpy(), count["base"] > 0
@@ -150,7 +153,7 @@ def _summed(tables: list[pa.Table]) -> pa.Table:
     return total.rename_columns({f"{c}_sum": c for c in _COUNTS}).combine_chunks()
 
 
-def _retained(words: pa.ChunkedArray, count: dict[str, np.ndarray], mask: np.ndarray, examples: int) -> dict:
+def _retained(words: pa.ChunkedArray, count: dict[str, np.ndarray], mask: np.ndarray, examples: int) -> dict[str, Any]:
     """Shares are None where there is no such word."""
     anywhere, synthetic = count["web"] + count["synthetic"] > 0, count["synthetic"] > 0
     times, num, lost = int(count["base"][mask].sum()), int(mask.sum()), mask & ~anywhere
@@ -166,7 +169,7 @@ def _retained(words: pa.ChunkedArray, count: dict[str, np.ndarray], mask: np.nda
     }
 
 
-def _most(words: pa.ChunkedArray, count: np.ndarray, mask: np.ndarray, examples: int) -> list[list]:
+def _most(words: pa.ChunkedArray, count: np.ndarray, mask: np.ndarray, examples: int) -> list[list[Any]]:
     """The most frequent of the words, with their counts; equal ones by the alphabet."""
     chosen = pa.table({"word": words.filter(pa.array(mask)), "count": count[mask]})
     first = chosen.take(pc.select_k_unstable(chosen, examples, [("count", "descending"), ("word", "ascending")])) if len(chosen) else chosen
@@ -207,7 +210,7 @@ class Diversity:
         """Words of the sample."""
         return min(self.sample_words, pc.sum(pc.list_value_length(self.sample["words"]), min_count=0).as_py())
 
-    def facts(self, num_words: int, *, vocabulary: int) -> dict:
+    def facts(self, num_words: int, *, vocabulary: int) -> dict[str, Any]:
         """`num_words`: of the sample, that distinct-1 and distinct-2 are of."""
         num, total = int(self.lengths.sum()), int(self.lengths @ np.arange(len(self.lengths)))
         if not num:
@@ -236,22 +239,24 @@ class Diversity:
 
 def distinct(texts: list[list[str]], num_words: int) -> dict[str, float | None]:
     """Different words / words, and different pairs of neighbours / such pairs, of the first `num_words` words."""
-    words, pairs, left = [], [], num_words
+    words: list[str] = []
+    pairs: list[tuple[str, str]] = []
+    left = num_words
     for text in texts:
         text = text[:left]
         left -= len(text)
         words += text
-        pairs += zip(text, text[1:], strict=False)
+        pairs += pairwise(text)
     return {"distinct_1": _share(len(set(words)), len(words)), "distinct_2": _share(len(set(pairs)), len(pairs))}
 
 
-def compared(kept: dict[str, Diversity], vocabulary: dict[str, int]) -> dict:
+def compared(kept: dict[str, Diversity], vocabulary: dict[str, int]) -> dict[str, Any]:
     """By source. distinct-n falls with the size of what it is computed on, so that all sources give equally many words."""
     num_words = min((d.sampled() for d in kept.values() if d.texts), default=0)
     return {"sample_words": num_words, **{source: d.facts(num_words, vocabulary=vocabulary[source]) for source, d in kept.items()}}
 
 
-def flat(description: dict) -> dict[str, float]:
+def flat(description: dict[str, Any]) -> dict[str, float]:
     """The numbers that one follows from round to round; what is not known is left out."""
     found: dict[str, float | None] = {}
     for kind in KNOWLEDGE:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -31,7 +32,7 @@ def history(key: str, artifacts: Path) -> str:
     return "\n".join(lines)
 
 
-def rows_of(key: str, generation: Path) -> list[dict]:
+def rows_of(key: str, generation: Path) -> list[dict[str, Any]]:
     """Every text of an image in a generation, with the column `shard`."""
     found = ((path.stem, pq.read_table(path, filters=[("key", "==", key)])) for path in table_paths(generation))
     return [{**row, "shard": shard} for shard, table in found for row in table.to_pylist()]
@@ -51,7 +52,7 @@ def hint(key: str, tables: Iterable[Path]) -> str:
     return f"keys read like {', '.join(matching('', tables[:1]))}"
 
 
-def _describe(row: dict) -> str:
+def _describe(row: dict[str, Any]) -> str:
     origin = row["source"]
     if origin == "synthetic":
         origin += f" {row['round']}#{row['candidate']} ({row['sampler']}, captioner {row['model']}, seed {row['seed']})"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -33,19 +34,19 @@ def explain(key: str, generation: Path) -> str:
     return "\n".join(lines)
 
 
-def _rule_words(rule: dict) -> str:
+def _rule_words(rule: dict[str, Any]) -> str:
     limits = ", ".join(f"{source} {limit:.4g}" for source, limit in rule["threshold"].items())
     votes = f", by {rule['votes']} of {len(rule['filters'])} filters at least" if len(rule["filters"]) > 1 else ""
     best = f"; of those only the {rule['keep_best']} best of an image" if rule["keep_best"] else ""
     return f"kept is what has {rule['score']} of at least {limits}{votes}{best}"
 
 
-def _origin(row: dict) -> str:
+def _origin(row: dict[str, Any]) -> str:
     made = f" {row['round']}#{row['candidate']} ({row['sampler']}, captioner {row['model']})" if row["source"] == "synthetic" else ""
     return row["source"] + made
 
 
-def _why(row: dict, rows: list[dict], rule: dict) -> list[str]:
+def _why(row: dict[str, Any], rows: list[dict[str, Any]], rule: dict[str, Any]) -> list[str]:
     if row["source"] == "human":
         return ["human texts are kept as they are"]
     judged = [_judgement(row, rule)] + [_judgement({**opinion, "source": row["source"]}, rule) for opinion in row["opinions"] or ()]
@@ -63,7 +64,7 @@ def _why(row: dict, rows: list[dict], rule: dict) -> list[str]:
     return [*([why[row["reason"]]] if row["reason"] in why else []), *scored]
 
 
-def _judgement(judged: dict, rule: dict) -> str:
+def _judgement(judged: dict[str, Any], rule: dict[str, Any]) -> str:
     name, value = rule["score"], judged[rule["score"]]
     limit = rule["thresholds"].get(judged["filter"], rule["threshold"]).get(judged["source"])
     said = (
@@ -74,7 +75,7 @@ def _judgement(judged: dict, rule: dict) -> str:
     return f"{name} {shown}, {said} ({others}; filter {rule['filters'].get(judged['filter'], 'unknown')}, {judged['filter']})"
 
 
-def _twin(row: dict, rows: list[dict]) -> str:
+def _twin(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     words = normalised(pa.array([r["text"] for r in rows])).to_pylist()
     own = words[rows.index(row)]
     found = next((r for r, w in zip(rows, words, strict=True) if w == own and r["reason"] in (KEPT, "outranked") and r is not row), None)

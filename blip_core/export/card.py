@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from blip_core.tables.captions import KEPT
 
@@ -30,14 +31,14 @@ class Totals:
 
     everything: bool
     images: int = 0
-    by_split: Counter = field(default_factory=Counter)  # images
-    texts: Counter = field(default_factory=Counter)  # (split, source)
-    reasons: Counter = field(default_factory=Counter)  # of all the generation's texts, written or not
+    by_split: Counter[str] = field(default_factory=Counter)  # images
+    texts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (split, source)
+    reasons: Counter[str] = field(default_factory=Counter)  # of all the generation's texts, written or not
     rounds: set[str] = field(default_factory=set)
     captioners: set[str] = field(default_factory=set)
     filters: set[str] = field(default_factory=set)
 
-    def count(self, split: str, rows: list[dict]) -> None:
+    def count(self, split: str, rows: list[dict[str, Any]]) -> None:
         """One image with these texts."""
         self.images += 1
         self.by_split[split] += 1

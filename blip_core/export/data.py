@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -32,7 +33,7 @@ def export(
     licence: str = "unknown",
     shards: Path | None = None,
     metrics: Path | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Write `out` and return its manifest. `everything`: also the texts that were not kept, each with its reason.
 
     `shards` and `metrics` are, where not given, those beside the generation. ValueError when something is missing or `out` is
@@ -53,7 +54,7 @@ def export(
 
 def _check_free(out: Path) -> None:
     """An earlier export is replaced; anything else is not ours to remove."""
-    if not out.exists() or out.is_dir() and not any(out.iterdir()):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
         earlier = json.loads((out / "manifest.json").read_bytes())
@@ -84,7 +85,7 @@ def _items(path: Path, images: ShardImages, everything: bool, totals: Totals, sp
     totals.reasons.update(table["reason"].to_pylist())
     if not everything:
         table = table.filter(pc.equal(table["reason"], KEPT))
-    texts: dict[str, list[dict]] = {}
+    texts: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
         texts.setdefault(row["key"], []).append(row)
     for key, rows in texts.items():
@@ -94,7 +95,7 @@ def _items(path: Path, images: ShardImages, everything: bool, totals: Totals, sp
         yield Item(key, rows[0]["image_id"], images.bytes(path.stem, key), width, height, candidates)
 
 
-def _manifest(folder: Path, generation: Path, form: str, everything: bool, totals: Totals) -> dict:
+def _manifest(folder: Path, generation: Path, form: str, everything: bool, totals: Totals) -> dict[str, Any]:
     """Every file but the single images, of which the count stands; their bytes are in the shards' indexes."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix[1:] not in KINDS)
     return {

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Self, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +31,7 @@ class Item:
     data: bytes
     width: int
     height: int
-    candidates: list[dict]
+    candidates: list[dict[str, Any]]
 
     @property
     def file_name(self) -> str:
@@ -45,7 +46,7 @@ class Item:
         """The text for those who take one: the first that was kept."""
         return next((c["text"] for c in self.candidates if c["reason"] == KEPT), self.texts[0])
 
-    def row(self) -> dict:
+    def row(self) -> dict[str, Any]:
         """`text` for trainers that want one; `captions` and the columns beside it in the same order."""
         columns = {f"caption_{name}": [c[name] for c in self.candidates] for name in _COLUMNS}
         facts = {"key": self.key, "image_id": self.image_id, "width": self.width, "height": self.height}
@@ -62,19 +63,23 @@ _COLUMNS = {
 }
 
 
-class _Writer:
+class _Writer(ABC):
     def __init__(self, folder: Path):
         self.folder = folder
         self._lists: dict[str, TextIO] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         for file in self._lists.values():
             file.close()
 
-    def _append(self, name: str, row: dict, *, begin: str = "", between: str = ",\n") -> None:
+    @abstractmethod
+    def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
+        """The items of a shard."""
+
+    def _append(self, name: str, row: dict[str, Any], *, begin: str = "", between: str = ",\n") -> None:
         """Add a row to the list of this name."""
         if name not in self._lists:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +131,7 @@ class ParquetWriter(_Writer):
                 out.write_table(pa.Table.from_pylist(rows, PARQUET_SCHEMA))
 
 
-def _feature(kind: str, *, many: bool = False) -> dict | list:
+def _feature(kind: str, *, many: bool = False) -> dict[str, Any] | list[dict[str, Any]]:
     """As Hugging Face's datasets describes a column; a list in the way that its old and new versions read."""
     value = {"dtype": kind, "_type": "Value"}
     return [value] if many else value
@@ -163,8 +168,8 @@ class CocoWriter(_Writer):
             for c in item.candidates:
                 self._append(notes, {"image_id": number, "id": next(self.notes), "caption": c["text"], **{n: c[n] for n in _COLUMNS}})
 
-    def __exit__(self, kind, error, trace) -> None:
-        super().__exit__(kind, error, trace)
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        super().__exit__(kind, *details)
         splits = [name.rpartition("_images_")[2] for name in self._lists if "_images_" in name]
         for split in splits if kind is None else []:
             self._join(self.folder / "annotations", split)
@@ -193,13 +198,13 @@ class SalesforceWriter(_Writer):
             for entry in entries:
                 self._append(f"annotation/{split}.json", entry, begin="[")
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         for file in self._lists.values():
             file.write("]\n")
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, *details)
 
 
-WRITERS = {
+WRITERS: dict[str, Callable[[Path], _Writer]] = {
     "webdataset": WebDatasetWriter,
     "imagefolder": ImageFolderWriter,
     "parquet": ParquetWriter,

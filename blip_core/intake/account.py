@@ -34,13 +34,13 @@ class Account:
     """What became of files that no unit read. `rows`: one for each that counts; `aside`: how many of each kind hold no samples."""
 
     rows: list[RejectedRow]
-    aside: Counter
+    aside: Counter[str]
 
 
 def account(found: Below, used: Callable[[str], bool], *, texts: int, used_bytes: int) -> Account:
     """`used`: whether a file was read. `texts`, of `used_bytes`: by which an unread list or archive is weighed."""
     rows = [RejectedRow("", name, "bad_link", what) for name, what in found.odd]
-    aside: Counter = Counter()
+    aside: Counter[str] = Counter()
     pictures = {name.rpartition(".")[0] for name in found.names if name.lower().endswith(IMAGE_ENDS)}
     for name in (name for name in found.names if not used(name)):
         if kind := _without_samples(found.root, name, pictures):
@@ -56,7 +56,8 @@ def account(found: Below, used: Callable[[str], bool], *, texts: int, used_bytes
 def not_read(names: Iterable[str], sizes: dict[str, int], used: set[str], *, texts: int) -> Account:
     """The same of objects elsewhere, told by their names alone."""
     used_bytes = sum(sizes[name] for name in used & sizes.keys())
-    rows, aside = [], Counter()
+    rows: list[RejectedRow] = []
+    aside: Counter[str] = Counter()
     for name in names:
         if name in used:
             continue

@@ -41,7 +41,7 @@ class Source:
 
     place: str
     format: str
-    units: list
+    units: list[Any]
     root: Path | None = None  # of a part on this machine whose files are all accounted for
     objects: dict[str, int] = field(default_factory=dict)  # name and size of what lies elsewhere
     notes: tuple[str, ...] = ()  # what a person should know of how it is read

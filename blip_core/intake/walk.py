@@ -84,7 +84,7 @@ class _Walk:
         for entry in entries:
             self._entry(entry, f"{name}/{entry.name}" if name else entry.name)
 
-    def _entry(self, entry: os.DirEntry, name: str) -> None:
+    def _entry(self, entry: os.DirEntry[str], name: str) -> None:
         if entry.is_symlink():
             self.linked.append(name)
         if entry.is_dir(follow_symlinks=False):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pyarrow as pa
 
@@ -145,7 +146,7 @@ def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int) -> str:
     return report
 
 
-def _spread(units: list, limit: int, *, most: int) -> tuple[list, int | None]:
+def _spread(units: list[Any], limit: int, *, most: int) -> tuple[list[Any], int | None]:
     """Units from all over the data set, and how many samples of each to look at."""
     if not limit or not units:
         return units, None

@@ -11,8 +11,9 @@ operators down, so no time is taken from it. Without `artifacts`, pictures and t
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +33,8 @@ from blip_core.model.inference import for_inference
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
-from blip_core.training.loop import fit
-from blip_core.training.objectives import Batch, CaptionObjective, PretrainObjective
+from blip_core.training.loop import Source, fit
+from blip_core.training.objectives import Batch, CaptionObjective, Objective, PretrainObjective
 from blip_core.weights.checkpoint import load_model, new_model
 
 TRAININGS = ("pretrain", "tune_captioner", "tune_filter")
@@ -45,8 +46,7 @@ WORDS = (6, 14)  # in a made-up text, as in COCO
 TEXTS_PER_IMAGE = 6  # that are scored, when they are made up
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """What is profiled: `run` does the steps 0 to `steps` - 1, telling the watch where it is and when a step has ended."""
 
     title: str
@@ -62,7 +62,8 @@ class Watch:
         self.seconds: dict[str, list[float]] = {}  # part -> by the clock, of CPU; of all timed steps together
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         self.trace = torch.profiler.profile(activities=activities)
-        self._part, self._began, self._range = "", (0.0, 0.0), None
+        self._part, self._began = "", (0.0, 0.0)
+        self._range: torch.profiler.record_function | None = None
 
     def enter(self, part: str) -> None:
         """The part that begins now; "" for none. Waits for the GPU, so that what a part has started counts as its own."""
@@ -108,9 +109,8 @@ def profile(what: str, params: Params, *, artifacts: Path | None, steps: int, ba
 
 def _training(stage: str, params: Params, artifacts: Path | None, batch_size: int | None) -> Work:
     cfg = params.section(stage).optim
-    cfg = cfg.model_copy(
-        update={"batch_size": batch_size or cfg.batch_size, "checkpoint_every": NEVER, "log_every": NEVER, "health": "off"}
-    )
+    quiet = {"checkpoint_every": NEVER, "log_every": NEVER, "health": "off"}
+    cfg = cfg.model_copy(update=quiet | {"batch_size": batch_size or cfg.batch_size})
 
     def run(watch: Watch, steps: int) -> None:
         fixed = cfg.model_copy(update={"steps": steps})
@@ -119,14 +119,13 @@ def _training(stage: str, params: Params, artifacts: Path | None, batch_size: in
         objective = _objective(stage, params, model)
         source = _real_batches(stage, params, artifacts, tokenizer, fixed) if artifacts else MadeUp(params, tokenizer, fixed)
         with tempfile.TemporaryDirectory() as folder, _watching(watch, objective):
-            fit(
-                model, objective, Watched(source, watch), fixed, name=f"profile {stage}", folder=Path(folder), seed=params.seed, report=None
-            )
+            read, name = Watched(source, watch), f"profile {stage}"
+            fit(model, objective, read, fixed, name=name, folder=Path(folder), seed=params.seed, report=None)
 
     return Work(_title(stage, params, cfg.batch_size, cfg.precision, cfg.threads, artifacts), cfg.batch_size, run)
 
 
-def _objective(stage: str, params: Params, model: Blip) -> nn.Module:
+def _objective(stage: str, params: Params, model: Blip) -> Objective:
     cfg = params.section(stage)
     if stage == "tune_captioner":
         return CaptionObjective(cfg.language)
@@ -136,36 +135,34 @@ def _objective(stage: str, params: Params, model: Blip) -> nn.Module:
         queue = getattr(contrast, f"{name}_queue")
         queue.copy_(nn.functional.normalize(torch.randn(queue.shape), dim=-1))
         getattr(contrast, f"{name}_id_queue").copy_(-1 - torch.arange(len(queue)))
-    contrast.queue_filled = len(contrast.image_queue)
+    contrast.queue_filled = contrast.cfg.queue_size
     return objective
 
 
-class _watching:
+@contextmanager
+def _watching(watch: Watch, objective: Objective) -> Iterator[None]:
     """Hooks that tell the watch when the objective and the optimizer begin and end."""
 
-    def __init__(self, watch: Watch, objective: nn.Module):
-        self.watch, self.objective = watch, objective
+    def tell(part: str) -> Callable[..., None]:
+        return lambda *_: watch.enter(part)
 
-    def __enter__(self) -> None:
-        def tell(part: str) -> Callable[..., None]:
-            return lambda *_: self.watch.enter(part)
-
-        self.handles = [
-            self.objective.register_forward_pre_hook(tell("forward")),
-            self.objective.register_forward_hook(tell("backward, clipping")),
-            register_optimizer_step_pre_hook(tell("optimizer")),
-            register_optimizer_step_post_hook(tell("rest")),
-        ]
-
-    def __exit__(self, *_) -> None:
-        for handle in self.handles:
+    handles = [
+        objective.register_forward_pre_hook(tell("forward")),
+        objective.register_forward_hook(tell("backward, clipping")),
+        register_optimizer_step_pre_hook(tell("optimizer")),
+        register_optimizer_step_post_hook(tell("rest")),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
             handle.remove()
 
 
 class Watched:
     """Batches that tell the watch how long the training waits for them, and when a step has ended."""
 
-    def __init__(self, batches, watch: Watch):
+    def __init__(self, batches: Source, watch: Watch):
         self.batches, self.watch = batches, watch
 
     def loader(self, start: int) -> Iterator[Batch]:
@@ -192,16 +189,16 @@ class MadeUp:
             step, part = divmod(place, cfg.accumulate)
             ids, mask = tokenize(self.tokenizer, _texts(self.tokenizer, size, seed=place), max_tokens=cfg.max_tokens)
             own, pixels = torch.arange(size) + place * size, torch.randn(size, 3, side, side)
-            about = {"step": step, "progress": step / cfg.steps, "seed": self.params.seed, "part": part, "parts": cfg.accumulate}
-            yield Batch(pixels, ids, mask, prompt_tokens=0, image_ids=own, text_ids=own, **about).to(device())
+            made = Batch(pixels, ids, mask, 0, own, own, step, step / cfg.steps, self.params.seed, part=part, parts=cfg.accumulate)
+            yield made.to(device())
 
 
 def _real_batches(stage: str, params: Params, artifacts: Path, tokenizer: Tokenizer, cfg: OptimConfig) -> Batches:
     sources = ["human", "web"] if stage == "pretrain" else ["human"]
     rows = Rows.of(artifacts / "generations/g0", sources)
     shares = batch_shares(rows, human=params.pretrain.human_share, synthetic=params.pretrain.synthetic_share)
-    options = {"shares": shares, "cfg": cfg, "image_size": params.model.vision.image_size, "prompt": "", "seed": params.seed}
-    return Batches(rows, ShardImages(artifacts / "shards"), tokenizer, **options)
+    images, size = ShardImages(artifacts / "shards"), params.model.vision.image_size
+    return Batches(rows, images, tokenizer, shares=shares, cfg=cfg, image_size=size, prompt="", seed=params.seed)
 
 
 def _reading(stage: str, params: Params, artifacts: Path | None, batch_size: int | None) -> Work:
@@ -243,14 +240,14 @@ def _reader(stage: str, params: Params, artifacts: Path | None) -> tuple[Blip, T
     return for_inference(model.to(device()), resolved(params.section(stage).precision)), tokenizer
 
 
-Pictures = Callable[[int, int], tuple[list[str], list[np.ndarray], list[list[str]]]]  # step, count -> keys, pictures, texts of each
+Pictured = tuple[list[str], list[np.ndarray], list[list[str]]]  # of a step: keys, pictures, texts of each
 
 
-def _pictures(params: Params, artifacts: Path | None, tokenizer: Tokenizer) -> Pictures:
+def _pictures(params: Params, artifacts: Path | None, tokenizer: Tokenizer) -> Callable[[int, int], Pictured]:
     side = params.model.vision.image_size
     if artifacts is None:
 
-        def made_up(step: int, count: int):
+        def made_up(step: int, count: int) -> Pictured:
             pictures = list(np.random.default_rng(step).integers(0, 256, (count, side, side, 3), dtype=np.uint8))
             texts = _texts(tokenizer, count * TEXTS_PER_IMAGE, seed=step)
             return [f"made-up-{i}" for i in range(count)], pictures, [texts[i::count] for i in range(count)]
@@ -258,7 +255,7 @@ def _pictures(params: Params, artifacts: Path | None, tokenizer: Tokenizer) -> P
         return made_up
     rows, images = Rows.of(artifacts / "generations/g0", ["web"]), ShardImages(artifacts / "shards")
 
-    def real(step: int, count: int):
+    def real(step: int, count: int) -> Pictured:
         shards, keys, texts = rows.at(np.arange(step * count, (step + 1) * count) % len(rows.image_id))
         return keys, [read_resized(images, s, k, side) for s, k in zip(shards, keys, strict=True)], [[text] for text in texts]
 
@@ -294,7 +291,7 @@ def _part_lines(watch: Watch, images: int) -> list[str]:
 def _operator_lines(watch: Watch) -> list[str]:
     """The operators that took most by themselves, of the traced steps: on the GPU where there is one."""
     gpu = torch.cuda.is_available()
-    own = (lambda e: e.self_device_time_total) if gpu else (lambda e: e.self_cpu_time_total)
+    own: Callable[[Any], float] = (lambda e: e.self_device_time_total) if gpu else (lambda e: e.self_cpu_time_total)
     events = [e for e in watch.trace.key_averages() if e.key not in watch.seconds]
     total = max(1e-9, sum(map(own, events)))
     lines = [f"{'operator (own time)':60} {'GPU ms' if gpu else 'CPU ms':>10} {'share':>7} {'calls':>8}"]

@@ -112,7 +112,7 @@ def _sorted_out(url: str) -> Iterator[None]:
             raise _Passing(f"answered {e.status} {e.message}") from None
         raise ValueError(f"{url}: answered {e.status} {e.message}; see the name and your rights there") from None
     except (ClientError, OSError, TimeoutError) as e:
-        if isinstance(e, PermissionError) or isinstance(e, FileNotFoundError) and _missing(e):
+        if isinstance(e, PermissionError) or (isinstance(e, FileNotFoundError) and _missing(e)):
             raise ValueError(f"{url}: {type(e).__name__} {e}; list the source again with `blip list`") from None
         raise _Passing(" ".join(str(e.__cause__ or f"{type(e).__name__} {e}").split())) from None
 

@@ -1,5 +1,7 @@
 """The report's section on what each round did to the texts, by the files that stage describe wrote."""
 
+from typing import Any
+
 from blip_core.explain.describe import KNOWLEDGE, SOURCES
 from blip_core.report.page import Section, Table
 from blip_core.report.wording import amount, number, percent
@@ -12,7 +14,7 @@ WORDS = {
 SHOWN = 12  # examples in a line
 
 
-def description_section(descriptions: dict[str, dict], *, rare_images: int) -> Section:
+def description_section(descriptions: dict[str, dict[str, Any]], *, rare_images: int) -> Section:
     """`descriptions` by round."""
     rounds = descriptions.items()
     noise = [_noise_row(r, row) for r, found in rounds for row in found["noise"]]
@@ -39,25 +41,25 @@ def description_section(descriptions: dict[str, dict], *, rare_images: int) -> S
     return Section("What the texts gained and lost", parts, in_text=0)
 
 
-def _noise_row(r: str, row: dict) -> list[str]:
+def _noise_row(r: str, row: dict[str, Any]) -> list[str]:
     usual = ("kept", "below_threshold")
     others = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(row["reasons"].items()) if reason not in usual)
     counts = [amount(row["judged"]), percent(row["rejected_share"]), amount(row["kept"])]
     return [r, row["source"], row["sampler"] or "-", row["model"][:12] or "-", *counts, others or "-"]
 
 
-def _kept_row(r: str, kind: str, found: dict) -> list[str]:
+def _kept_row(r: str, kind: str, found: dict[str, Any]) -> list[str]:
     shares = (percent(found[name]) for name in ("kept", "kept_weighted", "kept_at_image", "in_synthetic"))
     return [r, WORDS[kind], amount(found["words"]), *shares]
 
 
-def _examples(r: str, retention: dict) -> list[str]:
+def _examples(r: str, retention: dict[str, Any]) -> list[str]:
     lists = {f"lost {WORDS[kind]}": retention[kind]["most_lost"] for kind in KNOWLEDGE}
     lists["words that synthetic texts added"] = retention["added_by_synthetic"]["most"]
     return [f"{r}, {name}: {', '.join(f'{word} ({n})' for word, n in words[:SHOWN])}" for name, words in lists.items() if words]
 
 
-def _diversity_row(r: str, source: str, found: dict) -> list[str] | None:
+def _diversity_row(r: str, source: str, found: dict[str, Any]) -> list[str] | None:
     if not found["texts"]:
         return None
     length = found["length"]

@@ -73,7 +73,7 @@ class Example:
 
 def digest_round(generation: Path, controls: Path, calibration: Path, truth: Truth | None) -> RoundDigest:
     """Count decisions, true noise and scores of a generation's candidates, and the scores of the planted controls."""
-    reasons: Counter = Counter()
+    reasons: Counter[tuple[str, str]] = Counter()
     noise = {source: TrueNoise(Counter()) for source in SOURCES} if truth is not None else {}
     bins: dict[str, Bins] = {source: {} for source in SOURCES}
     for path in table_paths(generation):

@@ -7,8 +7,9 @@ import io
 import math
 import textwrap
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -20,7 +21,7 @@ from blip_core.report.digest import Example
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"  # told apart by colour-blind eyes too
 COLOURS = {"true": BLUE, "false": ORANGE, "unknown": GREY, "mismatched": ORANGE, "crawled": GREEN, "perturbed": PURPLE}
 LOSSES = {"loss": ("sum", "#222222"), "itc": ("ITC", BLUE), "itm": ("ITM", ORANGE), "lm": ("LM", GREEN)}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.spines.top": False,
@@ -93,8 +94,8 @@ def metric_bars(metrics: dict[str, dict[str, tuple[float, float, float] | None]]
     with _panels(len(metrics), columns=3, size=(4.0, 0.9 + 0.42 * len(models))) as (figure, panels):
         for panel, (title, values) in zip(panels, metrics.items(), strict=True):
             for place, (name, colour) in enumerate(zip(models, _cycle(), strict=False)):
-                if values[name] is not None:
-                    _bar(panel, place, *values[name], colour=colour, percent=title.endswith("%"))
+                if (interval := values[name]) is not None:
+                    _bar(panel, place, *interval, colour=colour, percent=title.endswith("%"))
             panel.set_yticks(range(len(models)), [textwrap.shorten(n, 18, placeholder="...") for n in models])
             panel.set_ylim(len(models) - 0.4, -0.6)
             panel.set_xlim(0, 1.3 * max([v[2] for v in values.values() if v is not None] + [1e-9]))
@@ -175,7 +176,7 @@ def _label(panel: Axes, title: str, x: str, y: str) -> None:
 
 
 @contextmanager
-def _panels(count: int, *, columns: int, size: tuple[float, float]):
+def _panels(count: int, *, columns: int, size: tuple[float, float]) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure and `count` axes in rows of at most `columns`, each `size` inches."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)

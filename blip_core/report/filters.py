@@ -1,5 +1,7 @@
 """The filters, as a section of the report: how well each tells true from false, and what a threshold keeps and loses."""
 
+from typing import Any
+
 from blip_core.report import figures
 from blip_core.report.digest import SOURCES
 from blip_core.report.findings import Findings
@@ -33,11 +35,11 @@ def filter_section(found: Findings) -> Section:
         for r, f in filters
         if "labels_alike" in f["metrics"]
     ]
-    facts = [Table(["round", "filter", *FILTER.values()], rows, left=2), "\n".join([about, *people])]
+    facts: list[str | Table] = [Table(["round", "filter", *FILTER.values()], rows, left=2), "\n".join([about, *people])]
     return Section("2. The filter", [*facts, *_thresholds(found)], [picture])
 
 
-def _with_bounds(metrics: dict, key: str) -> str:
+def _with_bounds(metrics: dict[str, Any], key: str) -> str:
     value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
     return number(value) if low is None else f"{number(value)} [{number(low)}, {number(high)}]"
 
@@ -53,8 +55,8 @@ def _thresholds(found: Findings) -> list[str | Table]:
 
 def _in_use(r: str, found: Findings) -> str:
     """The rule in words; a threshold that is calibrated as the number that it is in this round."""
-    cfg, own = found.params.assemble, {"calibrated": found.filters[r][0]["threshold"]}
-    limits = [f"{own.get(limit, limit):.3g} for {source} texts" for source, limit in cfg.threshold.items()]
+    cfg, calibrated = found.params.assemble, found.filters[r][0]["threshold"]
+    limits = [f"{calibrated if limit == 'calibrated' else limit:.3g} for {source} texts" for source, limit in cfg.threshold.items()]
     score = {"match": "P(match)", "itm": "the raw ITM probability", "itc": "the ITC cosine"}[cfg.score]
     best = f", and of these the {cfg.keep_best} best of an image" if cfg.keep_best else ""
     votes = f" by {cfg.votes} of {len(found.filters[r])} filters at least" if len(found.filters[r]) > 1 else ""

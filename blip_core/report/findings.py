@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blip_core.config.params import Params
 from blip_core.report.digest import RoundDigest, digest_round
@@ -27,18 +28,18 @@ class Findings:
     params: Params
     truth: Truth | None  # None: a real crawl
     rounds: dict[str, RoundDigest]
-    gates: dict[str, dict]
-    descriptions: dict[str, dict]
-    decisions: dict[str, dict]
+    gates: dict[str, dict[str, Any]]
+    descriptions: dict[str, dict[str, Any]]
+    decisions: dict[str, dict[str, Any]]
     makers: dict[str, dict[str, list[tuple[str, str]]]]  # captioners and filters, each its name in params.yaml and its content hash
     contents: dict[str, str]  # content hash by generation
-    filters: dict[str, list[dict]]  # with their metrics and curves, as calibrate wrote them; the first decides
-    models: dict[str, dict]
+    filters: dict[str, list[dict[str, Any]]]  # with their metrics and curves, as calibrate wrote them; the first decides
+    models: dict[str, dict[str, Any]]
     true_captions: dict[str, float | None]  # share of the captions that are true of their image
     not_run: dict[str, str]  # rounds and models, and why
-    comparison: dict
-    registration: dict
-    ingest: dict
+    comparison: dict[str, Any]
+    registration: dict[str, Any]
+    ingest: dict[str, Any]
     quarantine: Counter[tuple[str, str]]  # (part, reason)
     histories: dict[str, list[dict[str, float]]]  # by training
 
@@ -112,7 +113,7 @@ def _required(path: Path, stage: str) -> Path:
     return path
 
 
-def _read_json(path: Path, stage: str) -> dict:
+def _read_json(path: Path, stage: str) -> dict[str, Any]:
     try:
         return json.loads(_required(path, stage).read_text())
     except json.JSONDecodeError as e:

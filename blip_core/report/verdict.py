@@ -1,5 +1,7 @@
 """Did it help? The paired tests as a section of the report, and what became of the model."""
 
+from typing import Any
+
 from blip_core.report.findings import Findings
 from blip_core.report.page import Section, Table
 from blip_core.report.wording import METRICS, MISSING, listed, metric_change, metric_value, named
@@ -30,7 +32,7 @@ def verdict_section(found: Findings) -> Section:
     return Section("4. Did it help?", [Table(header, rows, left=3), words, registration], in_text=1)
 
 
-def _compared(metric: str, values: dict) -> list[str]:
+def _compared(metric: str, values: dict[str, Any]) -> list[str]:
     change = [metric_change(metric, values[k]) for k in ("difference", "low", "high")]
     p = values.get("p")
     shown_p = MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
@@ -56,7 +58,7 @@ def instead_words(found: Findings) -> list[str]:
     return [f"{found.comparison['challenger']} is the challenger: {why}."] if why else []
 
 
-def registration_words(registration: dict) -> str:
+def registration_words(registration: dict[str, Any]) -> str:
     name, champion = registration["name"], registration["champion_version"]
     if registration["promoted"]:
         standing = "it is the champion now"

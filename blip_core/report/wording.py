@@ -1,6 +1,7 @@
 """How the report says numbers: a share in percent, a change of a share in percentage points, what is not known as n/a."""
 
 import re
+from typing import Any
 
 MISSING = "n/a"
 METRICS = {
@@ -29,7 +30,7 @@ def metric_change(metric: str, value: float | None) -> str:
     return f"{100 * value:+.1f}" if is_share(metric) else f"{value:+.3f}"
 
 
-def metric_interval(metric: str, metrics: dict) -> str:
+def metric_interval(metric: str, metrics: dict[str, Any]) -> str:
     value, low, high = (metric_value(metric, metrics.get(f"{metric}{end}")) for end in ("", "_low", "_high"))
     return f"{value}\n[{low.removesuffix('%')}, {high.removesuffix('%')}]"
 

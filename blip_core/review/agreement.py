@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +50,7 @@ class Said:
         return Said(*(values[rows] for values in vars(self).values()))
 
 
-def agreement(labels: list[Label], generation: Path, *, cfg: EvaluateConfig, seed: int) -> dict:
+def agreement(labels: list[Label], generation: Path, *, cfg: EvaluateConfig, seed: int) -> dict[str, Any]:
     """All of it as a nested dict of numbers. ValueError when none of the labels is about this generation.
 
     Of `cfg` the bootstrap and the confidence count."""
@@ -101,7 +102,7 @@ def _fates(generation: Path, pairs: set[Pair], rule: Rule) -> dict[Pair, tuple[b
         columns = ["key", "image_id", "text", "source", "round", "candidate", "reason"]
         table = read_table(path, columns)
         for row in table.filter(pc.is_in(table["key"], value_set=keys)).to_pylist():
-            pair = Pair(*(path.stem if name == "shard" else row[name] for name in Pair._fields))
+            pair = Pair.of(path.stem, row)
             if pair in pairs and row["reason"] in JUDGED_BY_SCORE and pair.source in rule.threshold:
                 fates[pair] = (row["reason"] != BELOW, row["reason"] == KEPT)
     return fates
@@ -120,7 +121,7 @@ def _counts(labels: list[Label]) -> dict[str, int]:
     return {"labels": len(labels), **{v: verdicts[v] for v in ("right", "wrong", "unsure")}, "blind": sum(label.blind for label in labels)}
 
 
-def _with_filter(said: Said, cfg: EvaluateConfig, seed: int) -> dict:
+def _with_filter(said: Said, cfg: EvaluateConfig, seed: int) -> dict[str, Any]:
     alike = np.where(said.passes, said.right, 1 - said.right)
     cells = _cells(said.right, said.passes) * said.weight[:, None]
     return {
@@ -139,7 +140,7 @@ def _shares(said: Said, confidence: float) -> dict[str, Estimate]:
     }
 
 
-def _between(first: list[Label], second: list[Label], cfg: EvaluateConfig, seed: int) -> dict:
+def _between(first: list[Label], second: list[Label], cfg: EvaluateConfig, seed: int) -> dict[str, Any]:
     """Of two people, on the pairs that both were sure about; where one judged a pair on two sheets, the newest counts."""
     sure = [{k.pair: k.verdict == "right" for k in sorted(own, key=lambda k: k.time) if k.verdict != "unsure"} for own in (first, second)]
     common = sorted(sure[0].keys() & sure[1].keys())
@@ -169,7 +170,7 @@ def _by_picture(values: np.ndarray, picture: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(group, weights=column) for column in values.T], axis=1)
 
 
-def as_table(found: dict) -> str:
+def as_table(found: dict[str, Any]) -> str:
     """Lines for a person."""
     thresholds = ", ".join(f"{source} {limit:.3g}" for source, limit in found["rule"]["threshold"].items())
     elsewhere = f"; {found['pairs_elsewhere']} judged texts are not in it and left out" if found["pairs_elsewhere"] else ""
@@ -203,7 +204,8 @@ def as_table(found: dict) -> str:
 def _percent(estimate: Estimate) -> str:
     if estimate["value"] is None:
         return MISSING
-    value, low, high = (f"{100 * estimate[k]:.1f}" for k in ("value", "low", "high"))
+    # an interval is known where the value is
+    value, low, high = (f"{100 * estimate[k]:.1f}" for k in ("value", "low", "high"))  # type: ignore[operator]
     return f"{value}\n[{low}, {high}]"
 
 

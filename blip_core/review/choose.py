@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,7 @@ EVENLY = 0.5  # of the sample
 LEAST = 2  # texts of a band
 SCORES = ("match", "itm", "itc")
 IDENTITY = ("key", "source", "round", "candidate")
+Identity = tuple[Any, ...]  # of one text: the values of these
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,9 @@ def _rounded(wanted: np.ndarray, most: np.ndarray, total: int) -> np.ndarray:
     return given
 
 
-def _draw(generation: Path, bands: list[_Band], counts: list[int], *, rule: Rule, seed: int) -> dict[str, dict[tuple, float]]:
+def _draw(generation: Path, bands: list[_Band], counts: list[int], *, rule: Rule, seed: int) -> dict[str, dict[Identity, float]]:
     """By shard, the identity of the drawn texts and their weight: in each band those whose hash with the seed comes first."""
-    best: list[list[tuple[int, str, tuple]]] = [[] for _ in bands]
+    best: list[list[tuple[int, str, Identity]]] = [[] for _ in bands]
     for table in _candidates(generation, rule):
         offset = _score(table, rule) - pc.take(pa.array(list(rule.threshold.values())), _place(table, rule)).to_numpy()
         chance = hashes(table.append_column("seed", pa.array([str(seed)] * table.num_rows, pa.string())), ["seed", *IDENTITY])
@@ -160,7 +162,7 @@ def _draw(generation: Path, bands: list[_Band], counts: list[int], *, rule: Rule
             drawn = table.take(rows).select(["shard", *IDENTITY]).to_pylist()
             new = [(int(h), r["shard"], tuple(r[n] for n in IDENTITY)) for h, r in zip(chance[rows], drawn, strict=True)]
             best[i] = sorted(best[i] + new)[: counts[i]]
-    weights: dict[str, dict[tuple, float]] = defaultdict(dict)
+    weights: dict[str, dict[Identity, float]] = defaultdict(dict)
     for band, found in zip(bands, best, strict=True):
         for _, shard, identity in found:
             weights[shard][identity] = band.size / len(found)
@@ -171,7 +173,7 @@ def _place(table: pa.Table, rule: Rule) -> pa.ChunkedArray:
     return pc.index_in(table["source"], value_set=pa.array(rule.threshold, pa.string()))
 
 
-def _cards(generation: Path, weights: dict[str, dict[tuple, float]], *, seed: int) -> list[Card]:
+def _cards(generation: Path, weights: dict[str, dict[Identity, float]], *, seed: int) -> list[Card]:
     """The drawn texts by picture, each picture's in an order by hash, and so the pictures."""
     columns = [*IDENTITY, "image_id", "text", "reason", "filter", *SCORES]
     cards = []
@@ -180,7 +182,7 @@ def _cards(generation: Path, weights: dict[str, dict[tuple, float]], *, seed: in
         keys = pa.array({identity[0] for identity in drawn}, pa.string())
         rows: dict[str, list[Row]] = defaultdict(list)
         for r in table.filter(pc.is_in(table["key"], value_set=keys)).to_pylist():
-            pair = Pair(*(shard if name == "shard" else r[name] for name in Pair._fields))
+            pair = Pair.of(shard, r)
             scores = {name: r[name] for name in SCORES if r[name] is not None}
             rows[pair.key].append(Row(pair, r["reason"], r["filter"], scores, drawn.get(tuple(r[n] for n in IDENTITY), 0.0)))
         for found in rows.values():

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -69,11 +70,11 @@ def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _row(row: Row) -> dict:
+def _row(row: Row) -> dict[str, Any]:
     return {**row.pair._asdict(), "reason": row.reason, "filter": row.filter, "scores": _rounded(row), "weight": row.weight}
 
 
-def _others(card: Card) -> Iterator[dict]:
+def _others(card: Card) -> Iterator[dict[str, Any]]:
     for row in card.others[:MOST_OTHERS]:
         text = row.pair.text if len(row.pair.text) <= MOST_OTHER_CHARS else f"{row.pair.text[:MOST_OTHER_CHARS]}…"
         yield {"source": row.pair.source, "text": text, "reason": row.reason, "scores": _rounded(row)}
@@ -83,7 +84,7 @@ def _rounded(row: Row) -> dict[str, float]:
     return {name: round(value, 4) for name, value in row.scores.items()}
 
 
-def _picture(images: ShardImages, pair: Pair) -> dict:
+def _picture(images: ShardImages, pair: Pair) -> dict[str, Any]:
     """The stored file where it is small, else the largest JPEG of some sizes and qualities that is small enough."""
     stored = images.bytes(pair.shard, pair.key)
     image = Image.fromarray(decode_rgb(stored))

@@ -141,7 +141,7 @@ def _url(rng: np.random.Generator) -> str:
 
 
 def _row(key: str, pair: _WebPair) -> dict[str, Any]:
-    sides = {name: IMAGE_SIDE for name in ("width", "height", "original_width", "original_height")}
+    sides = dict.fromkeys(("width", "height", "original_width", "original_height"), IMAGE_SIDE)
     return {
         "caption": pair.text,
         "url": pair.url,

@@ -9,6 +9,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,10 +57,10 @@ class Calibration:
         columns = {"itm_logit": scores.itm_logit, "itc": scores.itc}
         columns = {name: values for name, values in columns.items() if not np.isnan(values).all()}
         if method == "temperature" and "itm_logit" in columns:
-            return cls(**_regression({"itm_logit": columns["itm_logit"]}, truth, weight, intercept=False))
+            return _regression({"itm_logit": columns["itm_logit"]}, truth, weight, intercept=False)
         if method != "temperature" and synthetic is not None:
             columns["synthetic"] = np.asarray(synthetic, dtype=np.float64)
-        fitted = cls(**_regression(columns, truth, weight))
+        fitted = _regression(columns, truth, weight)
         return fitted if method != "isotonic" else fitted._made_monotone(scores, truth, weight, synthetic)
 
     def match(self, scores: PairScores, *, synthetic: np.ndarray | bool = False) -> np.ndarray:
@@ -77,15 +78,16 @@ class Calibration:
         return Calibration(**(asdict(self) | {"knots": (tuple(map(float, found.X_thresholds_)), tuple(map(float, found.y_thresholds_)))}))
 
 
-def _regression(columns: dict[str, np.ndarray], truth: np.ndarray, weight: np.ndarray, *, intercept: bool = True) -> dict[str, float]:
-    """Weights of the columns, by name, and the bias."""
+def _regression(columns: dict[str, np.ndarray], truth: np.ndarray, weight: np.ndarray, *, intercept: bool = True) -> Calibration:
+    """Weights of the columns, which are scores or say which texts are synthetic, and the bias."""
     from sklearn.linear_model import LogisticRegression
 
     features = np.stack(list(columns.values()), axis=1)
     scale = features.std(axis=0) + 1e-9
     found = LogisticRegression(fit_intercept=intercept).fit(features / scale, truth, sample_weight=weight)
-    weights = dict.fromkeys(("itm_logit", "itc"), 0.0) | dict(zip(columns, map(float, found.coef_[0] / scale), strict=True))
-    return weights | {"bias": float(found.intercept_[0]) if intercept else 0.0}
+    weights = dict(zip(columns, map(float, found.coef_[0] / scale), strict=True))
+    itm_logit, itc, synthetic = (weights.get(name, 0.0) for name in ("itm_logit", "itc", "synthetic"))
+    return Calibration(itm_logit, itc, float(found.intercept_[0]) if intercept else 0.0, synthetic)
 
 
 def balanced(truth: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
@@ -114,7 +116,7 @@ class Calibrated:
     threshold: float | None  # for the target precision; None: it is out of reach
 
 
-def write_calibrations(found: list[Calibrated], out: Path, *, facts: dict[str, dict]) -> None:
+def write_calibrations(found: list[Calibrated], out: Path, *, facts: dict[str, dict[str, Any]]) -> None:
     """The first is that whose scores stand in `itm` and `itc`. `facts` by content hash: how good it is, its curve."""
     rows = [{**asdict(c), **facts.get(c.filter, {})} for c in found]
     write_json({"filters": rows}, out)
@@ -132,7 +134,7 @@ def read_calibrations(path: Path) -> dict[str, Calibrated]:
         raise ValueError(f"{path}: no calibration of filters ({type(e).__name__}: {e}); run calibrate again") from None
 
 
-def _calibrated(row: dict) -> Calibrated:
+def _calibrated(row: dict[str, Any]) -> Calibrated:
     values = dict(row["calibration"])
     if values["knots"] is not None:
         values["knots"] = tuple(map(tuple, values["knots"]))

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,7 @@ class Rule:
 
     def threshold(self, source: str, filter: str) -> float:
         """Below it this filter rejects a text of the source. A source that is off needs none: none of its texts stays anyway."""
-        limit = self.cfg.threshold.get(source, math.nan)
+        limit = self.cfg.threshold.get(source, math.nan)  # type: ignore[call-overload]  # it may be any source
         if source not in self.cfg.threshold and source not in self.cfg.sources:
             return -math.inf
         if limit == "calibrated":
@@ -50,7 +51,7 @@ class Rule:
             raise ValueError(f"assemble.threshold: of {source!r} it is calibrated, but {why}; lower the target or set a number")
         return found.threshold
 
-    def described(self) -> dict:
+    def described(self) -> dict[str, Any]:
         """As a manifest keeps it: `threshold` as the numbers of the first filter, and those of each filter by content hash."""
         filters = {f: {s: self.threshold(s, f) for s in self.cfg.threshold} for f in self.calibrated}
         names = {f: c.name for f, c in self.calibrated.items()}

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,6 +23,11 @@ class Pair(NamedTuple):
     round: str
     candidate: int
     text: str
+
+    @classmethod
+    def of(cls, shard: str, row: dict[str, Any]) -> "Pair":
+        """Of a row of the shard's caption table."""
+        return cls(shard, **{name: row[name] for name in cls._fields[1:]})
 
 
 class Label(BaseModel):
@@ -67,7 +72,7 @@ def read_labels(paths: Iterable[Path]) -> list[Label]:
     Of what a reviewer said of a pair on a sheet, the newest counts.
 
     ValueError names file and line of what is no label."""
-    newest: dict[tuple, Label] = {}
+    newest: dict[tuple[str, str, Pair], Label] = {}
     for file in _files(paths):
         for label in _read_file(file):
             place = (label.sheet, label.reviewer, label.pair)

@@ -16,6 +16,8 @@ docs/noise.md has what came of it for mixtures of known truth.
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -58,14 +60,14 @@ def residual_noise(kind: np.ndarray, planted: Judged, crawl: Judged, *, confiden
     rate = {k: float(np.mean(p.passed)) if len(p.passed) else 1.0 for k, p in parts.items()}
     keep, tpr, fpr = float(np.mean(crawl.passed)) if len(crawl.passed) else 0.0, rate[TRUE], {k: rate[k] for k in FALSE_KINDS}
     by_kind = {k: n for k, f in fpr.items() if (n := leftover(keep, tpr, f)) is not None}
-    found = {"keep": keep, "tpr": tpr, "fpr": fpr, "by_kind": by_kind}
+    noise = partial(Noise, keep=keep, tpr=tpr, fpr=fpr, by_kind=by_kind)
     if keep <= 0 or tpr <= max(fpr.values()):
-        return Noise(**found, point=None, upper=1.0, worst=1.0)
+        return noise(point=None, upper=1.0, worst=1.0)
     point, upper = _mixture(parts, crawl, alpha=1 - confidence)
     if keep > upper_limit(parts[TRUE].passed, parts[TRUE].image, alpha=1 - confidence):
         upper = 1.0
     rates = {k: (p.passed, p.image) for k, p in parts.items()}
-    return Noise(**found, point=point, upper=upper, worst=_worst(rates, crawl.passed, crawl.image, alpha=1 - confidence))
+    return noise(point=point, upper=upper, worst=_worst(rates, crawl.passed, crawl.image, alpha=1 - confidence))
 
 
 def _mixture(parts: dict[str, Judged], crawl: Judged, *, alpha: float) -> tuple[float, float]:
@@ -138,12 +140,12 @@ def leftover(keep: float, tpr: float, fpr: float) -> float | None:
     return float(min((1 - _clean(keep, tpr, fpr)) * fpr / keep, 1.0))
 
 
-def _clean(keep, tpr, fpr):
+def _clean(keep: Any, tpr: Any, fpr: Any) -> Any:
     """The share of all texts that fit, by the three rates (numbers or arrays)."""
     return np.clip((keep - fpr) / (tpr - fpr), 0.0, 1.0)
 
 
-def _worst(pairs: dict[str, tuple], kept: np.ndarray, kept_image: np.ndarray, *, alpha: float) -> float:
+def _worst(pairs: dict[str, tuple[np.ndarray, np.ndarray]], kept: np.ndarray, kept_image: np.ndarray, *, alpha: float) -> float:
     """The 1 - alpha quantile of the noise when each rate varies as its own Clopper-Pearson limits say, for the worst kind.
 
     The noise rises with fpr and tpr and falls with keep, so fpr and tpr are drawn from the distribution of their upper limits

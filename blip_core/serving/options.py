@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from blip_core.config.base import Config, Precision
 from blip_core.config.capfilt import SamplerConfig
@@ -108,7 +109,7 @@ def _sampler_fields() -> dict[str, str]:
     return {other.get(field, field): field for field in SamplerConfig.model_fields}
 
 
-def _explain(fault: dict) -> str:
+def _explain(fault: ErrorDetails) -> str:
     field = str(fault["loc"][-1])
     name = next((n for n, f in RENAMED.items() if f == field), field)
     expected = f"one of {', '.join(get_args(Task))}" if name == "task" else fault["msg"]

@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +32,11 @@ class Row:
     @property
     def key(self) -> str:
         """What a sampled caption depends on: the picture, not its neighbours."""
+        assert self.image is not None
         return hashlib.sha256(self.image).hexdigest()[:16]
 
 
-def read_rows(images: list, texts: list, task: Task, settings: Settings, *, paths: bool) -> list[Row]:
+def read_rows(images: list[Any], texts: list[Any], task: Task, settings: Settings, *, paths: bool) -> list[Row]:
     """Rows of what a request holds for each, None where it has nothing. Equally many of either. BadRequest names the row at fault.
 
     `paths`: an image may also be named by its path, which is for a program of one's own."""
@@ -64,9 +66,9 @@ def decoded(row: Row, settings: Settings, size: int) -> Row:
 
 def admitted(row: Row, settings: Settings) -> bytes:
     """What ingest would store of its image. BadRequest says why it would set it aside."""
-    how = {"short_side": settings.short_side, "quality": settings.quality, "format": settings.format}
+    assert row.image is not None
     try:
-        return admit(row.image, settings.images, **how).data
+        return admit(row.image, settings.images, short_side=settings.short_side, quality=settings.quality, format=settings.format).data
     except Rejected as e:
         raise BadRequest(f"row {row.number}: image: {e} ({REASONS[e.reason]}); expected {FORMATS} within the limits") from None
 

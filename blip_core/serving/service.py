@@ -1,7 +1,9 @@
 """A loaded model that answers requests, batch by batch, one request at a time: two at once would only share the same cores and memory."""
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +31,7 @@ class Service:
         self.calibration = calibration_of(folder)
         self.lock = threading.Lock()
 
-    def answer(self, rows: list[Row], options: Options) -> list[dict]:
+    def answer(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
         """One dict a row: captions; itm, itc and where calibrated match; or image_embedding and text_embedding of what the row has."""
         self.require(f"task {options.task}", *NEEDS[options.task])
         if options.task == "caption":
@@ -47,7 +49,7 @@ class Service:
         except ValueError as e:
             raise BadRequest(f"{what} is beyond this model: {e}") from None
 
-    def _caption(self, rows: list[Row], options: Options) -> list[dict]:
+    def _caption(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
         cfg = self.settings
         made = caption_images(
             self.model,
@@ -68,25 +70,26 @@ class Service:
         except ValueError as e:
             raise BadRequest(f"params: {e}") from None
 
-    def _match(self, rows: list[Row], options: Options) -> list[dict]:
-        return self.as_answers(self.scores([row.picture for row in rows], [row.text for row in rows]))
+    def _match(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
+        # read_rows has seen that each has both
+        return self.as_answers(self.scores([row.picture for row in rows], [row.text for row in rows]))  # type: ignore[misc]
 
     def scores(self, pictures: list[np.ndarray], texts: list[str]) -> PairScores:
         """Of each picture with its text. ITM has [ENC] at position 0, as training."""
         cfg, pairs = self.settings, [[text] for text in texts]
         return score_texts(self.model, self.tokenizer, pictures, pairs, max_tokens=cfg.max_tokens, precision=cfg.precision)
 
-    def as_answers(self, scores: PairScores) -> list[dict]:
+    def as_answers(self, scores: PairScores) -> list[dict[str, Any]]:
         columns = {"itm": scores.itm, "itc": scores.itc}
         if self.calibration is not None:
             columns["match"] = self.calibration.match(scores)
         return [dict(zip(columns, map(float, values), strict=True)) for values in zip(*columns.values(), strict=True)]
 
-    def _embed(self, rows: list[Row], options: Options) -> list[dict]:
-        answers: list[dict] = [{} for _ in rows]
+    def _embed(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = [{} for _ in rows]
         for name, field, encode in (("image", "picture", self.image_features), ("text", "text", self.text_features)):
             places = [i for i, row in enumerate(rows) if getattr(row, field) is not None]
-            features = encode([getattr(rows[i], field) for i in places]) if places else []
+            features: Iterable[np.ndarray] = encode([getattr(rows[i], field) for i in places]) if places else []
             for i, feature in zip(places, features, strict=True):
                 answers[i][f"{name}_embedding"] = feature.tolist()
         return answers
@@ -105,4 +108,4 @@ def calibration_of(folder: Path) -> Calibration | None:
     """What a round found for its filter in this folder, and wrote beside it; other models have none."""
     path = folder.parent / CALIBRATION
     own = read_calibrations(path).get(model_hash(folder)) if path.exists() else None
-    return own and own.calibration
+    return own.calibration if own else None

@@ -59,7 +59,7 @@ def _address(parts: SplitResult, allowed: set[str]) -> str:
     """Where to connect: an address that is public, or is itself on the list."""
     host = parts.hostname
     try:
-        found = {entry[4][0] for entry in socket.getaddrinfo(host, parts.port or _PORTS[parts.scheme], type=socket.SOCK_STREAM)}
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, parts.port or _PORTS[parts.scheme], type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError) as e:
         raise BadRequest(f"{_short(parts.geturl())}: host {host!r} is not known ({e})") from None
     if not all(_public(address) or (address == host and host in allowed) for address in found):
@@ -77,6 +77,7 @@ def _public(address: str) -> bool:
 
 def _get(parts: SplitResult, address: str, max_bytes: int) -> bytes:
     """One request to one address; redirects are answers like others that are no file."""
+    assert parts.hostname
     sock = socket.create_connection((address, parts.port or _PORTS[parts.scheme]), timeout=SECONDS)
     if parts.scheme == "https":
         sock = ssl.create_default_context().wrap_socket(sock, server_hostname=parts.hostname, do_handshake_on_connect=False)

@@ -49,7 +49,10 @@ def assemble(generation: Path, scores: Path, calibration: Path, out: Path, out_m
 
 def measure(paths: Iterable[Path], *, rule: Rule) -> dict[str, float]:
     """What the rule did, by the tables of a generation. A share of nothing (a source without texts) is left out."""
-    reasons, below, judged, images, covered, texts = Counter(), Counter(), Counter(), 0, 0, []
+    reasons: Counter[tuple[str, str]] = Counter()
+    below: Counter[str] = Counter()
+    judged: Counter[str] = Counter()
+    images, covered, texts = 0, 0, []
     for path in paths:
         table = read_whole(path)
         human, stays = pc.equal(table["source"], "human"), pc.equal(table["reason"], KEPT)
@@ -67,7 +70,14 @@ def measure(paths: Iterable[Path], *, rule: Rule) -> dict[str, float]:
 
 
 def _metrics(
-    reasons: Counter, below: Counter, judged: Counter, *, images: int, covered: int, distinct: int, sources: Iterable[str]
+    reasons: Counter[tuple[str, str]],
+    below: Counter[str],
+    judged: Counter[str],
+    *,
+    images: int,
+    covered: int,
+    distinct: int,
+    sources: Iterable[str],
 ) -> dict[str, float]:
     """`judged`: how many candidates of each source the filter scored; the others are those that a screen dropped before."""
     found: dict[str, float] = {"images": images, "texts_human": sum(n for (s, _), n in reasons.items() if s == "human")}

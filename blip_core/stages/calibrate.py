@@ -5,7 +5,9 @@ part where there are any: they are what the score is for. Nothing but these pair
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +47,8 @@ def calibrate(
     set_threads(score_cfg.threads)
     said, facts = labelled_pairs(labels, shards, min_labels=cfg.min_labels)
     pairs = _together(plant(heldout_halves(heldout)[0], per_image=cfg.controls_per_image, seed=seed), said)
-    images, found, about = ShardImages(shards), [], {}
+    images, found = ShardImages(shards), []
+    about: dict[str, dict[str, Any]] = {}
     for name in score_cfg.filters:
         judge = open_filter(name, filter, precision=score_cfg.precision, fetch=fetch)
         scores = score_table(judge, pairs, images, batch_size=score_cfg.batch_size)
@@ -64,7 +67,7 @@ def calibrate(
 
 def fit(
     scores: PairScores, pairs: pa.Table, cfg: CalibrateConfig, *, seed: int
-) -> tuple[Calibration, dict[str, float | None], dict[str, list[float]]]:
+) -> tuple[Calibration, dict[str, Any], dict[str, list[float]]]:
     """The calibration, how well the filter tells true from false pairs, and its precision-recall curve.
 
     The metrics are of the planted pairs, but for how often people and the filter say the same of the labelled ones. Two folds: each
@@ -103,7 +106,7 @@ def shared_weight(truth: np.ndarray, labelled: np.ndarray, weight: np.ndarray, s
 
 def quality(
     scores: PairScores, match: np.ndarray, truth: np.ndarray, picture: np.ndarray, cfg: CalibrateConfig, *, seed: int
-) -> tuple[dict[str, float | None], dict[str, list[float]]]:
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Metrics with the bounds of their intervals, m, m_low, m_high, by bootstrap over pictures; the curve by rising threshold.
 
     True and false pairs weigh the same, as P(match) is fitted: how many of each are planted says nothing of the crawl.
@@ -114,7 +117,7 @@ def quality(
     def measured(rows: np.ndarray) -> dict[str, float]:
         return _measure(truth[rows], match[rows]) | {name: roc_auc(truth[rows], values[rows]) for name, values in singles.items()}
 
-    metrics: dict[str, float | None] = {"pairs_true": int(truth.sum()), "pairs_false": int((~truth).sum())}
+    metrics: dict[str, Any] = {"pairs_true": int(truth.sum()), "pairs_false": int((~truth).sum())}
     metrics |= (found := measured(np.arange(len(truth)))) | _intervals(measured, found, picture, cfg, seed)
     metrics["threshold_for_precision"] = threshold_for_precision(match, truth, cfg.target_precision)
     precision, recall, threshold = precision_recall_curve(truth, match, weight=balanced(truth))
@@ -133,7 +136,9 @@ def _measure(truth: np.ndarray, match: np.ndarray) -> dict[str, float]:
     }
 
 
-def _intervals(measured, found: dict[str, float], picture: np.ndarray, cfg: CalibrateConfig, seed: int) -> dict[str, float]:
+def _intervals(
+    measured: Callable[[np.ndarray], dict[str, float]], found: dict[str, float], picture: np.ndarray, cfg: CalibrateConfig, seed: int
+) -> dict[str, float]:
     """Percentile intervals about `found`; what is drawn anew are pictures, for the pairs of one are no independent evidence."""
     order = np.argsort(picture, kind="stable")
     rows = np.split(order, np.flatnonzero(np.diff(picture[order])) + 1)

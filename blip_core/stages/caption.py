@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -101,14 +101,14 @@ def open_writers(cfg: CaptionConfig, tuned: Path, fetch: Fetch | None = None) ->
     return writers
 
 
-def read_shard(images: ShardImages, path: Path, captioner: Captioner, *, batch_size: int) -> Iterator[tuple[list[Crawled], list]]:
+def read_shard(images: ShardImages, path: Path, captioner: Captioner, *, batch_size: int) -> Iterator[tuple[list[Crawled], list[Any]]]:
     """The images that a table names, in batches, each with its pictures as the captioner takes them, which are read ahead."""
     found = crawl_images(path)
     batches = (found[start : start + batch_size] for start in range(0, len(found), batch_size))
     return read_ahead(lambda image: captioner.prepare(read_picture(images, path.stem, image.key)), batches)
 
 
-def caption_batch(writer: Writer, batch: list[Crawled], pictures: list, *, seed: int) -> list[dict]:
+def caption_batch(writer: Writer, batch: list[Crawled], pictures: list[Any], *, seed: int) -> list[dict[str, Any]]:
     """Rows of the candidates of a few images of one shard."""
     keys = [image.key for image in batch]
     numbers = {"seed": seed, "num_candidates": writer.cfg.num_candidates, "first": writer.first}

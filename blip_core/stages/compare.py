@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,10 +60,11 @@ def paired_tests(
 ) -> dict[str, Paired]:
     """Of each metric, two evaluation folders against each other. ValueError when they are of different items or lack a metric."""
     columns = _columns(challenger, baseline, metrics)
-    return {m: paired(*both, statistic, resamples=bootstrap, confidence=confidence, seed=seed) for m, *both, statistic in columns}
+    how: dict[str, Any] = {"resamples": bootstrap, "confidence": confidence, "seed": seed}
+    return {m: paired(ours, theirs, statistic, **how) for m, ours, theirs, statistic in columns}
 
 
-def paired_comparison(challenger: Path, baseline: Path, *, cfg: CompareConfig, seed: int) -> dict:
+def paired_comparison(challenger: Path, baseline: Path, *, cfg: CompareConfig, seed: int) -> dict[str, Any]:
     """Compare two evaluation folders: {"better": bool, "metrics": {metric: …}, "reasons": one sentence per failed check}.
 
     ValueError when they are of different items or lack a metric: then nothing can be said.
@@ -93,7 +95,7 @@ def _change(test: Paired) -> str:
     return f"{test.baseline:.4f} -> {test.challenger:.4f}, change {test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}]"
 
 
-def _outcome(verdict: dict) -> Iterator[str]:
+def _outcome(verdict: dict[str, Any]) -> Iterator[str]:
     """The verdict in words, a line for each test."""
     names = ", ".join(verdict["baselines"])
     yield f"{verdict['challenger']} is {'better than' if verdict['better'] else 'NOT shown to be better than'} {names}"
@@ -112,11 +114,15 @@ def _columns(challenger: Path, baseline: Path, metrics: list[str]) -> Iterator[t
     tables = [read_table(path, ["metric", "item", "image", "value"]) for path in paths]
     for metric in metrics:
         if metric in BLEU:
-            yield metric, *counts, lambda sums, n=BLEU[metric]: bleu(sums)[..., n]
+            yield metric, counts[0], counts[1], _bleu_up_to(BLEU[metric])
         else:
             ours, theirs = (_items(path, table, metric) for path, table in zip(paths, tables, strict=True))
             _check_same(metric, paths, set(ours), set(theirs))
             yield metric, _sums(paths[0], ours), _sums(paths[1], theirs), mean
+
+
+def _bleu_up_to(place: int) -> Statistic:
+    return lambda sums: bleu(sums)[..., place]
 
 
 def _items(path: Path, table: pa.Table, metric: str) -> dict[tuple[str, str], float]:
@@ -151,7 +157,7 @@ def _same_captions(*paths: Path) -> list[tuple[dict[str, list[str]], dict[str, s
     return found
 
 
-def _check_same(what: str, paths: list[Path], ours: set[tuple], theirs: set[tuple]) -> None:
+def _check_same(what: str, paths: list[Path], ours: Set[tuple[str, ...]], theirs: Set[tuple[str, ...]]) -> None:
     """ValueError naming the items (their first field) that only one of the evaluations has."""
     if ours == theirs:
         return

@@ -6,6 +6,7 @@ part of the work.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +97,8 @@ def retrieval_rows(subject: Subject, prefix: str, to_text: np.ndarray, to_image:
 
 def write_captions(subject: Subject, seed: int) -> dict[str, str]:
     """A caption of each item, by key, in order of the items."""
-    own, keys = {}, [item.key for item in subject.items]
+    own: dict[str, str] = {}
+    keys = [item.key for item in subject.items]
     for batch, pictures in subject.batches(range(len(keys))):
         texts = caption_images(
             subject.model,
@@ -115,7 +117,7 @@ def write_captions(subject: Subject, seed: int) -> dict[str, str]:
 
 def intervals(rows: list[tuple[str, str, str, float]], bleu_counts: np.ndarray, cfg: EvaluateConfig, seed: int) -> dict[str, float]:
     """Each metric with the bounds of its interval: m, m_low, m_high."""
-    options = {"resamples": cfg.bootstrap, "confidence": cfg.confidence, "seed": seed}
+    options: dict[str, Any] = {"resamples": cfg.bootstrap, "confidence": cfg.confidence, "seed": seed}
     by_metric: dict[str, tuple[list[float], list[str]]] = {}
     for metric, _, image, value in rows:
         values, images = by_metric.setdefault(metric, ([], []))

@@ -1,6 +1,7 @@
 """Let a generation pass to training, or stop. Whatever is missing, unreadable or unknown stops it as well."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,7 @@ def gate(
     write_json({"passed": True, "generation": listed_hash(generation), "parents": parents, "checks": results}, out_gate)
 
 
-def _score_faults(scores: Path, calibration: Path, parents: dict) -> list[str]:
+def _score_faults(scores: Path, calibration: Path, parents: dict[str, Any]) -> list[str]:
     """Why `scores` and `calibration` are not what the generation was chosen by, or can't be read."""
     found = content_hash(scores)
     if parents.get("scores") != found:
@@ -139,7 +140,9 @@ def _noise_facts(noise: Noise | None) -> dict[str, float]:
     return facts if noise.point is None else {**facts, "residual_noise_web": noise.point}
 
 
-def _suites(generation: Path, shards: Path, facts: dict[str, float], *, cfg: GateConfig, rule: Rule) -> dict[str, tuple]:
+def _suites(
+    generation: Path, shards: Path, facts: dict[str, float], *, cfg: GateConfig, rule: Rule
+) -> dict[str, tuple[pa.Table | Walk, list[Expect]]]:
     """Tables and their expectations: all texts, the crawl's candidates, and what was measured of the generation as a whole."""
     texts = Walk(lambda: each_row(table_paths(generation), [*COLUMNS, "filter", "opinions", *RANGES], shards))
     crawl = Walk(lambda: (_marked(table, generation, rule) for table in texts))

@@ -126,9 +126,9 @@ def _not_read(part: str, place: str, account: Account) -> pa.Table:
     return pa.Table.from_pylist(rows, QUARANTINE_SCHEMA)
 
 
-def _num_moved_texts(staged: dict[str, list[Staged]]) -> Counter:
+def _num_moved_texts(staged: dict[str, list[Staged]]) -> Counter[str]:
     """Texts that left with their images in the second half, by part; without those that were dropped by choice."""
-    moved: Counter = Counter()
+    moved: Counter[str] = Counter()
     for split, own in staged.items():
         for shard in own:
             gone = pa.array([key for key, (reason, _) in shard.dropped.items() if reason != "near_copy"], pa.string())
@@ -138,7 +138,7 @@ def _num_moved_texts(staged: dict[str, list[Staged]]) -> Counter:
     return moved
 
 
-def _metrics(tasks: list[Task], counts: Counter, quarantine: pa.Table, *, lost: Counter) -> dict[str, float]:
+def _metrics(tasks: list[Task], counts: Counter[str], quarantine: pa.Table, *, lost: Counter[str]) -> dict[str, float]:
     """`lost`: texts by part that no unit counts: of pictures that left in the second half, of files that nobody read."""
     names = [f"{kind}_{split}" for split in PROTECTED for kind in ("images", "texts", "shards")]
     metrics: dict[str, float] = {name: counts[name] for name in [*names, "images_without_text"]}

@@ -8,7 +8,7 @@ import os
 import tempfile
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -91,7 +91,15 @@ def register(
 
 
 def _promote(
-    registry: Registry, number: str, evaluation: Path, verdict: dict, *, cfg: RegisterConfig, compare_cfg: CompareConfig, seed: int, by: str
+    registry: Registry,
+    number: str,
+    evaluation: Path,
+    verdict: dict[str, Any],
+    *,
+    cfg: RegisterConfig,
+    compare_cfg: CompareConfig,
+    seed: int,
+    by: str,
 ) -> list[str]:
     """Make the version champion, or candidate, if it shall be; says why, or why not."""
     version, champion = registry.version(number), registry.at(CHAMPION)
@@ -122,11 +130,11 @@ def promotion(
     version: "ModelVersion",
     champion: "ModelVersion | None",
     evaluation: Path,
-    verdict: dict,
+    verdict: dict[str, Any],
     *,
     cfg: CompareConfig,
     seed: int,
-) -> tuple[bool, list[str], dict]:
+) -> tuple[bool, list[str], dict[str, Any]]:
     """Whether this version is shown to be better than the champion, why, and the test: {"against", "better", "metrics"}."""
     against = {"against": str(champion.version) if champion else "", "better": False}
     if verdict.get("better") is not True:
@@ -151,7 +159,7 @@ def promotion(
     return better, reasons, {**against, "better": better, "metrics": brief(paired["metrics"])}
 
 
-def brief(metrics: dict) -> dict:
+def brief(metrics: dict[str, Any]) -> dict[str, Any]:
     """Of each test what a reader wants: the change, its interval and the outcome."""
     return {name: {k: test[k] for k in ("difference", "low", "high", "role", "passed")} for name, test in metrics.items()}
 
@@ -168,7 +176,7 @@ def rebuilding(params: Params, *, gate: Path, comparison: Path, root: Path) -> d
     return files
 
 
-def _check_verdict(verdict: dict, comparison: Path, evaluation: Path) -> None:
+def _check_verdict(verdict: dict[str, Any], comparison: Path, evaluation: Path) -> None:
     """The comparison must be of this very evaluation."""
     if verdict.get("evaluation") != evaluation_hash(evaluation):
         raise ValueError(f"{comparison}: compares another state of {evaluation} than the one there now; run compare again")
@@ -181,7 +189,7 @@ def _check_fresh(root: Path, inputs: list[Path]) -> None:
         raise ValueError("dvc.lock: what is to be registered is out of date; run the chain:\n" + "\n".join(faults))
 
 
-def package(model: Path, params: Params) -> dict:
+def package(model: Path, params: Params) -> dict[str, Any]:
     """What MLflow packs: the weights as they are (no pickle), blip_core, mlflow/serve.py, which joins them, and what a request may set."""
     settings, calibration = packed_settings(model, params), model.parent / CALIBRATION
     choose({}, settings)  # the defaults themselves must be within the limits of a request
@@ -206,7 +214,7 @@ def example_image(side: int) -> bytes:
     return buffer.getvalue()
 
 
-def _record(registry: Registry, version: "ModelVersion", evaluation: Path, measured: dict, verdict: dict) -> None:
+def _record(registry: Registry, version: "ModelVersion", evaluation: Path, measured: dict[str, Any], verdict: dict[str, Any]) -> None:
     """Bring the version's evaluation up to date; nothing to do when it is the one that it has."""
     known = hashlib.sha256(
         json.dumps([evaluation_hash(evaluation), sha256_file(evaluation / "metrics.json"), verdict], sort_keys=True).encode()
@@ -224,7 +232,7 @@ def _record(registry: Registry, version: "ModelVersion", evaluation: Path, measu
     describe(registry, version.version)
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path}: missing; run the stage that makes it")
     return json.loads(path.read_text())

@@ -4,6 +4,7 @@ Start at `report`; below it stand the sections in the order of the page.
 """
 
 from pathlib import Path
+from typing import Any
 
 from blip_core.config.delivery import ReportConfig
 from blip_core.config.params import Params
@@ -131,7 +132,7 @@ def _other_reasons(found: Findings) -> list[str]:
 
 
 def _kind_rows(r: str, noise: TrueNoise) -> list[list[str]]:
-    words = {0.0: "true", 1.0: "false"}
+    words: dict[float | None, str] = {0.0: "true", 1.0: "false"}
     return [
         [
             r,
@@ -171,13 +172,13 @@ def _describe(name: str, found: Findings) -> str:
 
 
 def _bars(found: Findings) -> dict[str, dict[str, tuple[float, float, float] | None]]:
-    bars = {}
+    bars: dict[str, dict[str, tuple[float, float, float] | None]] = {}
     for metric in SHOWN:
         scale, unit = (100, ", %") if is_share(metric) else (1, "")
-        triples = {m: [v.get(f"{metric}{end}") for end in ("", "_low", "_high")] for m, v in found.models.items()}
-        bars[METRICS[metric] + unit] = {m: None if None in t else tuple(scale * v for v in t) for m, t in triples.items()}
+        triples: dict[str, list[Any]] = {m: [v.get(f"{metric}{end}") for end in ("", "_low", "_high")] for m, v in found.models.items()}
+        bars[METRICS[metric] + unit] = {m: None if None in t else (scale * t[0], scale * t[1], scale * t[2]) for m, t in triples.items()}
     if any(share is not None for share in found.true_captions.values()):
-        bars["captions that are true, %"] = {m: None if v is None else (100 * v,) * 3 for m, v in found.true_captions.items()}
+        bars["captions that are true, %"] = {m: None if v is None else (100 * v, 100 * v, 100 * v) for m, v in found.true_captions.items()}
     return bars
 
 

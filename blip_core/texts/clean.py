@@ -38,7 +38,7 @@ def tidy(text: str, limits: TextLimits) -> str:
     _check_length(clean, 4 * limits.max_chars)  # NFC shortens to a quarter at most, and its time can grow with the square of the length
     clean = unicodedata.normalize("NFC", clean)
     if not any(unicodedata.category(c)[0] not in "CZ" for c in clean):
-        raise Rejected("control_text", f"{ascii(text[:20])}")
+        raise Rejected("control_text", f"{text[:20]!a}")
     _check_length(clean, limits.max_chars)
     return clean
 

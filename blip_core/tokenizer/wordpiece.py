@@ -85,7 +85,7 @@ def build_vocab(texts: Iterable[str], size: int) -> list[str]:
     words = Counter(w for text in texts for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     characters: Counter[str] = Counter()
     for word, count in words.items():
-        characters.update({c: count for c in word})
+        characters.update(dict.fromkeys(word, count))
     alphabet = [c for c, _ in _by_frequency(characters)][: max(0, (size - len(BERT_TOKENS)) // 4)]
     entries = dict.fromkeys([*BERT_TOKENS, *alphabet, *(f"##{c}" for c in alphabet)])
     entries.update(dict.fromkeys(w for w, count in _by_frequency(words) if count > 1))

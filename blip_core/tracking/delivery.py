@@ -1,7 +1,7 @@
 """From a journal (outbox.py) to MLflow: opens the run and sends what MLflow does not have yet. What is sent twice counts once."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blip_core.tracking.outbox import Journal
 
@@ -58,7 +58,7 @@ def _open(journal: Journal, client: "MlflowClient", experiment: str) -> str:
     return run.info.run_id
 
 
-def _send(entry: dict, journal: Journal, client: "MlflowClient", experiment: str) -> None:
+def _send(entry: dict[str, Any], journal: Journal, client: "MlflowClient", experiment: str) -> None:
     if "tag" in entry:
         client.set_tag(journal.run_id, *entry["tag"])
     if "artifact" in entry:

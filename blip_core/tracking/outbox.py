@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class Journal:
         self.path, self.files = path, path.with_suffix("")  # `files`: copies of artifacts that wait
         self._file = path.open("ab", buffering=0)  # each record is in the system's hands when `note` returns
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self.header: dict = {}
+        self.header: dict[str, Any] = {}
         self.run_id: str | None = None
         self.ended = False
         self._sent = 0
@@ -35,14 +36,14 @@ class Journal:
     def name(self) -> str:
         return self.path.stem
 
-    def note(self, **entry) -> None:
+    def note(self, **entry: Any) -> None:
         """Add a record. It begins with the line's end, so that one that a full disk cut off spoils no other."""
         record = b"\n" + json.dumps(entry).encode()
         if self._file.write(record) != len(record):
             raise OSError(f"{self.path}: the disk is full")
         self._take(entry)
 
-    def unsent(self, most: int) -> Iterator[list[dict]]:
+    def unsent(self, most: int) -> Iterator[list[dict[str, Any]]]:
         """Records that are not marked as sent, in batches of at most about `most` metrics; each is marked when the next is asked for."""
         batch, count = [], 0
         for entry, end in self._read(self._sent):
@@ -79,13 +80,13 @@ class Journal:
         """Let go of it; what is in it stays."""
         self._file.close()
 
-    def _take(self, entry: dict) -> None:
+    def _take(self, entry: dict[str, Any]) -> None:
         self.header = entry.get("header", self.header)
         self.run_id = entry.get("run_id", self.run_id)
         self.ended = self.ended or "end" in entry
         self._sent = entry.get("sent", self._sent)
 
-    def _read(self, start: int) -> Iterator[tuple[dict, int]]:
+    def _read(self, start: int) -> Iterator[tuple[dict[str, Any], int]]:
         """Each record behind `start`, and where it ends."""
         with self.path.open("rb") as f:
             f.seek(start)
@@ -101,7 +102,7 @@ def folder(root: Path) -> Path:
     return root / ".work" / "tracking"
 
 
-def begin(root: Path, header: dict) -> Journal:
+def begin(root: Path, header: dict[str, Any]) -> Journal:
     """A new journal."""
     folder(root).mkdir(parents=True, exist_ok=True)
     journal = Journal(folder(root) / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}.jsonl")

@@ -8,6 +8,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import yaml
@@ -29,7 +30,7 @@ class Made:
     deps: dict[str, str]  # path to md5; of a folder it ends in `.dir`
     outs: dict[str, str]
     sizes: dict[str, int]  # of the outs, in bytes
-    params: dict  # that DVC tracks for the stage, nested as in params.yaml; all values are text
+    params: dict[str, Any]  # that DVC tracks for the stage, nested as in params.yaml; all values are text
 
     @property
     def sources(self) -> set[str]:
@@ -47,9 +48,9 @@ def parse_lock(text: str) -> Lock:
     lock = {}
     for name, body in stages.items():
         deps, outs = ({e["path"]: e for e in body.get(kind, []) if "md5" in e} for kind in ("deps", "outs"))
-        md5s = ({path: e["md5"] for path, e in entries.items()} for entries in (deps, outs))
+        used, made = ({path: e["md5"] for path, e in entries.items()} for entries in (deps, outs))
         sizes = {path: int(e.get("size", 0)) for path, e in outs.items()}
-        lock[name] = Made(name, body.get("cmd", ""), *md5s, sizes, body.get("params", {}).get("params.yaml", {}))
+        lock[name] = Made(name, body.get("cmd", ""), used, made, sizes, body.get("params", {}).get("params.yaml", {}))
     return lock
 
 
@@ -161,7 +162,7 @@ def provenance(params: str, *, model: Path, generation: Path, shards: Path, root
 
 def _authors(generation: Path) -> dict[str, str]:
     """Content hashes of the captioners and filters behind a generation, and how many texts of each source it keeps."""
-    kept: Counter = Counter()
+    kept: Counter[str] = Counter()
     found: dict[str, set[str]] = {"model": set(), "filter": set()}
     for path in table_paths(generation):
         table = read_table(path, ["source", "reason", *found])
@@ -172,9 +173,9 @@ def _authors(generation: Path) -> dict[str, str]:
     return {"captioner": ",".join(sorted(found["model"])), "filter": ",".join(sorted(found["filter"])), **texts}
 
 
-def flatten(params: dict, prefix: str = "") -> dict[str, str]:
+def flatten(params: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as MLflow takes them: {"optim": {"lr": 1e-3}} is {"optim.lr": "0.001"}; lists are JSON."""
-    flat = {}
+    flat: dict[str, str] = {}
     for key, value in params.items():
         if isinstance(value, dict) and value:
             flat |= flatten(value, f"{prefix}{key}.")

@@ -130,7 +130,7 @@ class Registry:
         for run in self._client.search_runs([self._experiment], running):
             self._client.set_terminated(run.info.run_id, "FINISHED" if run.info.run_id in kept else "KILLED")
 
-    def _upload(self, run_id: str, tags: dict[str, str], package: dict) -> tuple[str, str]:
+    def _upload(self, run_id: str, tags: dict[str, str], package: dict[str, Any]) -> tuple[str, str]:
         """Pack the model and send it. The id that MLflow gives it, and where it lies."""
         import mlflow
         from mlflow.entities import LoggedModelOutput

@@ -37,7 +37,7 @@ QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINT
 
 
 @contextmanager
-def stage_run(name: str, *, stage: str, params: dict, inputs: list[Path], root: Path) -> Iterator["StageRun"]:
+def stage_run(name: str, *, stage: str, params: dict[str, Any], inputs: list[Path], root: Path) -> Iterator["StageRun"]:
     """A run of MLflow around a stage. `name` is parent/child: r1/caption stands below the one run r1 of this params.yaml and data.
 
     The run ends as FINISHED, as FAILED with the message in its tag `error`, or as KILLED after Ctrl-C and SIGTERM.
@@ -60,7 +60,7 @@ class StageRun:
     All goes to a journal first (outbox.py): what MLflow does not get while the stage runs, a later one or `send_kept` sends.
     """
 
-    def __init__(self, name: str, stage: str, params: dict, inputs: list[Path], root: Path):
+    def __init__(self, name: str, stage: str, params: dict[str, Any], inputs: list[Path], root: Path):
         self._root = root
         self._journal: Journal | None = None
         self._client: MlflowClient | None = None  # None: MLflow could not be reached yet
@@ -74,7 +74,7 @@ class StageRun:
     @property
     def run_id(self) -> str | None:
         """None where MLflow does not know of the run yet."""
-        return self._journal and self._journal.run_id
+        return self._journal.run_id if self._journal else None
 
     def log(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Keep metrics for the next flush. What is not a finite number is dropped with a warning."""
@@ -109,11 +109,12 @@ class StageRun:
         if self._journal:
             self._journal.remove() if done else self._journal.close()
 
-    def _open(self, name: str, stage: str, params: dict, inputs: list[Path]) -> None:
+    def _open(self, name: str, stage: str, params: dict[str, Any], inputs: list[Path]) -> None:
         self._journal = begin(self._root, _header(name, stage, params, inputs, self._root))
         self._flush()
 
     def _flush(self) -> None:
+        assert self._journal
         began = time.monotonic()
         if self._client is None:
             with lock(self._root):  # two first processes must make neither two schemas nor two parents
@@ -135,9 +136,10 @@ class StageRun:
                 self._warn("journal", f"{path}: can't be kept for MLflow ({e})")
 
     def _send_artifact(self, path: Path, to: str | None) -> None:
+        assert self._client  # MLflow knows of the run
         self._client.log_artifact(self.run_id, str(path), to)
 
-    def _note(self, **entry) -> bool:
+    def _note(self, **entry: Any) -> bool:
         """Whether there is a journal that took the record."""
         if self._journal is None:
             return False
@@ -156,7 +158,7 @@ class StageRun:
         try:
             with environment(STAGE_HTTP | QUIET):
                 act()
-        except Exception as e:  # whatever MLflow, its database or the network may raise: the stage goes on
+        except Exception as e:  # noqa: BLE001  # whatever MLflow, its database or the network may raise: the stage goes on
             now = time.monotonic()
             self._retry_at = now + max(RETRY_SECONDS, (now - began) / MAX_SHARE)
             reason = f"{type(e).__name__}: {str(e)[:300]}"
@@ -171,7 +173,7 @@ class StageRun:
             log.warning(message)
 
 
-def _header(name: str, stage: str, params: dict, inputs: list[Path], root: Path) -> dict:
+def _header(name: str, stage: str, params: dict[str, Any], inputs: list[Path], root: Path) -> dict[str, Any]:
     """What opens the run, now or later."""
     parent, child = name.split("/")
     rev, md5s, chain = git_state(root), inputs_md5s(inputs, root), chain_id(root)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,14 @@ from blip_core.model.vit import VitBlock
 from blip_core.training.health import Health, History
 from blip_core.training.objectives import Batch, Objective
 
-if TYPE_CHECKING:  # one step needs torch alone (benchmarks/speed/gpu.py); only a whole training reads data and writes checkpoints
-    from blip_core.training.batches import Batches
-
 log = logging.getLogger(__name__)
 Log = Callable[..., None]
+
+
+class Source(Protocol):
+    """Where batches come from, as training/batches.py: one step needs torch alone (benchmarks/speed/gpu.py)."""
+
+    def loader(self, start: int) -> Iterator[Batch]: ...
 
 
 @dataclass
@@ -47,7 +50,7 @@ class TrainState:
 
 
 def fit(
-    model: Blip, objective: Objective, batches: "Batches", cfg: OptimConfig, *, name: str, folder: Path, seed: int, report: Log | None
+    model: Blip, objective: Objective, batches: Source, cfg: OptimConfig, *, name: str, folder: Path, seed: int, report: Log | None
 ) -> History:
     """Train `model` in place for cfg.steps and return the history, one row per cfg.log_every steps.
 

@@ -21,7 +21,6 @@ from blip_core.compute.distributed import gather, global_mean, rank, total, worl
 from blip_core.config.training import ContrastConfig, LanguageConfig
 from blip_core.model.blip import Blip
 from blip_core.model.med import KeysValues
-from blip_core.training.health import Bounds
 
 Losses = dict[str, Tensor]
 
@@ -278,8 +277,7 @@ class CaptionObjective(nn.Module):
 
     def __init__(self, language: LanguageConfig):
         super().__init__()
-        self.language = language
-        self.bounds: Bounds = {}
+        self.language, self.bounds = language, dict[str, tuple[float, float]]()
 
     def before_step(self, model: Blip) -> None:
         """Nothing to do."""

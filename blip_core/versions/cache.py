@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -97,7 +97,7 @@ class Cache:
             raise ValueError(f"{len(md5s)} files are not in DVC's cache, and its remote can't give them ({reason}); see `dvc pull`") from e
 
 
-def resolved(root: Path, folder: Path, stages: dict) -> dict[str, dict]:
+def resolved(root: Path, folder: Path, stages: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The stages of a dvc.yaml as they are under the values of `folder`/params.yaml: one for each key of a foreach, every ${} filled in.
 
     ValueError names the entry that has no value.
@@ -117,9 +117,8 @@ def run_dvc(root: Path, *args: str, show: bool = False, unset: tuple[str, ...] =
     """What a command of DVC prints; with `show` the user sees it instead. ValueError says why it failed."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])  # `python` of dvc.yaml is this one
     env = {k: v for k, v in os.environ.items() if k not in unset} | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
-    streams = {} if show else {"capture_output": True}
     command = [sys.executable, "-m", "dvc", *args]
-    done = subprocess.run(command, cwd=root, env=env, text=True, stdin=subprocess.DEVNULL, **streams)
+    done = subprocess.run(command, cwd=root, env=env, text=True, stdin=subprocess.DEVNULL, capture_output=not show)
     if done.returncode:
         told = "see above" if show else (done.stderr.strip() or done.stdout.strip())
         raise ValueError(f"dvc {' '.join(args)} failed in {root}: {told}")

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,17 +28,18 @@ BUCKETS = 64
 ORDER = "order"
 
 Files = dict[str, Path]
+Decisions = Counter[tuple[str, str, str]]  # texts by source, reason before and reason after
 
 
-def differences(before: Files, after: Files, *, examples: int) -> dict:
+def differences(before: Files, after: Files, *, examples: int) -> dict[str, Any]:
     """Counts by source and by decision before and after, and some texts of each kind: those of the smallest hash, so always the same ones.
 
     {"sources": {source: {"before", "after", "added", "dropped", "changed", "unchanged"}}, "decisions": [{"source", "before", "after",
     "texts"}], "other_picture": keys that name another picture now, "examples": {kind: [row]}}
     """
-    counts: dict[str, Counter] = defaultdict(Counter, {source: Counter() for source in SOURCES})
-    decisions: Counter = Counter()
-    shown: dict[str, list[dict]] = {kind: [] for kind in KINDS}
+    counts: dict[str, Counter[str]] = defaultdict(Counter, {source: Counter() for source in SOURCES})
+    decisions: Decisions = Counter()
+    shown: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     other = 0
     for old, new in _pairs(before, after):
         joined = _joined(old, new)
@@ -118,7 +120,7 @@ def _kinds(joined: pa.Table) -> dict[str, pa.ChunkedArray]:
     return {"added": pc.and_not(stays, was), "dropped": pc.and_not(was, stays), "changed": pc.and_(both, reworded)}
 
 
-def _count(joined: pa.Table, counts: dict[str, Counter], decisions: Counter) -> None:
+def _count(joined: pa.Table, counts: dict[str, Counter[str]], decisions: Decisions) -> None:
     for kind, mask in _kinds(joined).items():
         for value in pc.value_counts(joined["source"].filter(mask)).to_pylist():
             counts[value["values"]][kind] += value["counts"]
@@ -138,7 +140,7 @@ def _num_other_pictures(old: pa.Table, new: pa.Table) -> int:
     return pc.sum(pc.not_equal(joined["image_id_min"], joined["image_id_min_after"])).as_py() or 0
 
 
-def _fewest(chosen: list[dict], table: pa.Table, num: int) -> list[dict]:
+def _fewest(chosen: list[dict[str, Any]], table: pa.Table, num: int) -> list[dict[str, Any]]:
     """The `num` rows of the smallest hash among those chosen before and the table's."""
     if not table.num_rows or not num:
         return chosen

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from blip_core.config.params import load_params
 from blip_core.files.atomic import new_folder
@@ -120,6 +121,7 @@ def fetched(version: Version, cache: Cache, root: Path) -> dict[str, Path]:
         made = f"where it was made, check out {version.rev[:9]} and `dvc push`" if version.rev else "`dvc push` where it was made"
         raise ValueError(f"{version}: its files are neither in DVC's cache {cache.place} nor in its remote; {made}, or reproduce it there")
     files = files_of(version, cache, root)
+    assert files is not None  # they have just been fetched
     if STOPPED in files:
         raise ValueError(f"{version}: was not made, for the rounds stopped before it: {json.loads(files[STOPPED].read_text())['stopped']}")
     return files
@@ -146,7 +148,7 @@ def kept_by_source(files: dict[str, Path]) -> dict[str, int]:
     counts = json.loads(files["manifest.json"].read_text()).get("counts", {})
     if {"kept_web", "kept_synthetic", "texts_human"} <= counts.keys():
         return {"web": counts["kept_web"], "human": counts["texts_human"], "synthetic": counts["kept_synthetic"]}
-    found: Counter = Counter()
+    found: Counter[str] = Counter()
     for name, path in files.items():
         if name.endswith(".parquet"):
             groups = read_table(path, ["source", "reason"]).group_by(["source", "reason"]).aggregate([([], "count_all")])
@@ -154,14 +156,14 @@ def kept_by_source(files: dict[str, Path]) -> dict[str, int]:
     return {source: found[source] for source in SOURCES}
 
 
-def describe(root: Path) -> list[dict]:
+def describe(root: Path) -> list[dict[str, Any]]:
     """A row for each known version. `kept` is None when its files are not on this machine; `gate` says where it was not made at all."""
     rows, present = [], {(v.name, v.md5) for v in here(root)}
     with open_cache(root) as cache:
         for version in known(root):
             files = files_of(version, cache, root)
             made = not files or STOPPED not in files
-            row = {
+            row: dict[str, Any] = {
                 "version": str(version),
                 "generation": version.name,
                 "date": version.date,
@@ -172,7 +174,7 @@ def describe(root: Path) -> list[dict]:
                 "md5": version.md5,
                 "bytes": version.size,
                 "gate": "not run" if not made else "passed" if version.gate else "",
-                "kept": files and (kept_by_source(files) if made else dict.fromkeys(SOURCES, 0)),
+                "kept": dict.fromkeys(SOURCES, 0) if not made else kept_by_source(files) if files else None,
             }
             rows.append({**row, "workspace": (version.name, version.md5) in present})
     return rows
@@ -261,7 +263,7 @@ def _fetch_all(version: Version, root: Path) -> None:
         )
 
 
-def _versions(lock: Lock, **of: object) -> list[Version]:
+def _versions(lock: Lock, **of: Any) -> list[Version]:
     found = []
     for made in lock.values():
         for path, md5 in made.outs.items():

@@ -8,7 +8,7 @@ import os
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import yaml
@@ -31,7 +31,7 @@ TEXT = ("text", "source", "round", "candidate", "model", "filter", "match", "rea
 LEARNED = ("key", "text", "source", "round", "candidate", "model", "filter", "itm", "itc", "match")
 
 
-def of_model(spec: str, root: Path, *, name: str) -> dict:
+def of_model(spec: str, root: Path, *, name: str) -> dict[str, Any]:
     """Lineage of `blip/3`, `models:/blip@champion` or a local model folder, which may be a version of the registered model `name`.
 
     ValueError when neither the registry nor dvc.lock knows it.
@@ -67,7 +67,7 @@ def find_version(registry: Registry, wanted: str) -> "ModelVersion":
     return version
 
 
-def of_version(registry: Registry, version: "ModelVersion") -> dict:
+def of_version(registry: Registry, version: "ModelVersion") -> dict[str, Any]:
     """All that is known of how a version was made, measured and promoted; "" or empty where nothing was recorded."""
     tags, number = version.tags, str(version.version)
     files = _rebuilding_files(registry, version)
@@ -102,7 +102,7 @@ def of_version(registry: Registry, version: "ModelVersion") -> dict:
     }
 
 
-def _of_folder(folder: Path, identity: str, root: Path) -> dict:
+def _of_folder(folder: Path, identity: str, root: Path) -> dict[str, Any]:
     """Of a model that is not registered: what dvc.lock says of its place."""
     path = os.path.relpath(folder.resolve(), root.resolve())
     lock = read_lock(root)
@@ -118,12 +118,12 @@ def _of_folder(folder: Path, identity: str, root: Path) -> dict:
     }
 
 
-def _stages(lock: Lock, path: str) -> list[dict]:
+def _stages(lock: Lock, path: str) -> list[dict[str, Any]]:
     """The stages behind an output, first to last, with what they made."""
     return [{"stage": made.stage, "outs": made.outs} for made in ancestry(lock, path)]
 
 
-def learned_from(found: dict, root: Path) -> list[dict]:
+def learned_from(found: dict[str, Any], root: Path) -> list[dict[str, Any]]:
     """Every text that a model of `of_model` trained on: whose image, who wrote it (`model`), who scored it (`filter`) and how.
 
     ValueError when its generation is unknown to DVC, or neither in its cache nor in its remote.
@@ -140,7 +140,7 @@ def learned_from(found: dict, root: Path) -> list[dict]:
         return [row for path in paths for row in pq.read_table(path, columns=list(LEARNED), filters=seen).to_pylist()]
 
 
-def _generation(generation: dict, root: Path) -> Version | None:
+def _generation(generation: dict[str, Any], root: Path) -> Version | None:
     md5 = generation.get("dvc_md5")
     return next((version for version in known(root) if md5 and version.md5 == md5), None)
 
@@ -151,7 +151,7 @@ def _rebuilding_files(registry: Registry, version: "ModelVersion") -> dict[str, 
         return {path.name: path.read_text() for path in kept.iterdir()} if kept else {}
 
 
-def of_caption(key: str, root: Path, *, name: str) -> dict:
+def of_caption(key: str, root: Path, *, name: str) -> dict[str, Any]:
     """Every known version of a generation that has texts of this image, their fate there, and the models that trained on those kept.
 
     {"key", "generations": [{"version", "workspace", "texts": [{…, "models": […]}]}], "elsewhere": versions whose files are not on this
@@ -174,12 +174,12 @@ def of_caption(key: str, root: Path, *, name: str) -> dict:
     return {"key": key, "generations": found, "elsewhere": elsewhere}
 
 
-def _texts(key: str, files: dict[str, Path]) -> list[dict]:
+def _texts(key: str, files: dict[str, Path]) -> list[dict[str, Any]]:
     paths = [path for file, path in sorted(files.items()) if file.endswith(".parquet")]
     return [row for path in paths for row in pq.read_table(path, columns=list(TEXT), filters=[("key", "==", key)]).to_pylist()]
 
 
-def _trained_on(row: dict, version: Version, trained: list[tuple[str, str, set[str]]]) -> list[str]:
+def _trained_on(row: dict[str, Any], version: Version, trained: list[tuple[str, str, set[str]]]) -> list[str]:
     if row["reason"] != KEPT or not version.md5:
         return []
     return [model for model, md5, sources in trained if md5 == version.md5 and row["source"] in sources]

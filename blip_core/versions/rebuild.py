@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blip_core.files.content import write_json
 from blip_core.tracking.provenance import ancestry, git, parse_lock, raw_data
@@ -86,7 +86,7 @@ def _stage(tags: dict[str, str], title: str, root: Path) -> str:
     return stage
 
 
-def _clone(root: Path, out: Path, rev: str, *, identity: dict) -> None:
+def _clone(root: Path, out: Path, rev: str, *, identity: dict[str, Any]) -> None:
     """A clone at `out` with the revision checked out and the project's own DVC cache; an unfinished rebuild of the same is taken up."""
     if out.exists():
         if not (out / MARK).exists() or json.loads((out / MARK).read_text()) != identity:

@@ -117,7 +117,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _unpickle(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # bytes that are no pickle make the reader fail in any way; torch's own words recommend to trust the file
+    except Exception as e:  # noqa: BLE001  # bytes that are no pickle make the reader fail in any way; torch's own words recommend to trust the file
         found = "it holds more than tensors, or is no such file" if isinstance(e, pickle.UnpicklingError) else f"{type(e).__name__}: {e}"
         raise ValueError(f"{path}: does not load as tensors alone ({found}); expected weights written by torch.save") from None
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -115,7 +116,7 @@ def test_an_arm_writes_below_its_own_folder_and_reads_what_it_has_of_its_own(tmp
     for stage in own.stages.values():
         words = stage["cmd"].split()
         assert "--run" not in words and "--after" not in words and words[-2:] == ["--params", "own.yaml"]
-        outs = [word for flag, word in zip(words, words[1:], strict=False) if flag.startswith("--out")]
+        outs = [word for flag, word in pairwise(words) if flag.startswith("--out")]
         assert outs and all(path.startswith("artifacts/ablations/shared/") for path in outs), "the page of the gate's checks too"
         assert stage["wdir"] == "../.." and [*stage["params"][0]] == ["own.yaml"]
 
@@ -181,7 +182,7 @@ def planted() -> dict:
         return {"evaluation": "e", "metrics": dict.fromkeys(METRICS, metric), "true_captions": value, "texts": texts, "against": against}
 
     def gain(difference: float) -> dict:
-        return {"none": dict.fromkeys(METRICS, {"difference": difference, "low": difference - 0.05, "high": difference + 0.05})}
+        return {"none": {m: {"difference": difference, "low": difference - 0.05, "high": difference + 0.05} for m in METRICS}}
 
     facts = {"steps": 500, "batch_size": 64, "human_share": 0.4, "synthetic_share": 0.2, "bootstrap": 2000, "confidence": 0.95}
     sample = {"num_web": 16000, "num_train": 250, "num_val": 300, "num_test": 500}
@@ -301,7 +302,7 @@ def test_the_command_runs_arms_in_a_clone_and_tells_what_came_of_them(ablated):
 
 @pytest.mark.slow
 def test_a_second_run_trains_nothing_and_says_the_same(ablated):
-    folder, told = ablated
+    folder, _ = ablated
     before = (folder / "results.json").read_bytes()
     again = run(folder, "--seeds", "3", "--arms", "short")
     assert "Running stage" not in again and (folder / "results.json").read_bytes() == before

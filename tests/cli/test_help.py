@@ -38,7 +38,7 @@ def test_the_help_lists_every_verb_once_in_its_group(verbs, capsys):
     assert end.value.code == 0 and shown.startswith("usage: blip VERB")
     groups = {part.split(":")[0]: re.findall(r"^  (\S+) +\S", part, re.M) for part in shown.split("\n\n") if part.split(":")[0] in GROUPS}
     assert list(groups) == list(GROUPS) and groups["chain"][: len(STAGES)] == list(STAGES)
-    assert sorted(sum(groups.values(), [])) == sorted(name for name in verbs if " " not in name)
+    assert sorted(name for names in groups.values() for name in names) == sorted(name for name in verbs if " " not in name)
 
 
 def test_every_verb_has_an_example_that_it_understands(verbs):

@@ -358,7 +358,7 @@ def test_no_file_but_the_pages_own_can_be_had(page, root):
     ):
         for route in ("/gradio_api/file=", "/gradio_api/file/", "/file=", "/gradio_api/proxy="):
             assert httpx.get(page + route + path).status_code in (400, 403, 404), route + path
-    [own] = [u for u in re.findall(r"/gradio_api/file=[^\"]+web-000000000.jpg", httpx.get(f"{page}/config").text)][:1]
+    [own] = re.findall(r"/gradio_api/file=[^\"]+web-000000000.jpg", httpx.get(f"{page}/config").text)[:1]
     assert httpx.get(page + own).headers["content-type"] == "image/jpeg"
     cache = own.split("/shards/")[0]
     assert httpx.get(f"{page}{cache}/..%2f..%2fetc/passwd").status_code in (403, 404)

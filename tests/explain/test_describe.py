@@ -177,7 +177,7 @@ def random_folders(root, cut: int):
     after = [[web(f"web-{i:03d}", texts[i], reasons[i]), synthetic(f"web-{i:03d}", texts[i + 80], reasons[i + 80])] for i in range(80)]
     shards = range(0, 80, cut)
     old = seal(root / "g0", {f"web-{s:05d}": before[s : s + cut] for s in shards})
-    return old, seal(root / "g1", {f"web-{s:05d}": sum(after[s : s + cut], []) for s in shards})
+    return old, seal(root / "g1", {f"web-{s:05d}": [row for rows in after[s : s + cut] for row in rows] for s in shards})
 
 
 def test_shards_make_no_difference(tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ def test_a_generation_without_kept_or_synthetic_texts(tmp_path):
     rows = [web("web-0", "the red dog", "below_threshold")]
     folders = seal(tmp_path / "g0", {"web-00000": [web("web-0", "the red dog")]}), seal(tmp_path / "g1", {"web-00000": rows})
     found = describe_round(*folders, CFG)
-    assert found["diversity"] == {"sample_words": 0, **dict.fromkeys(("web", "synthetic", "human"), {"texts": 0})}
+    assert found["diversity"] == {"sample_words": 0, **{source: {"texts": 0} for source in ("web", "synthetic", "human")}}
     assert found["retention"]["rare"]["kept"] == 0.0 and found["retention"]["added_by_synthetic"] == {"words": 0, "most": []}
 
 

@@ -72,7 +72,7 @@ def test_every_room_stands_in_the_table_and_says_what_it_is():
         says = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
         assert "In: " in says and "Out: " in says and "Open first: " in says, room
         first = re.findall(r"\b(\w+\.py)\b", says.split("Open first: ")[1])
-        assert room == "stages" or first and all((folder / name).exists() for name in first), room
+        assert room == "stages" or (first and all((folder / name).exists() for name in first)), room
 
 
 def test_tests_mirror_the_rooms():

@@ -66,7 +66,7 @@ def test_the_server_keeps_composes_schema():
 
 
 def test_the_server_is_valid_by_compose_itself(tmp_path):
-    """`docker compose config`, as mlflow/README.md says: what is not filled in is named; filled in, the file is whole."""
+    """`docker compose config`, as docs/tracking.md says: what is not filled in is named; filled in, the file is whole."""
     folder = shutil.copytree(ROOT / "mlflow", tmp_path / "mlflow", ignore=shutil.ignore_patterns(".env"))
     command = [BIN / "docker-compose", "config", "--format", "json"]
     settings = re.sub(r"^(\w+)=$", r"\1=x", (folder / ".env.example").read_text(), flags=re.M)

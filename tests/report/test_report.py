@@ -129,7 +129,7 @@ def write_history(path: Path, parts: list[str]) -> None:
         writer = csv.DictWriter(f, ["step", "loss", *parts, "grad_norm", "lr"])
         writer.writeheader()
         for step in (10, 20, 30):
-            writer.writerow({"step": step, "loss": 1.0 * len(parts), **{p: 1.0 for p in parts}, "grad_norm": 1.0, "lr": 1e-3})
+            writer.writerow({"step": step, "loss": 1.0 * len(parts), **dict.fromkeys(parts, 1.0), "grad_norm": 1.0, "lr": 1e-3})
 
 
 def write_model(artifacts: Path, name: str, captions: list[tuple[str, str]]) -> None:

@@ -127,7 +127,7 @@ def test_kappa_is_cohens():
 
 
 def test_reviewers_and_filter_are_compared(crawl):
-    folder, truth = crawl
+    folder, _ = crawl
     cards = drawn(folder)
     passes = {r.pair.text: r.scores["match"] >= THRESHOLD[r.pair.source] for r in rows_of(cards)}
     texts = sorted(passes)

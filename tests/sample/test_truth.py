@@ -63,7 +63,7 @@ def test_kinds_add_up_and_are_true_or_false_as_the_sample_says(data, truth):
     assert sum(kind.texts for kind in kinds.values()) == 40
     for name, kind in kinds.items():
         assert kind.before == (0.0 if name in ("clean", "terse") else 1.0), name
-    assert list(kinds.values())[0].texts == max(kind.texts for kind in kinds.values())
+    assert next(iter(kinds.values())).texts == max(kind.texts for kind in kinds.values())
 
 
 def test_shards_add_up(data, truth):

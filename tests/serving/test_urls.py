@@ -4,6 +4,7 @@ import http.server
 import socket
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 
@@ -15,7 +16,7 @@ FILE = b"GIF89a" + bytes(2000)
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    asked: list[tuple[str, str]] = []
+    asked: ClassVar[list[tuple[str, str]]] = []
 
     def do_GET(self):
         self.asked.append((self.path, self.headers["Host"]))

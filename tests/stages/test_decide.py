@@ -47,7 +47,7 @@ def test_no_gain_stops_and_the_reason_has_the_numbers(tmp_path):
 
 
 def test_a_loss_beyond_its_interval_stops_whatever_is_gained(tmp_path):
-    answer, numbers = decided(tmp_path, cider=0.7, ir_r1=0.4)
+    answer, _ = decided(tmp_path, cider=0.7, ir_r1=0.4)
     assert answer["go_on"] is False and answer["stopped"].startswith("on val g2 loses against g1 in ir_r1 beyond the interval")
 
 

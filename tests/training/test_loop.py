@@ -2,6 +2,7 @@
 
 import logging
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -243,7 +244,7 @@ def test_the_rate_warms_up_then_falls_by_cosine(params):
     rates = [learning_rate(s, cfg) for s in range(1000)]
     assert rates[0] == pytest.approx(0.01) and max(rates) == pytest.approx(1.0) and rates[99] == pytest.approx(1.0)
     assert rates[550] == pytest.approx(0.55) and rates[-1] == pytest.approx(0.1, abs=1e-4)
-    assert all(a >= b for a, b in zip(rates[100:], rates[101:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[100:]))
 
 
 def test_norms_biases_positions_and_temperature_do_not_decay(model, params):

@@ -89,7 +89,7 @@ def test_ancestry_is_in_the_order_of_making_and_staleness_is_seen_at_any_depth(t
     ],
 )
 def test_the_rule_that_chose_is_said(assemble, said):
-    from blip_core.cli.versions import _rule
+    from blip_core.cli.lineage import _rule
 
     usual = {"score": "match", "sources": ["web", "synthetic"], "votes": 1, "keep_best": None}
     assert _rule({"filter": "f", "params": {"assemble": usual | assemble}}) == said

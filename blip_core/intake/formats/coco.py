@@ -5,6 +5,7 @@ COCO publishes no captions of its test images. Without a list of test captions, 
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from blip_core.intake.formats import deal_split, files, split_of_name
 from blip_core.intake.formats.files import Entry, FileUnit, read
@@ -65,7 +66,7 @@ def _entries(file: Path, has_test: bool, others: tuple[str, ...]) -> list[Entry]
     return entries
 
 
-def _captions(file: Path, rows: list) -> tuple[dict[object, dict[int, str]], list[Entry]]:
+def _captions(file: Path, rows: list[Any]) -> tuple[dict[object, dict[int, str]], list[Entry]]:
     """Captions by the image's id and their number in the list; an entry for each row that holds none.
 
     ValueError where no row has one: boxes and key points are annotations too."""
@@ -97,11 +98,17 @@ def _identity(value: object) -> object:
 
 
 def _entry(
-    image: dict, texts: tuple[str, ...], where: str, stem: str, names: dict[object, dict], has_test: bool, others: tuple[str, ...]
+    image: dict[str, Any],
+    texts: tuple[str, ...],
+    where: str,
+    stem: str,
+    names: dict[object, dict[str, None]],
+    has_test: bool,
+    others: tuple[str, ...],
 ) -> Entry:
     """`names`: those of the list's images by their id. `others`: folders where pictures may lie besides."""
     name, identity = image.get("file_name"), _identity(image.get("id"))
-    fault = ()
+    fault: tuple[str, ...] = ()
     if not isinstance(name, str) or identity is None:
         fault = ("bad_row", f"expected id and file_name, got the fields {sorted(map(str, image))}")
     elif len(names[identity]) > 1:

@@ -68,7 +68,7 @@ def without_number(name: str) -> str:
 def texts_of(value: object) -> tuple[str, ...] | None:
     """The texts in a cell: a text, a list of texts, such a list as JSON or as Python writes it; none for null; None for a number and
     the like."""
-    if value is None or isinstance(value, float) and value != value:
+    if value is None or (isinstance(value, float) and value != value):
         return ()
     if isinstance(value, str):
         return _listed(value) or (value,)

@@ -43,6 +43,9 @@ class Dialect:
         return replace(self, escape="" if self.escape else "\\")
 
 
+PLAIN = Dialect()
+
+
 def named_delimiter(line: str) -> str | None:
     """Of Excel's line `sep=;`."""
     match = _NAMED.fullmatch(line)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from blip_core.config.intake import CsvConfig
 from blip_core.files.rejected import Rejected
-from blip_core.intake.formats.dialect import Dialect, find, named_delimiter
+from blip_core.intake.formats.dialect import PLAIN, Dialect, find, named_delimiter
 
 _ENDS = {".csv": "csv", ".tsv": "csv", ".token": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _TEXT_TABLE = re.compile(r"(?:.*[._-])?(?:captions|token|results)(?:[._-].*)?\.txt", re.IGNORECASE)  # Flickr's; other .txt hold texts
@@ -39,7 +39,7 @@ class Table:
     path: Path
     kind: str  # csv | jsonl | parquet
     names: tuple[str, ...]
-    dialect: Dialect = Dialect()  # of a CSV
+    dialect: Dialect = PLAIN  # of a CSV
     start: int = 0
     first_line: int = 1
 

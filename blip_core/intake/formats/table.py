@@ -5,11 +5,12 @@ Columns are found by their names in any case; without names, by what the first r
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
-from blip_core.intake.formats.columns import FILES, SEARCH, SPLITS, column, is_image_name, is_url, text_columns, texts_of
-from blip_core.intake.formats.files import IMAGE_ENDS, image_folder, is_file, places
+from blip_core.intake.formats.columns import FILES, IMAGE_ENDS, SEARCH, SPLITS, column, is_image_name, is_url, text_columns, texts_of
+from blip_core.intake.formats.files import image_folder, is_file, places
 from blip_core.intake.formats.inline import is_inline
 from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read
 from blip_core.intake.formats.listing import units as list_units
@@ -105,7 +106,7 @@ def _by_first_row(root: Path, table: Table) -> Listing | None:
     return Listing(root, without_header(table), images[0], (text,), None, folders=image_folder(root), **_lists(root, table))
 
 
-def _lists(root: Path, table: Table) -> dict:
+def _lists(root: Path, table: Table) -> dict[str, Any]:
     """The split lists beside the table, and what they say."""
     found = split_lists(table.path.parent)
     beside = tuple(path.relative_to(root).as_posix() for path in found)

@@ -9,11 +9,12 @@ import gzip
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -24,7 +25,7 @@ _ZEROS = bytes(_BLOCK)
 _CHUNK = 1 << 20
 _MOST_EXTENDED = 1 << 16  # bytes of a long name or a pax header
 # by the first bytes of the file
-_PACKED = {
+_PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import Record, RejectedRow, failure, split_of_name
-from blip_core.intake.formats.columns import SEARCH, column
-from blip_core.intake.formats.files import IMAGE_ENDS, MOST_IMAGE_BYTES
+from blip_core.intake.formats.columns import IMAGE_ENDS, SEARCH, column
+from blip_core.intake.formats.files import MOST_IMAGE_BYTES
 from blip_core.intake.formats.rows import PARQUET_FAULTS
 from blip_core.intake.formats.tar import Member, members
 from blip_core.intake.walk import below
@@ -131,7 +131,7 @@ def is_side_table(path: Path) -> bool:
 
 def _read_tar(unit: TarUnit, path: Path, found: set[str]) -> Iterator[Record | RejectedRow]:
     tar, sample, num_members = path.relative_to(unit.root).as_posix(), None, 0
-    split, others = split_of_name(unit.name), Counter()
+    split, others = split_of_name(unit.name), Counter[str]()
     fault = None
     try:
         for member in members(path, _WANTED):
@@ -163,7 +163,7 @@ def _read_tar(unit: TarUnit, path: Path, found: set[str]) -> Iterator[Record | R
         yield RejectedRow("", tar, fault.reason, fault.detail, split)
 
 
-def _place(member: Member, others: Counter) -> tuple[str, str] | None:
+def _place(member: Member, others: Counter[str]) -> tuple[str, str] | None:
     """Key and lower-case extension, which begins at the first dot of the name: 7.depth.png belongs to 7. None for what is no part of a
     sample; what is neither picture nor text by its last ending is counted in `others`."""
     path = PurePosixPath(member.name)
@@ -191,7 +191,7 @@ def _add(sample: _Sample, extension: str, member: Member, picture: str | None) -
     elif member.data is None:
         most = _WANTED[extension.rpartition(".")[2]]
         sample.fault = Rejected("too_many_bytes", f"{member.name!r} has {member.size} bytes, at most {most} are read")
-    elif wanted and sample.images or extension in sample.texts:
+    elif (wanted and sample.images) or extension in sample.texts:
         sample.fault = Rejected("duplicate_member", f"{member.name!r} comes after another of its kind")
     elif wanted:
         sample.images.append(member.data)
@@ -199,7 +199,9 @@ def _add(sample: _Sample, extension: str, member: Member, picture: str | None) -
         sample.texts[extension] = member.data
 
 
-def _finish(unit: TarUnit, sample: _Sample | None, split: str | None, found: set[str], others: Counter) -> Iterator[Record | RejectedRow]:
+def _finish(
+    unit: TarUnit, sample: _Sample | None, split: str | None, found: set[str], others: Counter[str]
+) -> Iterator[Record | RejectedRow]:
     """The record of a sample that is complete, or why it makes none."""
     if sample is None:
         return

@@ -161,7 +161,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         traceback.print_exc()
         return -signal.SIGINT
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # as the interpreter itself: it says what it was, and the exit code is 1
         traceback.print_exc()
         return 1
     return 0
