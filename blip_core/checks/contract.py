@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from blip_core.checks.expect import Expect, matches, never_null, one_of, unique, within
 from blip_core.checks.expectations import broken, check, folder_faults, require
-from blip_core.tables.captions import CONTROLS, KEPT, REASONS, read_table, table_paths
+from blip_core.tables.captions import CONTROLS, KEPT, NO_TEXT, REASONS, read_table, table_paths
 from blip_core.tables.counting import Walk
 from blip_core.tables.manifest import read_manifest
 from blip_core.tables.shards import KEY, index_path, read_index
@@ -58,12 +58,13 @@ def row_expectations(*, max_chars: int | None, reasons: tuple[str, ...] = REASON
         within("candidate", 0, 2**31 - 1, "rows whose candidate number is negative"),
         one_of("source", "source", SOURCES, f"rows whose source is none of {', '.join(SOURCES)}"),
         one_of("reason", "reason", reasons, f"rows whose reason is none of {', '.join(reasons)}"),
+        one_of("text_missing", "text", ("",), "rows of pictures without a text that have one", where=("reason", NO_TEXT)),
         one_of("reason_human", "reason", (KEPT,), "human texts that are not kept", where=("source", "human")),
         one_of("texts_without_image", "in_shard", ("yes",), "rows whose key and image_id their shard's index does not hold"),
     ]
     for source in ("web", "human"):  # a captioner may say nothing, which is degenerate
         says = f"{source} texts that are empty or not as ingest stores them: words with single spaces between"
-        expectations.append(Expect(f"text_form_{source}", "matches", says, ("text",), values=(_TIDY,), where=("source", source)))
+        expectations.append(Expect(f"text_form_{source}", "matches", says, ("form",), values=(_TIDY,), where=("source", source)))
         if max_chars:
             says = f"{source} texts of more than {max_chars} characters"
             expectations.append(
@@ -77,17 +78,21 @@ def score_expectations() -> list[Expect]:
 
 
 def each_row(paths: list[Path], columns: list[str], shards: Path) -> Iterator[pa.Table]:
-    """The tables with `shard` and `row`, by which a row is found again, `chars` of the text, and whether its picture is `in_shard`."""
+    """The tables with `shard` and `row`, by which a row is found again, whether it `has_text` or stands for a picture without one,
+    `form` and `chars`, the text and its length where it has one, and whether the picture is `in_shard`."""
     listed = read_manifest(shards)["files"]
     for path in paths:
         table, index = read_table(path, columns), index_path(shards, path.stem)
         held = read_index(index) if index.name in listed else None
         identities = pc.fill_null(table["image_id"], "null")
         there = pc.is_in(_identity(table), value_set=_identity(held).combine_chunks()) if held else pa.repeat(False, table.num_rows)
+        without = pc.fill_null(pc.equal(table["reason"], NO_TEXT), False)
         added = {
             "shard": pa.repeat(path.stem, table.num_rows),
             "row": pa.array(range(table.num_rows), pa.int64()),
-            "chars": pc.utf8_length(table["text"]),
+            "chars": pc.if_else(without, 1, pc.utf8_length(table["text"])),
+            "form": pc.if_else(without, "-", table["text"]),
+            "has_text": pc.if_else(without, "no", "yes"),
             "in_shard": pc.if_else(pc.fill_null(there, False), "yes", pc.binary_join_element_wise("image_id", identities, " ")),
         }
         for name, values in added.items():

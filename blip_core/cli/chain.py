@@ -84,6 +84,10 @@ def _run_stage(args: argparse.Namespace) -> None:
         "fetch": lambda uri: _fetch(uri, args.work),
     }
     injected = {n: v for n, v in offered.items() if n in wanted}
+    if args.verb == "ingest" and "DVC_STAGE" in os.environ:  # DVC runs it, and will run it again when it sees a change
+        from blip_core.intake.unseen import require_noted
+
+        require_noted(args.data, params.ingest)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the one that writes
         clear_killed(*(v for n, v in flags.items() if n.startswith("out")))
     if not args.run:

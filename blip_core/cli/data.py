@@ -11,7 +11,8 @@ def add_verbs(verbs: Verbs) -> None:
     sample = verbs.add("sample", _sample, "write the built-in sample data", example="--out data")
     sample.add_argument("--out", type=Path, required=True)
     _add_inspect(verbs)
-    listing = verbs.add("list", _list, "note what lies in S3 of ingest.web and ingest.clean, so that DVC sees a change", example="")
+    summary = "note what lies of ingest.web and ingest.clean in S3 or behind links, so that DVC sees a change"
+    listing = verbs.add("list", _list, summary, example="")
     listing.add_argument("--data", type=Path, default=Path("data"), help="folder for the listings; default: data")
     summary = "whether a folder of caption tables keeps its contract: every row, and its picture"
     check = verbs.add("check", _check, summary, example="artifacts/generations/g1")
@@ -63,8 +64,10 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _list(args: argparse.Namespace) -> None:
     from blip_core.intake.sources import write_listings
+    from blip_core.intake.unseen import note_unseen
 
-    print("\n".join(write_listings(args.data, read_params(args).ingest)))
+    cfg = read_params(args).ingest
+    print("\n".join([*write_listings(args.data, cfg), *note_unseen(args.data, cfg)]))
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """The sections `ingest` and `validate`: what is let in, and what must hold of it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -30,12 +30,21 @@ class TextLimits(Config):
     max_words: Positive = Field(description="the paper's rule cuts a caption to this many words")
 
 
+class CsvConfig(Config):
+    """How a CSV is written, where its first lines do not show it; null looks at them (blip_core/intake/formats/dialect.py)."""
+
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    quote: Annotated[str, Field(max_length=1)] | None = Field(None, description="empty: a quote is a sign like others")
+    escape: Annotated[str, Field(max_length=1)] | None = Field(None, description="before a quote within quotes; empty: it is doubled")
+
+
 class FieldsConfig(Config):
     """Columns or keys by name, where the names in use (blip_core/intake/formats/columns.py) do not find the right ones; null searches."""
 
-    image: str | None
+    image: str | None = Field(description="in tars the ending of the picture among members of several kinds, as rgb.png")
     text: str | None
     split: str | None
+    csv: CsvConfig | None = None
 
 
 class NearCopiesConfig(Config):
@@ -97,7 +106,12 @@ class IngestConfig(Config):
     screens: WebScreensConfig
     near_copies: NearCopiesConfig
     remote: RemoteConfig
-    max_rejected: Share = Field(description="a larger share set aside in quarantine, of either part, fails the stage")
+    without_text: Literal["caption", "reject"] = Field(
+        "caption", description="a picture of the crawl without a usable text: caption: it stays, and gets its texts from a captioner"
+    )
+    max_rejected: Share = Field(
+        description="a larger share of either part's texts that is set aside, or lies in files that are not understood, fails the stage"
+    )
     vocab: Path | None = Field(description="a BERT vocab.txt; null builds one from the ingested texts")
     vocab_size: int = Field(ge=50, description="entries of a vocabulary that is built, at most")
 

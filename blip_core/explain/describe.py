@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from blip_core.config.selection import DescribeConfig
 from blip_core.explain.words import words_of
-from blip_core.tables.captions import KEPT, SCREENS, read_table, table_paths
+from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, read_table, table_paths
 from blip_core.tables.counting import hashes
 from blip_core.texts.screens import normalised, screened
 
@@ -70,7 +70,7 @@ def noise_by_origin(reasons: Reasons) -> list[dict[str, Any]]:
         rows.setdefault((source, sampler, captioner), Counter())[reason] += count
     found = []
     for origin, own in sorted(rows.items(), key=lambda item: (SOURCES.index(item[0][0]), item[0])):
-        judged = own.total() - sum(own[reason] for reason in ("source_off", *SCREENS))
+        judged = own.total() - sum(own[reason] for reason in ("source_off", NO_TEXT, *SCREENS))
         counts = {"texts": own.total(), "judged": judged, "kept": own[KEPT], "rejected_share": _share(own["below_threshold"], judged)}
         found.append({**dict(zip(("source", "sampler", "model"), origin, strict=True)), **counts, "reasons": dict(own)})
     return found

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from blip_core.explain.history import hint, rows_of
-from blip_core.tables.captions import KEPT, SCREENS, table_paths
+from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, table_paths
 from blip_core.tables.stopped import require_made
 from blip_core.texts.screens import normalised
 
@@ -58,6 +58,7 @@ def _why(row: dict[str, Any], rows: list[dict[str, Any]], rule: dict[str, Any]) 
         "overused": f"it stands at more than {rule['max_share']:.0%} of the images",
         "duplicate": f"says the same as {_twin(row, rows)}",
         "outranked": f"the image has {rule['keep_best']} texts with a better score",
+        NO_TEXT: "the crawl has no usable text with the picture; a captioner may write some",
     } | {screen: f"the screen {screen} hits it" for screen in SCREENS}
     scored = judged if row["filter"] else ["not scored: dropped before"]
     return [*([why[row["reason"]]] if row["reason"] in why else []), *scored]

@@ -21,7 +21,7 @@ from blip_core.config.intake import IngestConfig, NearCopiesConfig
 from blip_core.intake.duplicates import distances, fingerprint, firsts, nearest
 from blip_core.intake.units import Task, quarantine_row
 from blip_core.pictures.images import decode_rgb
-from blip_core.tables.captions import read_table, write_table
+from blip_core.tables.captions import NO_TEXT, read_table, write_table
 from blip_core.tables.counting import Walk, repeated
 from blip_core.tables.shards import ShardWriter, index_path, read_index
 from blip_core.texts.screens import completion, tally
@@ -200,9 +200,11 @@ def place(staged: dict[str, list[Staged]], shards: Path, generation: Path, heldo
             stem = f"{split}-{counts[f'shards_{split}']:05d}"
             table = screen(shard.texts()) if split == "web" else shard.texts()
             if table.num_rows:
+                blank = pc.sum(pc.equal(table["reason"], NO_TEXT), min_count=0).as_py()
                 _place(shard, shards, stem, num_images=cfg.shard_images)
                 write_table(table, tables / f"{stem}.parquet")
-                counts.update({f"images_{split}": pc.count_distinct(table["key"]).as_py(), f"texts_{split}": table.num_rows})
+                counts.update({f"images_{split}": pc.count_distinct(table["key"]).as_py(), f"texts_{split}": table.num_rows - blank})
+                counts.update({"images_without_text": blank})
                 counts.update({f"shards_{split}": 1}, **tally(table, cfg.screens) if split == "web" else {})
     if cfg.near_copies.web == "mark":
         counts["marked_near_copy"] = sum(len(shard.same_as) for shard in staged["web"])

@@ -12,18 +12,21 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
 from blip_core.config.intake import FieldsConfig, IngestConfig, Place, RemoteConfig
-from blip_core.files.content import write_json
+from blip_core.files.content import hash64, write_json
+from blip_core.intake.account import Account, account, not_read
 from blip_core.intake.formats import format_module, recognise, units
 from blip_core.intake.formats.columns import SEARCH
+from blip_core.intake.walk import below
 from blip_core.remote.elsewhere import storage_of
 from blip_core.remote.storage import Stored
 
@@ -39,6 +42,17 @@ class Source:
     place: str
     format: str
     units: list[Any]
+    root: Path | None = None  # of a part on this machine whose files are all accounted for
+    objects: dict[str, int] = field(default_factory=dict)  # name and size of what lies elsewhere
+    notes: tuple[str, ...] = ()  # what a person should know of how it is read
+
+    def account(self, used: set[int], *, texts: int) -> Account:
+        """Of files that no unit read, given the hashes of those that one did."""
+        if self.root is not None:
+            found = below(self.root)
+            size = sum((found.root / name).stat().st_size for name in found.names if hash64(name) in used)
+            return account(found, lambda name: hash64(name) in used, texts=texts, used_bytes=size)
+        return not_read(sorted(self.objects), self.objects, {n for n in self.objects if hash64(n) in used}, texts=texts)
 
 
 @dataclass(frozen=True)
@@ -70,11 +84,11 @@ def identity(data: Path, part: str, place: Place) -> Iterator[str]:
         listing = _read_listing(data, part, place)
         yield from (f"{asdict(stored)}" for stored in listing.objects.values())
         return
-    for path in _local_files(data, place):
-        for file in sorted([path, *path.rglob("*")]):
-            if file.is_file():
-                stat = file.stat()
-                yield f"{os.path.relpath(file, data)} {stat.st_size} {stat.st_mtime_ns}"
+    for path in filter(Path.exists, local_files(data, place)):
+        found = below(path)
+        for file in (found.root / name for name in found.names):
+            stat = file.stat()
+            yield f"{os.path.relpath(file, data)} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def write_listings(data: Path, cfg: IngestConfig) -> list[str]:
@@ -113,7 +127,7 @@ def scheme_of(name: str) -> str:
 def shown(data: Path, cfg: IngestConfig, part: str) -> str:
     """Where the part lies, for a message."""
     place = getattr(cfg, part)
-    return _written(place) if is_remote(place) else ", ".join(map(str, _local_files(data, place)[:3]))
+    return _written(place) if is_remote(place) else ", ".join(map(str, local_files(data, place)[:3]))
 
 
 def expand(place: Place) -> list[str]:
@@ -151,7 +165,8 @@ def _written(place: Place) -> str:
     return place if isinstance(place, str) else ", ".join(place)
 
 
-def _local_files(data: Path, place: Place) -> list[Path]:
+def local_files(data: Path, place: Place) -> list[Path]:
+    """The folders and files that a place on this machine names."""
     paths = []
     for name in expand(place):
         path = Path(unquote(urlsplit(name).path)) if name.startswith("file:") else Path(name)
@@ -160,10 +175,12 @@ def _local_files(data: Path, place: Place) -> list[Path]:
 
 
 def _open_local(data: Path, place: Place, chosen: str | None, fields: FieldsConfig) -> Source:
-    paths = _local_files(data, place)
+    paths = local_files(data, place)
     if len(paths) == 1:
         module = recognise(paths[0], chosen, fields)
-        return Source(_written(place), module.__name__.rpartition(".")[2], units(module, paths[0], fields))
+        return Source(
+            _written(place), module.__name__.rpartition(".")[2], units(module, paths[0], fields), paths[0], notes=_notes(module, paths[0])
+        )
     webdataset = format_module("webdataset")
     for path in paths:
         if not (path.is_file() and webdataset.is_tar(path.name)):
@@ -177,13 +194,19 @@ def _open_remote(listing: Listing, chosen: str | None, fields: FieldsConfig, cop
     place = listing.base.rstrip("/")
     if chosen in (None, "webdataset") and any(map(format_module("webdataset").is_tar, listing.objects)):
         name = "remote_webdataset"
-        return Source(place, name, format_module(name).units(listing.objects, fields, scratch=scratch, cfg=cfg))
+        sizes = {name: stored.size for name, stored in listing.objects.items()}
+        return Source(place, name, format_module(name).units(listing.objects, fields, scratch=scratch, cfg=cfg), objects=sizes)
     _copy(listing, copy, cfg)
     try:
         module = recognise(copy, chosen, fields)
     except ValueError as e:
         raise ValueError(str(e).replace(str(copy), place)) from None
-    return Source(place, module.__name__.rpartition(".")[2], units(module, copy, fields))
+    return Source(place, module.__name__.rpartition(".")[2], units(module, copy, fields), copy, notes=_notes(module, copy))
+
+
+def _notes(module: ModuleType, path: Path) -> tuple[str, ...]:
+    """What a format has to say of these files, where it has something to say."""
+    return module.notes(path) if hasattr(module, "notes") else ()
 
 
 def _copy(listing: Listing, folder: Path, cfg: RemoteConfig) -> None:

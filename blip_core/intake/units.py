@@ -17,13 +17,14 @@ from typing import Any
 import pyarrow as pa
 
 from blip_core.config.intake import IngestConfig
-from blip_core.files.content import write_json
+from blip_core.files.content import hash64, write_json
 from blip_core.files.rejected import Rejected
+from blip_core.intake.account import hashed
 from blip_core.intake.bounds import bounded, survive
 from blip_core.intake.duplicates import fingerprint
 from blip_core.intake.formats import Record, RejectedRow, deal_split, format_module
 from blip_core.pictures.images import Admitted, admit
-from blip_core.tables.captions import KEPT, caption_table, write_table
+from blip_core.tables.captions import KEPT, NO_TEXT, caption_table, write_table
 from blip_core.tables.shards import KEY, ShardWriter
 from blip_core.texts.clean import by_rule, tidy
 from blip_core.texts.screens import fill
@@ -92,6 +93,7 @@ class _Intake:
     def __init__(self, task: Task, folder: Path, stack: ExitStack, *, careful: bool):
         self.task, self.folder, self.stack, self.careful = task, folder, stack, careful
         self.lost = 0
+        self._used = hashed(getattr(task.unit, "files", ()))
         self._keys: set[str] = set()
         self._writers: dict[str, ShardWriter] = {}
         self._captions: dict[str, list[dict[str, Any]]] = defaultdict(list)  # by the stem of the shard
@@ -99,9 +101,11 @@ class _Intake:
         folder.mkdir(parents=True)
 
     def take(self, item: Record | RejectedRow) -> None:
+        if item.file:
+            self._used.add(hash64(item.file))
         if isinstance(item, RejectedRow):
             split = item.split if self.task.cfg.split.by == "declared" else None
-            self._set_aside(self._key(item.key, split), item.where, Rejected(item.reason, item.detail), texts=1)
+            self._set_aside(self._key(item.key, split), item.where, Rejected(item.reason, item.detail), texts=item.lost)
         else:
             self._take_record(item)
 
@@ -112,19 +116,20 @@ class _Intake:
                 table = fill(table, screens, max_repeat=screens.max_repeat, raw=[r["raw"] for r in rows])
             write_table(table, self.folder / f"{stem}.parquet")
         write_table(pa.Table.from_pylist(self._quarantine, QUARANTINE_SCHEMA), self.folder / "quarantine.parquet")
+        write_table(pa.table({"file": pa.array(sorted(self._used), pa.int64())}), self.folder / "files.parquet")
         write_json({"lost": self.lost}, self.folder / "counts.json")
 
     def _take_record(self, record: Record) -> None:
         split = self._split(record)
         key = self._key(record.key, split)
         texts = self._texts(record, key)
-        if not texts:
+        if not texts and not self._captioned(record, key):
             return
         try:
             self._check_key(key)
             image = self._admit(record.image)
         except Rejected as e:
-            self._set_aside(key, record.where, e, texts=len(texts))
+            self._set_aside(key, record.where, e, texts=max(1, len(texts)))
             return
         self._keys.add(key)
         self._store(split, key, record, image, texts)
@@ -151,6 +156,9 @@ class _Intake:
             {"key": key, "image_id": image_id, "text": text, "raw": raw, "source": source, "candidate": i, "reason": KEPT}
             for i, (raw, text) in enumerate(texts)
         ]
+        if not texts:
+            alone = {"key": key, "image_id": image_id, "text": "", "raw": "", "source": source, "candidate": 0, "reason": NO_TEXT}
+            self._captions[stem].append(alone)
 
     def _split(self, record: Record) -> str:
         if self.task.part == "web":
@@ -166,16 +174,27 @@ class _Intake:
         prefix = "web" if self.task.part == "web" else split
         return f"{prefix}-{key}" if key and prefix else key
 
+    def _captioned(self, record: Record, key: str) -> bool:
+        """Whether a picture without a usable text stays, for a captioner; told where it does not and nothing said so yet."""
+        if self.task.part == "web" and self.task.cfg.without_text == "caption":
+            return True
+        if not record.texts:
+            self._set_aside(key, record.where, Rejected("missing_text", "no text with it"), texts=1)
+        return False
+
     def _texts(self, record: Record, key: str) -> list[tuple[str, str]]:
-        """The texts that can be used, as found and as stored; the others are set aside one by one."""
-        texts, limits = [], self.task.cfg.texts
+        """The texts that can be used, each once, as found and as stored; the others are set aside one by one."""
+        texts, limits = {}, self.task.cfg.texts
         for text in record.texts:
             try:
                 raw = tidy(text, limits)
-                texts.append((raw, by_rule(raw, limits)))
+                stored = by_rule(raw, limits)
+                if stored in texts:
+                    raise Rejected("duplicate_text", repr(stored[:100]))
+                texts[stored] = raw
             except Rejected as e:
-                self._set_aside(key, record.where, e, texts=1)
-        return texts
+                self._set_aside(key, record.where, e, texts=e.reason != "duplicate_text")
+        return [(raw, stored) for stored, raw in texts.items()]
 
     def _check_key(self, key: str) -> None:
         if not KEY.fullmatch(key):

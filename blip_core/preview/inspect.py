@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 
 from blip_core.config.intake import FieldsConfig, IngestConfig
 from blip_core.config.screens import ScreensConfig
+from blip_core.files.content import hash64
 from blip_core.files.rejected import REASONS, Rejected
+from blip_core.intake.account import Account, hashed
 from blip_core.intake.formats import FORMATS, SPLITS, Record, RejectedRow, format_module
 from blip_core.intake.formats.columns import SEARCH
 from blip_core.intake.sources import Source, look
@@ -102,6 +103,10 @@ class Findings:
     rows: list[str] = field(default_factory=list)
     keys: set[tuple[str | None, str]] = field(default_factory=set)
 
+    lost: int = 0  # texts that were set aside
+    bare: int = 0  # usable images without a usable text
+    used: set[int] = field(default_factory=set)  # hashes of the files that were read
+
     @property
     def images(self) -> int:
         """Usable, with a usable text."""
@@ -121,6 +126,7 @@ def inspect(path: str | Path, *, cfg: IngestConfig, limit: int = 1000, fields: F
 def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int) -> str:
     module, units = format_module(source.format), source.units
     found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat)), True
+    found.used = hashed(name for unit in units for name in unit.files)
     chosen, each = _spread(units, limit, most=_MOST_FETCHED if source.format.startswith("remote") else _MOST_UNITS)
     for unit in chosen:
         items = module.read(unit)
@@ -129,7 +135,12 @@ def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int) -> str:
         whole &= next(items, None) is None
     whole &= len(chosen) == len(units)
     found.told.flush()
-    report = "\n".join(_report(path, module, len(units), len(chosen), each, whole, found, cfg))
+    left = source.account(found.used, texts=found.told.total)
+    if not whole:  # which pictures the rest of a list names is not known
+        left.rows = [row for row in left.rows if row.reason != "not_listed"]
+    for row in left.rows:
+        _set_aside(found, row.key, row.where, Rejected(row.reason, row.detail), lost=row.lost)
+    report = "\n".join(_report(path, source, len(chosen), each, whole, found, left, cfg))
     if not found.images:
         raise ValueError(f"no usable image with a text\n{report}")
     return report
@@ -146,35 +157,46 @@ def _spread(units: list[Any], limit: int, *, most: int) -> tuple[list[Any], int 
 
 def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> None:
     found.records += 1
+    if item.file:
+        found.used.add(hash64(item.file))
     if isinstance(item, RejectedRow):
-        _set_aside(found, item.key, item.where, Rejected(item.reason, item.detail))
+        _set_aside(found, item.key, item.where, Rejected(item.reason, item.detail), lost=item.lost)
         return
     texts = list(_usable_texts(item, found, cfg))
     try:
-        if texts:
+        if texts or cfg.without_text == "caption":
             if not KEY.fullmatch(item.key):
                 raise Rejected("unsafe_key", f"{item.key[:100]!r}")
             if (item.split, item.key) in found.keys:
                 raise Rejected("duplicate_key", "an earlier sample has it")
             image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality, format=cfg.format)
             _count(item, texts, (image.width, image.height), found)
+        elif not item.texts:
+            raise Rejected("missing_text", "no text with it")
     except Rejected as e:
         _set_aside(found, item.key, item.where, e)
 
 
 def _usable_texts(record: Record, found: Findings, cfg: IngestConfig) -> Iterator[str]:
-    """As they were found, which is what the screens judge."""
+    """As they were found, which is what the screens judge; each once."""
+    seen: set[str] = set()
     for text in record.texts:
         try:
             raw = tidy(text, cfg.texts)
-            by_rule(raw, cfg.texts)
+            stored = by_rule(raw, cfg.texts)
+            if stored in seen:
+                raise Rejected("duplicate_text", repr(stored[:100]))
+            seen.add(stored)
             yield raw
         except Rejected as e:
-            _set_aside(found, record.key, record.where, e)
+            _set_aside(found, record.key, record.where, e, lost=e.reason != "duplicate_text")
 
 
 def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findings) -> None:
     found.keys.add((record.split, record.key))
+    if not texts:
+        found.bare += 1
+        return
     found.texts[len(texts)] += 1
     found.sizes[size] += 1
     found.splits[record.split] += 1
@@ -184,8 +206,10 @@ def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findi
         found.rows.append(f"{record.key}  {size[0]}x{size[1]}  {_short(texts[0])}{more}")
 
 
-def _set_aside(found: Findings, key: str, where: str, rejected: Rejected) -> None:
+def _set_aside(found: Findings, key: str, where: str, rejected: Rejected, *, lost: int = 1) -> None:
+    """`lost`: how many texts go with it."""
     found.rejected[rejected.reason] += 1
+    found.lost += lost
     told = f"{f'{key} ' if key else ''}at {where}: {rejected.detail or 'no detail'}"
     found.examples.setdefault(rejected.reason, _short(told, 2 * _WIDE))
 
@@ -200,23 +224,35 @@ def _short(text: str, most: int = _WIDE) -> str:
 
 
 def _report(
-    path: str, module: ModuleType, num_units: int, num_chosen: int, each: int | None, whole: bool, found: Findings, cfg: IngestConfig
+    path: str,
+    source: Source,
+    num_chosen: int,
+    each: int | None,
+    whole: bool,
+    found: Findings,
+    left: Account,
+    cfg: IngestConfig,
 ) -> list[str]:
-    name = module.__name__.rpartition(".")[2]
-    lines = [f"{path}: {name}, {num_units} units ({module.EXPECTS})"]
+    name, module = source.format, format_module(source.format)
+    lines = [f"{path}: {name}, {len(source.units)} units ({module.EXPECTS})"]
     if others := _others(path, name):
         lines.append(f"there too    {', '.join(others)}: not read unless ingest.web_format or clean_format names it")
     if whole:
         lines.append(f"looked at    all {found.records} samples")
     else:
         lines.append(f"looked at    {found.records} samples, up to {each} of each of {num_chosen} units; --limit 0 looks at all")
-    lines.append(f"usable       {found.images} images with {found.told.total} texts")
+    bare = f", and {found.bare} without a usable one, which a captioner gets in a crawl" if found.bare else ""
+    lines.append(f"usable       {found.images} images with {found.told.total} texts{bare}")
+    lines += [f"note         {note}" for note in source.notes]
     if found.images:
         lines += [*_describe(found, cfg), *_screens(found, cfg)]
-    total = found.rejected.total()
-    lines.append(f"set aside    {total} ({total / (total + found.told.total):.1%} of the texts)" if total else "set aside    nothing")
+    share = f"{found.lost} of {found.lost + found.told.total} texts, {found.lost / max(1, found.lost + found.told.total):.1%}"
+    lines.append(f"set aside    {share}" if found.rejected else "set aside    nothing")
     for reason, count in sorted(found.rejected.items(), key=lambda r: (-r[1], r[0])):
         lines += [f"  {count:6d}  {reason}: {REASONS[reason]}", f"          first: {found.examples[reason]}"]
+    if left.aside:
+        told = ", ".join(f"{count} {kind}" for kind, count in sorted(left.aside.items()))
+        lines.append(f"not read     files without samples: {told}")
     if not whole and name.endswith("webdataset"):
         lines.append("Failures that img2dataset's side tables list come after a tar's last image: some may lie beyond the limit.")
     return lines
@@ -267,13 +303,13 @@ def _screens(found: Findings, cfg: IngestConfig) -> list[str]:
     told, screens = found.told, cfg.screens
     languages = [f"{code} {n}" for code, n in told.languages.most_common(_LANGUAGES)]
     languages += [f"{len(told.languages) - _LANGUAGES} more"] * (len(told.languages) > _LANGUAGES)
-    limit = max(1, min(screens.max_share * found.images, screens.max_images or found.images))
+    limit = int(max(1, min(screens.max_share * found.images, screens.max_images or found.images)))
     count, frequent = told.boilerplate(limit)
     often = f"; most often {', '.join(f'{_short(text, 40)!r} {n}' for text, n in frequent)}" if frequent else ""
     lines = [
         f"languages    {', '.join(languages)} ({UNKNOWN}: too short to tell)",
         "screens      would hit of a crawl's texts, where ingest.screens turns them on:",
-        f"  {count:6d}  boilerplate: at more than {limit:g} of the {found.images} images{often}",
+        f"  {count:6d}  boilerplate: at more than {limit} of the {found.images} images{often}",
     ]
     for name in (*BY_TEXT, "repeats"):
         examples = f": {', '.join(repr(_short(text, 40)) for text in told.examples.get(name, ()))}" if told.hits[name] else ""

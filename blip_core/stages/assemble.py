@@ -12,7 +12,7 @@ from blip_core.config.selection import AssembleConfig
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations
 from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, read_whole, rejected
-from blip_core.tables.captions import DEGENERATE, KEPT, REASONS, read_table, table_paths, write_table
+from blip_core.tables.captions import DEGENERATE, KEPT, NO_TEXT, REASONS, read_table, table_paths, write_table
 from blip_core.tables.counting import hashes, num_distinct
 from blip_core.tables.manifest import content_hash, read_manifest, write_manifest
 from blip_core.texts.screens import normalised, screened
@@ -82,7 +82,7 @@ def _metrics(
     """`judged`: how many candidates of each source the filter scored; the others are those that a screen dropped before."""
     found: dict[str, float] = {"images": images, "texts_human": sum(n for (s, _), n in reasons.items() if s == "human")}
     for source in SOURCES:
-        candidates, stay = sum(n for (s, _), n in reasons.items() if s == source), reasons[source, KEPT]
+        candidates, stay = sum(n for (s, r), n in reasons.items() if s == source and r != NO_TEXT), reasons[source, KEPT]
         found |= {f"candidates_{source}": candidates, f"kept_{source}": stay}
         if judged[source] and source in sources:
             found[f"rejected_share_{source}"] = below[source] / judged[source]

@@ -7,6 +7,7 @@ that are held out and their copies), the shards get their numbers, and the outpu
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -17,17 +18,21 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 import blip_core
 from blip_core.config.intake import IngestConfig
 from blip_core.files.atomic import clear_killed
 from blip_core.files.content import write_json
+from blip_core.intake.account import Account
 from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, Staged, choose, place, quarantined
 from blip_core.intake.processes import take_in_all
-from blip_core.intake.sources import PARTS, identity, open_source, shown
-from blip_core.intake.units import QUARANTINE_SCHEMA, Task
+from blip_core.intake.sources import PARTS, Source, identity, open_source, shown
+from blip_core.intake.units import QUARANTINE_SCHEMA, Task, quarantine_row
 from blip_core.tables.captions import kept, read_table, table_paths, write_table
 from blip_core.tables.manifest import write_manifest
+
+log = logging.getLogger(__name__)
 
 # packages whose change makes staged units stale
 _SOURCES = ("intake", "pictures", "texts", "tables", "files")
@@ -49,16 +54,21 @@ def ingest(
 
     The share that counts against cfg.max_rejected is that of texts: of an image that is set aside, all its texts are lost."""
     staging = work / f"ingest-{_identity(data, cfg)}"
-    tasks = _tasks(data, staging, cfg)
+    sources = _sources(data, staging, cfg)
+    tasks = _tasks(sources, staging, cfg)
     take_in_all(tasks)
+    accounts = {part: _account(sources[part], [t for t in tasks if t.part == part]) for part in PARTS}
     staged = choose(tasks, cfg.near_copies)
     parts = [read_table(task.folder / "quarantine.parquet") for task in tasks]
+    parts += [_not_read(part, sources[part].place, accounts[part]) for part in PARTS]
     quarantine = pa.concat_tables([*parts, pa.Table.from_pylist(quarantined(staged), QUARANTINE_SCHEMA)])
     clear_killed(out_vocab, out_quarantine, out_metrics)
     write_table(quarantine, out_quarantine)
     with _replacing(out_shards, out_generation, out_heldout) as (shards, generation, heldout):
         counts = place(staged, shards, generation, heldout, cfg=cfg)
-        metrics = _metrics(tasks, counts, quarantine, moved_texts=_num_moved_texts(staged))
+        unread = {part: sum(row.lost for row in accounts[part].rows) for part in PARTS}
+        metrics = _metrics(tasks, counts, quarantine, lost=_num_moved_texts(staged) + Counter(unread))
+        metrics |= {f"aside_files_{part}": accounts[part].aside.total() for part in PARTS}
         if cfg.near_copies.heldout_distance is not None:
             metrics.setdefault("rejected_heldout_near_copy", 0)
         _check(metrics, quarantine, cfg, data, out_quarantine)
@@ -83,14 +93,37 @@ def _identity(data: Path, cfg: IngestConfig) -> str:
     return digest.hexdigest()[:16]
 
 
-def _tasks(data: Path, staging: Path, cfg: IngestConfig) -> list[Task]:
-    tasks = []
+def _sources(data: Path, staging: Path, cfg: IngestConfig) -> dict[str, Source]:
     staging.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        source = open_source(data, part, cfg, scratch=staging)
-        units = enumerate(source.units)
-        tasks += [Task(part, source.place, source.format, unit, staging / f"{part}-{i:06d}", cfg) for i, unit in units]
-    return tasks
+    sources = {part: open_source(data, part, cfg, scratch=staging) for part in PARTS}
+    for part, source in sources.items():
+        for note in source.notes:
+            log.warning("ingest.%s: %s", part, note)
+    return sources
+
+
+def _tasks(sources: dict[str, Source], staging: Path, cfg: IngestConfig) -> list[Task]:
+    return [
+        Task(part, source.place, source.format, unit, staging / f"{part}-{i:06d}", cfg)
+        for part, source in sources.items()
+        for i, unit in enumerate(source.units)
+    ]
+
+
+def _account(source: Source, tasks: list[Task]) -> Account:
+    """What became of the files that none of the units read."""
+    used = {name for task in tasks for name in read_table(task.folder / "files.parquet")["file"].to_pylist()}
+    texts = sum(pq.read_metadata(path).num_rows for task in tasks for path in _staged_tables(task))
+    return source.account(used, texts=texts)
+
+
+def _staged_tables(task: Task) -> list[Path]:
+    return [path for path in task.folder.glob("*.parquet") if path.with_suffix(".tar").exists()]
+
+
+def _not_read(part: str, place: str, account: Account) -> pa.Table:
+    rows = [quarantine_row(part, row.key, f"{place}/{row.where}", row.reason, row.detail) for row in account.rows]
+    return pa.Table.from_pylist(rows, QUARANTINE_SCHEMA)
 
 
 def _num_moved_texts(staged: dict[str, list[Staged]]) -> Counter[str]:
@@ -105,14 +138,15 @@ def _num_moved_texts(staged: dict[str, list[Staged]]) -> Counter[str]:
     return moved
 
 
-def _metrics(tasks: list[Task], counts: Counter[str], quarantine: pa.Table, *, moved_texts: Counter[str]) -> dict[str, float]:
+def _metrics(tasks: list[Task], counts: Counter[str], quarantine: pa.Table, *, lost: Counter[str]) -> dict[str, float]:
+    """`lost`: texts by part that no unit counts: of pictures that left in the second half, of files that nobody read."""
     names = [f"{kind}_{split}" for split in PROTECTED for kind in ("images", "texts", "shards")]
-    metrics: dict[str, float] = {name: counts[name] for name in names}
+    metrics: dict[str, float] = {name: counts[name] for name in [*names, "images_without_text"]}
     for part, splits in (("web", ("web",)), ("clean", ("train", "val", "test"))):
-        lost = moved_texts[part] + sum(json.loads((t.folder / "counts.json").read_text())["lost"] for t in tasks if t.part == part)
-        texts = lost + sum(counts[f"texts_{split}"] for split in splits)
+        away = lost[part] + sum(json.loads((t.folder / "counts.json").read_text())["lost"] for t in tasks if t.part == part)
+        texts = away + sum(counts[f"texts_{split}"] for split in splits)
         metrics[f"rejected_{part}"] = pc.sum(pc.equal(quarantine["part"], part)).as_py() or 0
-        metrics[f"rejected_share_{part}"] = round(lost / texts, 6) if texts else 0.0
+        metrics[f"rejected_share_{part}"] = round(away / texts, 6) if texts else 0.0
     reasons = Counter(quarantine["reason"].to_pylist())
     metrics |= {name: count for name, count in sorted(counts.items()) if name.startswith(("marked_", "dropped_"))}
     return metrics | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}

@@ -13,7 +13,7 @@ from blip_core.checks.expect import Expect, at_least, at_most, pairs, share_at_m
 from blip_core.checks.expectations import broken, check, folder_faults, require
 from blip_core.config.intake import ValidateConfig
 from blip_core.files.content import write_json
-from blip_core.tables.captions import KEPT, SCHEMA, SCREENS, kept, read_table, table_paths
+from blip_core.tables.captions import KEPT, NO_TEXT, SCHEMA, SCREENS, kept, read_table, table_paths
 from blip_core.tables.counting import Walk, hashes, num_distinct, repeated
 from blip_core.tables.manifest import listed_hash, read_manifest
 from blip_core.tables.shards import INDEX_SCHEMA, read_index
@@ -60,7 +60,7 @@ def _texts(generation: Path, heldout: Path, shards: Path) -> Iterator[pa.Table]:
     """The texts of both folders; `place` says where they stand, `blank` is 1 for a text without a letter or digit."""
     for role, folder in (("generation", generation), ("heldout", heldout)):
         for table in each_row(table_paths(folder), COLUMNS, shards):
-            blank = pc.invert(pc.match_substring_regex(table["text"], r"[\p{L}\p{N}]"))
+            blank = pc.invert(pc.match_substring_regex(table["form"], r"[\p{L}\p{N}]"))
             place = pc.binary_join_element_wise(role, _part(table["shard"]), "/")
             yield table.append_column("place", place).append_column("blank", pc.cast(blank, pa.float64()))
 
@@ -72,9 +72,9 @@ def _part(shard: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _text_expectations(generation: Path, cfg: ValidateConfig) -> list[Expect]:
     return [
-        *row_expectations(max_chars=max_chars(generation), reasons=(KEPT, *SCREENS)),
+        *row_expectations(max_chars=max_chars(generation), reasons=(KEPT, NO_TEXT, *SCREENS)),
         pairs("place", ("place", "source"), tuple(SOURCES.items()), "rows whose source is not that of their part (web, else human)"),
-        share_at_most("empty_share", "blank", cfg.max_empty, "share of texts without a letter or digit"),
+        share_at_most("empty_share", "blank", cfg.max_empty, "share of texts without a letter or digit", where=("has_text", "yes")),
     ]
 
 

@@ -19,8 +19,9 @@ KEPT = "kept"
 CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
 VAL = "val"  # the held-out split that choices within the chain may look at; in an evaluation the folder of what was found on it
 SCREENS = ("boilerplate", "file_name", "markup", "repeats", "language")  # told by the text alone, see screens.py
+NO_TEXT = "missing_text"  # of a row without a text: its picture is there for a captioner
 DEGENERATE = ("empty", "loop", "truncated", "overused")  # synthetic texts that are no captions, see choice.py
-REASONS = (KEPT, "below_threshold", *DEGENERATE, "duplicate", "outranked", "source_off", *SCREENS)
+REASONS = (KEPT, "below_threshold", *DEGENERATE, "duplicate", "outranked", "source_off", NO_TEXT, *SCREENS)
 
 # what a further filter of an ensemble says of a text
 OPINION = (

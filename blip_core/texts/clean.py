@@ -9,12 +9,12 @@ from blip_core.files.rejected import Rejected
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")  # the other control characters are white space to str.split
 
 
-def decode_text(data: bytes) -> str:
-    """Strict UTF-8: a wrong guess at an encoding would put mojibake into the training set."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise Rejected("bad_encoding", f"byte {e.object[e.start]:#04x} at {e.start} is not UTF-8") from None
+def lines_of(data: bytes) -> list[str]:
+    """The texts of a file that holds a text a line, without empty lines; a single empty one of an empty file, so that it is told. Bytes
+    that are no UTF-8 become lone surrogates, which no text may hold: a wrong guess at an encoding would put mojibake into the training
+    set."""
+    text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    return [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()] or [""]
 
 
 def clean_text(text: str, limits: TextLimits) -> str:
@@ -29,7 +29,9 @@ def tidy(text: str, limits: TextLimits) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        raise Rejected("bad_encoding", f"lone surrogate at character {e.start}") from None
+        found = ord(text[e.start])
+        what = f"byte {found - 0xDC00:#04x}" if 0xDC80 <= found <= 0xDCFF else f"lone surrogate {found:#06x}"
+        raise Rejected("bad_encoding", f"{what} at character {e.start} is not UTF-8") from None
     if not text.strip():
         raise Rejected("empty_text")
     clean = " ".join(_CONTROL.sub(" ", text).split())

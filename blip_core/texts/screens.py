@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.config.screens import ScreensConfig, WebScreensConfig
-from blip_core.tables.captions import KEPT, SCHEMA, SCREENS
+from blip_core.tables.captions import KEPT, NO_TEXT, SCHEMA, SCREENS
 from blip_core.tables.counting import Walk, frequent
 
 UNKNOWN = "und"  # language that can't be told
@@ -33,8 +33,11 @@ _COUNTED = (
 _TAIL = (
     "at|am|pm|um|of|von|de|copy|kopie|copia|edit(?:ed)?|hdr|resized?|rotated|cropped|scaled|small|medium|large|thumb|web|px|jpe?g|png|x|e|v"
 )
+# what programs write where there is no text
+_NOTHING = r"nan|null|none|nil|n/?a|undefined|no\s(?:caption|description|title|alt|alt\stext|text|image)(?:\savailable)?"
 _FILE_NAME = re.compile(
-    rf""".*\S\.(?:{_ENDS})(?:[?#]\S*)?[\W\d_x]*            # whatever ends as a file
+    rf"""(?:{_NOTHING})[.!]?
+    | .*\S\.(?:{_ENDS})(?:[?#]\S*)?[\W\d_x]*            # whatever ends as a file
     | (?:{_COUNTED})(?=.*\d)(?:[\W\d_]|(?<![^\W\d_])(?:{_TAIL})(?![^\W\d_]))+   # IMG_1234, Screenshot 2021-03-04 at 10.11.12
     | [^\W\d_]{{1,5}}[-_]?\d{{5,}}                          # P1010023 and the like of other cameras
     | (?:[\W\d_]|(?<=\d)x(?=\d))+                           # no letter: numbers, dates, 640x480, signs
@@ -144,8 +147,9 @@ def decide(table: pa.Table, cfg: ScreensConfig) -> pa.Table:
 
 
 def screened(table: pa.Table) -> pa.ChunkedArray:
-    """Whether a screen took each text before it was scored: it has a screen's reason and no filter's score."""
-    return pc.and_(pc.is_in(table["reason"], value_set=pa.array(SCREENS)), pc.equal(pc.fill_null(table["filter"], ""), ""))
+    """Whether there is nothing to score: a screen took the text before that (it has a screen's reason and no filter's score), or there
+    is none."""
+    return pc.and_(pc.is_in(table["reason"], value_set=pa.array([NO_TEXT, *SCREENS])), pc.equal(pc.fill_null(table["filter"], ""), ""))
 
 
 def _set(table: pa.Table, name: str, values: list[Any] | pa.ChunkedArray) -> pa.Table:
@@ -181,6 +185,7 @@ def common(tables: Walk, *, max_images: int | None, max_share: float) -> pa.Arra
         num_images = 0
         for table in tables:
             num_images += pc.count_distinct(table["key"]).as_py()
+            table = table.filter(pc.not_equal(table["reason"], NO_TEXT))
             yield pa.table({"key": table["key"], "words": normalised(table["text"])}).group_by(["key", "words"]).aggregate([])
 
     def limit() -> float:

@@ -95,7 +95,7 @@ def test_bad_rows(tmp_path):
     assert record.texts == ("good",)
     assert {int(r.where.partition("[")[2][:-1]): r.reason for r in rejected} == {
         **{1: "missing_image", 2: "missing_image", 3: "missing_image", 4: "unsafe_key", 5: "bad_row", 6: "bad_row", 7: "bad_row"},
-        **{8: "bad_row", 9: "bad_row", 10: "missing_text", 11: "unknown_split", 12: "missing_image", 13: "bad_row", 14: "bad_row"},
+        **{8: "bad_row", 9: "bad_row", 10: "missing_image", 11: "unknown_split", 12: "missing_image", 13: "bad_row", 14: "bad_row"},
     }
     assert "img2dataset" in next(r.detail for r in rejected if r.where.endswith("[1]"))
 
@@ -151,10 +151,12 @@ def test_texts_beside_images(tmp_path):
         "10_dog/b.PNG": (("Hündchen",), None),
         "val/c.webp": (("a cat",), "val"),
         "d.jpeg": (("",), None),
+        "e.jpg": ((), None),
+        "g.jpg": (("caf\udce9",), None),
     }
     assert all(r.image == jpeg(Path(r.where).stem) for r in records)
     assert {r.where: r.reason for r in rejected} == {
-        **{"e.jpg": "missing_text", "f.jpg": "duplicate_member", "g.jpg": "bad_encoding", "h.jpg": "too_many_bytes"},
+        **{"f.jpg": "duplicate_member", "h.jpg": "too_many_bytes"},
         "lonely.txt": "missing_image",
     }
 

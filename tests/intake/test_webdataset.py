@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blip_core.intake.formats import Record, RejectedRow
+from blip_core.config.intake import FieldsConfig
+from blip_core.intake.formats import Record, RejectedRow, webdataset
 from tests.support.archives import jpeg, read_all, sample, tar_bytes, write_img2dataset
 
 
@@ -131,7 +132,32 @@ def test_a_gzipped_tar_whatever_its_name(tmp_path):
 def test_extensions_in_upper_case_and_other_members(tmp_path):
     files = [("0.JPG", jpeg("0")), ("0.Txt", b"picture 0"), ("0.cls", b"7"), ("README", b""), ("._0.jpg", b"mac"), (".DS_Store", b"")]
     records, rejected = read_tar(tmp_path, tar_bytes(files))
-    assert [r.key for r in records] == ["0"] and fits(records[0]) and not rejected
+    assert [r.key for r in records] == ["0"] and fits(records[0])
+    (others,) = rejected  # told once for the tar, and no fault
+    assert (others.reason, others.lost) == ("other_modality", 0) and others.detail.endswith("1 .cls, 1 without an ending")
+
+
+def test_other_modalities_beside_the_picture(tmp_path):
+    """Depth and masks share the key and are no picture, unless they are named."""
+    depth = [("0.depth.png", b"d"), ("0.seg.png", b"s"), ("0.jpg.json", b"{}"), ("0.npy", b"n")]
+    files = [*sample("0"), *depth, *sample("1"), ("1.depth.png", b"d")]
+    records, (others,) = read_tar(tmp_path, tar_bytes(files))
+    assert [r.key for r in records] == ["0", "1"] and all(fits(r) for r in records)
+    assert others.lost == 0 and others.detail.endswith("2 .depth.png, 1 .jpg.json, 1 .npy, 1 .seg.png")
+    (unit,) = webdataset.units(tmp_path / "00000.tar", FieldsConfig(image="depth.png", text=None, split=None))
+    found = [(r.image, r.texts) for r in webdataset.read(unit) if isinstance(r, Record)]
+    assert found == [(b"d", ("picture 0",)), (b"d", ("picture 1",))]
+
+
+def test_a_line_of_a_text_file_is_a_text(tmp_path):
+    (record,), _ = read_tar(tmp_path, tar_bytes([("0.jpg", jpeg("0")), ("0.txt", b"one\r\ntwo\n")]))
+    assert record.texts == ("one", "two")
+
+
+@pytest.mark.parametrize("end", ["jfif", "jpe", "tif", "BMP"])
+def test_pictures_are_known_by_what_they_hold(tmp_path, end):
+    (record,), rejected = read_tar(tmp_path, tar_bytes([(f"0.{end}", jpeg("0")), ("0.txt", b"picture 0")]))
+    assert record.image == jpeg("0") and not rejected
 
 
 @pytest.mark.parametrize(
@@ -157,14 +183,10 @@ def test_where_texts_come_from(tmp_path, members, texts):
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([("0.jpg", b"x")], "missing_text"),
         ([("0.txt", b"x")], "missing_image"),
-        ([("0.jpg", b"x"), ("0.json", b'{"caption": null}')], "missing_text"),
-        ([("0.jpg", b"x"), ("0.json", b"[]")], "missing_text"),
         ([("0.jpg", b"x"), ("0.json", b'{"caption": 7}')], "bad_json"),
         ([("0.jpg", b"x"), ("0.json", b'{"caption": ')], "bad_json"),
         ([("0.jpg", b"x"), ("0.json", b"[" * 200_000)], "bad_json"),
-        ([("0.jpg", b"x"), ("0.txt", b"caf\xe9")], "bad_encoding"),
         ([("0.jpg", b"x"), ("0.png", b"x"), ("0.txt", b"x")], "duplicate_member"),
         ([("0.jpg", b"x"), ("0.txt", b"x"), ("0.txt", b"y")], "duplicate_member"),
         ([("0.jpg", b"x"), ("0.txt", b"x" * (1 << 17))], "too_many_bytes"),
@@ -192,11 +214,18 @@ def test_links_and_devices_are_never_followed(tmp_path, kind):
     assert [r.reason for r in rejected] == ["not_regular", "missing_image"]
 
 
-def test_scattered_members_are_told_from_lost_ones(tmp_path):
+@pytest.mark.parametrize("members", [[], [("0.json", b'{"caption": null}')], [("0.json", b"[]")]])
+def test_a_picture_without_a_text_is_a_record(tmp_path, members):
+    """Whether it stays is for ingest to say."""
+    (record,), rejected = read_tar(tmp_path, tar_bytes([("0.jpg", jpeg("0")), *members]))
+    assert (record.texts, record.image) == ((), jpeg("0")) and not rejected
+
+
+def test_scattered_members_are_told(tmp_path):
     files = [("0.jpg", jpeg("0")), ("1.jpg", jpeg("1")), ("0.txt", b"0"), ("1.txt", b"1")]
     records, rejected = read_tar(tmp_path, tar_bytes(files))
-    assert not records
-    assert [r.reason for r in rejected] == ["missing_text"] * 2 + ["missing_image"] * 2
+    assert [r.texts for r in records] == [(), ()]
+    assert [r.reason for r in rejected] == ["missing_image"] * 2
     assert "must stand together" in rejected[0].detail
 
 

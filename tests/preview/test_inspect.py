@@ -32,7 +32,7 @@ def test_a_whole_crawl(tmp_path):
         "per image    1 to 1 texts, 1.00 on average; words in a text 2 to 2",
         "sizes        short side 36 to 36, long side 40 to 40; most often 40x36 (12 of 12)",
         "  000000000  40x36  picture 000000000",
-        "set aside    4 (25.0% of the texts)",
+        "set aside    4 of 16 texts, 25.0%",
         "       2  failed_to_download: img2dataset could not get the image",
         "          first: 000000003 at 00000.parquet:row 3: 000000003 is gone",
         "       1  not_an_image: no JPEG, PNG, WebP or GIF\n          first: d at 00002.tar:d.jpg: ",

@@ -204,6 +204,7 @@ def test_metrics_and_manifest_say_what_was_done(tmp_path):
         **{"reason_empty": 0, "reason_loop": 1, "reason_truncated": 0, "reason_overused": 0},
         "reason_duplicate": 1,
         "reason_outranked": 0,
+        "reason_missing_text": 0,
         "reason_source_off": 0,
         "texts_kept": 3,
         **{f"reason_{screen}": 0 for screen in SCREENS},

@@ -7,7 +7,7 @@ import pytest
 
 from blip_core.config.intake import TextLimits
 from blip_core.files.rejected import Rejected
-from blip_core.texts.clean import clean_text, decode_text, pre_caption
+from blip_core.texts.clean import clean_text, lines_of, pre_caption
 
 KEEP = TextLimits(max_chars=20, rule="keep", max_words=50)
 PAPER = TextLimits(max_chars=100, rule="paper", max_words=3)
@@ -79,7 +79,10 @@ def test_cleaning_twice_changes_nothing():
             assert clean_text(once, limits) == once
 
 
-def test_decode_is_strict():
-    assert decode_text("naïve".encode()) == "naïve"
-    with pytest.raises(Rejected, match="bad_encoding.*0xe9 at 3"):
-        decode_text(b"caf\xe9 noir")
+def test_a_line_is_a_text_and_bytes_that_are_no_utf8_cost_their_own():
+    assert lines_of("\ufeffnaïve\r\n\n two\u2028parts \r".encode()) == ["naïve", " two\u2028parts "]
+    assert lines_of(b"\n") == [""]
+    good, bad = lines_of(b"fine\ncaf\xe9 noir")
+    assert clean_text(good, KEEP) == "fine"
+    with pytest.raises(Rejected, match="bad_encoding.*0xe9 at character 3"):
+        clean_text(bad, KEEP)

@@ -2,7 +2,9 @@
 
     EXPECTS: str                                    what a folder of this format holds, for error messages
     recognises(path: Path) -> bool                  by a look at the files; cheap
-    units(path: Path) -> list[unit]                 work for one process each, in a fixed order; a unit pickles and has a `name`.
+    units(path: Path) -> list[unit]                 work for one process each, in a fixed order; a unit pickles, has a `name`, and
+                                                    `files`: those that it reads, by their path below the root. What no unit and no
+                                                    record names is told as not understood (account.py).
                                                     Those of DECLARABLE also take `fields`: columns by name instead of by a search
     read(unit) -> Iterator[Record | RejectedRow]    every sample or row of the unit, in a fixed order, one in memory at a time
 
@@ -42,17 +44,21 @@ class Record:
     image_id: str | None  # identity of the picture where the format knows one
     split: str | None  # one of SPLITS; None where the format does not say
     where: str  # file and line or member, from the format's own folder on
+    file: str = ""  # path below the root of the picture's own file, where it has one
 
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """Something that makes no record. `reason` is one of rejected.REASONS; `key` is empty where none is known."""
+    """Something that makes no record. `reason` is one of rejected.REASONS; `key` is empty where none is known. `lost`: how many texts go
+    with it; `file` as a record has it."""
 
     key: str
     where: str
     reason: str
     detail: str
     split: str | None = None
+    lost: int = 1
+    file: str = ""
 
 
 def recognise(path: Path, name: str | None = None, fields: FieldsConfig = SEARCH) -> ModuleType:
@@ -66,7 +72,8 @@ def recognise(path: Path, name: str | None = None, fields: FieldsConfig = SEARCH
     if advice := importlib.import_module("blip_core.intake.formats.urls").advice(path):
         raise ValueError(advice)
     raise ValueError(
-        f"{path}: no known format; {_listed(path)}{_declared(fields)}{_expected(found)}\n`blip sample --out data` writes a sample"
+        f"{path}: no known format; {_listed(path)}{_nearest(path)}{_declared(fields)}{_expected(found)}\n"
+        "`blip sample --out data` writes a sample"
     )
 
 
@@ -89,6 +96,11 @@ def _beside(path: Path) -> str:
     """What there is instead, for who has mistyped."""
     names = sorted(p.name for p in path.parent.iterdir())[:8] if path.parent.is_dir() else []
     return f" ({path.parent} holds {', '.join(names)})" if names else ""
+
+
+def _nearest(path: Path) -> str:
+    said = importlib.import_module("blip_core.intake.formats.nearest").nearest(path)
+    return f".\n{said}" if said else ""
 
 
 def _listed(path: Path) -> str:

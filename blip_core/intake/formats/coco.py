@@ -29,40 +29,94 @@ def units(path: Path) -> list[FileUnit]:
         # one folder of another name will do, but not train's for the pictures of val: names may repeat
         split = split_of_name(file.stem)
         own = tuple(f for f in others if split is None or split_of_name(f) in (None, split))
-        entries = [_entry(image, texts, where, file.stem, has_test, own) for image, texts, where in _images(file)]
-        found += files.slices(root, file.name, entries)
+        found += files.slices(root, file, _entries(file, has_test, own))
     return found
+
+
+def notes(path: Path) -> tuple[str, ...]:
+    """Said where test is dealt out of val."""
+    splits = {split_of_name(p.stem) for p in _lists(path)}
+    if "val" in splits and "test" not in splits:
+        return ("no list of test captions: half of the pictures of val are dealt into test, by their id",)
+    return ()
 
 
 def _lists(path: Path) -> list[Path]:
     """Lists of captions; of several JSON files, those that are called so (COCO's own folder also holds instances and key points)."""
-    found = files.json_files(path) + (files.json_files(path / "annotations") if path.is_dir() else [])
+    found = files.json_files(path)
     named = [p for p in found if p.name.startswith("captions")] or found
     return [p for p in named if files.head_holds(p, "annotations", "file_name")]
 
 
-def _images(file: Path) -> list[tuple[dict[str, Any], tuple[str, ...], str]]:
-    """Each image of one list with its captions and where it stands."""
+def _entries(file: Path, has_test: bool, others: tuple[str, ...]) -> list[Entry]:
+    """An entry for each image with its captions, and one for each image or annotation that can't be used."""
     value = files.load_json(file)
-    captions = defaultdict(list)
-    for i, row in enumerate(files.listed(file, value, "annotations")):
-        if not isinstance(row, dict) or "image_id" not in row or not isinstance(row.get("caption"), str):
-            fields = sorted(row) if isinstance(row, dict) else row
-            raise ValueError(f"{file}: annotations[{i}]: expected image_id and caption, got {fields!r:.200}; is this a list of captions?")
-        captions[str(row["image_id"])].append(row["caption"])
+    captions, entries = _captions(file, files.listed(file, value, "annotations"))
     images = [image if isinstance(image, dict) else {} for image in files.listed(file, value, "images")]
-    return [(image, tuple(captions[str(image.get("id"))]), f"{file.name}:images[{i}]") for i, image in enumerate(images)]
+    names: dict[object, dict[str, None]] = defaultdict(dict)  # by id, in order
+    for image in images:
+        names[_identity(image.get("id"))][str(image.get("file_name"))] = None
+    for i, image in enumerate(images):
+        own = captions.get(_identity(image.get("id")), {})
+        entries.append(_entry(image, tuple(own.values()), f"{file.name}:images[{i}]", file.stem, names, has_test, others))
+    for number in captions.keys() - names.keys():
+        for i, text in captions[number].items():
+            fault = ("missing_image", f"no image of the list has the id {number!r}")
+            entries.append(Entry("", (), (text,), None, None, f"{file.name}:annotations[{i}]", fault))
+    return entries
 
 
-def _entry(image: dict[str, Any], texts: tuple[str, ...], where: str, stem: str, has_test: bool, others: tuple[str, ...]) -> Entry:
-    name, number = image.get("file_name"), str(image.get("id"))
+def _captions(file: Path, rows: list[Any]) -> tuple[dict[object, dict[int, str]], list[Entry]]:
+    """Captions by the image's id and their number in the list; an entry for each row that holds none.
+
+    ValueError where no row has one: boxes and key points are annotations too."""
+    captions: dict[object, dict[int, str]] = defaultdict(dict)
+    bad = []
+    for i, row in enumerate(rows):
+        number = _identity(row.get("image_id")) if isinstance(row, dict) else None
+        if number is not None and isinstance(row.get("caption"), str):
+            captions[number][i] = row["caption"]
+            continue
+        got = {name: row.get(name) for name in ("image_id", "caption")} if isinstance(row, dict) else row
+        fault = ("bad_row", f"expected image_id and caption, got {got!r:.200}")
+        bad.append(Entry("", (), (), None, None, f"{file.name}:annotations[{i}]", fault))
+    if bad and not captions:
+        fields = sorted(rows[0]) if isinstance(rows[0], dict) else rows[0]
+        raise ValueError(f"{file}: annotations[0]: expected image_id and caption, got {fields!r:.200}; is this a list of captions?")
+    return captions, bad
+
+
+def _identity(value: object) -> object:
+    """1, 1.0, "1" and "000001" are one id, as tools write it; None for what is none."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    return value if isinstance(value, int | str) and value != "" else None
+
+
+def _entry(
+    image: dict[str, Any],
+    texts: tuple[str, ...],
+    where: str,
+    stem: str,
+    names: dict[object, dict[str, None]],
+    has_test: bool,
+    others: tuple[str, ...],
+) -> Entry:
+    """`names`: those of the list's images by their id. `others`: folders where pictures may lie besides."""
+    name, identity = image.get("file_name"), _identity(image.get("id"))
     fault: tuple[str, ...] = ()
-    if not isinstance(name, str) or image.get("id") is None:
+    if not isinstance(name, str) or identity is None:
         fault = ("bad_row", f"expected id and file_name, got the fields {sorted(map(str, image))}")
-    name = str(name)
-    base = name.rpartition("/")[2].rpartition(".")[0]
+    elif len(names[identity]) > 1:
+        fault = ("duplicate_key", f"{', '.join(list(names[identity])[:3])} have the id {identity!r}: whose its captions are can't be told")
+    name, number = str(name), str(identity)
+    base = name.rpartition("/")[2].rpartition("\\")[2].rpartition(".")[0]
     folder = stem.removeprefix("captions_")
-    paths = (name, *(f"{place}/{name}" for place in ("images", folder, f"images/{folder}", *others)))
+    paths = files.places(name, ".", folder, f"images/{folder}", *others)
     return Entry(base if KEY.fullmatch(base) else number, paths, texts, number, _split(stem, number, has_test), where, fault)
 
 

@@ -8,7 +8,8 @@ from typing import TypeGuard
 
 from blip_core.config.intake import FieldsConfig
 
-IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+# whose bytes are looked at; what they turn out to be decides. The first four are tried where a list names no ending
+IMAGE_ENDS = tuple(".jpg .jpeg .png .webp .gif .jpe .jfif .bmp .tif .tiff .avif .heic .heif .jp2".split())
 SEARCH = FieldsConfig(image=None, text=None, split=None)
 
 # in the order of looking: a table may hold several
@@ -17,7 +18,10 @@ TEXTS = tuple("caption captions text texts title raw sentence sentences descript
 URLS = ("url", "image_url", "img_url", "urls", "image_urls", "image_link")
 SPLITS = ("split", "set", "subset")
 _NUMBERED = re.compile(rf"(?:{'|'.join(TEXTS)})[ _-]?\d+")  # caption_0 to caption_4, as Flickr8k is often passed on
+# blip_caption, caption_en: taken where a table has one such column and none of the names above
+SUFFIXED = r"(?:[a-z0-9]+_)+(?:caption|captions|text|title|description)|(?:caption|text|title|description)_[a-z]{2}"
 _MOST_LISTED = 1 << 17  # characters of a list in a cell
+IMAGE_FILE = rb'"[^"]{1,2000}\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?)"'  # as a value in JSON
 _FLICKR_NUMBER = re.compile(r"(.+\.(?:jpe?g|png))#\w+", re.IGNORECASE)  # 1000268201_693b08cb0e.jpg#0
 
 
@@ -35,12 +39,16 @@ def _plain(name: str) -> str:
 
 
 def text_columns(names: list[str] | tuple[str, ...], declared: str | None = None) -> tuple[str, ...]:
-    """The columns of texts: the declared ones (several by commas, all of which must be there), one by its name, or numbered ones."""
+    """The columns of texts: the declared ones (several by commas, all of which must be there), one by its name, numbered ones, or the
+    only one that ends in such a name."""
     if declared:
         found = [column(names, (), part) for part in declared.split(",")]
         return tuple(f for f in found if f is not None) if None not in found else ()
     one = column(names, TEXTS)
-    return (one,) if one else tuple(n for n in names if _NUMBERED.fullmatch(_plain(n)))
+    if one:
+        return (one,)
+    suffixed = tuple(n for n in names if re.fullmatch(SUFFIXED, _plain(n)))
+    return tuple(n for n in names if _NUMBERED.fullmatch(_plain(n))) or (suffixed if len(suffixed) == 1 else ())
 
 
 def is_url(value: object) -> TypeGuard[str]:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +12,8 @@ from typing import Any
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow
 from blip_core.intake.formats.columns import IMAGE_ENDS
+from blip_core.intake.formats.inline import picture_of
+from blip_core.intake.walk import below
 from blip_core.tables.shards import KEY
 
 MOST_IMAGE_BYTES = 64 << 20  # what is read at all; ingest's own limit is a parameter
@@ -20,6 +22,8 @@ _HEAD = 1 << 20
 _MOST_NAME, _MOST_PATH = 255, 2000  # bytes; the system refuses more
 _MOST_FOLDERS = 8  # of another machine's path that are looked for
 _MOST_READABLE_KEY = 120
+_WRAPPERS = ("data", "rows", "items", "samples", "records", "examples")
+_WRAPPED = re.compile(rb'^\{(?:[^{}\[\]]|\{[^{}]*\})*"(?:%s)"\s*:\s*\[\s*\{' % b"|".join(w.encode() for w in _WRAPPERS))
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Entry:
     split: str | None
     where: str
     fault: tuple[str, ...] = ()  # reason and detail of a row that can't be used
+    inline: str = ""  # the picture itself, where it stands in the list
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,19 @@ class FileUnit:
     name: str
     root: Path
     entries: tuple[Entry, ...]
+    files: tuple[str, ...]
 
 
-def slices(root: Path, name: str, entries: list[Entry]) -> list[FileUnit]:
-    """Units of a thousand entries of one split each: shards of val and test then are not cut into crumbs."""
+def slices(root: Path, file: Path, entries: list[Entry]) -> list[FileUnit]:
+    """Units of a thousand entries of one split each: shards of val and test then are not cut into crumbs. `file`: the list."""
+    name, listed = file.name, (file.relative_to(root).as_posix(),)
     units = []
     for split in (*SPLITS, None):
         own = [e for e in entries if e.split == split]
         for start in range(0, len(own), _UNIT_ENTRIES):
             part = own[start : start + _UNIT_ENTRIES]
-            units.append(FileUnit(f"{name} {split or 'any'} {start}", root, tuple(part)))
-    return units
+            units.append(FileUnit(f"{name} {split or 'any'} {start}", root, tuple(part), listed))
+    return units or [FileUnit(f"{name} any 0", root, (), listed)]
 
 
 def read(unit: FileUnit) -> Iterator[Record | RejectedRow]:
@@ -59,14 +66,17 @@ def read(unit: FileUnit) -> Iterator[Record | RejectedRow]:
 
 
 def read_entry(root: Path, entry: Entry) -> Record | RejectedRow:
+    """The record of an entry, also of one without a text. What is lost with it are its texts, one at least."""
+    name = ""
     try:
         if entry.fault:
             raise Rejected(*entry.fault)
-        if not entry.texts:
-            raise Rejected("missing_text", "no caption in the list")
-        return Record(entry.key, _image(root, entry.paths), entry.texts, entry.image_id, entry.split, entry.where)
+        if entry.inline:
+            return Record(entry.key, picture_of(entry.inline), entry.texts, entry.image_id, entry.split, entry.where)
+        name = _find(root, entry.paths)
+        return Record(entry.key, _image(root / name), entry.texts, entry.image_id, entry.split, entry.where, name)
     except Rejected as e:
-        return RejectedRow(entry.key, entry.where, e.reason, e.detail, entry.split)
+        return RejectedRow(entry.key, entry.where, e.reason, e.detail, entry.split, max(1, len(entry.texts)), name)
 
 
 def places(name: str, *folders: str) -> tuple[str, ...]:
@@ -88,14 +98,12 @@ def places(name: str, *folders: str) -> tuple[str, ...]:
 def image_folder(root: Path) -> tuple[str, ...]:
     """The one folder below, two deep at most, that holds images, whatever it is called: flickr30k-images, Flicker8k_Dataset. None when
     there are several, as names may repeat in them."""
-    found = [f for f in _folders(root, 2) if any(e.name.lower().endswith(IMAGE_ENDS) for e in os.scandir(f))]
-    return (found[0].relative_to(root).as_posix(),) if len(found) == 1 else ()
-
-
-def _folders(root: Path, depth: int) -> Iterator[Path]:
-    for path in [Path(e.path) for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")] if depth else ():
-        yield path
-        yield from _folders(path, depth - 1)
+    found = [
+        folder
+        for folder, names in below(root).folders.items()
+        if folder and folder.count("/") < 2 and any(name.lower().endswith(IMAGE_ENDS) for name in names)
+    ]
+    return (found[0],) if len(found) == 1 else ()
 
 
 def key_of(name: str) -> str:
@@ -108,31 +116,51 @@ def key_of(name: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', key)[-60:]}-{digest}".lstrip("_-")
 
 
-def _image(root: Path, paths: tuple[str, ...]) -> bytes:
+def _find(root: Path, paths: tuple[str, ...]) -> str:
+    """The first of the paths where a file lies."""
     for path in map(PurePosixPath, paths):
         lengths = [len(part.encode("utf-8", "replace")) for part in path.parts]
         if path.is_absolute() or ".." in path.parts or max(lengths, default=0) > _MOST_NAME or sum(lengths) > _MOST_PATH:
             raise Rejected("unsafe_key", f"the image's path {str(path)[:200]!r} leaves the folder or is too long")
-    found = next((root / p for p in (*paths, *map(_other_case, paths)) if (root / p).is_file()), None)
+    spelled = (other for path in paths for other in _spellings(path))
+    found = next((p for p in (*paths, *spelled) if is_file(root / p)), None)
     if found is None:
         raise Rejected("missing_image", f"no file {' or '.join(paths)}")
-    size = found.stat().st_size
+    return PurePosixPath(found).as_posix()
+
+
+def is_file(path: Path) -> bool:
+    """Also of what can't be a path at all, such as a text of thousands of characters."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _image(file: Path) -> bytes:
+    size = file.stat().st_size
     if size > MOST_IMAGE_BYTES:
         raise Rejected("too_many_bytes", f"{size} bytes, at most {MOST_IMAGE_BYTES} are read")
-    return found.read_bytes()
+    return file.read_bytes()
 
 
-def _other_case(path: str) -> str:
-    """a.JPG for a.jpg, and back: a list that was made where file names have no case."""
+def _spellings(path: str) -> Iterator[str]:
+    """a.JPG for a.jpg and back, of a list that was made where file names have no case; and an accent as one character or as two, in which
+    file systems differ."""
     stem, dot, end = path.rpartition(".")
-    return stem + dot + (end.upper() if end.islower() else end.lower())
+    yield stem + dot + (end.upper() if end.islower() else end.lower())
+    if not path.isascii():
+        yield from (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
 
 
-def json_files(path: Path, *, pattern: str = "*.json") -> list[Path]:
-    """`path` itself, or the JSON files in the folder, sorted."""
+def json_files(path: Path) -> list[Path]:
+    """`path` itself, or the JSON files in the folder and in its `annotations`, sorted. Those of folders further below may be of another
+    data set; they are told as not understood."""
     if path.is_file():
         return [path] if path.suffix.lower() == ".json" else []
-    return sorted(p for p in path.glob(pattern) if p.is_file() and not p.name.startswith("."))
+    places = [path, *(path / name for name in ("annotation", "annotations"))]
+    found = (entry for place in places if place.is_dir() for entry in sorted(place.iterdir()))
+    return [p for p in found if p.suffix.lower() == ".json" and p.is_file() and not p.name.startswith(".")]
 
 
 def head_holds(path: Path, *words: str, opens: str = "{", value: bytes = b"") -> bool:
@@ -140,10 +168,19 @@ def head_holds(path: Path, *words: str, opens: str = "{", value: bytes = b"") ->
     before a value that begins with `value` (likewise)."""
     with path.open("rb") as f:
         head = f.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return head.startswith(opens.encode()) and any(re.search(rb'"%s"\s*:\s*%s' % (w.encode(), value), head, re.IGNORECASE) for w in words)
+    begins = head.startswith(opens.encode()) or (opens == "[" and _WRAPPED.search(head) is not None)
+    return begins and any(re.search(rb'"%s"\s*:\s*%s' % (w.encode(), value), head, re.IGNORECASE) for w in words)
 
 
-def load_json(path: Path, kind: type = dict) -> Any:
+def load_rows(path: Path) -> list[Any]:
+    """A JSON list, or the one that an object holds under `data` or the like."""
+    value = load_json(path, (dict, list))
+    if isinstance(value, list):
+        return value
+    return next((rows for name, rows in value.items() if name in _WRAPPERS and isinstance(rows, list)), [])
+
+
+def load_json(path: Path, kind: type | tuple[type, ...] = dict) -> Any:
     """A JSON object (or a list, by `kind`), whole. ValueError names the file and, for a syntax error, its line.
 
     Bytes that are no UTF-8 become lone surrogates, which no text may hold: they cost their text, not the list."""

@@ -11,6 +11,7 @@ from blip_core.intake.formats.columns import SEARCH, TEXTS, column, text_columns
 from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read
 from blip_core.intake.formats.listing import units as list_units
 from blip_core.intake.formats.rows import open_table
+from blip_core.intake.walk import below
 
 __all__ = ["EXPECTS", "read", "recognises", "units"]
 
@@ -27,7 +28,7 @@ def units(path: Path, fields: FieldsConfig = SEARCH) -> list[RowUnit | BadTable]
     root, listings, bad = path if path.is_dir() else path.parent, [], []
     for file in _files(path):
         try:
-            table = open_table(file)
+            table = open_table(file, fields.csv)
         except Rejected as e:
             bad.append(BadTable(file.relative_to(root).as_posix(), e.detail))
             continue
@@ -49,7 +50,4 @@ def _image_column(names: tuple[str, ...], declared: str | None) -> str | None:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.name.lower() in _NAMES else []
-    places = [path, *sorted(p for p in path.glob("*") if p.is_dir()), *sorted(p for p in path.glob("*/*") if p.is_dir())]
-    return [file for place in places for file in sorted(place.iterdir()) if file.name.lower() in _NAMES and file.is_file()]
+    return [file for file in below(path).paths(*_NAMES) if file.name.lower() in _NAMES]

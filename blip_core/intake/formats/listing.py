@@ -17,6 +17,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow, named_split, split_of_name
 from blip_core.intake.formats.columns import is_url, texts_in, without_number
 from blip_core.intake.formats.files import Entry, key_of, places, read_entry
+from blip_core.intake.formats.inline import is_inline
 from blip_core.intake.formats.rows import Row, Table, Values, fetch, scan
 
 _UNIT_ROWS = 1000
@@ -36,6 +37,7 @@ class Listing:
     path_splits: bool = False
     folders: tuple[str, ...] = ()  # where images may lie besides
     lists: tuple[tuple[str, str], ...] = ()  # name of an image and its split, by the split lists that lie beside
+    beside: tuple[str, ...] = ()  # these lists, by their path below the root
 
     @property
     def columns(self) -> list[str]:
@@ -68,6 +70,10 @@ class RowUnit:
     listing: Listing
     places: np.ndarray  # int64 [rows, 2]: at and line of each; those of one image stand together
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.listing.name, *self.listing.beside)
+
 
 @dataclass(frozen=True)
 class BadTable:
@@ -75,6 +81,10 @@ class BadTable:
 
     name: str
     detail: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.name,)
 
 
 def units(listings: list[Listing], bad: list[BadTable]) -> list[RowUnit | BadTable]:
@@ -113,7 +123,7 @@ def _slices(listing: Listing) -> list[RowUnit]:
         images.append(_identity(listing, row))
         splits.append(_rank(listing, row))
     if not ats:
-        return []
+        return [RowUnit(f"{listing.name} any 0", listing, np.empty((0, 2), np.int64))]
     at, line, image, split = (np.frombuffer(a, a.typecode) for a in (ats, lines, images, splits))
     _, first, inverse = np.unique(image, return_index=True, return_inverse=True)
     order = np.lexsort((at, first[inverse], split))
@@ -175,7 +185,10 @@ def _record(listing: Listing, group: list[Found]) -> Record | RejectedRow:
     row, image, split, _ = group[0]
     folder = listing.table.path.parent.relative_to(listing.root).as_posix()
     name = image if folder == "." else f"{folder}/{image}"
-    texts = tuple(dict.fromkeys(text for *_, texts in group for text in texts))
+    texts = tuple(text for *_, texts in group for text in texts)
+    if is_inline(image):
+        key, identity = f"{key_of(listing.name)}-{row.line}", hashlib.sha256(image.encode()).hexdigest()[:16]
+        return read_entry(listing.root, Entry(key, (), texts, identity, split, _where(listing, row), inline=image))
     entry = Entry(key_of(name), places(image, folder, ".", *listing.folders), texts, name, split, _where(listing, row))
     return read_entry(listing.root, entry)
 

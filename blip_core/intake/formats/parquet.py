@@ -16,6 +16,7 @@ from blip_core.intake.formats import Record, RejectedRow, failure, named_split, 
 from blip_core.intake.formats.columns import SEARCH, SPLITS, column, text_columns, texts_in
 from blip_core.intake.formats.files import MOST_IMAGE_BYTES, Entry, key_of, places, read_entry
 from blip_core.intake.formats.rows import PARQUET_FAULTS
+from blip_core.intake.walk import below
 
 EXPECTS = "*.parquet with a column image: {bytes, path} or bytes and one of texts (text, caption, captions, ...)"
 
@@ -37,6 +38,10 @@ class GroupUnit:
     split: str | None = None
     status: tuple[str, ...] = ()  # img2dataset's columns for what it could not get
     detail: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file.relative_to(self.root).as_posix(),)
 
 
 def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
@@ -78,8 +83,7 @@ def read(unit: GroupUnit) -> Iterator[Record | RejectedRow]:
 
 
 def _files(path: Path) -> list[Path]:
-    found = [path] if path.is_file() else path.rglob("*.parquet")
-    return sorted(p for p in found if p.suffix.lower() == ".parquet" and p.is_file() and not p.name.startswith((".", "_")))
+    return [p for p in below(path).paths(".parquet") if not p.name.startswith("_")]
 
 
 def _columns(file: Path, fields: FieldsConfig) -> tuple[str, tuple[str, ...], str | None, tuple[str, ...]] | None:
@@ -98,7 +102,7 @@ def _columns(file: Path, fields: FieldsConfig) -> tuple[str, tuple[str, ...], st
 def _holds_image(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(f.name == "bytes" and _holds_image(f.type) for f in kind)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _item(unit: GroupUnit, values: dict[str, Any], name: str, at: int) -> Record | RejectedRow:
@@ -112,8 +116,6 @@ def _item(unit: GroupUnit, values: dict[str, Any], name: str, at: int) -> Record
         if texts is None:
             got = str([values[c] for c in unit.texts])[:100]
             raise Rejected("bad_row", f"expected a text or a list of texts under {', '.join(unit.texts)}, got {got}")
-        if not texts:
-            raise Rejected("missing_text", f"nothing under {', '.join(unit.texts)}")
         image = values[unit.image]
         data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
         if not data and isinstance(path, str) and path:

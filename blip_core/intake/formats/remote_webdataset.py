@@ -31,6 +31,11 @@ class RemoteUnit:
     scratch: Path
     cfg: RemoteConfig
     caption: str | None = None
+    picture: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(self.objects)
 
 
 def units(objects: dict[str, Stored], fields: FieldsConfig = SEARCH, *, scratch: Path, cfg: RemoteConfig) -> list[RemoteUnit]:
@@ -46,7 +51,8 @@ def units(objects: dict[str, Stored], fields: FieldsConfig = SEARCH, *, scratch:
     for stem in sorted(tars.keys() | sides):
         names = [names[stem] for names in (tars, tables, stats) if stem in names]
         prefix = key_prefix(stem) if plain else ""
-        found.append(RemoteUnit(stem, tars.get(stem), tables.get(stem), {n: objects[n] for n in names}, prefix, scratch, cfg, fields.text))
+        own = {n: objects[n] for n in names}
+        found.append(RemoteUnit(stem, tars.get(stem), tables.get(stem), own, prefix, scratch, cfg, fields.text, fields.image))
     return found
 
 
@@ -56,9 +62,9 @@ def read(unit: RemoteUnit) -> Iterator[Record | RejectedRow]:
         for name, stored in unit.objects.items():
             storage.fetch(stored, folder / name)
         tar, table = (folder / name if name else None for name in (unit.tar, unit.table))
-        yield from webdataset.read(
-            TarUnit(unit.name, folder, tar, table if table and is_side_table(table) else None, unit.prefix, unit.caption)
-        )
+        stats = next((folder / name for name in unit.objects if name.endswith(STATS)), None)
+        side = table if table and is_side_table(table) else None
+        yield from webdataset.read(TarUnit(unit.name, folder, tar, side, unit.prefix, unit.caption, unit.picture, stats))
 
 
 @contextmanager

@@ -9,20 +9,24 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blip_core.config.intake import CsvConfig
 from blip_core.files.rejected import Rejected
+from blip_core.intake.formats.dialect import PLAIN, Dialect, find, named_delimiter
 
 _ENDS = {".csv": "csv", ".tsv": "csv", ".token": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _TEXT_TABLE = re.compile(r"(?:.*[._-])?(?:captions|token|results)(?:[._-].*)?\.txt", re.IGNORECASE)  # Flickr's; other .txt hold texts
 PARQUET_FAULTS = (pa.ArrowException, OSError, UnicodeDecodeError)  # of a file that is none or damaged; the last by names of columns
 _BOM = b"\xef\xbb\xbf"
-_MOST_LINE = 1 << 17  # bytes, also of a whole row
+_MOST_LINE = 96 << 20  # bytes: a row may hold a picture in base64
 _MOST_LINES = 100  # of one row: a caption in quotes may hold line ends
+_HEAD_LINES = 200  # of a CSV, to learn how it is written
 _HEAD_ROWS = 20  # of JSON lines, to learn the names of the columns
 
 Values = dict[str, object]
@@ -35,7 +39,7 @@ class Table:
     path: Path
     kind: str  # csv | jsonl | parquet
     names: tuple[str, ...]
-    delimiter: str = ""
+    dialect: Dialect = PLAIN  # of a CSV
     start: int = 0
     first_line: int = 1
 
@@ -50,12 +54,22 @@ class Row:
 
 
 def kind_of(path: Path) -> str | None:
-    """csv | jsonl | parquet, by the file's name; None for what is no table."""
+    """csv | jsonl | parquet, by the file's name, and of a .json by its first lines; None for what is no table."""
+    if path.suffix.lower() == ".json":
+        return "jsonl" if _is_json_lines(path) else None
     return "csv" if _TEXT_TABLE.fullmatch(path.name) else _ENDS.get(path.suffix.lower())
 
 
-def open_table(path: Path) -> Table:
-    """The table with the names of its columns; a CSV's first line is taken for names. Rejected when it can't be read."""
+def _is_json_lines(path: Path) -> bool:
+    """Whether the first two lines are an object each."""
+    with path.open("rb") as file:
+        rows = [row for row in islice(file, _HEAD_ROWS) if row.strip(_BOM + b" \r\n\t")][:2]
+    return len(rows) == 2 and all(isinstance(_json_object(row.removeprefix(_BOM)), dict) for row in rows)
+
+
+def open_table(path: Path, declared: CsvConfig | None = None) -> Table:
+    """The table with the names of its columns; a CSV's first line is taken for names. `declared`: how it is written. Rejected when it
+    can't be read."""
     kind = kind_of(path)
     if kind == "parquet":
         return Table(path, kind, _parquet_names(path))
@@ -65,7 +79,7 @@ def open_table(path: Path) -> Table:
             raise Rejected("bad_table", "UTF-16 text; save it as UTF-8")
         start = len(_BOM) if head == _BOM else 0
         file.seek(start)
-        return _open_jsonl(path, start) if kind == "jsonl" else _open_csv(path, file, start)
+        return _open_jsonl(path, start) if kind == "jsonl" else _open_csv(path, file, start, declared)
 
 
 def first_row(table: Table) -> Values:
@@ -82,7 +96,7 @@ def without_header(table: Table) -> Table:
         return table
     with table.path.open("rb") as file:
         start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
-    return Table(table.path, table.kind, tuple(map(str, range(len(table.names)))), table.delimiter, start, 1)
+    return Table(table.path, table.kind, tuple(map(str, range(len(table.names)))), table.dialect, start, 1)
 
 
 def scan(table: Table, columns: list[str] | None = None) -> Iterator[Row]:
@@ -131,7 +145,7 @@ def _text_row(file: BinaryIO, line: int, table: Table) -> tuple[Row | None, int]
     if table.kind == "jsonl":
         return Row(at, line, _json_object(first)), 1
     after = file.tell()
-    cells, lines = _cells(first, file, table.delimiter, len(table.names))
+    cells, lines = _cells(first, file, table.dialect, len(table.names))
     if isinstance(cells, Rejected):
         file.seek(after)
         return Row(at, line, cells), 1
@@ -151,20 +165,30 @@ def _json_object(line: bytes) -> Values | Rejected:
     return value if isinstance(value, dict) else Rejected("bad_row", f"expected a JSON object or list, got {type(value).__name__}")
 
 
-def _cells(first: bytes, file: BinaryIO, delimiter: str, num_cells: int | None = None) -> tuple[list[str] | Rejected, int]:
+def _cells(first: bytes, file: BinaryIO, dialect: Dialect, num_cells: int | None = None) -> tuple[list[str] | Rejected, int]:
     """The fields of one row and the lines that it took. Bytes that are no UTF-8 become lone surrogates, which no text may hold."""
-    if delimiter == "\t":  # half of the writers of TSV quote and half don't; none puts a line end into a field
+    if dialect.delimiter == "\t":  # half of the writers of TSV quote and half don't; none puts a line end into a field
         return [_unquoted(cell) for cell in _decoded(first).rstrip("\r\n").split("\t")], 1
     lines = _Lines(first, file)
     try:
-        cells = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
+        cells = next(dialect.cells(lines), [])
     except csv.Error as e:
-        return Rejected("bad_row", f"no CSV: {e}"), 1
+        return Rejected("bad_row", _misquoted(_decoded(first), dialect, str(e))), 1
     if lines.ran_out:
         return Rejected("bad_row", f"a quote that is not closed within {_MOST_LINES} lines"), 1
-    if lines.used > 1 and not _closes_well(lines.read, delimiter, num_cells):
+    if lines.used > 1 and num_cells not in (None, len(cells)):
         return Rejected("bad_row", f"a quote that is not closed, or not as it should: it would swallow {lines.used - 1} more lines"), 1
     return [cell.strip() for cell in cells], lines.used
+
+
+def _misquoted(line: str, dialect: Dialect, why: str) -> str:
+    """Why a row is no row of its file, and what to do where another dialect takes it."""
+    try:
+        next(dialect.other.cells([line]))
+    except (csv.Error, StopIteration):
+        return f"no CSV: {why}; a quote within quotes is doubled, or has a sign before it (csv.escape)"
+    own, others = ("doubled", "behind a backslash") if dialect.escape else ("behind a backslash", "doubled")
+    return f"its quotes within quotes are {own}, those of the other rows {others}; mend it, or name the way in web_fields.csv.escape"
 
 
 def _decoded(line: bytes) -> str:
@@ -174,15 +198,6 @@ def _decoded(line: bytes) -> str:
 def _unquoted(cell: str) -> str:
     quoted = len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
     return (cell[1:-1].replace('""', '"') if quoted else cell).strip()
-
-
-def _closes_well(lines: list[str], delimiter: str, num_cells: int | None) -> bool:
-    """Whether a row over several lines is one by the strict rules: a stray quote would pair with the next row's."""
-    try:
-        (cells,) = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    except (csv.Error, ValueError):
-        return False
-    return num_cells in (None, len(cells))
 
 
 class _Lines:
@@ -208,17 +223,22 @@ class _Lines:
         return self.read[-1]
 
 
-def _open_csv(path: Path, file: BinaryIO, start: int) -> Table:
+def _open_csv(path: Path, file: BinaryIO, start: int, declared: CsvConfig | None) -> Table:
     file.seek(start)
-    line = 1
-    while (first := file.readline(_MOST_LINE)) and not first.strip():
-        line += 1
-    counts = {d: _decoded(first).count(d) for d in ("\t", "|", ";", ",")}
-    delimiter = "\t" if counts["\t"] or path.suffix.lower() == ".tsv" else max(counts, key=counts.__getitem__)
-    cells, lines = _cells(first, file, delimiter) if first else ([], 0)
+    line, named = 1, None
+    while first := file.readline(_MOST_LINE):
+        found = named_delimiter(_decoded(first)) if line == 1 else None
+        if first.strip() and found is None:
+            break
+        named, line = named or found, line + 1
+    at = file.tell()
+    head = [_decoded(first), *(_decoded(row) for row in islice(iter(file.readline, b""), _HEAD_LINES))] if first else []
+    dialect = find(head, declared=declared, delimiter="\t" if path.suffix.lower() == ".tsv" else named)
+    file.seek(at)
+    cells, lines = _cells(first, file, dialect) if first else ([], 0)
     if isinstance(cells, Rejected):
         raise cells
-    return Table(path, "csv", _distinct(cells), delimiter, file.tell(), line + lines)
+    return Table(path, "csv", _distinct(cells), dialect, file.tell(), line + lines)
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:

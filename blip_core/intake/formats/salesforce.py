@@ -12,15 +12,15 @@ from typing import Any
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import files, named_split, split_of_name
-from blip_core.intake.formats.columns import FILES, SEARCH, TEXTS, column, is_url, text_columns, texts_in
+from blip_core.intake.formats.columns import FILES, IMAGE_FILE, SEARCH, SUFFIXED, TEXTS, column, is_url, text_columns, texts_in
 from blip_core.intake.formats.files import Entry, FileUnit, read
+from blip_core.intake.formats.inline import is_inline
 from blip_core.tables.shards import KEY
 
 __all__ = ["EXPECTS", "read", "recognises", "units"]
 
 EXPECTS = "*.json with [{image: path, caption: text or list of texts, image_id?}], here or in annotation(s)/, and the images"
 
-_IMAGE_FILE = rb'"[^"]{1,2000}\.(?:jpe?g|png|webp|gif)"'  # as a value
 _IMAGES, _CAPTIONS = ("image", *FILES), ("caption", *TEXTS)
 
 
@@ -31,35 +31,35 @@ def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
 def units(path: Path, fields: FieldsConfig = SEARCH) -> list[FileUnit]:
     root = path if path.is_dir() else path.parent
     folders = files.image_folder(root)
-    return [unit for file in _lists(path, fields) for unit in files.slices(root, file.name, _entries(file, fields, folders))]
+    return [unit for file in _lists(path, fields) for unit in files.slices(root, file, _entries(file, fields, folders))]
 
 
 def _lists(path: Path, fields: FieldsConfig) -> list[Path]:
-    places = [path, *(path / name for name in ("annotation", "annotations"))] if path.is_dir() else [path]
-    found = [p for place in places if place.exists() for p in files.json_files(place)]
-    texts = [re.escape(name.strip()) for name in fields.text.split(",")] if fields.text else [rf"{w}(?:[ _-]?\d+)?" for w in _CAPTIONS]
-    return [p for p in found if _names_images(p, fields) and files.head_holds(p, *texts, opens="[")]
+    texts = [rf"{w}(?:[ _-]?\d+)?" for w in _CAPTIONS] + [SUFFIXED]
+    if fields.text:
+        texts = [re.escape(name.strip()) for name in fields.text.split(",")]
+    return [p for p in files.json_files(path) if _names_images(p, fields) and files.head_holds(p, *texts, opens="[")]
 
 
 def _names_images(path: Path, fields: FieldsConfig) -> bool:
     """A key `image` is the public code's; under any other, names of image files must stand: a shop's list has a `name` too."""
     if fields.image:
         return files.head_holds(path, re.escape(fields.image), opens="[")
-    return files.head_holds(path, "image", opens="[") or files.head_holds(path, *FILES, opens="[", value=_IMAGE_FILE)
+    return files.head_holds(path, "image", opens="[") or files.head_holds(path, *FILES, opens="[", value=IMAGE_FILE)
 
 
 def _entries(file: Path, fields: FieldsConfig, folders: tuple[str, ...]) -> list[Entry]:
     """An entry for each image, in order of appearance, and one for each row that can't be used."""
     entries: list[Entry] = []
     place: dict[tuple[str | None, str | None], int] = {}
-    for i, row in enumerate(files.load_json(file, list)):
+    for i, row in enumerate(files.load_rows(file)):
         entry = _entry(row, f"{file.name}:[{i}]", split_of_name(file.stem), fields, folders)
-        at = place.get((entry.image_id, entry.split)) if not entry.fault else None
+        at = place.get((entry.image_id, entry.split)) if entry.image_id else None
         if at is not None:
-            texts = tuple(dict.fromkeys(entries[at].texts + entry.texts))
+            texts = entries[at].texts + entry.texts
             entries[at] = Entry(**{**vars(entries[at]), "texts": texts})
             continue
-        if not entry.fault:
+        if entry.image_id:
             place[entry.image_id, entry.split] = len(entries)
         entries.append(entry)
     return entries
@@ -71,6 +71,8 @@ def _entry(row: object, where: str, split: str | None, fields: FieldsConfig, fol
         name, texts, split = _fields(row, split, fields)
     except Rejected as e:
         return Entry("", (), (), None, split, where, (e.reason, e.detail))
+    if is_inline(name):
+        return Entry(f"{files.key_of(where)}", (), texts, None, split, where, inline=name)
     return Entry(key_of_path(name), files.places(name, ".", *folders), texts, name, split, where)
 
 

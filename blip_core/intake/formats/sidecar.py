@@ -13,7 +13,8 @@ from blip_core.intake.formats import SPLITS, Record, RejectedRow, split_of_name
 from blip_core.intake.formats.columns import IMAGE_ENDS
 from blip_core.intake.formats.files import Entry, key_of, read_entry
 from blip_core.intake.formats.webdataset import is_side_table, read_side_table
-from blip_core.texts.clean import decode_text
+from blip_core.intake.walk import below
+from blip_core.texts.clean import lines_of
 
 EXPECTS = "<name>.jpg|png|webp with <name>.txt (or .caption) beside it, in any folders below"
 
@@ -33,6 +34,10 @@ class PairUnit:
     split: str | None
     pairs: tuple[Pair, ...]
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(name for pair in self.pairs for names in pair for name in names)
+
 
 @dataclass(frozen=True)
 class SideUnit:
@@ -41,6 +46,10 @@ class SideUnit:
     name: str
     root: Path
     table: Path
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.name,)
 
 
 def recognises(path: Path) -> bool:
@@ -55,7 +64,7 @@ def units(path: Path) -> list[PairUnit | SideUnit]:
     for split, pairs in own.items():
         for start in range(0, len(pairs), _UNIT_FILES):
             found.append(PairUnit(f"{split or 'any'} {start}", path, split, tuple(pairs[start : start + _UNIT_FILES])))
-    tables = (p for p in sorted(path.rglob("*.parquet")) if not p.name.startswith(".") and is_side_table(p))
+    tables = (p for p in below(path).paths(".parquet") if is_side_table(p))
     return found + [SideUnit(table.relative_to(path).as_posix(), path, table) for table in tables]
 
 
@@ -69,12 +78,10 @@ def read(unit: PairUnit | SideUnit) -> Iterator[Record | RejectedRow]:
         try:
             if not images:
                 raise Rejected("missing_image", f"no image beside {texts[0]!r}")
-            if not texts:
-                raise Rejected("missing_text", f"no {' or '.join(_TEXT_ENDS)} beside {where!r}")
             if len(images) > 1:
                 raise Rejected("duplicate_member", f"{', '.join(images)} share a text")
-            lines = [line for text in texts for line in _lines(unit.root / text)]
-            yield read_entry(unit.root, Entry(key, images, tuple(dict.fromkeys(lines)), where.rpartition(".")[0], unit.split, where))
+            lines = tuple(line for text in texts for line in _lines(unit.root / text))
+            yield read_entry(unit.root, Entry(key, images, lines, where.rpartition(".")[0], unit.split, where))
         except Rejected as e:
             yield RejectedRow(key, where, e.reason, e.detail, unit.split)
 
@@ -91,14 +98,18 @@ def _lines(path: Path) -> list[str]:
     size = path.stat().st_size
     if size > _MOST_TEXT:
         raise Rejected("too_many_bytes", f"{size} bytes of text, at most {_MOST_TEXT} are read")
-    text = decode_text(path.read_bytes()).removeprefix("\ufeff")
-    return [line for line in text.splitlines() if line.strip()] or [""]
+    return lines_of(path.read_bytes())
 
 
 def _pairs(root: Path) -> Iterator[Pair]:
     """Images and texts of each stem, folder by folder."""
-    for folder in (root, *sorted(p for p in root.rglob("*") if p.is_dir() and not p.name.startswith("."))):
-        files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_ENDS + _TEXT_ENDS and p.is_file() and not p.name.startswith(".")]
-        for _, own in groupby(sorted(files), key=lambda p: p.stem):
-            names = [(p.suffix.lower(), p.relative_to(root).as_posix()) for p in own]
-            yield tuple(n for end, n in names if end in IMAGE_ENDS), tuple(n for end, n in names if end in _TEXT_ENDS)
+    for folder, found in sorted(below(root).folders.items(), key=lambda item: item[0].split("/")):
+        names = sorted(name for name in found if name.lower().endswith(IMAGE_ENDS + _TEXT_ENDS))
+        for _, own in groupby(sorted(names, key=_stem), key=_stem):
+            paths = [f"{folder}/{name}" if folder else name for name in own]
+            images, texts = (tuple(p for p in paths if p.lower().endswith(ends)) for ends in (IMAGE_ENDS, _TEXT_ENDS))
+            yield images, texts
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]

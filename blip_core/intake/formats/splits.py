@@ -8,14 +8,14 @@ from blip_core.intake.formats.columns import is_image_name
 _MOST_BYTES = 64 << 20
 
 
-def split_lists(folder: Path) -> tuple[tuple[str, str], ...]:
-    """Name and split of each image in the `*.txt` lists of the folder whose names speak of a split."""
-    found: dict[str, str] = {}
+def split_lists(folder: Path) -> dict[Path, list[tuple[str, str]]]:
+    """The `*.txt` lists of the folder whose names speak of a split, each with name and split of its images."""
+    found = {}
     for path in sorted(folder.glob("*mages*.txt")):
         if (split := _split_of(path)) and path.is_file() and path.stat().st_size <= _MOST_BYTES:
             names = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
-            found |= {name.strip(): split for name in names if is_image_name(name.strip())}
-    return tuple(found.items())
+            found[path] = [(name.strip(), split) for name in names if is_image_name(name.strip())]
+    return found
 
 
 def _split_of(path: Path) -> str | None:

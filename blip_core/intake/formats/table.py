@@ -5,15 +5,18 @@ Columns are found by their names in any case; without names, by what the first r
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
-from blip_core.intake.formats.columns import FILES, SEARCH, SPLITS, column, is_image_name, is_url, text_columns, texts_of
-from blip_core.intake.formats.files import image_folder, places
+from blip_core.intake.formats.columns import FILES, IMAGE_ENDS, SEARCH, SPLITS, column, is_image_name, is_url, text_columns, texts_of
+from blip_core.intake.formats.files import image_folder, is_file, places
+from blip_core.intake.formats.inline import is_inline
 from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read
 from blip_core.intake.formats.listing import units as list_units
 from blip_core.intake.formats.rows import Table, first_row, kind_of, open_table, scan, without_header
 from blip_core.intake.formats.splits import split_lists
+from blip_core.intake.walk import below
 
 __all__ = ["EXPECTS", "read", "recognises", "units"]
 
@@ -49,9 +52,12 @@ def described(path: Path) -> list[str]:
 
 
 def table_files(path: Path) -> list[Path]:
-    """`path` itself, or the tables in it and up to two folders below, sorted."""
-    found = [path] if path.is_file() else [p for depth in ("*", "*/*", "*/*/*") for p in path.glob(depth)]
-    return sorted(p for p in found if kind_of(p) and p.is_file() and not p.name.startswith((".", "_")))
+    """`path` itself, or the tables in it and below, sorted; JSON lines also where they are called .json."""
+    found = below(path)
+    pictures = {name.rpartition(".")[0] for name in found.names if name.lower().endswith(IMAGE_ENDS)}
+    names = (p.relative_to(found.root).as_posix() for p in found.paths() if not p.name.startswith("_"))
+    alone = (name for name in names if not name.lower().endswith(".json") or name.rpartition(".")[0] not in pictures)
+    return [found.root / name for name in alone if kind_of(found.root / name)]
 
 
 def _listings(path: Path, fields: FieldsConfig) -> list[Listing | BadTable]:
@@ -60,7 +66,7 @@ def _listings(path: Path, fields: FieldsConfig) -> list[Listing | BadTable]:
     found: list[Listing | BadTable | None] = []
     for file in table_files(path):
         try:
-            found.append(_understood(root, open_table(file), fields))
+            found.append(_understood(root, open_table(file, fields.csv), fields))
         except Rejected as e:
             found.append(BadTable(file.relative_to(root).as_posix(), e.detail))
     return [f for f in found if f is not None]
@@ -71,10 +77,10 @@ def _understood(root: Path, table: Table, fields: FieldsConfig) -> Listing | Non
     meanings = [(meaning,) for meaning in FILES] if fields.image is None else [()]
     candidates = [c for c in (column(table.names, meaning, fields.image) for meaning in meanings) if c is not None and c not in texts]
     for image in candidates if texts and not (fields.split and split is None) else []:
-        listing = Listing(root, table, image, texts, split, folders=image_folder(root), lists=split_lists(table.path.parent))
+        listing = Listing(root, table, image, texts, split, folders=image_folder(root), **_lists(root, table))
         if _names_images(listing):
             return listing
-    return _by_first_row(root, table) if fields == SEARCH else None
+    return _by_first_row(root, table) if fields == SEARCH.model_copy(update={"csv": fields.csv}) else None
 
 
 def _names_images(listing: Listing) -> bool:
@@ -84,7 +90,7 @@ def _names_images(listing: Listing) -> bool:
     values = [row.values.get(listing.image) for row in rows if isinstance(row.values, dict)]
     names = [v for v in values if isinstance(v, str) and v.strip() and not is_url(v)]
     return any(
-        is_image_name(v.strip()) or any((listing.root / p).is_file() for p in places(v.strip(), folder, ".", *listing.folders))
+        is_inline(v) or is_image_name(v.strip()) or any(is_file(listing.root / p) for p in places(v.strip(), folder, ".", *listing.folders))
         for v in names
     )
 
@@ -97,4 +103,11 @@ def _by_first_row(root: Path, table: Table) -> Listing | None:
     if len(images) != 1 or not others:
         return None
     text = max(others, key=others.__getitem__)
-    return Listing(root, without_header(table), images[0], (text,), None, folders=image_folder(root), lists=split_lists(table.path.parent))
+    return Listing(root, without_header(table), images[0], (text,), None, folders=image_folder(root), **_lists(root, table))
+
+
+def _lists(root: Path, table: Table) -> dict[str, Any]:
+    """The split lists beside the table, and what they say."""
+    found = split_lists(table.path.parent)
+    beside = tuple(path.relative_to(root).as_posix() for path in found)
+    return {"beside": beside, "lists": tuple(dict(pair for pairs in found.values() for pair in pairs).items())}

@@ -4,14 +4,19 @@ The standard library's tarfile stops without a word at a damaged header, at a mi
 reads extended headers of any size into memory.
 """
 
+import bz2
 import gzip
+import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
 
 from blip_core.files.rejected import Rejected
 
@@ -19,6 +24,13 @@ _BLOCK = tarfile.BLOCKSIZE
 _ZEROS = bytes(_BLOCK)
 _CHUNK = 1 << 20
 _MOST_EXTENDED = 1 << 16  # bytes of a long name or a pax header
+# by the first bytes of the file
+_PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(file, "zstd"),
+}
 _NO_DATA = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
 
 
@@ -31,12 +43,14 @@ class Member:
 
 
 def members(path: Path, wanted: dict[str, int]) -> Iterator[Member]:
-    """The archive's members in order, also of a gzipped one. `wanted`: lower-case extension -> most bytes to read.
+    """The archive's members in order, also of one packed by gzip, bzip2, xz or zstd. `wanted`: lower-case extension -> most bytes to
+    read.
 
     Rejected when the archive is none, is damaged, ends early or goes on after its end mark; what came before was whole."""
     with path.open("rb") as file:
-        zipped = file.peek(2)[:2] == b"\x1f\x8b"
-        with closing(gzip.open(file)) if zipped else file as stream:
+        head = file.peek(6)[:6]
+        unpack = next((unpack for magic, unpack in _PACKED.items() if head.startswith(magic)), None)
+        with closing(unpack(file)) if unpack else file as stream:
             yield from _members(_Reader(stream), wanted)
 
 
@@ -52,7 +66,9 @@ class _Reader:
             data = self.stream.read(count)
         except EOFError as e:
             raise Rejected("truncated_tar", f"{e} (byte {self.at} of the unpacked archive)") from None
-        except (zlib.error, gzip.BadGzipFile) as e:
+        except (zlib.error, lzma.LZMAError, OSError) as e:  # of gzip, bzip2 and zstd it is an OSError without a number
+            if getattr(e, "errno", None):
+                raise
             raise Rejected("corrupt_tar", f"{e} (byte {self.at})") from None
         self.at += len(data)
         return data

@@ -6,6 +6,7 @@ what the tar should hold, so a lost sample shows. The members of one sample stan
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,17 +16,18 @@ import pyarrow.parquet as pq
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import Record, RejectedRow, failure, split_of_name
-from blip_core.intake.formats.columns import SEARCH, column
+from blip_core.intake.formats.columns import IMAGE_ENDS, SEARCH, column
 from blip_core.intake.formats.files import MOST_IMAGE_BYTES
 from blip_core.intake.formats.rows import PARQUET_FAULTS
 from blip_core.intake.formats.tar import Member, members
-from blip_core.texts.clean import decode_text
+from blip_core.intake.walk import below
+from blip_core.texts.clean import lines_of
 
 EXPECTS = "NNNNN.tar with <key>.jpg|png|webp and <key>.txt or <key>.json, as img2dataset writes them (with NNNNN.parquet beside) or plain"
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
+_IMAGES = tuple(end[1:] for end in IMAGE_ENDS)
 _WANTED = {**dict.fromkeys(_IMAGES, MOST_IMAGE_BYTES), "txt": 1 << 16, "json": 1 << 18}
-_TARS = (".tar", ".tar.gz", ".tgz")
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 STATS = "_stats.json"
 _SIDE_COLUMNS = ("key", "status", "error_message")
 _CAPTIONS = ("caption", "captions", "text")  # in any case: LAION writes TEXT
@@ -43,6 +45,12 @@ class TarUnit:
     table: Path | None
     prefix: str  # put before each key
     caption: str | None = None  # the JSON's key of the caption where it is declared; the .txt then is no matter
+    picture: str | None = None  # the extension of the picture where it is declared, as `rgb.png`
+    stats: Path | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(p.relative_to(self.root).as_posix() for p in (self.tar, self.table, self.stats) if p)
 
 
 @dataclass
@@ -53,20 +61,26 @@ class _Sample:
     where: str
     images: list[bytes] = field(default_factory=list)
     texts: dict[str, bytes] = field(default_factory=dict)  # txt and json
+    others: list[str] = field(default_factory=list)  # extensions of members of another kind, as depth.png
     fault: Rejected | None = None
 
 
 def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
-    return bool(_tars(path)) and fields.image is None and fields.split is None
+    return bool(_tars(path)) and fields.split is None
 
 
 def units(path: Path, fields: FieldsConfig = SEARCH) -> list[TarUnit]:
     """A side table without its tar is a unit too: what it lists as downloaded has been lost."""
-    root = path if path.is_dir() else path.parent
-    tars = {stem_of(p.relative_to(root).as_posix()): p for p in _tars(path)}
-    tables = {stem_of(p.relative_to(root).as_posix()): p for p in path.rglob("*.parquet") if is_side_table(p)} if path.is_dir() else {}
+    found = below(path)
+    root = found.root
+    tars, tables, stats = (
+        {stem_of(p.relative_to(root).as_posix()): p for p in found.paths(*ends)} for ends in (_TARS, (".parquet",), (STATS,))
+    )
+    tables = {name: p for name, p in tables.items() if is_side_table(p)}
     return [
-        TarUnit(name, root, tars.get(name), tables.get(name), "" if tables else key_prefix(name), fields.text)
+        TarUnit(
+            name, root, tars.get(name), tables.get(name), "" if tables else key_prefix(name), fields.text, fields.image, stats.get(name)
+        )
         for name in sorted(tars.keys() | tables.keys())
     ]
 
@@ -74,7 +88,7 @@ def units(path: Path, fields: FieldsConfig = SEARCH) -> list[TarUnit]:
 def units_of(root: Path, tars: list[Path], fields: FieldsConfig = SEARCH) -> list[TarUnit]:
     """Tars that were named one by one, without their side tables."""
     stems = {stem_of(tar.relative_to(root).as_posix()): tar for tar in tars}
-    return [TarUnit(name, root, stems[name], None, key_prefix(name), fields.text) for name in sorted(stems)]
+    return [TarUnit(name, root, stems[name], None, key_prefix(name), fields.text, fields.image) for name in sorted(stems)]
 
 
 def read(unit: TarUnit) -> Iterator[Record | RejectedRow]:
@@ -104,8 +118,7 @@ def key_prefix(name: str) -> str:
 
 
 def _tars(path: Path) -> list[Path]:
-    candidates = [path] if path.is_file() else sorted(path.rglob("*"))
-    return [p for p in candidates if is_tar(p.name) and p.is_file()]
+    return below(path).paths(*_TARS)
 
 
 def is_side_table(path: Path) -> bool:
@@ -118,13 +131,14 @@ def is_side_table(path: Path) -> bool:
 
 def _read_tar(unit: TarUnit, path: Path, found: set[str]) -> Iterator[Record | RejectedRow]:
     tar, sample, num_members = path.relative_to(unit.root).as_posix(), None, 0
-    split = split_of_name(unit.name)
+    split, others = split_of_name(unit.name), Counter[str]()
+    fault = None
     try:
         for member in members(path, _WANTED):
             num_members += 1
             where = f"{tar}:{member.name}"
             try:
-                place = _place(member)
+                place = _place(member, others)
             except Rejected as e:
                 yield RejectedRow("", where, e.reason, e.detail, split)
                 continue
@@ -132,30 +146,35 @@ def _read_tar(unit: TarUnit, path: Path, found: set[str]) -> Iterator[Record | R
                 continue
             key, extension = place
             if sample is None or sample.key != key:
-                yield from _finish(unit, sample, split, found)
+                yield from _finish(unit, sample, split, found, others)
                 sample = _Sample(key, where)
-            _add(sample, extension, member)
+            _add(sample, extension, member, unit.picture)
         if not num_members:
             raise Rejected("empty_tar", "an end-of-archive mark and nothing else")
     except Rejected as e:
-        yield from _finish(unit, sample, split, found)
-        yield RejectedRow("", tar, e.reason, e.detail, split)
-    else:
-        yield from _finish(unit, sample, split, found)
+        fault = e
+    if fault and sample and not sample.texts:
+        sample.fault = Rejected("missing_text", "the tar ends behind its picture")
+    yield from _finish(unit, sample, split, found, others)
+    if others:
+        told = ", ".join(f"{count} {end}" for end, count in sorted(others.items()))
+        yield RejectedRow("", tar, "other_modality", f"members beside pictures and texts, not read: {told}", split, lost=0)
+    if fault:
+        yield RejectedRow("", tar, fault.reason, fault.detail, split)
 
 
-def _place(member: Member) -> tuple[str, str] | None:
-    """Key and lower-case extension; None for what is no part of a sample (folders, hidden files, other extensions)."""
+def _place(member: Member, others: Counter[str]) -> tuple[str, str] | None:
+    """Key and lower-case extension, which begins at the first dot of the name: 7.depth.png belongs to 7. None for what is no part of a
+    sample; what is neither picture nor text by its last ending is counted in `others`."""
     path = PurePosixPath(member.name)
     if member.kind == "folder" or path.name.startswith("."):
         return None
-    stem, dot, extension = path.name.rpartition(".")
-    if not dot or extension.lower() not in _WANTED:
+    stem, dot, extension = path.name.partition(".")
+    if not dot or extension.lower().rpartition(".")[2] not in _WANTED:
+        others[f".{extension.lower()}" if dot else "without an ending"] += 1
         return None
     if path.is_absolute() or ".." in path.parts:
         raise Rejected("unsafe_key", f"{member.name!r} leaves the archive's folder")
-    if "." in stem:
-        raise Rejected("dotted_key", f"{stem!r}: rename it without the dot")
     if member.kind != "file":
         raise Rejected("not_regular", f"{member.name!r} is a link or a device")
     parts = [p for p in path.parent.parts if p != "."] + [stem]
@@ -164,43 +183,63 @@ def _place(member: Member) -> tuple[str, str] | None:
     return "/".join(parts), extension.lower()
 
 
-def _add(sample: _Sample, extension: str, member: Member) -> None:
-    if member.data is None:
-        sample.fault = Rejected("too_many_bytes", f"{member.name!r} has {member.size} bytes, at most {_WANTED[extension]} are read")
-    elif (extension in _IMAGES and sample.images) or extension in sample.texts:
+def _add(sample: _Sample, extension: str, member: Member, picture: str | None) -> None:
+    """`picture`: the declared extension of pictures; without one it is any ending of pictures that stands alone."""
+    wanted = extension == picture.lower().lstrip(".") if picture else extension in _IMAGES
+    if not wanted and extension not in ("txt", "json"):
+        sample.others.append(extension)
+    elif member.data is None:
+        most = _WANTED[extension.rpartition(".")[2]]
+        sample.fault = Rejected("too_many_bytes", f"{member.name!r} has {member.size} bytes, at most {most} are read")
+    elif (wanted and sample.images) or extension in sample.texts:
         sample.fault = Rejected("duplicate_member", f"{member.name!r} comes after another of its kind")
-    elif extension in _IMAGES:
+    elif wanted:
         sample.images.append(member.data)
     else:
         sample.texts[extension] = member.data
 
 
-def _finish(unit: TarUnit, sample: _Sample | None, split: str | None, found: set[str]) -> Iterator[Record | RejectedRow]:
+def _finish(
+    unit: TarUnit, sample: _Sample | None, split: str | None, found: set[str], others: Counter[str]
+) -> Iterator[Record | RejectedRow]:
     """The record of a sample that is complete, or why it makes none."""
     if sample is None:
         return
+    if sample.others and not sample.images and not sample.texts:
+        yield from _dotted(sample, split)
+        return
+    others.update(f".{extension}" for extension in sample.others)
     found.add(sample.key.rpartition("/")[2])
     key = unit.prefix + sample.key.replace("/", "_")
     try:
         if sample.fault:
             raise sample.fault
         if not sample.images:
-            raise Rejected("missing_image", f"only {', '.join(sorted(sample.texts))}; the members of a sample must stand together")
+            there = ", ".join(sorted([*sample.texts, *sample.others]))
+            raise Rejected("missing_image", f"only {there}; the members of a sample must stand together")
         yield Record(key, sample.images[0], _texts(sample.texts, unit.caption), None, split, sample.where)
     except Rejected as e:
         yield RejectedRow(key, sample.where, e.reason, e.detail, split)
 
 
+def _dotted(sample: _Sample, split: str | None) -> Iterator[RejectedRow]:
+    """Nothing but names such as photo.1.jpg: keys with a dot, or pictures of a kind that has to be named."""
+    for stem in dict.fromkeys(extension.rpartition(".")[0] for extension in sample.others):
+        detail = (
+            f"{sample.key.rpartition('/')[2]}.{stem}: rename it without the dot; or is {stem} the kind of the picture, as depth is in "
+            "7.depth.png? Then name its ending in ingest.web_fields.image or clean_fields"
+        )
+        yield RejectedRow("", sample.where, "dotted_key", detail, split)
+
+
 def _texts(found: dict[str, bytes], declared: str | None) -> tuple[str, ...]:
-    """The .txt; without one, the JSON's caption. Captions that the JSON lists (as LAVIS and `export` do) are taken in any case.
-    A `declared` key of the JSON goes before all."""
-    texts = [decode_text(found["txt"])] if "txt" in found and not declared else []
+    """The lines of the .txt; without one, the JSON's caption. Captions that the JSON lists (as LAVIS and `export` do, whose .txt is one
+    of them) are taken in any case. A `declared` key of the JSON goes before all."""
+    texts = lines_of(found["txt"]) if "txt" in found and not declared else []
     data = found.get("json", b"")
     if data and (not texts or _LISTED.search(data)):
-        texts += _json_captions(data, declared)
-    if not texts:
-        raise Rejected("missing_text", "neither a .txt nor a caption in a .json; the members of a sample must stand together")
-    return tuple(dict.fromkeys(texts))
+        texts += [caption for caption in _json_captions(data, declared) if caption not in texts]
+    return tuple(texts)
 
 
 def _json_captions(data: bytes, declared: str | None) -> list[str]:
@@ -237,9 +276,9 @@ def read_side_table(root: Path, path: Path, found: set[str], *, prefix: str, whe
 
 def _read_stats(unit: TarUnit, tar: Path, found: set[str]) -> Iterator[RejectedRow]:
     """Without a side table the statistics still tell how many samples there should be; one row for each that is lost."""
-    stats = unit.root / f"{unit.name}{STATS}"
-    if not stats.is_file():
+    if unit.stats is None:
         return
+    stats = unit.stats
     where, split = stats.relative_to(unit.root).as_posix(), split_of_name(unit.name)
     try:
         successes = json.loads(stats.read_bytes())["successes"]
