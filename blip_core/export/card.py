@@ -51,8 +51,7 @@ _WAYS = {
 }
 _PATHS = {
     "coco": "`file_name` is a path below `images/`.",
-    "salesforce": "`image` is a path below `images/`, the `image_root` of BLIP's public code. A text that looks like a list,"
-    " as `['a', 'b']`, begins with a blank, which that code strips.",
+    "salesforce": "`image` is a path below `images/`, the `image_root` of BLIP's public code.",
 }
 
 

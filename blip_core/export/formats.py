@@ -251,7 +251,7 @@ class SalesforceWriter(_Writer):
         for item in items:
             image = f"{stem}/{self._image(f'images/{stem}', item)}"
             facts = {"image": image, "image_id": item.image_id}
-            entries = [{"caption": _no_list(c["text"]), **facts, **{n: c[n] for n in _COLUMNS}} for c in item.candidates]
+            entries = [{"caption": c["text"], **facts, **{n: c[n] for n in _COLUMNS}} for c in item.candidates]
             if split in ("val", "test"):
                 entries = [{"image": image, "caption": item.texts}]
             for entry in entries:
@@ -270,8 +270,3 @@ WRITERS: dict[str, type[_Writer]] = {
     "coco": CocoWriter,
     "salesforce": SalesforceWriter,
 }
-
-
-def _no_list(text: str) -> str:
-    """A text such as ["a", "b"] would be taken for a list of texts, as some tables hold them. The public code strips the blank."""
-    return f" {text}" if text.startswith(('["', "['")) else text

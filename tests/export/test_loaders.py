@@ -195,7 +195,7 @@ def test_lists_of_the_public_code(artifacts, tmp_path, monkeypatch, generation):
         for entry in part:
             key = Path(entry["image"]).stem
             assert named(decode_rgb((tmp_path / "out/images" / entry["image"]).read_bytes())) == key.rpartition("-")[2]
-            captions = entry["caption"] if split in ("val", "test") else [entry["caption"].strip()]
+            captions = entry["caption"] if split in ("val", "test") else [entry["caption"]]
             found[split][key] += [(caption, entry.get("source", "human")) for caption in captions]
     assert found == expected(artifacts / generation)
 

@@ -65,13 +65,13 @@ def without_number(name: str) -> str:
     return match[1] if match else name
 
 
-def texts_of(value: object) -> tuple[str, ...] | None:
-    """The texts in a cell: a text, a list of texts, such a list as JSON or as Python writes it; none for null; None for a number and
-    the like."""
+def texts_of(value: object, *, written: bool = False) -> tuple[str, ...] | None:
+    """The texts in a cell: a text or a list of texts; none for null; None for a number and the like. `written`: of a CSV, which has no
+    lists, so that one stands there as JSON or Python writes it; elsewhere such a text is a text."""
     if value is None or (isinstance(value, float) and value != value):
         return ()
     if isinstance(value, str):
-        return _listed(value) or (value,)
+        return (_listed(value) if written else ()) or (value,)
     if isinstance(value, list):
         found = [v.get("raw", v.get("caption", v.get("text"))) if isinstance(v, dict) else v for v in value]
         if all(isinstance(v, str | None) for v in found):
@@ -79,9 +79,9 @@ def texts_of(value: object) -> tuple[str, ...] | None:
     return None
 
 
-def texts_in(values: Mapping[str, object], columns: tuple[str, ...]) -> tuple[str, ...] | None:
+def texts_in(values: Mapping[str, object], columns: tuple[str, ...], *, written: bool = False) -> tuple[str, ...] | None:
     """The texts of a row; None when a cell holds something else."""
-    found = [texts_of(values.get(c)) for c in columns]
+    found = [texts_of(values.get(c), written=written) for c in columns]
     return tuple(text for texts in found for text in texts or ()) if None not in found else None
 
 

@@ -174,7 +174,7 @@ def _image(listing: Listing, values: Values) -> str:
 
 
 def _texts(listing: Listing, values: Values) -> tuple[str, ...]:
-    texts = texts_in(values, listing.texts)
+    texts = texts_in(values, listing.texts, written=listing.table.kind == "csv")
     if texts is None:
         got = str([values.get(c) for c in listing.texts])[:100]
         raise Rejected("bad_row", f"expected a text or a list of texts under {', '.join(listing.texts)}, got {got}")
