@@ -47,7 +47,7 @@ def good(model_cfg, tokenizer, cfg, tmp_path_factory) -> list[dict[str, float]]:
 
 
 def names(history: list[dict[str, float]], *, warmup: int = 12, window: int = 10) -> set[str]:
-    return {a.name for a in alarms(history, warmup=warmup, window=window, bounds=BOUNDS)}
+    return {a.name for a in alarms(history, steps=STEPS, warmup=warmup, window=window, bounds=BOUNDS)}
 
 
 def ill(history: list[dict[str, float]], **columns) -> list[dict[str, float]]:
