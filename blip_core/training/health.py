@@ -28,11 +28,16 @@ MARGIN = 0.01  # a loss must be this share below its chance, and LM this share b
 FALL = 0.05  # of its value: a loss that falls less than this in a whole training does not fall
 ERRORS = 3  # standard errors on either side of a slope
 COLLAPSED = 0.98  # mean cosine of the features of different pairs
+COLLAPSED_ROWS = 3  # that tell it early
 ADVICE = {
     "itc": "look at the learning rate, the temperature and whether texts belong to their images",
     "itm": "look at the learning rate, at hardness_ramp (easier negatives first) and whether texts belong to their images",
     "lm": "look at the learning rate, the vocabulary and max_tokens",
 }
+COLLAPSE_ADVICE = (
+    "look at queue_size and momentum (the queue of a slow momentum encoder holds stale features: make it shorter, or momentum lower), "
+    "lower the learning rate, or lengthen the warm-up"
+)
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,14 @@ def window_rows(cfg: OptimConfig) -> int:
 def alarms(history: History, *, steps: int, warmup: int, window: int, bounds: Bounds) -> list[Alarm]:
     """What is wrong in the newest rows, all of them behind the warm-up. `steps`: of the whole training."""
     rows = [row for row in history if row["step"] > warmup]
-    if len(rows) < window:
+    if not rows:
         return []
-    last = rows[-window:]
+    collapsed, last = _collapsed(rows, window), rows[-window:]
+    if len(last) < window:
+        return collapsed
     span = f"in the steps {last[0]['step']:.0f} to {last[-1]['step']:.0f}"
-    return [*_at_chance(rows, window, steps, span), *_not_falling(history, rows, window, steps), *_at_bound(last, span, bounds)]
+    resting = [*_at_chance(rows, window, steps, span), *_not_falling(history, rows, window, steps)]
+    return [*resting, *_at_bound(last, span, bounds), *collapsed]
 
 
 def rests(step: np.ndarray, value: np.ndarray, *, level: float, window: int, steps: int) -> bool:
@@ -152,13 +160,22 @@ def _at_bound(rows: History, span: str, bounds: Bounds) -> list[Alarm]:
     return found
 
 
-def _collapsed(rows: History, span: str) -> list[Alarm]:
+def _collapsed(rows: History, window: int) -> list[Alarm]:
+    """Told by a few rows where ITC knows nothing either and nothing moves; by the cosine alone it takes the whole window, for a low
+    temperature can tell features apart that are much alike."""
     found = []
     for name in ("image", "text"):
-        if f"{name}_cosine" in rows[0] and _mean(rows, f"{name}_cosine") > COLLAPSED:
-            cosine = _mean(rows, f"{name}_cosine")
-            text = f"the {name} features have collapsed: a mean cosine of {cosine:.4f} between different pairs {span}"
-            found.append(Alarm(f"{name}_collapse", f"{text}: lower the learning rate, or lengthen the warm-up"))
+        if (column := f"{name}_cosine") not in rows[0]:
+            continue
+        few, last = rows[-COLLAPSED_ROWS:], rows[-window:]
+        early = all(row[column] > COLLAPSED for row in few) and few[0][column] - few[-1][column] < (1 - COLLAPSED) / 10
+        early = early and _mean(few, "itc") > (1 - MARGIN) * _mean(few, "itc_chance")
+        if len(few) == COLLAPSED_ROWS and early or len(last) == window and _mean(last, column) > COLLAPSED:
+            span = f"{few[0]['step']:.0f} to {few[-1]['step']:.0f}"
+            text = (
+                f"the {name} features have collapsed: a mean cosine of {_mean(few, column):.4f} between different pairs in the steps {span}"
+            )
+            found.append(Alarm(f"{name}_collapse", f"{text}: {COLLAPSE_ADVICE}"))
     return found
 
 
