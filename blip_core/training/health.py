@@ -28,7 +28,7 @@ MARGIN = 0.01  # a loss must be this share below its chance, and LM this share b
 FALL = 0.05  # of its value: a loss that falls less than this in a whole training does not fall
 ERRORS = 3  # standard errors on either side of a slope
 COLLAPSED = 0.98  # mean cosine of the features of different pairs
-COLLAPSED_ROWS = 3  # that tell it early
+PARTING = (1 - COLLAPSED) / 10  # a fall of that cosine within the rows that tell of it: the features part
 ADVICE = {
     "itc": "look at the learning rate, the temperature and whether texts belong to their images",
     "itm": "look at the learning rate, at hardness_ramp (easier negatives first) and whether texts belong to their images",
@@ -161,21 +161,14 @@ def _at_bound(rows: History, span: str, bounds: Bounds) -> list[Alarm]:
 
 
 def _collapsed(rows: History, window: int) -> list[Alarm]:
-    """Told by a few rows where ITC knows nothing either and nothing moves; by the cosine alone it takes the whole window, for a low
-    temperature can tell features apart that are much alike."""
-    found = []
+    """By a third of the window: features at which a training begins part within a few rows, and a cosine has little noise."""
+    found, few = [], rows[-(window // 3) :]
     for name in ("image", "text"):
-        if (column := f"{name}_cosine") not in rows[0]:
-            continue
-        few, last = rows[-COLLAPSED_ROWS:], rows[-window:]
-        early = all(row[column] > COLLAPSED for row in few) and few[0][column] - few[-1][column] < (1 - COLLAPSED) / 10
-        early = early and _mean(few, "itc") > (1 - MARGIN) * _mean(few, "itc_chance")
-        if len(few) == COLLAPSED_ROWS and early or len(last) == window and _mean(last, column) > COLLAPSED:
-            span = f"{few[0]['step']:.0f} to {few[-1]['step']:.0f}"
-            text = (
-                f"the {name} features have collapsed: a mean cosine of {_mean(few, column):.4f} between different pairs in the steps {span}"
-            )
-            found.append(Alarm(f"{name}_collapse", f"{text}: {COLLAPSE_ADVICE}"))
+        values = [row.get(f"{name}_cosine", 0.0) for row in few]
+        if len(few) == window // 3 and min(values) > COLLAPSED and values[0] - values[-1] < PARTING:
+            text = f"the {name} features have collapsed: a mean cosine of {sum(values) / len(values):.4f} between different pairs"
+            where = f"in the steps {few[0]['step']:.0f} to {few[-1]['step']:.0f}"
+            found.append(Alarm(f"{name}_collapse", f"{text} {where}: {COLLAPSE_ADVICE}"))
     return found
 
 

@@ -168,17 +168,15 @@ def test_matching_that_rests_at_its_chance_is_told_and_one_that_leaves_it_slowly
 
 
 def test_collapsed_features_are_told_early_and_what_to_look_at(cfg):
-    """A sixth of the training at the latest, of few rows as of many; but not while they part, nor where ITC tells pairs apart."""
-    nothing = {"itc": lambda t: 6.0 + 0 * t, "itc_chance": lambda t: 6.0 + 0 * t}
-    apart, high = lambda t: 0.5 + 0 * t, lambda t: 0.995 + 0 * t
+    """A sixth of the training at the latest, of few rows as of many; but not while they part."""
+    apart, alike = lambda t: 0.5 + 0 * t, lambda t: 0.995 + 0 * t
     for rows in (32, 60, 400):
-        collapsed = synthetic(rows, sigma=1e-4, seed=rows, image_cosine=high, text_cosine=apart, **nothing)
-        assert sounded(collapsed, cfg) == {"image_collapse": pytest.approx(0.15, abs=0.05), "itc": pytest.approx(0.3, abs=0.15)}
-        told = synthetic(rows, sigma=1e-4, seed=rows, image_cosine=high, text_cosine=apart, **nothing | {"itc": lambda t: 4.0 + 0 * t})
-        assert sounded(told, cfg)["image_collapse"] > 0.19, "by the cosine alone it takes the whole window"
-    parting = synthetic(32, sigma=1e-4, seed=0, image_cosine=lambda t: 0.5 + 0.5 * np.exp(-0.3 * t), text_cosine=apart, **nothing)
-    assert "image_collapse" not in sounded(parting, cfg)
-    (alarm,) = alarms(collapsed[:45], steps=4000, warmup=400, window=40, bounds={})
+        for name, other in (("text", "image"), ("image", "text")):
+            history = synthetic(rows, sigma=1e-4, seed=rows, **{f"{name}_cosine": alike, f"{other}_cosine": apart})
+            assert sounded(history, cfg) == {f"{name}_collapse": pytest.approx(0.16, abs=0.04)}
+    parting = synthetic(32, sigma=1e-4, seed=0, image_cosine=lambda t: 0.5 + 0.5 * np.exp(-0.3 * t), text_cosine=apart)
+    assert not sounded(parting, cfg)
+    (alarm,) = alarms(history[:60], steps=4000, warmup=400, window=40, bounds={})
     assert "image features have collapsed" in alarm.message and "queue_size and momentum" in alarm.message
 
 
