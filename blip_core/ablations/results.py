@@ -12,7 +12,9 @@ from blip_core.ablations.graph import Own
 from blip_core.config.evaluation import CompareConfig
 from blip_core.config.params import Params
 from blip_core.sample.truth import TrueNoise, caption_truth, load_truth, synthetic_noise, web_noise
+from blip_core.selection.choice import NoiseRatio, Rule
 from blip_core.tables.captions import kept, read_table, read_tables
+from blip_core.tables.manifest import read_manifest
 
 Compare = Callable[..., dict[str, Any]]  # stages.compare.paired_comparison, which stands above this module
 METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}
@@ -78,16 +80,18 @@ def _true_captions(clone: Path, evaluation: str) -> float | None:
 
 
 def _texts(clone: Path, model: str, own: Own, params: Params) -> dict[str, dict[str, Any]]:
-    """Of each source of the crawl that the model saw: texts before and after the choice, the share that the filter rejected, and the
-    shares that are false."""
+    """Of each source of the crawl that the model saw: texts before and after the choice, the noise ratio of its round, and the shares
+    that are false."""
     cfg = params.models[model]
-    table = read_tables(clone / own.path(f"artifacts/generations/{cfg.generation}"), ["key", "text", "source", "reason"])
+    folder = clone / own.path(f"artifacts/generations/{cfg.generation}")
+    table, ratio = read_tables(folder), NoiseRatio(Rule.of(folder)) if "rule" in read_manifest(folder) else None
+    if ratio:
+        ratio.add(table, where=str(folder))
     truth, found = load_truth(clone / "data"), {}
     for source, noise in (("web", web_noise), ("synthetic", synthetic_noise)):
         rows = table.filter(pc.equal(table["source"], source))
         if source in cfg.sources.split(",") and rows.num_rows:
             known = noise(rows, truth) if truth else TrueNoise(Counter())
-            counts = {"texts": rows.num_rows, "kept": kept(rows).num_rows}
-            rejected = pc.sum(pc.equal(rows["reason"], "below_threshold"), min_count=0).as_py() / rows.num_rows
-            found[source] = {**counts, "rejected": rejected, "false_before": known.before, "false_kept": known.after}
+            counts = {"texts": rows.num_rows, "kept": kept(rows).num_rows, "rejected": ratio.of(source) if ratio else 0.0}
+            found[source] = {**counts, "false_before": known.before, "false_kept": known.after}
     return found

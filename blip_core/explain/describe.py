@@ -22,15 +22,17 @@ import pyarrow.compute as pc
 
 from blip_core.config.selection import DescribeConfig
 from blip_core.explain.words import words_of
-from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, read_table, table_paths
+from blip_core.selection.choice import NoiseRatio, Rule
+from blip_core.tables.captions import KEPT, read_table, table_paths
 from blip_core.tables.counting import hashes
 from blip_core.texts.screens import normalised, screened
 
 SOURCES = ("web", "synthetic", "human")
+ORIGIN = ("source", "sampler", "model")
 KNOWLEDGE = ("names", "numbers", "rare")
 QUANTILES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 _COUNTS = ("base", "name", "plain", "here", *SOURCES)
-_COLUMNS = ["key", "text", "source", "round", "candidate", "model", "sampler", "itm", "filter", "reason"]
+_COLUMNS = ["key", "text", "source", "round", "candidate", "model", "sampler", "reason", "filter", "opinions", "itm", "itc", "match"]
 Reasons = Counter[tuple[str, str, str, str]]  # texts by source, sampler, captioner and reason
 _FEW_ROWS = 1_000_000  # counts that may wait until they are added up
 
@@ -38,6 +40,7 @@ _FEW_ROWS = 1_000_000  # counts that may wait until they are added up
 def describe_round(base: Path, generation: Path, cfg: DescribeConfig) -> dict[str, Any]:
     """Of the generation that a round made of `base`: noise, retention and diversity (`docs/noise.md` says how they are counted)."""
     reasons: Reasons = Counter()
+    ratio = NoiseRatio(Rule.of(generation), by=ORIGIN)
     vocabulary, kept = Vocabulary(), {source: Diversity(cfg.sample_words) for source in SOURCES}
     old, new = ({p.name: p for p in table_paths(folder)} for folder in (base, generation))
     for name in sorted({*old, *new}):
@@ -45,11 +48,12 @@ def describe_round(base: Path, generation: Path, cfg: DescribeConfig) -> dict[st
         words = words_of(after["text"]) if after is not None else None
         if after is not None:
             count_reasons(reasons, after)
+            ratio.add(after, where=str(new[name]))
             for source in SOURCES:
                 kept[source].add(after, words, pc.and_(pc.equal(after["source"], source), pc.equal(after["reason"], KEPT)), new[name])
         vocabulary.add(before, after, words)
     diversity = compared(kept, vocabulary.sizes())
-    return {"noise": noise_by_origin(reasons), "retention": vocabulary.retention(cfg), "diversity": diversity}
+    return {"noise": noise_by_origin(reasons, ratio), "retention": vocabulary.retention(cfg), "diversity": diversity}
 
 
 # noise
@@ -57,22 +61,21 @@ def describe_round(base: Path, generation: Path, cfg: DescribeConfig) -> dict[st
 
 def count_reasons(reasons: Reasons, table: pa.Table) -> None:
     """Add up the crawl's candidates by (source, sampler, captioner, reason)."""
-    groups = table.group_by(["source", "sampler", "model", "reason"]).aggregate([([], "count_all")]).to_pylist()
+    groups = table.group_by([*ORIGIN, "reason"]).aggregate([([], "count_all")]).to_pylist()
     for g in groups:
         if g["source"] != "human":
-            reasons[g["source"], g["sampler"], g["model"], g["reason"]] += g["count_all"]
+            reasons[*(g[name] for name in ORIGIN), g["reason"]] += g["count_all"]
 
 
-def noise_by_origin(reasons: Reasons) -> list[dict[str, Any]]:
-    """By source, sampler and captioner: texts, how many the filter judged, the share it rejected (the paper's noise ratio), reasons."""
+def noise_by_origin(reasons: Reasons, ratio: NoiseRatio) -> list[dict[str, Any]]:
+    """By source, sampler and captioner: texts, how many the filter judged, the noise ratio, reasons."""
     rows: dict[tuple[str, ...], Counter[str]] = {}
     for (source, sampler, captioner, reason), count in reasons.items():
         rows.setdefault((source, sampler, captioner), Counter())[reason] += count
     found = []
     for origin, own in sorted(rows.items(), key=lambda item: (SOURCES.index(item[0][0]), item[0])):
-        judged = own.total() - sum(own[reason] for reason in ("source_off", NO_TEXT, *SCREENS))
-        counts = {"texts": own.total(), "judged": judged, "kept": own[KEPT], "rejected_share": _share(own["below_threshold"], judged)}
-        found.append({**dict(zip(("source", "sampler", "model"), origin, strict=True)), **counts, "reasons": dict(own)})
+        counts = {"texts": own.total(), "judged": ratio.judged[origin], "kept": own[KEPT], "noise": ratio.of(*origin)}
+        found.append({**dict(zip(ORIGIN, origin, strict=True)), **counts, "reasons": dict(own)})
     return found
 
 

@@ -19,7 +19,7 @@ from blip_core.intake.formats.rows import kind_of, open_table
 from blip_core.intake.walk import Below, is_hidden
 
 _ASIDE = re.compile(
-    r"(?:web|clean)\.(?:files|objects)\.json|(?:readme|licen[cs]e|copying|notice|citation|changelog|authors|contributing|dataset_infos?|dataset_dict|state|_success|_metadata"
+    r"(?:web|clean)\.(?:files|objects)\.json|(?:readme|licen[cs]e|copying|notice|citation|changelog|authors|contributing|dataset_infos?|dataset_dict|state|manifest|_success|_metadata"
     r"|_common_metadata|md5sums?|sha\d+sums?)(?:[._-].*)?|.*\.(?:md|rst|pdf|html?|sh|py|ipynb|log|md5|sha\d+|crc|lock|ya?ml|toml|bib|cff|idx"
     r"|index|url|urls)",
     re.IGNORECASE,

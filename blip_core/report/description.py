@@ -27,7 +27,7 @@ def description_section(descriptions: dict[str, dict[str, Any]], *, rare_images:
     )
     sizes = ", ".join(f"{found['diversity']['sample_words']:,} ({r})" for r, found in rounds)
     parts: list[str | Table] = [
-        Table(["round", "texts", "sampler", "captioner", "judged", "rejected", "kept", "other reasons"], noise, left=4),
+        Table(["round", "texts", "sampler", "captioner", "judged", "noise\nratio", "kept", "other reasons"], noise, left=4),
         Table(["round", "what", "words", "kept,\nof words", "by use", "at its\nimage", "by\nsynthetic"], kept, left=2),
         "\n".join([about, *(line for r, found in rounds for line in _examples(r, found["retention"]))]),
         Table(
@@ -44,7 +44,7 @@ def description_section(descriptions: dict[str, dict[str, Any]], *, rare_images:
 def _noise_row(r: str, row: dict[str, Any]) -> list[str]:
     usual = ("kept", "below_threshold")
     others = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(row["reasons"].items()) if reason not in usual)
-    counts = [amount(row["judged"]), percent(row["rejected_share"]), amount(row["kept"])]
+    counts = [amount(row["judged"]), percent(row["noise"]), amount(row["kept"])]
     return [r, row["source"], row["sampler"] or "-", row["model"][:12] or "-", *counts, others or "-"]
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from blip_core.pictures.images import decode_rgb
 from blip_core.sample.truth import TrueNoise, Truth, synthetic_noise, truth_of, web_noise
 from blip_core.selection.calibration import read_calibrations, with_match
-from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, read_table, table_paths
+from blip_core.tables.captions import KEPT, read_table, table_paths
 from blip_core.tables.shards import ShardImages
 
 SOURCES = ("web", "synthetic")
@@ -34,11 +34,6 @@ class RoundDigest:
         """Share of the source's scored texts at this P(match) or above; exact at multiples of 1 / NUM_BINS."""
         counts = sum(self.bins[source].values(), start=np.zeros(NUM_BINS, dtype=np.int64))
         return float(counts[round(threshold * NUM_BINS) :].sum() / counts.sum()) if counts.sum() else None
-
-    def rejected(self, source: str) -> float | None:
-        """The paper's noise ratio: share of the source's texts that the filter rejected; None where it took no part."""
-        taking_part = self.texts(source) - sum(self.reasons[source, reason] for reason in ("source_off", NO_TEXT, *SCREENS))
-        return self.reasons[source, "below_threshold"] / taking_part if taking_part else None
 
 
 @dataclass(frozen=True)

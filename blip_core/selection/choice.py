@@ -5,6 +5,7 @@ rule anew, and explain.py tells a person what it made of a text.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ from blip_core.config.selection import AssembleConfig
 from blip_core.selection.calibration import Calibrated, with_match
 from blip_core.tables.captions import CONTROLS, KEPT, SCHEMA, SCREENS, read_table, table_paths
 from blip_core.tables.counting import Walk, frequent
-from blip_core.texts.screens import fill, hits, loops, normalised
+from blip_core.tables.manifest import read_manifest
+from blip_core.texts.screens import fill, hits, loops, normalised, screened
 
 SOURCES = ("web", "synthetic")
 
@@ -31,10 +33,21 @@ class Rule:
 
     cfg: AssembleConfig
     calibrated: dict[str, Calibrated] = field(default_factory=dict)
+    applied: dict[str, dict[str, float]] = field(default_factory=dict)  # thresholds by filter and source, of a rule that was applied
+
+    @classmethod
+    def of(cls, generation: Path) -> "Rule":
+        """By which the texts of a generation were chosen, as its manifest keeps it. ValueError where no round made it."""
+        rule = read_manifest(generation).get("rule")
+        if rule is None:
+            path = generation / "manifest.json"
+            raise ValueError(f"{path}: names no rule by which texts were chosen; expected a generation that a round made, as g1")
+        return cls(AssembleConfig(**{name: rule[name] for name in AssembleConfig.model_fields}), applied=rule["thresholds"])
 
     def threshold(self, source: str, filter: str) -> float:
         """Below it this filter rejects a text of the source. A source that is off needs none: none of its texts stays anyway."""
-        limit = self.cfg.threshold.get(source, math.nan)  # type: ignore[call-overload]  # it may be any source
+        named = self.cfg.threshold.get(source, math.nan)  # type: ignore[call-overload]  # it may be any source
+        limit = self.applied.get(filter, {}).get(source, named)
         if source not in self.cfg.threshold and source not in self.cfg.sources:
             return -math.inf
         if limit == "calibrated":
@@ -135,6 +148,36 @@ def rejected(table: pa.Table, *, rule: Rule, where: str) -> pa.Array:
     for judged in (table, *opinions(table)):
         votes += _accepted(judged, table, rule, where)
     return pa.array(votes < rule.cfg.votes)
+
+
+def judged(table: pa.Table) -> pa.ChunkedArray:
+    """Which texts the filter scored and the rule chose from: those of the crawl but for what a screen took before."""
+    return pc.and_not(pc.not_equal(table["source"], "human"), screened(table))
+
+
+class NoiseRatio:
+    """The paper's noise ratio: the share of the judged texts that the filter rejects, whatever else speaks against them.
+
+    Counted table by table, by the values of the columns `by`. A source without a threshold has none.
+    """
+
+    def __init__(self, rule: Rule, *, by: tuple[str, ...] = ("source",)):
+        self.rule, self.by = rule, by
+        self.judged: Counter[tuple[str, ...]] = Counter()
+        self.rejected: Counter[tuple[str, ...]] = Counter()
+
+    def add(self, table: pa.Table, *, where: str) -> None:
+        table = table.filter(judged(table))
+        table = table.filter(pc.is_in(table["source"], value_set=pa.array([*self.rule.cfg.threshold], pa.string())))
+        table = table.append_column("below", rejected(table, rule=self.rule, where=where))
+        for g in table.group_by([*self.by]).aggregate([("below", "count"), ("below", "sum")]).to_pylist():
+            group = tuple(g[name] for name in self.by)
+            self.judged[group] += g["below_count"]
+            self.rejected[group] += g["below_sum"]
+
+    def of(self, *group: str) -> float | None:
+        """None where nothing was judged."""
+        return self.rejected[group] / self.judged[group] if self.judged[group] else None
 
 
 def score(table: pa.Table, cfg: AssembleConfig) -> np.ndarray:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from blip_core.config.selection import AssembleConfig
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations
-from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, read_whole, rejected
+from blip_core.selection.choice import SOURCES, NoiseRatio, Rule, candidate_paths, choose, judged_candidates, overused, read_whole
 from blip_core.tables.captions import DEGENERATE, KEPT, NO_TEXT, REASONS, read_table, table_paths, write_table
 from blip_core.tables.counting import hashes, num_distinct
 from blip_core.tables.manifest import content_hash, read_manifest, write_manifest
@@ -50,9 +50,7 @@ def assemble(generation: Path, scores: Path, calibration: Path, out: Path, out_m
 def measure(paths: Iterable[Path], *, rule: Rule) -> dict[str, float]:
     """What the rule did, by the tables of a generation. A share of nothing (a source without texts) is left out."""
     reasons: Counter[tuple[str, str]] = Counter()
-    below: Counter[str] = Counter()
-    judged: Counter[str] = Counter()
-    images, covered, texts = 0, 0, []
+    noise, images, covered, texts = NoiseRatio(rule), 0, 0, []
     for path in paths:
         table = read_whole(path)
         human, stays = pc.equal(table["source"], "human"), pc.equal(table["reason"], KEPT)
@@ -61,31 +59,19 @@ def measure(paths: Iterable[Path], *, rule: Rule) -> dict[str, float]:
         covered += pc.count_distinct(kept["key"]).as_py()
         groups = table.group_by(["source", "reason"]).aggregate([([], "count_all")]).to_pylist()
         reasons.update({(g["source"], g["reason"]): g["count_all"] for g in groups})
-        scored = crawl.filter(pc.invert(screened(crawl)))
-        below.update(scored["source"].filter(rejected(scored, rule=rule, where=str(path))).to_pylist())
-        judged.update(scored["source"].to_pylist())
+        noise.add(table, where=str(path))
         words = pc.unique(normalised(kept.filter(pc.equal(kept["source"], "synthetic"))["text"]))
         texts.append(hashes(pa.table({"words": words}), ["words"]))
-    return _metrics(reasons, below, judged, images=images, covered=covered, distinct=num_distinct(texts), sources=rule.cfg.threshold)
+    return _metrics(reasons, noise, images=images, covered=covered, distinct=num_distinct(texts))
 
 
-def _metrics(
-    reasons: Counter[tuple[str, str]],
-    below: Counter[str],
-    judged: Counter[str],
-    *,
-    images: int,
-    covered: int,
-    distinct: int,
-    sources: Iterable[str],
-) -> dict[str, float]:
-    """`judged`: how many candidates of each source the filter scored; the others are those that a screen dropped before."""
+def _metrics(reasons: Counter[tuple[str, str]], noise: NoiseRatio, *, images: int, covered: int, distinct: int) -> dict[str, float]:
     found: dict[str, float] = {"images": images, "texts_human": sum(n for (s, _), n in reasons.items() if s == "human")}
     for source in SOURCES:
         candidates, stay = sum(n for (s, r), n in reasons.items() if s == source and r != NO_TEXT), reasons[source, KEPT]
         found |= {f"candidates_{source}": candidates, f"kept_{source}": stay}
-        if judged[source] and source in sources:
-            found[f"rejected_share_{source}"] = below[source] / judged[source]
+        if (ratio := noise.of(source)) is not None:
+            found[f"noise_{source}"] = ratio
     for reason in REASONS:
         found[f"reason_{reason}"] = sum(n for (s, r), n in reasons.items() if r == reason and s != "human")
     found["texts_kept"] = found["kept_web"] + found["kept_synthetic"]

@@ -13,13 +13,12 @@ from blip_core.checks.expectations import broken, check, folder_faults, require,
 from blip_core.config.selection import AssembleConfig, GateConfig
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations, with_match
-from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, rejected
+from blip_core.selection.choice import Rule, candidate_paths, choose, judged, judged_candidates, overused, rejected
 from blip_core.selection.noise import FALSE_KINDS, TRUE, Judged, Noise, residual_noise
 from blip_core.stages.assemble import measure
 from blip_core.tables.captions import CONTROLS, DEGENERATE, SCHEMA, each_table, read_table, table_paths
 from blip_core.tables.counting import Walk, hashes
 from blip_core.tables.manifest import content_hash, listed_hash, read_manifest
-from blip_core.texts.screens import screened
 
 REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."
 CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])
@@ -83,9 +82,6 @@ def _control_faults(path: Path) -> list[str]:
 def _facts(generation: Path, scores: Path, *, cfg: GateConfig, rule: Rule) -> dict[str, float]:
     """Everything that the limits are held against, flat."""
     facts = measure(table_paths(generation), rule=rule)
-    for source in SOURCES:
-        if f"rejected_share_{source}" in facts:
-            facts[f"noise_{source}"] = facts[f"rejected_share_{source}"]
     facts["texts_off_rule"] = _off_rule(generation, scores, rule=rule)
     controls = read_table(scores / CONTROLS, CONTROL_SCHEMA.names)
     facts["controls_true"] = pc.sum(controls["truth"], min_count=0).as_py()
@@ -100,17 +96,12 @@ def _off_rule(generation: Path, scores: Path, *, rule: Rule) -> int:
     columns = ["key", "source", "round", "candidate", "text", rule.cfg.score, "reason"]
     for name in {*found, *scored}:
         table = read_table(found[name]) if name in found else SCHEMA.empty_table()
-        crawl = table.filter(_judged(table)).select(columns)
+        crawl = table.filter(judged(table)).select(columns)
         candidates = judged_candidates(scored[name], rule) if name in scored else SCHEMA.empty_table()
         chosen = choose(candidates, overused=common, rule=rule, where=str(scores / name)).select(columns)
         if not crawl.equals(chosen):
             wrong += sum(a != b for a, b in zip(crawl.to_pylist(), chosen.to_pylist(), strict=False)) + abs(len(crawl) - len(chosen))
     return wrong
-
-
-def _judged(table: pa.Table) -> pa.ChunkedArray:
-    """The crawl's texts that the filter scored and the rule chose from."""
-    return pc.and_not(pc.not_equal(table["source"], "human"), screened(table))
 
 
 def _residual(generation: Path, controls: pa.Table, where: Path, *, cfg: GateConfig, rule: Rule) -> Noise | None:
@@ -119,7 +110,7 @@ def _residual(generation: Path, controls: pa.Table, where: Path, *, cfg: GateCon
         return None
     crawl = []
     for table in each_table(generation, ["key", "image_id", "text", "source", "reason", "filter", "opinions", *RANGES]):
-        web = table.filter(pc.and_(pc.equal(table["source"], "web"), _judged(table)))
+        web = table.filter(pc.and_(pc.equal(table["source"], "web"), judged(table)))
         passed = ~rejected(web, rule=rule, where=str(generation)).to_numpy(zero_copy_only=False)
         crawl.append((web[rule.cfg.score].to_numpy(), passed, hashes(web, ["image_id"])))
     controls = with_match(controls, rule.calibrated, where=str(where))
@@ -155,7 +146,7 @@ def _suites(
 
 def _marked(table: pa.Table, generation: Path, rule: Rule) -> pa.Table:
     """The crawl's candidates of a table; 1 or 0 whether they are rejected, and degenerate."""
-    crawl = table.filter(_judged(table))
+    crawl = table.filter(judged(table))
     marks = {"rejected": rejected(crawl, rule=rule, where=str(generation)), "degenerate": pc.is_in(crawl["reason"], pa.array(DEGENERATE))}
     for name, mark in marks.items():
         crawl = crawl.append_column(name, pc.cast(mark, pa.float64()))

@@ -76,7 +76,7 @@ def _noise(found: Findings) -> Section:
         "texts",
         "candidates",
         "kept",
-        "rejected\nby filter",
+        "noise\nratio",
         "false\nbefore",
         "false\nafter",
         "gate's\nestimate",
@@ -85,6 +85,7 @@ def _noise(found: Findings) -> Section:
     rows = [_noise_row(found, r, source) for r in found.rounds for source in SOURCES]
     truth = "the sample world's truth says so" if found.truth else "not known: there is no data/truth.parquet"
     about = [
+        "noise ratio: share of the texts that the filter scored which it rejected, whatever else speaks against them.",
         f"false before, after: share of the candidates and of the kept texts that are not true of their image ({truth}).",
         "gate's estimate: the same share after, as told by the scores of planted pairs of known truth; nobody labelled a crawled text. "
         f"It errs to the high side, the more the weaker the filter; upper bound at {found.params.gate.confidence:.0%} confidence.",
@@ -118,7 +119,7 @@ def _noise_row(found: Findings, r: str, source: str) -> list[str]:
     true = [noise.before, noise.after] if noise else [None, None]
     estimate = [gate.get(f"residual_noise_{source}{end}") for end in ("", "_upper")]
     counts = [f"{digest.texts(source):,}", f"{_kept(digest, source):,}"]
-    return [r, source, *counts, *map(percent, [digest.rejected(source), *true, *estimate])]
+    return [r, source, *counts, *map(percent, [gate.get(f"noise_{source}"), *true, *estimate])]
 
 
 def _other_reasons(found: Findings) -> list[str]:

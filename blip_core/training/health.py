@@ -4,6 +4,8 @@ Every loss has a level that costs no learning, its chance:
 itm   H(1/3) = 0.6365 nats: one of three pairs is true, and nothing tells which. Public BLIP trainings were left there for days.
 itc   ln(candidates): all similarities are equal.
 lm    the entropy of the words of a batch: their frequencies are known, and nothing else.
+A loss rests where it lies at such a level and its slope says that it does not fall (`rests`).
+
 A loss that is not finite is no alarm but the end of the training, before the optimizer moves (blip_core/training/loop.py).
 """
 
@@ -11,6 +13,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from blip_core.config.training import OptimConfig
 
@@ -21,12 +25,19 @@ Bounds = dict[str, tuple[float, float]]  # column -> where a learned value is cl
 
 ITM_CHANCE = math.log(3) - 2 / 3 * math.log(2)
 MARGIN = 0.01  # a loss must be this share below its chance, and LM this share below its first value
+FALL = 0.05  # of its value: a loss that falls less than this in a whole training does not fall
+ERRORS = 3  # standard errors on either side of a slope
 COLLAPSED = 0.98  # mean cosine of the features of different pairs
+PARTING = (1 - COLLAPSED) / 10  # a fall of that cosine within the rows that tell of it: the features part
 ADVICE = {
     "itc": "look at the learning rate, the temperature and whether texts belong to their images",
     "itm": "look at the learning rate, at hardness_ramp (easier negatives first) and whether texts belong to their images",
     "lm": "look at the learning rate, the vocabulary and max_tokens",
 }
+COLLAPSE_ADVICE = (
+    "look at queue_size and momentum (the queue of a slow momentum encoder holds stale features: make it shorter, or momentum lower), "
+    "lower the learning rate, or lengthen the warm-up"
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Health:
     def __init__(self, cfg: OptimConfig, bounds: Bounds, report: Callable[..., None] | None, history: History):
         """`history`: of a training that goes on. With `health: warn` its alarms come into the new log and the new run's tags again, but
         not again into the metrics."""
-        self.mode, self.bounds, self.report = cfg.health, bounds, report
+        self.mode, self.bounds, self.report, self.steps = cfg.health, bounds, report, cfg.steps
         self.warmup = round(cfg.warmup * cfg.steps)
         self.window = window_rows(cfg)
         self._told: set[str] = set()
@@ -59,7 +70,7 @@ class Health:
 
     def _new(self, history: History) -> Iterator[tuple[Alarm, str]]:
         """Alarms that the last row sets off for the first time, and what is to be said."""
-        for alarm in alarms(history, warmup=self.warmup, window=self.window, bounds=self.bounds):
+        for alarm in alarms(history, steps=self.steps, warmup=self.warmup, window=self.window, bounds=self.bounds):
             if alarm.name not in self._told:
                 self._told.add(alarm.name)
                 yield alarm, f"step {history[-1]['step']:.0f}: {alarm.message}"
@@ -78,32 +89,64 @@ def window_rows(cfg: OptimConfig) -> int:
     return min(100, max(10, round(cfg.steps / cfg.log_every / 10)))
 
 
-def alarms(history: History, *, warmup: int, window: int, bounds: Bounds) -> list[Alarm]:
-    """What is wrong in the last `window` rows, all of them behind the warm-up."""
-    rows = [row for row in history[-window:] if row["step"] > warmup]
-    if len(rows) < window:
+def alarms(history: History, *, steps: int, warmup: int, window: int, bounds: Bounds) -> list[Alarm]:
+    """What is wrong in the newest rows, all of them behind the warm-up. `steps`: of the whole training."""
+    rows = [row for row in history if row["step"] > warmup]
+    if not rows:
         return []
-    span = f"in the steps {rows[0]['step']:.0f} to {rows[-1]['step']:.0f}"
-    return [*_at_chance(rows, span), *_not_falling(history, rows), *_at_bound(rows, span, bounds), *_collapsed(rows, span)]
+    collapsed, last = _collapsed(rows, window), rows[-window:]
+    if len(last) < window:
+        return collapsed
+    span = f"in the steps {last[0]['step']:.0f} to {last[-1]['step']:.0f}"
+    resting = [*_at_chance(rows, window, steps, span), *_not_falling(history, rows, window, steps)]
+    return [*resting, *_at_bound(last, span, bounds), *collapsed]
 
 
-def _at_chance(rows: History, span: str) -> list[Alarm]:
+def rests(step: np.ndarray, value: np.ndarray, *, level: float, window: int, steps: int) -> bool:
+    """Whether a loss, or what it has above its chance, is shown not to fall by the last `window` values, or by a longer stretch of the
+    newest ones. `level`: of the loss; `steps`: of the whole training.
+
+    It is shown by the line of least squares, of which ERRORS standard errors on either side count: no fall stands out of the noise, and
+    the noise is so small that it hides none of FALL of the level in as many steps as the training has. So a loss with more noise needs
+    more values, and one that falls is not said to rest, however slowly it does.
+    """
+    lengths = [window]
+    while lengths[-1] * 3 // 2 <= len(value):
+        lengths.append(lengths[-1] * 3 // 2)
+    return any(_is_level(step[-n:], value[-n:], limit=FALL * level / steps) for n in lengths)
+
+
+def _is_level(step: np.ndarray, value: np.ndarray, *, limit: float) -> bool:
+    """`limit`: of the fall in one step."""
+    step = step - step.mean()
+    slope = step @ value / (step @ step)
+    noise = value - value.mean() - slope * step
+    error = max(ERRORS * math.sqrt(noise @ noise / (len(value) - 2) / (step @ step)), MARGIN * limit)
+    return -slope <= error and error + max(0.0, -slope) <= limit
+
+
+def _at_chance(rows: History, window: int, steps: int, span: str) -> list[Alarm]:
     found = []
     for name, advice in ADVICE.items():
-        if name in rows[0]:
-            loss = _mean(rows, name)
-            chance = ITM_CHANCE if name == "itm" else _mean(rows, f"{name}_chance")
-            if loss > (1 - MARGIN) * chance:
-                text = f"{name.upper()} rests at {loss:.4f} nats {span}; without learning anything it would be {chance:.4f}: {advice}"
-                found.append(Alarm(name, text))
+        if name not in rows[0]:
+            continue
+        last, chance = _mean(rows[-window:], name), ITM_CHANCE if name == "itm" else _mean(rows[-window:], f"{name}_chance")
+        if last <= (1 - MARGIN) * chance:
+            continue
+        above = _column(rows, name) - (ITM_CHANCE if name == "itm" else _column(rows, f"{name}_chance"))
+        if rests(_column(rows, "step"), above, level=last, window=window, steps=steps):
+            text = f"{name.upper()} rests at {last:.4f} nats {span}; without learning anything it would be {chance:.4f}: {advice}"
+            found.append(Alarm(name, text))
     return found
 
 
-def _not_falling(history: History, rows: History) -> list[Alarm]:
-    if "lm" not in rows[0] or _mean(rows, "lm") < (1 - MARGIN) * history[0]["lm"]:
+def _not_falling(history: History, rows: History, window: int, steps: int) -> list[Alarm]:
+    first = history[0]
+    if "lm" not in first or (last := _mean(rows[-window:], "lm")) < (1 - MARGIN) * first["lm"]:
         return []
-    first, last = history[0], rows[-1]
-    text = f"LM does not fall: {first['lm']:.4f} nats at step {first['step']:.0f}, {_mean(rows, 'lm'):.4f} before step {last['step']:.0f}"
+    if not rests(_column(rows, "step"), _column(rows, "lm"), level=last, window=window, steps=steps):
+        return []
+    text = f"LM does not fall: {first['lm']:.4f} nats at step {first['step']:.0f}, {last:.4f} before step {rows[-1]['step']:.0f}"
     return [Alarm("lm_not_falling", f"{text}: {ADVICE['lm']}")]
 
 
@@ -117,14 +160,20 @@ def _at_bound(rows: History, span: str, bounds: Bounds) -> list[Alarm]:
     return found
 
 
-def _collapsed(rows: History, span: str) -> list[Alarm]:
-    found = []
+def _collapsed(rows: History, window: int) -> list[Alarm]:
+    """By a third of the window: features at which a training begins part within a few rows, and a cosine has little noise."""
+    found, few = [], rows[-(window // 3) :]
     for name in ("image", "text"):
-        if f"{name}_cosine" in rows[0] and _mean(rows, f"{name}_cosine") > COLLAPSED:
-            cosine = _mean(rows, f"{name}_cosine")
-            text = f"the {name} features have collapsed: a mean cosine of {cosine:.4f} between different pairs {span}"
-            found.append(Alarm(f"{name}_collapse", f"{text}: lower the learning rate, or lengthen the warm-up"))
+        values = [row.get(f"{name}_cosine", 0.0) for row in few]
+        if len(few) == window // 3 and min(values) > COLLAPSED and values[0] - values[-1] < PARTING:
+            text = f"the {name} features have collapsed: a mean cosine of {sum(values) / len(values):.4f} between different pairs"
+            where = f"in the steps {few[0]['step']:.0f} to {few[-1]['step']:.0f}"
+            found.append(Alarm(f"{name}_collapse", f"{text} {where}: {COLLAPSE_ADVICE}"))
     return found
+
+
+def _column(rows: History, name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows])
 
 
 def _mean(rows: History, column: str) -> float:

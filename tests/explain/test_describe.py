@@ -11,7 +11,8 @@ from blip_core.explain import describe as module
 from blip_core.explain.describe import describe_round, distinct
 from blip_core.explain.words import words_of
 from blip_core.stages.describe import describe
-from tests.stages.test_assemble import row, seal
+from tests.stages.test_assemble import as_applied, row, seal
+from tests.stages.test_gate import World
 
 CFG = DescribeConfig(rare_images=1, sample_words=1000, examples=3)
 
@@ -68,11 +69,16 @@ def test_rows_of_several_texts_and_chunks():
 
 
 def synthetic(key: str, text: str, reason: str = "kept", **origin) -> dict:
-    return row(key, text, "synthetic", reason=reason) | {"sampler": "nucleus p=0.9", "model": "abc"} | origin
+    return scored(key, text, "synthetic", reason) | {"sampler": "nucleus p=0.9", "model": "abc"} | origin
 
 
 def web(key: str, text: str, reason: str = "kept") -> dict:
-    return row(key, text, "web", reason=reason)
+    return scored(key, text, "web", reason)
+
+
+def scored(key: str, text: str, source: str, reason: str) -> dict:
+    """At a threshold of 0.5."""
+    return row(key, text, source, 0.1 if reason == "below_threshold" else 0.9, reason=reason)
 
 
 @pytest.fixture
@@ -104,21 +110,36 @@ def round_of(tmp_path):
         ],
         "train-00000": [human],
     }
-    return base, seal(tmp_path / "g1", after)
+    return base, seal(tmp_path / "g1", after, rule=as_applied())
 
 
 def test_noise_by_source_sampler_and_captioner(round_of):
     found = {r["source"]: r for r in describe_round(*round_of, CFG)["noise"]}
-    assert found["web"]["rejected_share"] == 2 / 4 and found["web"]["reasons"] == {"kept": 1, "below_threshold": 2, "duplicate": 1}
+    assert found["web"]["noise"] == 2 / 4 and found["web"]["reasons"] == {"kept": 1, "below_threshold": 2, "duplicate": 1}
     assert found["synthetic"]["sampler"] == "nucleus p=0.9" and found["synthetic"]["model"] == "abc"
-    assert found["synthetic"]["rejected_share"] == 0 and found["synthetic"]["kept"] == 3 and "human" not in found
+    assert found["synthetic"]["noise"] == 0 and found["synthetic"]["kept"] == 3 and "human" not in found
 
 
-def test_texts_that_the_filter_did_not_judge_are_no_part_of_the_noise_ratio(tmp_path):
-    rows = [web("web-0", "a", "below_threshold"), web("web-1", "b"), web("web-2", "c", "source_off"), web("web-3", "d", "markup")]
+def test_texts_that_the_filter_did_not_score_are_no_part_of_the_noise_ratio(tmp_path):
+    unscored = web("web-3", "d", "markup") | dict.fromkeys(("match", "itm", "itc")) | {"filter": ""}
+    rows = [web("web-0", "a", "below_threshold"), web("web-1", "b"), unscored]
     base = seal(tmp_path / "g0", {"web-00000": [web("web-0", "a")]})
-    (found,) = describe_round(base, seal(tmp_path / "g1", {"web-00000": rows}), CFG)["noise"]
-    assert (found["texts"], found["judged"], found["rejected_share"]) == (4, 2, 0.5)
+    (found,) = describe_round(base, seal(tmp_path / "g1", {"web-00000": rows}, rule=as_applied()), CFG)["noise"]
+    assert (found["texts"], found["judged"], found["noise"]) == (3, 2, 0.5)
+
+
+def test_the_noise_ratio_is_one_number_of_assemble_gate_and_describe(tmp_path):
+    """Of texts whose reason is another one too: a caption that was cut off below the threshold counts, and one above it."""
+    world = World(tmp_path)
+    world.rule = world.rule.model_copy(update={"threshold": {"web": 0.5, "synthetic": "calibrated"}})
+    for candidate in [c for c in world.candidates if c["source"] == "synthetic"][:12]:  # three of which score 0.1
+        candidate["truncated"] = True
+    world.assemble().run(max_residual_noise=1)
+    said = [json.loads(path.read_text()) for path in (tmp_path / "assemble.json", world.metrics)]
+    described = {r["source"]: r for r in describe_round(tmp_path / "g0", world.generation, CFG)["noise"]}
+    assert described["synthetic"]["reasons"]["below_threshold"] == 37 and described["synthetic"]["reasons"]["truncated"] == 12
+    for source, expected in (("web", 0.55), ("synthetic", 0.2)):
+        assert [numbers[f"noise_{source}"] for numbers in said] + [described[source]["noise"]] == [expected] * 3
 
 
 def test_retention(round_of):
@@ -146,7 +167,7 @@ def test_a_captioner_that_writes_small_does_not_lose_names(round_of):
 
 def test_texts_that_a_screen_dropped_had_no_knowledge(tmp_path):
     before = [web("web-0", "the dog"), {**web("web-1", "IMG 77", "file_name"), "itm": None, "filter": ""}]
-    folders = seal(tmp_path / "g0", {"web-00000": before}), seal(tmp_path / "g1", {"web-00000": before})
+    folders = seal(tmp_path / "g0", {"web-00000": before}), seal(tmp_path / "g1", {"web-00000": before}, rule=as_applied())
     found = describe_round(*folders, CFG)["retention"]
     assert found["numbers"] == {**found["numbers"], "words": 0, "kept": None, "kept_weighted": None, "kept_at_image": None}
     assert found["web_images"] == 1
@@ -177,7 +198,8 @@ def random_folders(root, cut: int):
     after = [[web(f"web-{i:03d}", texts[i], reasons[i]), synthetic(f"web-{i:03d}", texts[i + 80], reasons[i + 80])] for i in range(80)]
     shards = range(0, 80, cut)
     old = seal(root / "g0", {f"web-{s:05d}": before[s : s + cut] for s in shards})
-    return old, seal(root / "g1", {f"web-{s:05d}": [row for rows in after[s : s + cut] for row in rows] for s in shards})
+    new = {f"web-{s:05d}": [row for rows in after[s : s + cut] for row in rows] for s in shards}
+    return old, seal(root / "g1", new, rule=as_applied())
 
 
 def test_shards_make_no_difference(tmp_path, monkeypatch):
@@ -190,7 +212,10 @@ def test_shards_make_no_difference(tmp_path, monkeypatch):
 
 def test_a_generation_without_kept_or_synthetic_texts(tmp_path):
     rows = [web("web-0", "the red dog", "below_threshold")]
-    folders = seal(tmp_path / "g0", {"web-00000": [web("web-0", "the red dog")]}), seal(tmp_path / "g1", {"web-00000": rows})
+    folders = (
+        seal(tmp_path / "g0", {"web-00000": [web("web-0", "the red dog")]}),
+        seal(tmp_path / "g1", {"web-00000": rows}, rule=as_applied()),
+    )
     found = describe_round(*folders, CFG)
     assert found["diversity"] == {"sample_words": 0, **{source: {"texts": 0} for source in ("web", "synthetic", "human")}}
     assert found["retention"]["rare"]["kept"] == 0.0 and found["retention"]["added_by_synthetic"] == {"words": 0, "most": []}
@@ -203,3 +228,5 @@ def test_the_stage_writes_all_of_it_and_the_numbers(round_of, tmp_path):
     assert json.loads((tmp_path / "all.json").read_text())["noise"]
     with pytest.raises(ValueError, match="compared with itself; --base names"):
         describe(round_of[0], round_of[0], tmp_path / "a", tmp_path / "b", cfg=CFG)
+    with pytest.raises(ValueError, match="names no rule by which texts were chosen"):
+        describe(round_of[1], round_of[0], tmp_path / "a", tmp_path / "b", cfg=CFG)

@@ -101,7 +101,7 @@ def test_what_lies_there_instead_is_told(tmp_path):
         inspect(tmp_path / "data/claen", cfg=CFG)
     with pytest.raises(ValueError, match=r"found 1 entries: clean/.* 1 .jpg, 1 .json. Below it lie clean/ \(karpathy\): name one"):
         inspect(tmp_path / "data", cfg=CFG)
-    with pytest.raises(ValueError, match="found 12 entries: .*; files by their ending: 12 .jpg. Expected one of"):
+    with pytest.raises(ValueError, match="found 12 entries: .*; files by their ending: 12 .jpg.\nNearest is sidecar.*Expected one of"):
         inspect(tmp_path / "pictures", cfg=CFG)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no known format; found nothing. Expected one of"):

@@ -31,6 +31,7 @@ from blip_core.tables.captions import caption_table, read_table, write_table
 from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.tables.shards import ShardWriter
 from blip_core.tables.stopped import write_stopped
+from tests.stages.test_assemble import as_applied
 from tests.support.small import sample_config
 
 EVIL = "<script>alert('x')</script> & $x_{$ <b>bold</b>"
@@ -64,6 +65,7 @@ def decided(source: str, rows: list[tuple[str, str, bool]]) -> list[dict]:
             "match": 0.9 if kept else 0.1,
             "itm": 0.8,
             "itc": 0.3,
+            "filter": "f",
             "reason": "kept" if kept else "below_threshold",
         }
         for k, t, kept in rows
@@ -98,7 +100,7 @@ def write_generation(folder: Path, rows: list[dict], shard: dict[str, str]) -> N
         write_table(caption_table([r for r in rows if shard[r["key"]] == stem]), folder / f"{stem}.parquet")
     human = {"key": "train-0", "text": "a ball", "source": "human", "reason": "kept"}
     write_table(caption_table([human]), folder / "train-00000.parquet")
-    write_manifest(folder, rule={"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}})
+    write_manifest(folder, rule=as_applied())
 
 
 def write_round(artifacts: Path, r: str) -> None:
@@ -120,7 +122,8 @@ def write_round(artifacts: Path, r: str) -> None:
         {"go_on": True, "outcome": f"on val a gain of {r}", "metrics": dict.fromkeys(("tr_r1", "ir_r1", "cider"), gain)},
         artifacts / f"metrics/decide-{r}.json",
     )
-    write_json({"residual_noise_web": 0.031, "residual_noise_web_upper": 0.087}, artifacts / f"metrics/gate-{r}.json")
+    noise = {"noise_web": 0.512, "noise_synthetic": 0.384, "residual_noise_web": 0.031, "residual_noise_web_upper": 0.087}
+    write_json(noise, artifacts / f"metrics/gate-{r}.json")
 
 
 def write_history(path: Path, parts: list[str]) -> None:
@@ -240,12 +243,12 @@ def test_noise_before_and_after_with_the_gates_estimate(out, data):
     before, after = flags.count(False) / 40, flags[1::2].count(False) / 20
     table = (out / "table.txt").read_text()
     assert f"r1, web texts: 20 of 40 kept; false ones: {before:.1%} -> {after:.1%}" in table
-    assert line(table, "r1", "web", "3.1%").split() == ["r1", "web", "40", "20", "50.0%", f"{before:.1%}", f"{after:.1%}", "3.1%", "8.7%"]
+    assert line(table, "r1", "web", "3.1%").split() == ["r1", "web", "40", "20", "51.2%", f"{before:.1%}", f"{after:.1%}", "3.1%", "8.7%"]
 
 
 def test_noise_of_the_synthetic_texts(out):
     rows = [text.split() for text in (out / "table.txt").read_text().splitlines() if text.startswith("r1 ") and " synthetic " in text]
-    assert rows == [["r1", "synthetic", "40", "25", "37.5%", "25.0%", "20.0%", "n/a", "n/a"]]
+    assert rows == [["r1", "synthetic", "40", "25", "38.4%", "25.0%", "20.0%", "n/a", "n/a"]]
 
 
 def page_rows(out: Path) -> list[list[str]]:
@@ -307,7 +310,7 @@ def test_what_was_made_of_what(out, artifacts):
     assert ["filter of r1", "tune_filter@r1", "model g0, tuned on the human texts of generation g0", "f" * 16] in rows
     assert ["generation g1", "assemble@r1", "the texts of g0 and new captions, by r1's two", next_] in rows
     assert ["model g1", "pretrain@g1", "the human, web and synthetic texts of generation g1", "m" * 16] in rows
-    assert "blip_core lineage blip/7" in (out / "index.html").read_text()
+    assert "blip lineage blip/7" in (out / "index.html").read_text()
 
 
 def test_how_often_people_and_filter_agree(own_artifacts, data):

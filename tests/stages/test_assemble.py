@@ -55,6 +55,12 @@ def seal(folder: Path, tables: dict[str, list[dict] | pa.Table], **facts) -> Pat
     return folder
 
 
+def as_applied(cfg: AssembleConfig | None = None) -> dict:
+    """The rule as a manifest keeps it, of the filter of `row`."""
+    cfg = cfg or config()
+    return Rule(cfg, {"f": Calibrated("f", "tuned", Calibration(itm_logit=1.0, itc=0.0, bias=0.0), 0.75)}).described()
+
+
 def small_world(tmp_path: Path) -> tuple[Path, Path]:
     """g0 and scores of four crawled images in two shards and one human image; texts tell what becomes of them."""
     base = {
@@ -195,10 +201,10 @@ def test_metrics_and_manifest_say_what_was_done(tmp_path):
         "texts_human": 2,
         "candidates_web": 4,
         "kept_web": 2,
-        "rejected_share_web": 0.5,
+        "noise_web": 0.5,
         "candidates_synthetic": 4,
         "kept_synthetic": 1,
-        "rejected_share_synthetic": 0.25,
+        "noise_synthetic": 0.25,
         "reason_kept": 3,
         "reason_below_threshold": 3,
         **{"reason_empty": 0, "reason_loop": 1, "reason_truncated": 0, "reason_overused": 0},

@@ -309,7 +309,7 @@ def test_a_dropped_text_passes_by_filter_rule_and_gate(tmp_path):
     made = read_table(world.generation / "web-00000.parquet").to_pylist()
     assert [r for r in made if r["reason"] == "file_name"] == caption_table([gone]).to_pylist()
     metrics = json.loads((tmp_path / "m.json").read_text())
-    assert (metrics["reason_file_name"], metrics["candidates_web"], metrics["rejected_share_web"]) == (1, NUM_IMAGES + 1, 0.55)
+    assert (metrics["reason_file_name"], metrics["candidates_web"], metrics["noise_web"]) == (1, NUM_IMAGES + 1, 0.55)
     world.run()
     assert (world.facts()["noise_web"], world.facts()["texts_off_rule"]) == (0.55, 0)
     assemble(world.generation, world.scores, tmp_path / "g2", tmp_path / "m.json", cfg=world.rule)

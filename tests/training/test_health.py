@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,7 +48,7 @@ def good(model_cfg, tokenizer, cfg, tmp_path_factory) -> list[dict[str, float]]:
 
 
 def names(history: list[dict[str, float]], *, warmup: int = 12, window: int = 10) -> set[str]:
-    return {a.name for a in alarms(history, warmup=warmup, window=window, bounds=BOUNDS)}
+    return {a.name for a in alarms(history, steps=STEPS, warmup=warmup, window=window, bounds=BOUNDS)}
 
 
 def ill(history: list[dict[str, float]], **columns) -> list[dict[str, float]]:
@@ -70,7 +71,7 @@ def noise(i: int) -> float:
     [
         ("itm", {"itm": lambda i: 0.6365 + 0.3 * noise(i)}),
         ("itc", {"itc": lambda i: math.log(18) + noise(i), "itc_chance": lambda i: math.log(18)}),
-        ("lm", {"lm": lambda i: 2.5 + 2 / (i + 1) + noise(i), "lm_chance": lambda i: 2.45}),
+        ("lm", {"lm": lambda i: 2.5 + 2 * 0.7**i + noise(i), "lm_chance": lambda i: 2.45}),
         ("lm_not_falling", {"lm": lambda i: 1.7 + noise(i)}),
         ("temperature", {"temperature": lambda i: max(0.01, 0.07 - 0.005 * i)}),
         ("temperature", {"temperature": lambda i: min(0.5, 0.07 + 0.02 * i)}),
@@ -113,6 +114,70 @@ def test_mean_cosine_leaves_out_a_row_with_itself():
     cosines = features @ features.T
     assert mean_cosine(features) == pytest.approx(float(cosines[~torch.eye(7, dtype=torch.bool)].mean()), abs=1e-6)
     assert mean_cosine(features[:1].expand(9, -1)) == pytest.approx(1.0, abs=1e-5)
+
+
+def synthetic(rows: int, log_every: int = 10, *, sigma: float, seed: int, **losses) -> list[dict[str, float]]:
+    """A history of so many rows: each loss as a function of the share of the training that is done, with noise."""
+    draw, done = np.random.default_rng(seed), np.arange(1, rows + 1) / rows
+    columns = {name: loss(done) + draw.normal(0, 0 if name.endswith("_chance") else sigma, rows) for name, loss in losses.items()}
+    return [{"step": (i + 1) * log_every, **{name: float(values[i]) for name, values in columns.items()}} for i in range(rows)]
+
+
+def sounded(history: list[dict[str, float]], cfg: OptimConfig) -> dict[str, float]:
+    """Each alarm of a training, looked for at every row, with the share of the training that was done."""
+    steps, found = int(history[-1]["step"]), {}
+    cfg = cfg.model_copy(update={"steps": steps, "log_every": int(history[0]["step"])})
+    for end in range(1, len(history) + 1):
+        options = {"steps": steps, "warmup": round(cfg.warmup * steps), "window": window_rows(cfg), "bounds": {}}
+        for alarm in alarms(history[:end], **options):
+            found.setdefault(alarm.name, end / len(history))
+    return found
+
+
+@pytest.mark.parametrize("rows", [16, 32, 60, 200])
+@pytest.mark.parametrize("sigma", [0.003, 0.03, 0.1, 0.3])
+@pytest.mark.parametrize(
+    "falling",
+    [
+        lambda t: 5.45 - 2.4 * t,
+        lambda t: 5.45 - 1.0 * t,
+        lambda t: 5.45 - 0.6 * t,
+        lambda t: np.where(t < 0.44, 5.45 - 1.02 * t / 0.44, 4.43 - 1.5 * (t - 0.44)),
+    ],
+    ids=["fast", "slowly", "very slowly", "as it was seen"],
+)
+def test_a_loss_that_falls_however_slowly_in_whatever_noise_never_rests(cfg, rows, sigma, falling):
+    """All of it above the loss of knowing word frequencies alone."""
+    for seed in range(8):
+        history = synthetic(rows, sigma=sigma, seed=seed, lm=falling, lm_chance=lambda t: 2.0 + 0 * t)
+        assert not sounded(history, cfg), (seed, history[-1])
+
+
+@pytest.mark.parametrize("rows,sigma,latest", [(32, 0.01, 0.5), (32, 0.03, 0.8), (60, 0.03, 0.7), (200, 0.03, 0.45), (400, 0.1, 0.7)])
+@pytest.mark.parametrize("resting", [lambda t: 5.2 + 0 * t, lambda t: 5.2 + 3 * np.exp(-60 * t)], ids=["at once", "after a fall"])
+def test_a_loss_that_rests_is_told_in_time_the_later_the_noisier(cfg, rows, sigma, latest, resting):
+    for seed in range(8):
+        history = synthetic(rows, sigma=sigma, seed=seed, lm=resting, lm_chance=lambda t: 5.18 + 0 * t)
+        assert sounded(history, cfg).get("lm", 1.0) <= latest, seed
+
+
+def test_matching_that_rests_at_its_chance_is_told_and_one_that_leaves_it_slowly_is_not(cfg):
+    for seed in range(12):
+        assert sounded(synthetic(60, sigma=0.002, seed=seed, itm=lambda t: ITM_CHANCE + 0 * t), cfg)["itm"] <= 0.4
+        assert not sounded(synthetic(60, sigma=0.02, seed=seed, itm=lambda t: ITM_CHANCE + 0.05 - 0.1 * t), cfg)
+
+
+def test_collapsed_features_are_told_early_and_what_to_look_at(cfg):
+    """A sixth of the training at the latest, of few rows as of many; but not while they part."""
+    apart, alike = lambda t: 0.5 + 0 * t, lambda t: 0.995 + 0 * t
+    for rows in (32, 60, 400):
+        for name, other in (("text", "image"), ("image", "text")):
+            history = synthetic(rows, sigma=1e-4, seed=rows, **{f"{name}_cosine": alike, f"{other}_cosine": apart})
+            assert sounded(history, cfg) == {f"{name}_collapse": pytest.approx(0.16, abs=0.04)}
+    parting = synthetic(32, sigma=1e-4, seed=0, image_cosine=lambda t: 0.5 + 0.5 * np.exp(-0.3 * t), text_cosine=apart)
+    assert not sounded(parting, cfg)
+    (alarm,) = alarms(history[:60], steps=4000, warmup=400, window=40, bounds={})
+    assert "image features have collapsed" in alarm.message and "queue_size and momentum" in alarm.message
 
 
 class Run:

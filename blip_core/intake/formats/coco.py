@@ -29,7 +29,7 @@ def units(path: Path) -> list[FileUnit]:
         # one folder of another name will do, but not train's for the pictures of val: names may repeat
         split = split_of_name(file.stem)
         own = tuple(f for f in others if split is None or split_of_name(f) in (None, split))
-        found += files.slices(root, file, _entries(file, has_test, own))
+        found += files.slices(root, file.name, _entries(file, has_test, own), of=file)
     return found
 
 

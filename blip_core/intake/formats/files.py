@@ -48,16 +48,17 @@ class FileUnit:
     files: tuple[str, ...]
 
 
-def slices(root: Path, file: Path, entries: list[Entry]) -> list[FileUnit]:
-    """Units of a thousand entries of one split each: shards of val and test then are not cut into crumbs. `file`: the list."""
-    name, listed = file.name, (file.relative_to(root).as_posix(),)
+def slices(root: Path, name: str, entries: list[Entry], *, of: Path | None = None) -> list[FileUnit]:
+    """Units of a thousand entries of one split each: shards of val and test then are not cut into crumbs. `of`: the list, where they
+    come from one."""
+    listed = (of.relative_to(root).as_posix(),) if of else ()
     units = []
     for split in (*SPLITS, None):
         own = [e for e in entries if e.split == split]
         for start in range(0, len(own), _UNIT_ENTRIES):
             part = own[start : start + _UNIT_ENTRIES]
             units.append(FileUnit(f"{name} {split or 'any'} {start}", root, tuple(part), listed))
-    return units or [FileUnit(f"{name} any 0", root, (), listed)]
+    return units or [FileUnit(f"{name} any 0", root, (), listed)] * bool(of)
 
 
 def read(unit: FileUnit) -> Iterator[Record | RejectedRow]:

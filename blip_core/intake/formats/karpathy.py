@@ -23,7 +23,7 @@ def units(path: Path) -> list[FileUnit]:
         images = files.listed(file, files.load_json(file), "images")
         prefix = f"{file.stem}-" if len(lists) > 1 else ""  # ids count from 0 in each list
         entries = [_entry(image, f"{file.name}:images[{i}]", prefix, folder) for i, image in enumerate(images)]
-        found += files.slices(root, file, entries)
+        found += files.slices(root, file.name, entries, of=file)
     return found
 
 

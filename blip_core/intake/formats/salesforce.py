@@ -31,7 +31,7 @@ def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
 def units(path: Path, fields: FieldsConfig = SEARCH) -> list[FileUnit]:
     root = path if path.is_dir() else path.parent
     folders = files.image_folder(root)
-    return [unit for file in _lists(path, fields) for unit in files.slices(root, file, _entries(file, fields, folders))]
+    return [unit for file in _lists(path, fields) for unit in files.slices(root, file.name, _entries(file, fields, folders), of=file)]
 
 
 def _lists(path: Path, fields: FieldsConfig) -> list[Path]:
