@@ -57,7 +57,7 @@ def _example(stage: str) -> str:
     return re.sub(r"\$\{([\w.]+)\}", lambda found: known[found[1]], flags)
 
 
-def _function(stage: str) -> Callable:
+def _function(stage: str) -> Callable[..., None]:
     return getattr(importlib.import_module(f"blip_core.stages.{stage}"), stage)
 
 

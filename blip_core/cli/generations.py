@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from blip_core.cli.verbs import Verbs
 from blip_core.tables.stopped import require_made
@@ -48,7 +49,7 @@ def _generations(args: argparse.Namespace) -> None:
         print("? its files are not on this machine: `blip generations get VERSION --out DIR` fetches them")
 
 
-def _generation_row(row: dict) -> list[str]:
+def _generation_row(row: dict[str, Any]) -> list[str]:
     kept = row["kept"] or {}
     numbers = [f"{kept[s]:,}" if s in kept else "?" for s in ("web", "human", "synthetic")]
     where = "workspace" if row["workspace"] else ""
@@ -80,7 +81,7 @@ def _diff(args: argparse.Namespace) -> None:
     print(json.dumps(found, indent=1, ensure_ascii=False) if args.json else "\n".join(_difference_lines(found, args.before, args.after)))
 
 
-def _difference_lines(found: dict, before: str, after: str) -> Iterable[str]:
+def _difference_lines(found: dict[str, Any], before: str, after: str) -> Iterable[str]:
     yield f"{before} -> {after}: texts that a model may train on"
     head = ["source", "before", "after", "added", "dropped", "changed", "unchanged"]
     yield from _columns([head, *([s, *(f"{counts[n]:,}" for n in head[1:])] for s, counts in found["sources"].items())], left=1)
@@ -97,7 +98,7 @@ def _difference_lines(found: dict, before: str, after: str) -> Iterable[str]:
             yield from (f"  {_example(row)}" for row in texts)
 
 
-def _example(row: dict) -> str:
+def _example(row: dict[str, Any]) -> str:
     origin = f"{row['key']} {row['source']}" + (f" {row['round']}#{row['candidate']}" if row["source"] == "synthetic" else "")
     old, new = (f"{(row[f'text_{when}'] or '')[:SHOWN]!r}" for when in ("before", "after"))
     score = next((f", match {row[k]:.3f}" for k in ("match_after", "match_before") if row[k] is not None), "")

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from blip_core.cli.verbs import Verbs, read_params
 from blip_core.report.wording import listed
@@ -39,7 +40,7 @@ def _lineage(args: argparse.Namespace) -> None:
         print("\n".join(_caption_lines(found) if args.caption else _model_lines(found)))
 
 
-def _write_texts(found: dict, path: Path) -> str:
+def _write_texts(found: dict[str, Any], path: Path) -> str:
     from blip_core.files.atomic import new_file
     from blip_core.versions.lineage import learned_from
 
@@ -50,7 +51,7 @@ def _write_texts(found: dict, path: Path) -> str:
     return f"{path}: the {len(rows):,} texts that it learned from: {num}"
 
 
-def _model_lines(found: dict) -> Iterable[str]:
+def _model_lines(found: dict[str, Any]) -> Iterable[str]:
     model = found["model"]
     if "folder" in found:
         yield f"{found['folder']}, not registered: weights {model['model_hash']}, by {model['dvc_stage']} on {model['sources']} texts"
@@ -66,7 +67,7 @@ def _model_lines(found: dict) -> Iterable[str]:
         yield f"rebuild it: {found['rebuild']}"
 
 
-def _version_lines(found: dict) -> Iterable[str]:
+def _version_lines(found: dict[str, Any]) -> Iterable[str]:
     model, code, generation, by = found["model"], found["code"], found["generation"], found["registered"]
     aliases = f" ({', '.join(found['aliases'])})" if found["aliases"] else ""
     yield f"{found['version']}{aliases}, registered {by['at']} by {by['by'] or '?'}"
@@ -101,7 +102,7 @@ def _version_lines(found: dict) -> Iterable[str]:
         yield f"  withdrawn  {taken['at'][:19]}Z by {taken['by']} ({taken['how']}): {taken['why']}"
 
 
-def _rule(found: dict) -> str:
+def _rule(found: dict[str, Any]) -> str:
     """What a web or synthetic text of the generation had to pass."""
     rule = (found["params"] or {}).get("assemble")
     if not found["filter"] or not rule:
@@ -113,12 +114,12 @@ def _rule(found: dict) -> str:
     return f"{rule['score']} from {listed(limits)} by {judges}{best}"
 
 
-def _tests(tests: dict) -> str:
+def _tests(tests: dict[str, Any]) -> str:
     said = {True: "", False: " FAILED"}
     return ", ".join(f"{m} {t['difference']:+.4g} [{t['low']:+.4g}, {t['high']:+.4g}]{said[t['passed']]}" for m, t in tests.items())
 
 
-def _caption_lines(found: dict) -> Iterable[str]:
+def _caption_lines(found: dict[str, Any]) -> Iterable[str]:
     for version in found["generations"]:
         yield f"{version['version']}{' (in the workspace)' if version['workspace'] else ''}:"
         for row in version["texts"]:

@@ -16,7 +16,7 @@ Act = Callable[[argparse.Namespace], object]
 class Verbs:
     """The verbs of a group, and what is said of each. What a verb needs is imported when it acts, so that each starts at once."""
 
-    def __init__(self, subparsers: argparse._SubParsersAction):
+    def __init__(self, subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"):
         self._subparsers = subparsers
         self.summaries: dict[str, str] = {}
 

@@ -22,6 +22,7 @@ from tests.support.small import small_values
 
 ROOT = Path(__file__).parents[2]
 NOTED = "artifacts/version.json"
+TOP_FILES = "pyproject.toml setup.py README.md LICENSE dvc.yaml params.yaml prefect.yaml .dvcignore .gitignore".split()
 
 
 def is_code(dep: str) -> bool:
@@ -113,7 +114,7 @@ def wheel(tmp_path_factory) -> Path:
     source = folder / "source"
     for name in ("blip_core", "flows", "mlflow", ".dvc"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache", "*.local"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "dvc.yaml", "params.yaml", "prefect.yaml", ".dvcignore", ".gitignore"):
+    for name in TOP_FILES:
         shutil.copy(ROOT / name, source)
     build = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
     subprocess.run([sys.executable, "-c", build, "build_sdist", str(folder)], cwd=source, check=True, capture_output=True)
