@@ -11,6 +11,7 @@ from blip_core.evaluation.metrics import expected_calibration_error, roc_auc
 from blip_core.selection.calibration import (
     Calibrated,
     Calibration,
+    best_precision,
     read_calibrations,
     threshold_for_precision,
     with_match,
@@ -138,6 +139,12 @@ def test_a_threshold_does_not_cut_through_equal_scores():
     match, truth = np.array([0.9, 0.5, 0.5, 0.5]), np.array([True, True, False, False])
     assert threshold_for_precision(match, truth, 0.95) == 0.9
     assert threshold_for_precision(match[::-1], truth[::-1], 0.95) == 0.9
+
+
+def test_the_best_precision_is_told_with_the_lowest_threshold_that_has_it():
+    match, truth = np.array([0.9, 0.8, 0.8, 0.7, 0.6, 0.1]), np.array([False, True, True, True, False, False])
+    assert best_precision(match, truth) == (0.75, 0.7)  # all three true ones, and one of three false ones
+    assert best_precision(np.array([0.5, 0.5]), np.array([True, False])) == (0.5, 0.5)
 
 
 def scored_rows() -> pa.Table:
