@@ -12,7 +12,8 @@ from blip_core.ablations.graph import Own
 from blip_core.config.evaluation import CompareConfig
 from blip_core.config.params import Params
 from blip_core.sample.truth import TrueNoise, caption_truth, load_truth, synthetic_noise, web_noise
-from blip_core.selection.choice import NoiseRatio, Rule
+from blip_core.selection.choice import Rule
+from blip_core.selection.outcome import NoiseRatio
 from blip_core.tables.captions import kept, read_table, read_tables
 from blip_core.tables.manifest import read_manifest
 

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 
 from blip_core.config.selection import DescribeConfig
 from blip_core.explain.words import words_of
-from blip_core.selection.choice import NoiseRatio, Rule
+from blip_core.selection.choice import Rule
+from blip_core.selection.outcome import NoiseRatio
 from blip_core.tables.captions import KEPT, read_table, table_paths
 from blip_core.tables.counting import hashes
 from blip_core.texts.screens import normalised, screened

@@ -15,6 +15,7 @@ def verdict_section(found: Findings) -> Section:
         "asked of it",
         comparison["challenger"],
         "baseline",
+        "chance",
         "change",
         f"{cfg.confidence:.0%} interval",
         "p",
@@ -39,6 +40,7 @@ def _compared(metric: str, values: dict[str, Any]) -> list[str]:
     return [
         metric_value(metric, values["challenger"]),
         metric_value(metric, values["baseline"]),
+        metric_value(metric, values["chance"]),
         change[0],
         f"[{change[1]}, {change[2]}]",
         shown_p,

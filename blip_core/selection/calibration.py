@@ -98,12 +98,25 @@ def balanced(truth: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
 
 def threshold_for_precision(match: np.ndarray, truth: np.ndarray, target: float) -> float | None:
     """The lowest threshold at which the share of true pairs among those kept, truths weighing equally, reaches the target."""
+    precision, threshold = _precisions(match, truth)
+    reached = np.flatnonzero(precision >= target)
+    return float(threshold[reached[-1]]) if len(reached) and math.isfinite(target) else None
+
+
+def best_precision(match: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """The highest share of true pairs among those kept, truths weighing equally, and the lowest threshold that has it."""
+    precision, threshold = _precisions(match, truth)
+    at = np.flatnonzero(precision == precision.max())[-1]
+    return float(precision[at]), float(threshold[at])
+
+
+def _precisions(match: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At each threshold, thresholds falling: each keeps all pairs that are equal to it."""
     order = np.argsort(-match, kind="stable")
     true_rate = np.cumsum(truth[order]) / max(1, truth.sum())
     false_rate = np.cumsum(~truth[order]) / max(1, (~truth).sum())
-    reached = true_rate / np.maximum(true_rate + false_rate, 1e-12) >= target
-    reached &= np.append(np.diff(match[order]) != 0, True)  # a threshold keeps all that are equal to it
-    return float(match[order][np.flatnonzero(reached)[-1]]) if reached.any() and math.isfinite(target) else None
+    last = np.append(np.diff(match[order]) != 0, True)
+    return (true_rate / np.maximum(true_rate + false_rate, 1e-12))[last], match[order][last]
 
 
 @dataclass(frozen=True)

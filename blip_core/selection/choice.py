@@ -5,7 +5,6 @@ rule anew, and explain.py tells a person what it made of a text.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from blip_core.selection.calibration import Calibrated, with_match
 from blip_core.tables.captions import CONTROLS, KEPT, SCHEMA, SCREENS, read_table, table_paths
 from blip_core.tables.counting import Walk, frequent
 from blip_core.tables.manifest import read_manifest
-from blip_core.texts.screens import fill, hits, loops, normalised, screened
+from blip_core.texts.screens import fill, hits, loops, normalised
 
 SOURCES = ("web", "synthetic")
 
@@ -60,7 +59,11 @@ class Rule:
     def _calibrated(self, source: str, filter: str) -> float:
         found = self.calibrated.get(filter)
         if found is None or found.threshold is None:
-            why = f"filter {filter!r} was not calibrated" if found is None else "the filter reaches calibrate.target_precision at none"
+            why = (
+                f"filter {filter!r} was not calibrated"
+                if found is None
+                else "the filter reaches calibrate.target_precision at none (best_precision in the metrics of calibrate is what it reaches)"
+            )
             raise ValueError(f"assemble.threshold: of {source!r} it is calibrated, but {why}; lower the target or set a number")
         return found.threshold
 
@@ -148,36 +151,6 @@ def rejected(table: pa.Table, *, rule: Rule, where: str) -> pa.Array:
     for judged in (table, *opinions(table)):
         votes += _accepted(judged, table, rule, where)
     return pa.array(votes < rule.cfg.votes)
-
-
-def judged(table: pa.Table) -> pa.ChunkedArray:
-    """Which texts the filter scored and the rule chose from: those of the crawl but for what a screen took before."""
-    return pc.and_not(pc.not_equal(table["source"], "human"), screened(table))
-
-
-class NoiseRatio:
-    """The paper's noise ratio: the share of the judged texts that the filter rejects, whatever else speaks against them.
-
-    Counted table by table, by the values of the columns `by`. A source without a threshold has none.
-    """
-
-    def __init__(self, rule: Rule, *, by: tuple[str, ...] = ("source",)):
-        self.rule, self.by = rule, by
-        self.judged: Counter[tuple[str, ...]] = Counter()
-        self.rejected: Counter[tuple[str, ...]] = Counter()
-
-    def add(self, table: pa.Table, *, where: str) -> None:
-        table = table.filter(judged(table))
-        table = table.filter(pc.is_in(table["source"], value_set=pa.array([*self.rule.cfg.threshold], pa.string())))
-        table = table.append_column("below", rejected(table, rule=self.rule, where=where))
-        for g in table.group_by([*self.by]).aggregate([("below", "count"), ("below", "sum")]).to_pylist():
-            group = tuple(g[name] for name in self.by)
-            self.judged[group] += g["below_count"]
-            self.rejected[group] += g["below_sum"]
-
-    def of(self, *group: str) -> float | None:
-        """None where nothing was judged."""
-        return self.rejected[group] / self.judged[group] if self.judged[group] else None
 
 
 def score(table: pa.Table, cfg: AssembleConfig) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Choose among the scored candidates: the next generation. `assemble` walks the shards, choice.py is the rule, `measure` counts what it
 did."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +12,14 @@ import pyarrow.compute as pc
 from blip_core.config.selection import AssembleConfig
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations
-from blip_core.selection.choice import SOURCES, NoiseRatio, Rule, candidate_paths, choose, judged_candidates, overused, read_whole
+from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, read_whole
+from blip_core.selection.outcome import NoiseRatio, kept_nothing
 from blip_core.tables.captions import DEGENERATE, KEPT, NO_TEXT, REASONS, read_table, table_paths, write_table
 from blip_core.tables.counting import hashes, num_distinct
 from blip_core.tables.manifest import content_hash, read_manifest, write_manifest
 from blip_core.texts.screens import normalised, screened
+
+log = logging.getLogger(__name__)
 
 
 def assemble(generation: Path, scores: Path, calibration: Path, out: Path, out_metrics: Path, *, cfg: AssembleConfig) -> None:
@@ -40,7 +44,10 @@ def assemble(generation: Path, scores: Path, calibration: Path, out: Path, out_m
         if name in scored:
             parts.append(choose(judged_candidates(scored[name], rule), overused=common, rule=rule, where=str(scored[name])))
         write_table(pa.concat_tables(parts), out / name)
-    metrics = measure([out / name for name in base], rule=rule)
+    made = [out / name for name in base]
+    metrics = measure(made, rule=rule)
+    for reason in kept_nothing(made, metrics, rule=rule):
+        log.warning("%s", reason)
     counts = {k: v for k, v in metrics.items() if isinstance(v, int)}
     limits = {k: v for k, v in read_manifest(generation).items() if k == "limits"}
     write_manifest(out, parents=parents, counts=counts, rule=rule.described(), **limits)

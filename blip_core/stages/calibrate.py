@@ -20,7 +20,14 @@ from blip_core.config.capfilt import ScoreConfig
 from blip_core.config.selection import CalibrateConfig
 from blip_core.evaluation.metrics import expected_calibration_error, precision_recall_curve, roc_auc
 from blip_core.files.content import write_json
-from blip_core.selection.calibration import Calibrated, Calibration, balanced, threshold_for_precision, write_calibrations
+from blip_core.selection.calibration import (
+    Calibrated,
+    Calibration,
+    balanced,
+    best_precision,
+    threshold_for_precision,
+    write_calibrations,
+)
 from blip_core.selection.labelled import labelled_pairs
 from blip_core.tables.heldout import heldout_halves
 from blip_core.tables.shards import ShardImages
@@ -57,6 +64,9 @@ def calibrate(
         about[judge.identity] = {"metrics": metrics, "curve": curve}
         if metrics["auc_low"] <= 0.5:
             log.warning("%s is not shown to tell true from false pairs: AUC %.3f; it is no use as a filter", name, metrics["auc"])
+        if metrics["threshold_for_precision"] is None:
+            best = f"the best is {metrics['best_precision']:.3f}, of P(match) from {metrics['best_precision_threshold']:.3f}"
+            log.warning("%s reaches calibrate.target_precision %g at no threshold: %s", name, cfg.target_precision, best)
         if "labels_alike" in metrics:
             log.info("%s and people say the same of %.1f%% of the labelled texts, at P(match) = 0.5", name, 100 * metrics["labels_alike"])
     write_calibrations(found, out, facts=about)
@@ -119,6 +129,7 @@ def quality(
 
     metrics: dict[str, Any] = {"pairs_true": int(truth.sum()), "pairs_false": int((~truth).sum())}
     metrics |= (found := measured(np.arange(len(truth)))) | _intervals(measured, found, picture, cfg, seed)
+    metrics["best_precision"], metrics["best_precision_threshold"] = best_precision(match, truth)
     metrics["threshold_for_precision"] = threshold_for_precision(match, truth, cfg.target_precision)
     precision, recall, threshold = precision_recall_curve(truth, match, weight=balanced(truth))
     some = np.unique(np.linspace(0, len(threshold) - 1, CURVE_POINTS).round().astype(int))

@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 
 from blip_core.config.evaluation import CompareConfig
 from blip_core.config.params import Params
-from blip_core.evaluation.bootstrap import Paired, Statistic, mean, paired, sums_by_image
+from blip_core.evaluation.alarms import alarms, caption_facts, chance_levels
+from blip_core.evaluation.bootstrap import Paired, Statistic, interval, mean, paired, sums_by_image
 from blip_core.evaluation.metrics import bleu, bleu_counts
 from blip_core.files.content import sha256_file, write_json
 from blip_core.tables.captions import read_table
 from blip_core.tables.stopped import newest_trained, stopped
 
+CAPTION_METRICS = ("cider", "rouge_l", "bleu1", "bleu2", "bleu3", "bleu4")
 BLEU = {f"bleu{n}": n - 1 for n in (1, 2, 3, 4)}  # corpus metrics: no mean over items, so they come from captions.parquet
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cf
     asked = challenger
     challenger, instead_because = newest_trained(evaluations, asked, params)
     names = [name for name in names if name != challenger and not stopped(evaluations / name)]
-    for name in [challenger, *names]:
+    everyone = [challenger, *names]
+    for name in everyone:
         if not (evaluations / name).is_dir():
             raise ValueError(f"{evaluations / name}: no such evaluation; run the stage evaluate of model {name!r} first")
     results = {name: paired_comparison(evaluations / challenger, evaluations / name, cfg=cfg, seed=seed) for name in names}
@@ -48,6 +51,7 @@ def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cf
         "instead_because": instead_because,
         "better": all(result["better"] for result in results.values()),
         "evaluation": evaluation_hash(evaluations / challenger),
+        "models": {name: facts_of(evaluations / name, bootstrap=cfg.bootstrap, confidence=cfg.confidence, seed=seed) for name in everyone},
         "baselines": {name: result["metrics"] for name, result in results.items()},
         "reasons": [f"against {name}: {reason}" for name, result in results.items() for reason in result["reasons"]],
     }
@@ -64,17 +68,37 @@ def paired_tests(
     return {m: paired(ours, theirs, statistic, **how) for m, ours, theirs, statistic in columns}
 
 
+def facts_of(evaluation: Path, *, bootstrap: int, confidence: float, seed: int) -> dict[str, Any]:
+    """Of one model: how various its captions are, its R@1 with interval and chance level, and `alarms`, name to words."""
+    references, captions = _captions(evaluation / "captions.parquet")
+    chance = chance_levels([len(texts) for texts in references.values()])
+    facts = caption_facts(list(captions.values()), list(references.values()))
+    path = evaluation / "items.parquet"
+    table = read_table(path, ["metric", "item", "image", "value"])
+    for metric in ("tr_r1", "ir_r1"):
+        columns = _sums(path, _items(path, table, metric))
+        found = interval(columns, resamples=bootstrap, confidence=confidence, seed=seed)
+        facts |= {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high, f"{metric}_chance": chance[metric]}
+    return facts | {"alarms": alarms(facts)}
+
+
 def paired_comparison(challenger: Path, baseline: Path, *, cfg: CompareConfig, seed: int) -> dict[str, Any]:
     """Compare two evaluation folders: {"better": bool, "metrics": {metric: …}, "reasons": one sentence per failed check}.
 
     ValueError when they are of different items or lack a metric: then nothing can be said.
     """
-    metrics, reasons = {}, []
+    references, _ = _captions(challenger / "captions.parquet")
+    metrics, reasons, chance = {}, [], chance_levels([len(texts) for texts in references.values()])
     tests = paired_tests(challenger, baseline, _roles(cfg), bootstrap=cfg.bootstrap, confidence=cfg.confidence, seed=seed)
     for metric, test in tests.items():
         gain = metric in cfg.metrics
         passed = test.low > 0 if gain else test.low >= -cfg.margin[metric]
-        metrics[metric] = {**vars(test), "role": "gain" if gain else "margin", "passed": passed}
+        metrics[metric] = {
+            **vars(test),
+            "chance": chance.get(metric.removeprefix("itm_")),
+            "role": "gain" if gain else "margin",
+            "passed": passed,
+        }
         if not passed:
             fault = "is not shown to gain" if gain else f"may have fallen by more than {cfg.margin[metric]:g}"
             reasons.append(f"{metric} {fault}: {_change(test)} ({cfg.confidence:.0%} interval)")
@@ -102,7 +126,11 @@ def _outcome(verdict: dict[str, Any]) -> Iterator[str]:
     for name, metrics in verdict["baselines"].items():
         for metric, v in metrics.items():
             test = Paired(*(v[field.name] for field in fields(Paired)))
-            yield f"  {name}: {metric} ({v['role']}) {_change(test)}, p={test.p:.4f}: {'passed' if v['passed'] else 'FAILED'}"
+            chance = "" if v["chance"] is None else f", chance {v['chance']:.4f}"
+            yield f"  {name}: {metric} ({v['role']}) {_change(test)}, p={test.p:.4f}{chance}: {'passed' if v['passed'] else 'FAILED'}"
+    for name, facts in verdict["models"].items():
+        for words in facts["alarms"].values():
+            yield f"  {name}: {words}"
 
 
 def _columns(challenger: Path, baseline: Path, metrics: list[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray, Statistic]]:
@@ -145,16 +173,19 @@ def _sums(path: Path, values: dict[tuple[str, str], float]) -> np.ndarray:
 
 
 def _same_captions(*paths: Path) -> list[tuple[dict[str, list[str]], dict[str, str]]]:
-    """References and caption by key for each file, keys sorted. ValueError unless all have the same references."""
-    found = []
-    for path in paths:
-        table = read_table(path, ["key", "caption", "references"]).sort_by("key").to_pydict()
-        captions = dict(zip(table["key"], table["caption"], strict=True))
-        if len(captions) < len(table["key"]):
-            raise ValueError(f"{path}: {len(table['key']) - len(captions)} images occur twice; evaluate that model again")
-        found.append((dict(zip(table["key"], table["references"], strict=True)), captions))
+    """What `_captions` reads of each file. ValueError unless all have the same references."""
+    found = [_captions(path) for path in paths]
     _check_same("captions", list(paths), *({(key, *texts) for key, texts in references.items()} for references, _ in found))
     return found
+
+
+def _captions(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """References and caption by key, keys sorted."""
+    table = read_table(path, ["key", "caption", "references"]).sort_by("key").to_pydict()
+    captions = dict(zip(table["key"], table["caption"], strict=True))
+    if len(captions) < len(table["key"]):
+        raise ValueError(f"{path}: {len(table['key']) - len(captions)} images occur twice; evaluate that model again")
+    return dict(zip(table["key"], table["references"], strict=True)), captions
 
 
 def _check_same(what: str, paths: list[Path], ours: Set[tuple[str, ...]], theirs: Set[tuple[str, ...]]) -> None:

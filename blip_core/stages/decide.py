@@ -6,7 +6,7 @@ from pathlib import Path
 from blip_core.config.evaluation import DecideConfig
 from blip_core.evaluation.bootstrap import Paired
 from blip_core.files.content import write_json
-from blip_core.stages.compare import paired_tests
+from blip_core.stages.compare import CAPTION_METRICS, facts_of, paired_tests
 from blip_core.tables.captions import VAL
 
 logger = logging.getLogger(__name__)
@@ -16,24 +16,29 @@ def decide(evaluation: Path, base: Path, out: Path, out_metrics: Path, *, cfg: D
     """`evaluation` is of the model that learned from the generation that the round made, `base` of the one that learned from the
     generation it began with.
 
-    Rounds go on when a gain lies beyond its interval in one of the metrics at least, and a loss in none. `out` holds the answer alone,
+    Rounds go on when a gain lies beyond its interval in one of the metrics at least, and a loss in none. A gain in captions alone counts
+    for nothing where the model has collapsed: one sentence for all images can raise CIDEr. `out` holds the answer alone,
     so that other numbers with the same answer make no later round out of date; the numbers are in `out_metrics`.
     """
-    tests = paired_tests(evaluation / VAL, base / VAL, list(cfg.metrics), bootstrap=cfg.bootstrap, confidence=cfg.confidence, seed=seed)
+    bootstrap, confidence = cfg.bootstrap, cfg.confidence
+    tests = paired_tests(evaluation / VAL, base / VAL, list(cfg.metrics), bootstrap=bootstrap, confidence=confidence, seed=seed)
     gains, losses = [m for m, t in tests.items() if t.low > 0], [m for m, t in tests.items() if t.high < 0]
-    go_on = bool(gains) and not losses
-    outcome = _outcome(evaluation.name, base.name, gains, losses)
+    alarms = facts_of(evaluation / VAL, bootstrap=bootstrap, confidence=confidence, seed=seed)["alarms"]
+    collapsed = list(alarms.values()) if gains and set(gains) <= set(CAPTION_METRICS) else []
+    go_on = bool(gains) and not losses and not collapsed
+    outcome = _outcome(evaluation.name, base.name, gains, losses, collapsed)
     reason = f"{outcome}: {_numbers(tests)} ({100 * cfg.confidence:g}% intervals)"
-    write_json({"go_on": go_on, "outcome": outcome, "metrics": {m: vars(t) for m, t in tests.items()}}, out_metrics)
+    write_json({"go_on": go_on, "outcome": outcome, "alarms": alarms, "metrics": {m: vars(t) for m, t in tests.items()}}, out_metrics)
     write_json({"go_on": True} if go_on else {"go_on": False, "stopped": reason}, out)
     logger.info("%s", reason if go_on else f"no further round: {reason}")
 
 
-def _outcome(model: str, base: str, gains: list[str], losses: list[str]) -> str:
+def _outcome(model: str, base: str, gains: list[str], losses: list[str], collapsed: list[str]) -> str:
     if losses:
         return f"on val {model} loses against {base} in {', '.join(losses)} beyond the interval"
     if gains:
-        return f"on val {model} gains over {base} in {', '.join(gains)} beyond the interval"
+        but = f", which does not count: {'; '.join(collapsed)}" if collapsed else ""
+        return f"on val {model} gains over {base} in {', '.join(gains)} beyond the interval{but}"
     return f"on val no gain of {model} over {base} is beyond its interval"
 
 

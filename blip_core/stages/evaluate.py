@@ -5,6 +5,7 @@ part of the work.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from blip_core.compute.distributed import device, every, on_every_process, rank
 from blip_core.compute.precision import resolved
 from blip_core.config.evaluation import EvaluateConfig
 from blip_core.evaluation import bootstrap
+from blip_core.evaluation.alarms import alarms, caption_facts, chance_levels
 from blip_core.evaluation.metrics import RECALLS, Scores, bleu, caption_scores, image_ranks, text_ranks
 from blip_core.evaluation.retrieval import Subject, encode, rerank
 from blip_core.files.content import write_json
@@ -26,10 +28,14 @@ from blip_core.tables.heldout import heldout_pictures
 from blip_core.tables.shards import ShardImages
 from blip_core.weights.checkpoint import load_model
 
+log = logging.getLogger(__name__)
+
 
 @on_every_process
 def evaluate(model: Path, heldout: Path, shards: Path, out: Path, out_metrics: Path, *, cfg: EvaluateConfig, seed: int) -> None:
     """Writes metrics.json, items.parquet (the value of each item, for paired tests) and captions.parquet to `out`.
+
+    Beside each recall stands its chance level; collapsed captions and a retrieval at chance are alarms (blip_core/evaluation/alarms.py).
 
     The same of val, without ITM's ranks, which take most of the time, to `out`/val, where the held-out set has such pictures.
     """
@@ -57,6 +63,12 @@ def _measure(subject: Subject, out: Path, *, itm: bool, seed: int) -> dict[str, 
     for metric in ("cider", "rouge_l"):
         rows += [(metric, key, key, float(v)) for key, v in zip(scores.keys, scores.per_image[metric], strict=True)]
     metrics = intervals(rows, scores.bleu_counts, subject.cfg, seed)
+    chance = chance_levels([len(texts) for texts in references.values()])
+    metrics |= {f"{prefix}{recall}_chance": level for prefix in ranks for recall, level in chance.items()}
+    metrics |= caption_facts(list(captions.values()), list(references.values()))
+    for name, words in alarms(metrics).items():
+        metrics[f"alarm_{name}"] = 1.0
+        log.warning("%s: %s", out, words)
     write_items(rows, captions, references, out)
     write_json(metrics, out / "metrics.json")
     return metrics

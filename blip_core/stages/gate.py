@@ -13,8 +13,9 @@ from blip_core.checks.expectations import broken, check, folder_faults, require,
 from blip_core.config.selection import AssembleConfig, GateConfig
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations, with_match
-from blip_core.selection.choice import Rule, candidate_paths, choose, judged, judged_candidates, overused, rejected
+from blip_core.selection.choice import Rule, candidate_paths, choose, judged_candidates, overused, rejected
 from blip_core.selection.noise import FALSE_KINDS, TRUE, Judged, Noise, residual_noise
+from blip_core.selection.outcome import judged, kept_nothing
 from blip_core.stages.assemble import measure
 from blip_core.tables.captions import CONTROLS, DEGENERATE, SCHEMA, each_table, read_table, table_paths
 from blip_core.tables.counting import Walk, hashes
@@ -36,7 +37,8 @@ def gate(
     cfg: GateConfig,
     assemble_cfg: AssembleConfig,
 ) -> None:
-    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed. Metrics are written either way.
+    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed, behind
+    what is the reason of many: a source that keeps nothing. Metrics are written either way.
 
     `scores` and `calibration` are those that the generation was chosen by: its reasons are compared with the rule applied anew, and
     the planted controls among the scores go through the same rule.
@@ -46,13 +48,14 @@ def gate(
     parents = read_manifest(generation).get("parents", {})
     faults = [*folder_faults(generation), *_score_faults(scores, calibration, parents)]
     if faults:
-        results, docs, facts = broken(faults), None, {}
+        results, docs, facts, nothing = broken(faults), None, {}, []
     else:
         rule = Rule(assemble_cfg, read_calibrations(calibration))
         facts, docs = _facts(generation, scores, cfg=cfg, rule=rule), out_docs
+        nothing = kept_nothing(table_paths(generation), facts, rule=rule)
         results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=out_docs, title="gate")
     write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
-    require(results, what=f"{generation} does not pass its gate", remedy=REMEDY, docs=docs)
+    require(results, what="\n".join([*nothing, f"{generation} does not pass its gate"]), remedy=REMEDY, docs=docs)
     write_json({"passed": True, "generation": listed_hash(generation), "parents": parents, "checks": results}, out_gate)
 
 

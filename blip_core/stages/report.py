@@ -8,6 +8,7 @@ from typing import Any
 
 from blip_core.config.delivery import ReportConfig
 from blip_core.config.params import Params
+from blip_core.evaluation.alarms import alarms
 from blip_core.files.atomic import new_folder
 from blip_core.files.rejected import REASONS
 from blip_core.report import figures
@@ -27,6 +28,7 @@ from blip_core.report.wording import (
     is_share,
     listed,
     metric_interval,
+    metric_value,
     percent,
 )
 from blip_core.review.sheet import write_sheet
@@ -67,7 +69,9 @@ def _in_short(found: Findings) -> Section:
             noise = digest.noise.get(source)
             change = f"; false ones: {percent(noise.before)} -> {percent(noise.after)}" if noise else ""
             lines.append(f"{r}, {source} texts: {_kept(digest, source):,} of {digest.texts(source):,} kept{change}")
-    return Section("In short", ["\n".join([*lines, verdict_words(found), *instead_words(found), registration_words(found.registration)])])
+    lines += [verdict_words(found), *instead_words(found), registration_words(found.registration)]
+    lines += [f"ALARM, {name}: {words}." for name, metrics in found.models.items() for words in alarms(metrics).values()]
+    return Section("In short", ["\n".join(lines)])
 
 
 def _noise(found: Findings) -> Section:
@@ -155,13 +159,26 @@ def _models(found: Findings) -> Section:
         [name, *(metric_interval(metric, metrics) for metric in SHOWN), percent(found.true_captions[name])]
         for name, metrics in found.models.items()
     ]
+    one = next(iter(found.models.values()))
+    rows.append(["by chance", *(metric_value(metric, one.get(f"{metric}_chance")) for metric in SHOWN), MISSING])
     about = (
         f"Held-out test images, {cfg.confidence:.0%} bootstrap intervals. text R@1: an image finds its own text first; "
         "image R@1: a text finds its image. "
         f"ITC: by similarity; ITM: the {cfg.rerank} best of it ranked anew. CIDEr: 1.00 is 100 points."
     )
     picture = Picture("models", figures.metric_bars(_bars(found)), "Metrics of every model with intervals")
-    return Section("3. The models", ["\n".join(_describe(name, found) for name in found.models), Table(header, rows), about], [picture])
+    described = "\n".join(_describe(name, found) for name in found.models)
+    return Section("3. The models", [described, Table(header, rows), about, *_captions(found)], [picture])
+
+
+def _captions(found: Findings) -> list[str | Table]:
+    """How various the captions are: a collapsed captioner says the same of many images."""
+    shares = ("captions_distinct_share", "captions_most_common_share", "captions_loop_share")
+    rows = [[name, amount(m["captions_distinct"]), *(percent(m[share]) for share in shares)] for name, m in found.models.items()]
+    one = next(iter(found.models.values()))
+    rows.append(["people", MISSING, *(percent(one[f"references_{share}"]) for share in ("distinct_share", "most_common_share")), MISSING])
+    about = "Of the test captions: different ones, the share of the images that the most frequent one stands at, loops of the same words."
+    return [Table(["model", "different\ncaptions", "share", "most\nfrequent", "loops"], rows), f"{about} people: the first reference."]
 
 
 def _describe(name: str, found: Findings) -> str:

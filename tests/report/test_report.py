@@ -138,7 +138,11 @@ def write_history(path: Path, parts: list[str]) -> None:
 def write_model(artifacts: Path, name: str, captions: list[tuple[str, str]]) -> None:
     values = {"tr_r1": 0.5, "ir_r1": 0.4, "itm_tr_r1": 0.6, "itm_ir_r1": 0.45, "cider": 1.234}
     metrics = {f"{m}{end}": v + d for m, v in values.items() for end, d in (("", 0.0), ("_low", -0.02), ("_high", 0.03))}
-    write_json(metrics, artifacts / "evaluations" / name / "metrics.json")
+    facts = {"images": 1000, "captions_distinct": 42 if name == "g1" else 900}
+    facts |= {"captions_distinct_share": facts["captions_distinct"] / 1000, "references_distinct_share": 0.99}
+    facts |= {"captions_most_common_share": 0.112, "references_most_common_share": 0.08, "captions_loop_share": 0.005}
+    chance = {f"{m}_chance": 0.0021 for m in values if m != "cider"}
+    write_json(metrics | facts | chance, artifacts / "evaluations" / name / "metrics.json")
     keys, texts = zip(*captions, strict=True)
     table = pa.table({"key": keys, "caption": texts, "references": [["a"]] * len(keys)})
     write_table(table, artifacts / "evaluations" / name / "captions.parquet")
@@ -146,6 +150,7 @@ def write_model(artifacts: Path, name: str, captions: list[tuple[str, str]]) -> 
 
 def write_verdict(artifacts: Path, challenger: str, *, better: bool) -> None:
     row = {"challenger": 0.5, "baseline": 0.4, "difference": 0.1, "low": 0.05, "high": 0.15, "p": 0.0001, "role": "gain", "passed": better}
+    row["chance"] = 0.002
     reasons = [] if better else ["tr_r1 against g0: the gain is not beyond its interval"]
     write_json(
         {"challenger": challenger, "instead_because": None, "better": better, "baselines": {"g0": {"tr_r1": row}}, "reasons": reasons},
@@ -283,12 +288,19 @@ def test_filter_models_verdict_intake(out):
     assert "[48.0, 53.0]" in table and "[1.214, 1.264]" in table
     assert "g1 (challenger): learned from the human, web and synthetic texts of generation g1, made by round r1." in table
     assert "g0 (baseline): learned from the human and web texts of generation g0, as ingested." in table
-    assert line(table, "text R@1 (ITC)", "gain").split()[-7:] == ["50.0%", "40.0%", "+10.0", "[+5.0,", "+15.0]", "<0.001", "yes"]
+    assert line(table, "text R@1 (ITC)", "gain").split()[-8:] == ["50.0%", "40.0%", "0.2%", "+10.0", "[+5.0,", "+15.0]", "<0.001", "yes"]
     assert "Bootstrapping helped: g1 is better than g0." in table
     assert "Registered as version 7 of blip: it is the champion now." in table
     assert [row[-1] for row in page_rows(out) if "truncated" in row] == ["2"] and "web 12.3%" in (out / "index.html").read_text()
     assert ["file_name", "31", "29"] in page_rows(out)
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in table
+
+
+def test_what_shows_a_collapsed_captioner_and_what_chance_would_find(out):
+    rows, table = page_rows(out), (out / "table.txt").read_text()
+    assert ["g1", "42", "4.2%", "11.2%", "0.5%"] in rows and ["people", "n/a", "99.0%", "8.0%", "n/a"] in rows
+    assert ["by chance", "0.2%", "0.2%", "0.2%", "0.2%", "n/a", "n/a"] in rows
+    assert "ALARM, g1: the captions have collapsed: 42 different ones for 1,000 images" in table and "ALARM, g0" not in table
 
 
 def test_what_the_texts_gained_and_lost(out):
@@ -343,20 +355,20 @@ def test_a_failed_comparison_is_said_in_words(own_artifacts, data):
 def test_without_truth_the_true_noise_is_not_available(own_artifacts, tmp_path):
     table = run(own_artifacts, tmp_path)
     row = next(text.split() for text in table.splitlines() if re.match(r"r1 +web", text))
-    assert row == ["r1", "web", "40", "20", "50.0%", "n/a", "n/a", "3.1%", "8.7%"]
+    assert row == ["r1", "web", "40", "20", "51.2%", "n/a", "n/a", "3.1%", "8.7%"]
     assert "false ones" not in table and "boilerplate" not in table
 
 
-def test_other_reasons_are_counted_but_are_no_noise_ratio(own_artifacts, data):
+def test_other_reasons_are_counted_beside_the_noise_ratio_of_the_gate(own_artifacts, data):
     path = own_artifacts / "generations/g1/web-00000.parquet"
     rows = read_table(path).to_pylist()
     for row in [r for r in rows if r["source"] == "synthetic" and r["reason"] == "below_threshold"][:2]:
         row["reason"] = "loop"
     write_table(caption_table(rows), path)
-    write_manifest(path.parent, rule={"score": "match", "threshold": {"web": 0.5, "synthetic": 0.5}})
+    write_manifest(path.parent, rule=as_applied())
     table = run(own_artifacts, data)
     assert "2 synthetic loop (r1)" in table
-    assert next(text.split()[4] for text in table.splitlines() if re.match(r"r1 +synthetic", text)) == f"{13 / 40:.1%}"
+    assert next(text.split()[4] for text in table.splitlines() if re.match(r"r1 +synthetic", text)) == "38.4%"
 
 
 @pytest.mark.parametrize(

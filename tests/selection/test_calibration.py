@@ -5,19 +5,23 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from blip_core.capfilt.pair_scores import PairScores, opinions, set_opinions
 from blip_core.evaluation.metrics import expected_calibration_error, roc_auc
 from blip_core.selection.calibration import (
     Calibrated,
     Calibration,
+    best_precision,
     read_calibrations,
     threshold_for_precision,
     with_match,
     write_calibrations,
 )
-from blip_core.stages.calibrate import fit
+from blip_core.stages.calibrate import calibrate, fit
 from blip_core.tables.captions import SCHEMA, caption_table
+from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.weights.checkpoint import new_model, save_model
 
 
 def simulated(count: int, seed: int) -> tuple[PairScores, np.ndarray]:
@@ -138,6 +142,30 @@ def test_a_threshold_does_not_cut_through_equal_scores():
     match, truth = np.array([0.9, 0.5, 0.5, 0.5]), np.array([True, True, False, False])
     assert threshold_for_precision(match, truth, 0.95) == 0.9
     assert threshold_for_precision(match[::-1], truth[::-1], 0.95) == 0.9
+
+
+def test_the_best_precision_is_told_with_the_lowest_threshold_that_has_it():
+    match, truth = np.array([0.9, 0.8, 0.8, 0.7, 0.6, 0.1]), np.array([False, True, True, True, False, False])
+    assert best_precision(match, truth) == (0.75, 0.7)  # all three true ones, and one of three false ones
+    assert best_precision(np.array([0.5, 0.5]), np.array([True, False])) == (0.5, 0.5)
+
+
+def test_calibrate_tells_that_no_threshold_reaches_the_target_and_which_comes_nearest(ingested, params, tmp_path, caplog):
+    """By a filter without a head, to which all pairs are alike: whatever the threshold, half of what it keeps is true."""
+    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    blind = new_model(params.model, tokenizer, seed=1)
+    for part in (blind.match_head, blind.image_projection, blind.text_projection):
+        for weights in part.parameters():
+            torch.nn.init.zeros_(weights)
+    save_model(blind, tokenizer, tmp_path / "filter", prompt="", max_tokens=24)
+    (tmp_path / "labels").mkdir()
+    inputs = (tmp_path / "filter", ingested / "shards", ingested / "heldout", tmp_path / "labels")
+    outs = (tmp_path / "calibration.json", tmp_path / "metrics.json")
+    calibrate(*inputs, *outs, cfg=params.calibrate, score_cfg=params.score, seed=0)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["threshold_for_precision"] is None and metrics["best_precision"] == pytest.approx(0.5, abs=0.05)
+    told = f"the best is {metrics['best_precision']:.3f}, of P(match) from {metrics['best_precision_threshold']:.3f}"
+    assert f"tuned reaches calibrate.target_precision 0.95 at no threshold: {told}" in caplog.text
 
 
 def scored_rows() -> pa.Table:

@@ -20,7 +20,7 @@ IMAGES = [f"test-{i:03}" for i in range(60)]
 GOOD, BAD = "a red ball lies on the grass", "a red ball lies on a box"
 
 
-def evaluation(folder, *, level=0.5, spoil=(), images=IMAGES, noise=0, **levels):
+def evaluation(folder, *, level=0.5, spoil=(), images=IMAGES, noise=0, references=None, **levels):
     """An evaluation whose metrics lie at `level` or their own, with noise per item by seed; `spoil`: images with a bad caption."""
     rng, rows = np.random.default_rng(noise), []
     for metric in ("tr_r1", "ir_r1", "cider", "rouge_l"):
@@ -30,7 +30,8 @@ def evaluation(folder, *, level=0.5, spoil=(), images=IMAGES, noise=0, **levels)
     names = ("metric", "item", "image", "value")
     write_table(pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), folder / "items.parquet")
     captions = [BAD if image in spoil else GOOD for image in images]
-    write_table(pa.table({"key": images, "caption": captions, "references": [[GOOD, "a ball"]] * len(images)}), folder / "captions.parquet")
+    references = references or [[GOOD, "a ball"]] * len(images)
+    write_table(pa.table({"key": images, "caption": captions, "references": references}), folder / "captions.parquet")
     return folder
 
 
@@ -53,6 +54,21 @@ def test_better_in_everything_against_every_baseline(tmp_path, caplog):
     assert gain["low"] <= gain["difference"] <= gain["high"] and gain["p"] < 0.05
     assert found["baselines"]["g0"]["bleu4"]["role"] == "margin"
     assert "g1 is better than g0, human" in caplog.text
+
+
+def test_chance_stands_beside_each_recall_and_a_collapsed_model_is_named(tmp_path, caplog):
+    own = [[f"{GOOD} {i}", "a ball"] for i in range(len(IMAGES))]
+    evaluation(tmp_path / "g1", references=own, tr_r1=0.0, ir_r1=0.0)
+    evaluation(tmp_path / "g0", references=own)
+    with caplog.at_level(logging.INFO, "blip_core.stages.compare"):
+        found = verdict(tmp_path, "g0")
+    chance = {metric: test["chance"] for metric, test in found["baselines"]["g0"].items()}
+    assert chance == {"tr_r1": pytest.approx(1 / 60), "ir_r1": pytest.approx(1 / 60), "cider": None, "rouge_l": None, "bleu4": None}
+    assert {name: sorted(facts["alarms"]) for name, facts in found["models"].items()} == {
+        "g1": ["captions_collapsed", "retrieval_at_chance"],
+        "g0": ["captions_collapsed"],
+    }
+    assert "chance 0.0167" in caplog.text and "g1: retrieval by ITC is at chance" in caplog.text
 
 
 def test_one_metric_that_does_not_gain_is_enough_to_fail(tmp_path):

@@ -8,7 +8,7 @@ from blip_core.config.evaluation import DecideConfig
 from blip_core.stages.decide import decide
 from blip_core.tables.captions import VAL
 from blip_core.tables.stopped import stopped
-from tests.stages.test_compare import IMAGES, evaluation
+from tests.stages.test_compare import GOOD, IMAGES, evaluation
 
 CFG = DecideConfig(metrics=("tr_r1", "ir_r1", "cider"), bootstrap=300, confidence=0.95)
 
@@ -27,6 +27,30 @@ def test_one_gain_beyond_its_interval_and_no_loss_is_enough(tmp_path):
     assert answer == {"go_on": True} and numbers["go_on"] is True and stopped(tmp_path / "g2.json") is None
     assert numbers["outcome"] == "on val g2 gains over g1 in cider beyond the interval"
     assert numbers["metrics"]["cider"]["low"] > 0 and numbers["metrics"]["tr_r1"]["difference"] == 0
+
+
+def test_a_gain_in_captions_alone_does_not_count_where_the_model_has_collapsed(tmp_path):
+    """CIDEr gains though no recall is beyond chance: one sentence that fits many images a little."""
+    low = dict.fromkeys(("tr_r1", "ir_r1"), 0.0)
+    decided(tmp_path)
+    evaluation(tmp_path / "g1" / VAL, **low)
+    evaluation(tmp_path / "g2" / VAL, **low, cider=0.7)
+    decide(tmp_path / "g2", tmp_path / "g1", tmp_path / "g2.json", tmp_path / "metrics.json", cfg=CFG, seed=0)
+    answer, numbers = (json.loads((tmp_path / name).read_text()) for name in ("g2.json", "metrics.json"))
+    gain = "on val g2 gains over g1 in cider beyond the interval, which does not count: retrieval by ITC is at chance: text R@1 is "
+    assert answer["go_on"] is False and answer["stopped"].startswith(gain) and list(numbers["alarms"]) == ["retrieval_at_chance"]
+
+
+def test_a_gain_of_captions_that_have_collapsed_does_not_count_and_one_in_retrieval_does(tmp_path):
+    decided(tmp_path)
+    for name, levels in (("g1", {}), ("g2", {"cider": 0.7})):
+        evaluation(tmp_path / name / VAL, **levels, references=[[f"{GOOD} {i}", "a ball"] for i in range(len(IMAGES))])
+    outs = (tmp_path / "g2.json", tmp_path / "metrics.json")
+    decide(tmp_path / "g2", tmp_path / "g1", *outs, cfg=CFG, seed=0)
+    assert "the captions have collapsed: 1 different ones for 60 images" in stopped(outs[0])
+    evaluation(tmp_path / "g2" / VAL, cider=0.7, tr_r1=0.7, references=[[f"{GOOD} {i}", "a ball"] for i in range(len(IMAGES))])
+    decide(tmp_path / "g2", tmp_path / "g1", *outs, cfg=CFG, seed=0)
+    assert stopped(outs[0]) is None and "captions_collapsed" in json.loads(outs[1].read_text())["alarms"]
 
 
 def test_the_answer_is_the_same_file_whatever_the_numbers(tmp_path):

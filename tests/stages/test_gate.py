@@ -189,6 +189,23 @@ def test_a_threshold_that_nothing_passes_fails(world):
     assert failed(world.failure(**loosest)) == {*unmeasured, "residual_noise_web_upper"}, "what can't be measured is not 0"
 
 
+def test_a_source_that_keeps_nothing_is_told_first_with_its_highest_score(world, caplog):
+    """Else several checks fail, and none says that the threshold lies above all scores."""
+    world.rule = config(max_share=0.9, threshold={"web": 0.95, "synthetic": 0.5})
+    expected = "source web keeps none of its 200 texts (200 below_threshold): the highest match is 0.9, the threshold 0.95"
+    message = world.assemble().failure()
+    assert caplog.messages == [expected], "assemble says it already"
+    first, second, *_ = message.splitlines()
+    assert first == expected and second.startswith(f"{world.generation} does not pass its gate: ")
+
+
+def test_a_source_of_loops_alone_keeps_nothing_for_another_reason(world):
+    for candidate in world.candidates[1::2]:
+        candidate["text"] = "dog dog dog"
+    first = world.assemble().failure().splitlines()[0]
+    assert first.startswith("source synthetic keeps none of its 200 texts (200 loop): the highest match is 0.9, the threshold 0.5")
+
+
 def test_a_blind_filter_fails_though_its_noise_ratio_looks_fine(world):
     world.controls = planted({"true": 0.5, "mismatched": 0.5, "crawled": 0.5, "perturbed": 0.6})
     assert failed(world.assemble().failure()) == {"residual_noise_web_upper"}
