@@ -245,7 +245,7 @@ def _report(
     lines.append(f"usable       {found.images} images with {found.told.total} texts{bare}")
     lines += [f"note         {note}" for note in source.notes]
     if found.images:
-        lines += [*_describe(found, cfg), *_screens(found, cfg)]
+        lines += [*_describe(found, cfg, whole=whole), *_screens(found, cfg, whole=whole)]
     share = f"{found.lost} of {found.lost + found.told.total} texts, {found.lost / max(1, found.lost + found.told.total):.1%}"
     lines.append(f"set aside    {share}" if found.rejected else "set aside    nothing")
     for reason, count in sorted(found.rejected.items(), key=lambda r: (-r[1], r[0])):
@@ -264,7 +264,7 @@ def _others(path: str, name: str) -> list[str]:
     return [n for n in names if format_module(n).recognises(Path(path))]
 
 
-def _describe(found: Findings, cfg: IngestConfig) -> list[str]:
+def _describe(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
     parts = [cfg.split.train, cfg.split.val, cfg.split.test]
     shares = "/".join(f"{100 * share / sum(parts):g}" for share in parts)
     splits = ", ".join(f"{split} {n}" for split, n in sorted((s, n) for s, n in found.splits.items() if s))
@@ -275,11 +275,12 @@ def _describe(found: Findings, cfg: IngestConfig) -> list[str]:
         splits = f"{splits}, {found.splits[None]} without: {dealt}" if splits else f"none named; {dealt}"
     elif lacking := [split for split in SPLITS if split not in found.splits]:
         splits += f"; a clean set needs {' and '.join(lacking)} too: ingest.split.by: dealt deals all of it {shares} by image"
+    sample = "" if whole else " (of what was looked at, which holds more of small splits)"
     short, long = ([f(s) for s in found.sizes] for f in (min, max))
     common = max(found.sizes, key=lambda s: (found.sizes[s], s))
     words = found.told.words
     return [
-        f"splits       {splits}",
+        f"splits       {splits}{sample}",
         f"per image    {min(found.texts)} to {max(found.texts)} texts, {found.told.total / found.images:.2f} on average; "
         f"words in a text {min(words)} to {max(words)}, half have {_median(words)} or more",
         f"sizes        short side {min(short)} to {max(short)}, long side {min(long)} to {max(long)}; "
@@ -298,12 +299,12 @@ def _median(counts: Counter[int]) -> int:
     raise AssertionError("nothing was counted")
 
 
-def _screens(found: Findings, cfg: IngestConfig) -> list[str]:
-    """What the screens would hit, whether they are on or not."""
+def _screens(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
+    """What the screens would hit, whether they are on or not. A limit in numbers of images says nothing of a sample."""
     told, screens = found.told, cfg.screens
     languages = [f"{code} {n}" for code, n in told.languages.most_common(_LANGUAGES)]
     languages += [f"{len(told.languages) - _LANGUAGES} more"] * (len(told.languages) > _LANGUAGES)
-    limit = int(max(1, min(screens.max_share * found.images, screens.max_images or found.images)))
+    limit = int(max(1, min(screens.max_share * found.images, screens.max_images if whole and screens.max_images else found.images)))
     count, frequent = told.boilerplate(limit)
     often = f"; most often {', '.join(f'{_short(text, 40)!r} {n}' for text, n in frequent)}" if frequent else ""
     lines = [

@@ -206,6 +206,8 @@ def _intake(found: Findings) -> Section:
     parts: list[str | Table] = [Table(["part", "images", "texts", "shards"], rows)]
     lost = [f"{part} {percent(counts.get(f'rejected_share_{part}'))}" for part in ("web", "clean")]
     parts.append(f"Share of the texts that were set aside: {', '.join(lost)}. Each stands in {found.artifacts / 'quarantine.parquet'}.")
+    if bare := counts.get("images_without_text"):
+        parts.append(f"{bare:,} pictures of the crawl came without a usable text: they are for the captioner, and count in the coverage.")
     if found.quarantine:
         ordered = sorted(found.quarantine.items(), key=lambda item: (item[0][0] != "web", -item[1], item[0]))
         quarantine = [[part, reason, REASONS.get(reason, ""), f"{n:,}"] for (part, reason), n in ordered]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -165,6 +166,16 @@ def test_a_side_by_side_of_all_formats_is_told_whole(tmp_path):
     names = below(root).names
     assert len(used) + len(told) + account.aside.total() == len(names) and not used & told
     shutil.rmtree(root)
+
+
+def test_an_accent_may_be_one_character_in_the_list_and_two_on_the_disk(tmp_path):
+    """As between macOS and the rest."""
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / unicodedata.normalize("NFD", "café0.jpg")).write_bytes(jpeg("café0"))
+    (root / "c.csv").write_text(unicodedata.normalize("NFC", "image,caption\ncafé0.jpg,one\n"), encoding="utf-8")
+    records, used, account = read(root, tmp_path)
+    assert [r.texts for r in records] == [("one",)] and not account.rows and len(used) == 2
 
 
 def test_karpathy_pictures_are_claimed_by_its_records(tmp_path):

@@ -13,6 +13,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow
 from blip_core.intake.formats.columns import IMAGE_ENDS
 from blip_core.intake.formats.inline import picture_of
+from blip_core.intake.formats.rows import is_json_lines
 from blip_core.intake.walk import below
 from blip_core.tables.shards import KEY
 
@@ -174,7 +175,9 @@ def head_holds(path: Path, *words: str, opens: str = "{", value: bytes = b"") ->
 
 
 def load_rows(path: Path) -> list[Any]:
-    """A JSON list, or the one that an object holds under `data` or the like."""
+    """A JSON list, the one that an object holds under `data` or the like, or the objects of JSON lines."""
+    if is_json_lines(path):
+        return [json.loads(line) for line in path.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
     value = load_json(path, (dict, list))
     if isinstance(value, list):
         return value

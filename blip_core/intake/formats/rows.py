@@ -56,11 +56,11 @@ class Row:
 def kind_of(path: Path) -> str | None:
     """csv | jsonl | parquet, by the file's name, and of a .json by its first lines; None for what is no table."""
     if path.suffix.lower() == ".json":
-        return "jsonl" if _is_json_lines(path) else None
+        return "jsonl" if is_json_lines(path) else None
     return "csv" if _TEXT_TABLE.fullmatch(path.name) else _ENDS.get(path.suffix.lower())
 
 
-def _is_json_lines(path: Path) -> bool:
+def is_json_lines(path: Path) -> bool:
     """Whether the first two lines are an object each."""
     with path.open("rb") as file:
         rows = [row for row in islice(file, _HEAD_ROWS) if row.strip(_BOM + b" \r\n\t")][:2]

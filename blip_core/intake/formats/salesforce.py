@@ -15,6 +15,7 @@ from blip_core.intake.formats import files, named_split, split_of_name
 from blip_core.intake.formats.columns import FILES, IMAGE_FILE, SEARCH, SUFFIXED, TEXTS, column, is_url, text_columns, texts_in
 from blip_core.intake.formats.files import Entry, FileUnit, read
 from blip_core.intake.formats.inline import is_inline
+from blip_core.intake.formats.rows import is_json_lines
 from blip_core.tables.shards import KEY
 
 __all__ = ["EXPECTS", "read", "recognises", "units"]
@@ -38,7 +39,10 @@ def _lists(path: Path, fields: FieldsConfig) -> list[Path]:
     texts = [rf"{w}(?:[ _-]?\d+)?" for w in _CAPTIONS] + [SUFFIXED]
     if fields.text:
         texts = [re.escape(name.strip()) for name in fields.text.split(",")]
-    return [p for p in files.json_files(path) if _names_images(p, fields) and files.head_holds(p, *texts, opens="[")]
+    found = files.json_files(path)
+    lists = [p for p in found if _names_images(p, fields) and files.head_holds(p, *texts, opens="[")]
+    # alone JSON lines are a table, which is not read whole; beside lists they are one of them
+    return [p for p in found if p in lists or is_json_lines(p)] if lists else []
 
 
 def _names_images(path: Path, fields: FieldsConfig) -> bool:
