@@ -33,9 +33,8 @@ def plan(params: Params) -> str:
         lines.append(f"  {name}: {scaled(count)}")
     for stage in ("pretrain", "tune_captioner", "tune_filter"):
         lines += _describe(stage, params.model, params.section(stage).optim, model)
-    return "\n".join(
-        [*lines, "`profile` times real steps: reading and small operations, which come on top, are the more the smaller the model"]
-    )
+    lines.append("`profile` times real steps: reading and small operations come on top, and are the more the smaller the model")
+    return "\n".join(lines)
 
 
 def skeleton(cfg: ModelConfig, vocabulary: int) -> Blip:
@@ -71,9 +70,8 @@ def scaled(number: float, base: int = 1000) -> str:
 
 def duration(seconds: float) -> str:
     """In the largest unit of which it has two at least."""
-    unit, size = next(
-        (u, n) for u, n in (("days", 86400), ("hours", 3600), ("minutes", 60), ("s", 1), ("ms", 1e-3)) if seconds >= 2 * n or n < 1
-    )
+    units = {"days": 86400, "hours": 3600, "minutes": 60, "s": 1, "ms": 1e-3}
+    unit, size = next((unit, size) for unit, size in units.items() if seconds >= 2 * size or unit == "ms")
     return f"{seconds / size:,.{0 if seconds >= 10 * size else 1}f} {unit}"
 
 
