@@ -20,7 +20,9 @@ class EvaluateConfig(Config):
 
 
 class DecideConfig(Config):
-    """Whether another round is run: a paired gain on val beyond its interval in one of the metrics at least, and such a loss in none."""
+    """Whether another round is run: a paired gain on val beyond its interval in one of the metrics at least, and such a loss in none.
+
+    Captions that have collapsed, or a retrieval at chance, leave a gain in captions alone without weight (evaluation/alarms.py)."""
 
     metrics: tuple[str, ...] = Field(min_length=1, description="of evaluate on val: retrieval by ITC, CIDEr, ROUGE-L, BLEU")
     bootstrap: Positive

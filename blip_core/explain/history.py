@@ -1,8 +1,9 @@
 """What happened to an image: every text that was ever considered for it, its scores, and why it stayed or went."""
 
+import heapq
+import math
 import re
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from blip_core.tables.captions import SCREENS, read_table, table_paths
+
+SHOWN = 3  # keys in a hint
 
 
 def history(key: str, artifacts: Path) -> str:
@@ -39,17 +42,29 @@ def rows_of(key: str, generation: Path) -> list[dict[str, Any]]:
 
 
 def hint(key: str, tables: Iterable[Path]) -> str:
-    """For who asks for a key that is in none of these tables: those that end like it, leading zeros aside, else what keys look like."""
-    tail, tables = re.escape(key.rsplit("-", 1)[-1].lstrip("0") or key), list(tables)
+    """For who asks for a key that is in none of these tables: those of its kind (web, train, …) that end like it, leading zeros aside, else
+    those with the nearest numbers, else what keys look like. A key without a kind may be of any."""
+    kind, _, tail = key.rpartition("-")
+    ending = rf"(?i)(^|[^1-9a-z]){re.escape(tail.lstrip('0') or tail)}$"
+    alike: list[str] = []
+    near: list[str] = []
+    first: list[str] = []
+    for path in tables:
+        keys = pc.unique(read_table(path, ["key"])["key"])
+        first += keys[: SHOWN - len(first)].to_pylist()
+        own = keys.filter(pc.starts_with(keys, f"{kind}-", ignore_case=True)) if kind else keys
+        alike += [k for k in own.filter(pc.match_substring_regex(own, ending)).to_pylist() if k not in alike]
+        if kind and tail.isdecimal():
+            near = heapq.nsmallest(SHOWN, {*near, *own.to_pylist()}, key=lambda k: (abs(_number(k) - int(tail)), k))
+    if alike:
+        return f"did you mean {' or '.join(alike[:SHOWN])}?"
+    return f"the nearest are {', '.join(near)}" if near else f"keys read like {', '.join(first)}"
 
-    def matching(pattern: str, paths: list[Path]) -> list[str]:
-        columns = (read_table(path, ["key"])["key"] for path in paths)
-        found = (k for column in columns for k in pc.unique(column.filter(pc.match_substring_regex(column, pattern))).to_pylist())
-        return list(islice(dict.fromkeys(found), 3))
 
-    if close := matching(rf"(?i)(^|[^1-9a-z]){tail}$", tables):
-        return f"did you mean {' or '.join(close)}?"
-    return f"keys read like {', '.join(matching('', tables[:1]))}"
+def _number(key: str) -> float:
+    """Infinite where a key does not end in one."""
+    tail = key.rpartition("-")[2]
+    return int(tail) if tail.isdecimal() else math.inf
 
 
 def _describe(row: dict[str, Any]) -> str:

@@ -1,31 +1,39 @@
-"""What a training will need, before it starts: parameters, floating-point work, memory, steps. Nothing is trained or allocated."""
+"""What a training will need, before it starts: parameters, floating-point work, memory, time, steps. Nothing is trained."""
+
+import functools
 
 import torch
 
+from blip_core.compute.distributed import device
+from blip_core.compute.precision import resolved
 from blip_core.config.model import ModelConfig
 from blip_core.config.params import Params
 from blip_core.config.training import OptimConfig
 from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.training.objectives import momentum_twin
 
-GIB = 2**30
+ROWS = 4096  # tokens in the product that is timed
 BERT_VOCABULARY = 30524  # bert-base-uncased with [DEC] and [ENC]
 OVERHEAD = 1.25  # a step of ViT-B/16 in fp32 on a CPU grew by 0.37 GiB per image, where counting tensors gives 0.30
 
 
-def plan(params: Params, *, vocabulary: int = BERT_VOCABULARY) -> str:
-    """Lines for a person: the model, then each training of params.yaml."""
+def plan(params: Params) -> str:
+    """Lines for a person: the model, then each training of params.yaml. Seconds are those of this machine.
+
+    The vocabulary is BERT's where `ingest.vocab` names one, else as large as the one that ingest builds may get."""
+    vocabulary = BERT_VOCABULARY if params.ingest.vocab else params.ingest.vocab_size
     model = skeleton(params.model, vocabulary)
     parts = {"image encoder": model.vit, "text transformer": model.med, "projections and ITM head": None}
     total = sum(p.numel() for p in model.parameters())
-    lines = [f"model: {total / 1e6:.1f} M parameters (vocabulary of {vocabulary:,})"]
+    lines = [f"model: {scaled(total)} parameters (vocabulary of {'' if params.ingest.vocab else 'at most '}{vocabulary:,})"]
     known = 0
     for name, part in parts.items():
         count = sum(p.numel() for p in part.parameters()) if part is not None else total - known
         known += count
-        lines.append(f"  {name}: {count / 1e6:.1f} M")
+        lines.append(f"  {name}: {scaled(count)}")
     for stage in ("pretrain", "tune_captioner", "tune_filter"):
         lines += _describe(stage, params.model, params.section(stage).optim, model)
+    lines.append("`profile` times real steps: reading and small operations come on top, and are the more the smaller the model")
     return "\n".join(lines)
 
 
@@ -38,14 +46,49 @@ def skeleton(cfg: ModelConfig, vocabulary: int) -> Blip:
 def _describe(stage: str, cfg: ModelConfig, optim: OptimConfig, model: Blip) -> list[str]:
     flops = step_flops(cfg, stage, tokens=optim.max_tokens, vocabulary=model.special.vocab_size)
     state, per_image = state_bytes(model, stage), image_bytes(cfg, optim, stage, vocabulary=model.special.vocab_size)
-    micro = optim.batch_size // optim.accumulate
+    images, micro = optim.steps * optim.batch_size, optim.batch_size // optim.accumulate
+    precision = resolved(optim.precision)
+    speed = product_speed(cfg.text.width, precision, optim.threads)
     return [
-        f"{stage}: {optim.steps:,} steps of {optim.batch_size:,} images = {optim.steps * optim.batch_size / 1e6:.2f} M images",
-        f"  work: {flops / 1e9:.1f} GFLOP per image, {flops * optim.steps * optim.batch_size / 1e15:.3g} PFLOP in all",
-        f"  memory on one process: {state / GIB:.1f} GiB for weights, gradients and optimizer, about {per_image / 2**20:.0f} MiB per image"
-        f" of activations: {(state + per_image * micro) / GIB:.1f} GiB for the {micro:,} images of a micro-batch; "
+        f"{stage}: {optim.steps:,} steps of {optim.batch_size:,} images = {images:,} images",
+        f"  work: {scaled(flops)}FLOP per image, {scaled(flops * images)}FLOP in all",
+        f"  time of one process: {duration(flops * images / speed)} for its matrix products, at the {scaled(speed)}FLOP/s that one of "
+        f"its width makes in {precision} on this machine",
+        f"  memory on one process: {scaled(state, 1024)}iB for weights, gradients and optimizer, about {scaled(per_image, 1024)}iB per "
+        f"image of activations: {scaled(state + per_image * micro, 1024)}iB for the {micro:,} images of a micro-batch; "
         "n processes hold 1/n of the images",
     ]
+
+
+def scaled(number: float, base: int = 1000) -> str:
+    """With three digits and the prefix that fits: 5.31 M, 868 K; base 1024 for bytes."""
+    prefixes = ["", "K", "M", "G", "T", "P", "E"]
+    while abs(number) >= base * (1 - 0.5e-3) and len(prefixes) > 1:
+        number, prefixes = number / base, prefixes[1:]
+    return f"{number:.{0 if number >= 99.95 else 1 if number >= 9.995 else 2}f} {prefixes[0]}"
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit of which it has two at least."""
+    units = {"days": 86400, "hours": 3600, "minutes": 60, "s": 1, "ms": 1e-3}
+    unit, size = next((unit, size) for unit, size in units.items() if seconds >= 2 * size or unit == "ms")
+    return f"{seconds / size:,.{0 if seconds >= 10 * size else 1}f} {unit}"
+
+
+@functools.cache
+def product_speed(width: int, precision: str, threads: int) -> float:
+    """FLOP/s of one matrix product of a transformer of this width, timed for a fifth of a second on this process's device.
+
+    `threads`: of the CPU; 0 takes those that PyTorch takes."""
+    from torch.utils.benchmark import Timer
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    tensors = {
+        "a": torch.randn(ROWS, width, dtype=dtype, device=device()),
+        "b": torch.randn(width, 4 * width, dtype=dtype, device=device()),
+    }
+    timed = Timer("a @ b", globals=tensors, num_threads=threads or torch.get_num_threads()).blocked_autorange(min_run_time=0.2)
+    return 2 * ROWS * width * 4 * width / timed.median
 
 
 def step_flops(cfg: ModelConfig, stage: str, *, tokens: int, vocabulary: int) -> float:

@@ -59,11 +59,8 @@ class Rule:
     def _calibrated(self, source: str, filter: str) -> float:
         found = self.calibrated.get(filter)
         if found is None or found.threshold is None:
-            why = (
-                f"filter {filter!r} was not calibrated"
-                if found is None
-                else "the filter reaches calibrate.target_precision at none (best_precision in the metrics of calibrate is what it reaches)"
-            )
+            best = "the filter reaches calibrate.target_precision at none (best_precision in calibrate's metrics is what it reaches)"
+            why = f"filter {filter!r} was not calibrated" if found is None else best
             raise ValueError(f"assemble.threshold: of {source!r} it is calibrated, but {why}; lower the target or set a number")
         return found.threshold
 

@@ -11,6 +11,7 @@ A loss that is not finite is no alarm but the end of the training, before the op
 
 import logging
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ def window_rows(cfg: OptimConfig) -> int:
 
 def alarms(history: History, *, steps: int, warmup: int, window: int, bounds: Bounds) -> list[Alarm]:
     """What is wrong in the newest rows, all of them behind the warm-up. `steps`: of the whole training."""
-    rows = [row for row in history if row["step"] > warmup]
+    rows = history[bisect_right(history, float(warmup), key=lambda row: row["step"]) :]
     if not rows:
         return []
     collapsed, last = _collapsed(rows, window), rows[-window:]
@@ -110,19 +111,24 @@ def rests(step: np.ndarray, value: np.ndarray, *, level: float, window: int, ste
     the noise is so small that it hides none of FALL of the level in as many steps as the training has. So a loss with more noise needs
     more values, and one that falls is not said to rest, however slowly it does.
     """
-    lengths = [window]
-    while lengths[-1] * 3 // 2 <= len(value):
-        lengths.append(lengths[-1] * 3 // 2)
-    return any(_is_level(step[-n:], value[-n:], limit=FALL * level / steps) for n in lengths)
+    length, limit = window, FALL * level / steps
+    while length <= len(value):
+        slope, error = _slope(step[-length:], value[-length:])
+        error = max(error, MARGIN * limit)
+        if slope < -error:
+            return False
+        if error + max(0.0, -slope) <= limit:
+            return True
+        length = length * 3 // 2
+    return False
 
 
-def _is_level(step: np.ndarray, value: np.ndarray, *, limit: float) -> bool:
-    """`limit`: of the fall in one step."""
+def _slope(step: np.ndarray, value: np.ndarray) -> tuple[float, float]:
+    """Of the line of least squares, with ERRORS standard errors."""
     step = step - step.mean()
     slope = step @ value / (step @ step)
     noise = value - value.mean() - slope * step
-    error = max(ERRORS * math.sqrt(noise @ noise / (len(value) - 2) / (step @ step)), MARGIN * limit)
-    return -slope <= error and error + max(0.0, -slope) <= limit
+    return slope, ERRORS * math.sqrt(noise @ noise / (len(value) - 2) / (step @ step))
 
 
 def _at_chance(rows: History, window: int, steps: int, span: str) -> list[Alarm]:

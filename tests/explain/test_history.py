@@ -2,7 +2,7 @@
 
 import pytest
 
-from blip_core.explain.history import history
+from blip_core.explain.history import hint, history
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import write_manifest
 
@@ -29,10 +29,27 @@ def test_each_text_is_told_with_scores_and_fate(artifacts):
 
 
 def test_an_unknown_key_and_an_empty_folder_are_said_plainly(artifacts, tmp_path):
-    with pytest.raises(ValueError, match="'web-2' is in no generation and not in quarantine; keys read like web-1"):
+    with pytest.raises(ValueError, match="'web-2' is in no generation and not in quarantine; the nearest are web-1"):
         history("web-2", artifacts)
     for wrong in ("1", "web-0001", "WEB-1"):
         with pytest.raises(ValueError, match=r"; did you mean web-1\?"):
             history(wrong, artifacts)
+    with pytest.raises(ValueError, match="keys read like web-1"):
+        history("cat.jpg", artifacts)
     with pytest.raises(ValueError, match="holds no generation; run the chain"):
         history("web-1", tmp_path / "nowhere")
+
+
+def test_near_keys_are_of_the_same_kind(tmp_path):
+    """A web picture that was set aside leaves a gap; that a picture of train has its number is no help."""
+    keys = {"train-00000": [3, 1], "web-00000": [1, 9, 5], "web-00001": [40, 30, 3000]}
+    for name, numbers in keys.items():
+        rows = [{"key": f"{name.split('-')[0]}-{n:09d}", "text": "a", "source": "web"} for n in numbers]
+        write_table(caption_table(rows), tmp_path / f"{name}.parquet")
+    tables = sorted(tmp_path.glob("*.parquet"))
+    assert hint("web-3", tables) == "the nearest are web-000000001, web-000000005, web-000000009"
+    assert hint("web-28", tables) == "the nearest are web-000000030, web-000000040, web-000000009"
+    assert hint("web-30", tables) == hint("WEB-00030", tables) == "did you mean web-000000030?"
+    assert hint("train-3", tables) == hint("3", tables) == "did you mean train-000000003?"
+    assert hint("1", tables) == "did you mean train-000000001 or web-000000001?"
+    assert hint("a picture", tables) == hint("cat-1", tables) == "keys read like train-000000003, train-000000001, web-000000001"

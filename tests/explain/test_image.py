@@ -47,7 +47,7 @@ def test_every_filter_has_its_say(generation, tmp_path):
 def test_what_can_not_be_explained_is_said_plainly(generation, tmp_path):
     with pytest.raises(ValueError, match="names no rule by which texts were chosen"):
         explain("web-1", tmp_path / "g0")
-    with pytest.raises(ValueError, match="holds no image 'web-9'; keys read like web-1"):
+    with pytest.raises(ValueError, match="holds no image 'web-9'; the nearest are web-1"):
         explain("web-9", generation)
     with pytest.raises(ValueError, match=r"g7: no such generation; there are .*/g0, .*/g1"):
         explain("web-1", tmp_path / "g7")

@@ -1,5 +1,6 @@
 """The plan's numbers: parameters as the paper has them, work as PyTorch counts it, larger where the work is larger."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blip_core.config.model import ModelConfig
 from blip_core.config.params import load_params
-from blip_core.preview.plan import cross_flops, keys_values_flops, plan, skeleton, text_flops, vit_flops
+from blip_core.preview.plan import cross_flops, duration, keys_values_flops, plan, product_speed, scaled, skeleton, text_flops, vit_flops
 from tests.support.small import small_params
 
 ROOT = Path(__file__).parents[2]
@@ -50,9 +51,49 @@ def test_work_is_what_pytorch_counts(model_cfg):
 
 def test_the_plan_speaks_of_each_training():
     said = plan(small_params())
-    assert "M parameters" in said
     for stage in ("pretrain", "tune_captioner", "tune_filter"):
-        assert f"{stage}: 12 steps of 16 images" in said
+        assert f"{stage}: 12 steps of 16 images = 192 images" in said
+    assert said.count(" for its matrix products, at the ") == 3
+
+
+def test_the_figures_of_a_small_model_say_something():
+    """The demo's: "0.0 M" and "0.03 M images" said nothing. Its vocabulary is one that ingest builds."""
+    params = small_params()
+    said, model = plan(params), skeleton(params.model, params.ingest.vocab_size)
+    head = sum(
+        p.numel() for p in (*model.image_projection.parameters(), *model.text_projection.parameters(), *model.match_head.parameters())
+    )
+    assert f"(vocabulary of at most {params.ingest.vocab_size:,})" in said
+    assert f"  projections and ITM head: {scaled(head)}\n" in said and not re.search(r"(?<![\d.])0\.0+ ", said)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "0.00 "),
+        (7, "7.00 "),
+        (868, "868 "),
+        (999.7, "1.00 K"),
+        (8_321, "8.32 K"),
+        (5_313_000, "5.31 M"),
+        (252e6, "252 M"),
+        (2.87e19, "28.7 E"),
+    ],
+)
+def test_a_number_has_three_digits_and_a_prefix(number, words):
+    assert scaled(number) == words
+
+
+def test_bytes_go_by_1024_and_durations_by_their_largest_unit():
+    assert (scaled(2**30, 1024), scaled(14.2 * 2**20, 1024)) == ("1.00 G", "14.2 M")
+    expected = {0.0042: "4.2 ms", 0.3: "300 ms", 37: "37 s", 119: "119 s", 120: "2.0 minutes", 7200: "2.0 hours", 200_000: "2.3 days"}
+    assert {seconds: duration(seconds) for seconds in expected} == expected
+
+
+def test_a_product_is_timed_by_its_work():
+    """Ten times the work at about the same speed would be ten times the time; here only that the unit is right: a CPU core makes between
+    0.1 GFLOP/s and 10 TFLOP/s, a GPU no more than 10 PFLOP/s."""
+    assert 1e8 < product_speed(64, "fp32", 1) < 1e16
 
 
 @pytest.mark.parametrize("name,millions", [("vit-b16", 252), ("vit-l16", 475)])

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
+from blip_core.config.params import load_params
 from blip_core.tables.captions import read_tables
 from tests.support.processes import HANG
 from tests.support.small import small_values
@@ -113,7 +114,16 @@ def test_the_next_generation_holds_every_candidate_with_its_decision(project):
     synthetic = following.filter(pc.equal(following["source"], "synthetic"))
     assert all(synthetic["model"].to_pylist()) and not synthetic["match"].null_count
     assert set(synthetic["sampler"].to_pylist()) == {"nucleus p=0.9"} and set(synthetic["round"].to_pylist()) == {"r1"}
-    assert set(following["reason"].to_pylist()) <= {"kept", "below_threshold", "duplicate", "empty", "loop", "truncated", "overused"}
+    assert set(following["reason"].to_pylist()) <= {
+        "kept",
+        "below_threshold",
+        "missing_text",
+        "duplicate",
+        "empty",
+        "loop",
+        "truncated",
+        "overused",
+    }
 
 
 def test_metrics_and_plots_speak(project):
@@ -149,7 +159,7 @@ def test_a_version_says_what_made_it_and_a_text_which_models_saw_it(project):
     scores = json.loads((project / "artifacts/rounds/r1/scores/manifest.json").read_text())
     captions = json.loads((project / "artifacts/rounds/r1/captions/manifest.json").read_text())
     assert (found["filter"], found["captioner"]) == (scores["filters"][0], captions["captioners"][0])
-    assert found["params"] == yaml.safe_load((project / "params.yaml").read_text())
+    assert found["params"] == load_params(project / "params.yaml").model_dump(mode="json", by_alias=True)
     assert found["gate"]["result"] == "passed" and len(found["gate"]["checks"]) > 20 and found["baseline_tests"]["g0"]["cider"]["low"]
     assert {"pretrain-g0", "pretrain-g1", "score"} <= found["runs"].keys() and found["registered"]["by"] == "Ann <ann@example.org>"
     assert [step["stage"] for step in found["stages"]][-2:] == ["gate@r1", "pretrain@g1"]
