@@ -72,7 +72,7 @@ def recognise(path: Path, name: str | None = None, fields: FieldsConfig = SEARCH
     if advice := importlib.import_module("blip_core.intake.formats.urls").advice(path):
         raise ValueError(advice)
     raise ValueError(
-        f"{path}: no known format; {_listed(path)}{_nearest(path)}{_declared(fields)}{_expected(found)}\n"
+        f"{path}: no known format; {_listed(path)}{'' if name else _nearest(path)}{_declared(fields)}{_expected(found)}\n"
         "`blip sample --out data` writes a sample"
     )
 
