@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,16 @@ os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
 os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "600")
 os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "300")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program that a test starts compiles the project anew
+
+
+def _leave_the_ends_of_others() -> None:
+    """In a fork of the tests' process: what Prefect registered to end its threads has none to end here, and raises. A loading process that
+    had done its work then ended with code 1, without a word. The pools' own stay, or their threads would never end."""
+    ends = threading._threading_atexits  # type: ignore[attr-defined]
+    ends[:] = [end for end in ends if end.func.__module__.startswith("concurrent.")]
+
+
+os.register_at_fork(after_in_child=_leave_the_ends_of_others)
 
 WORDS = "a red blue green ball box star on grass and next to there is photo of".split()
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import simplejpeg
 import torch
@@ -183,6 +184,7 @@ def test_a_round_with_two_captioners_and_an_ensemble_of_filters(ingested, params
         assemble(g0, tmp_path / "scores", outs[0], tmp_path / f"g{votes}", tmp_path / "m.json", cfg=rule)
         for path in sorted((tmp_path / f"g{votes}").glob("web-*.parquet")):
             table = read_table(path)
+            table = table.filter(pc.not_equal(table["filter"], ""))  # one picture came without a text
             judged = [table["match"].to_numpy(), *(o["match"].to_numpy() for o in opinions(table))]
             accepted = sum((match >= 0.5).astype(int) for match in judged)
             assert len(judged) == 3 and all(
