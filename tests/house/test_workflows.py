@@ -40,10 +40,11 @@ def test_issue_forms_and_citation_keep_their_schema(schema, files):
 
 
 def test_the_workflow_runs_what_ci_runs():
-    """And before it nothing but the checkout and Python: `make` sets up what it needs."""
-    (job,) = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"].values()
-    steps = [step["run"] for step in job["steps"] if "run" in step]
-    assert steps == re.findall(r"^make .+$", (ROOT / ".ci/run").read_text(), re.M) == ["make check", "make test"]
+    """And before it nothing but the checkout and Python: `make` sets up what it needs. A job of its own runs the slow tests too."""
+    jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
+    test, slow = ([step["run"] for step in jobs[name]["steps"] if "run" in step] for name in ("test", "slow"))
+    assert test == re.findall(r"^make .+$", (ROOT / ".ci/run").read_text(), re.M) == ["make check", "make test"]
+    assert slow == ["make test-all"]
 
 
 def test_before_a_commit_run_tools_of_make_check():
