@@ -317,6 +317,7 @@ def has_failed(world: World, stage: str) -> bool:
     return httpx.post(f"{world.server}/flow_runs/filter", json=wanted).json() != []
 
 
+@pytest.mark.slow
 def test_a_flow_that_was_killed_finds_what_the_worker_did_meanwhile(world):
     """A process that dies there is tried again; a flow that is stopped stops the worker's stage; values of before need no worker."""
     world.seed(3)
@@ -344,6 +345,7 @@ def test_a_flow_that_was_killed_finds_what_the_worker_did_meanwhile(world):
     assert world.run(stages=["pretrain@a"]).message == "0 stages run, 1 restored from the cache, 2 unchanged"
 
 
+@pytest.mark.slow
 def test_force_makes_it_anew_there_and_takes_what_came_of_it(world):
     """Also where the run cache holds other outputs of the same inputs; afterwards nobody has anything to do."""
     world.seed(6)
