@@ -18,12 +18,12 @@ from blip_core.intake.formats.columns import IMAGE_ENDS
 from blip_core.intake.formats.rows import kind_of, open_table
 from blip_core.intake.walk import Below, is_hidden
 
-_ASIDE = re.compile(
-    r"(?:web|clean)\.(?:files|objects)\.json|(?:readme|licen[cs]e|copying|notice|citation|changelog|authors|contributing|dataset_infos?|dataset_dict|state|manifest|_success|_metadata"
-    r"|_common_metadata|md5sums?|sha\d+sums?)(?:[._-].*)?|.*\.(?:md|rst|pdf|html?|sh|py|ipynb|log|md5|sha\d+|crc|lock|ya?ml|toml|bib|cff|idx"
-    r"|index|url|urls)",
-    re.IGNORECASE,
+_NOTES = (
+    "readme|licen[cs]e|copying|notice|citation|changelog|authors|contributing|dataset_infos?|dataset_dict|state|manifest|_success|_metadata|"
+    r"_common_metadata|md5sums?|sha\d+sums?"
 )
+_NOTES_END = r"md|rst|pdf|html?|sh|py|ipynb|log|md5|sha\d+|crc|lock|ya?ml|toml|bib|cff|idx|index|url|urls"
+_ASIDE = re.compile(rf"(?:web|clean)\.(?:files|objects)\.json|(?:{_NOTES})(?:[._-].*)?|.*\.(?:{_NOTES_END})", re.IGNORECASE)
 _ARCHIVE = re.compile(r".*\.(?:zip|7z|rar|gz|bz2|xz|zst|lz4|tar(?:\..*)?|tgz)", re.IGNORECASE)
 _OTHER_TASK = re.compile(rb'"(?:bbox|segmentation|keypoints|categories)"\s*:')
 _HEAD = 1 << 20
@@ -37,36 +37,55 @@ class Account:
     aside: Counter[str]
 
 
-def account(found: Below, used: Callable[[str], bool], *, texts: int, used_bytes: int) -> Account:
-    """`used`: whether a file was read. `texts`, of `used_bytes`: by which an unread list or archive is weighed."""
-    rows = [RejectedRow("", name, "bad_link", what) for name, what in found.odd]
+def account(found: Below, used: Callable[[str], bool], *, texts: int) -> Account:
+    """Of files on this machine, with a look into those that were not `used`. `texts`: how many came of the used ones, by whose bytes an
+    unread list or archive is weighed."""
+    pictures = found.stems(IMAGE_ENDS)
+    made = _account(
+        found.names,
+        used,
+        size=lambda name: found.root.joinpath(name).stat().st_size,
+        kind=lambda name: _without_samples(found.root, name, pictures),
+        told=lambda name: _told(found.root / name),
+        texts=texts,
+    )
+    return Account([RejectedRow("", name, "bad_link", what) for name, what in found.odd] + made.rows, made.aside)
+
+
+def account_by_name(sizes: dict[str, int], used: Callable[[str], bool], *, texts: int) -> Account:
+    """Of objects elsewhere: their names and sizes alone are known."""
+
+    def kind(name: str) -> str | None:
+        return "notes" if is_hidden(name) or _ASIDE.fullmatch(name.rpartition("/")[2]) else None
+
+    return _account(sorted(sizes), used, size=sizes.__getitem__, kind=kind, told=lambda name: f"{sizes[name]} bytes", texts=texts)
+
+
+def _account(
+    names: Iterable[str],
+    used: Callable[[str], bool],
+    *,
+    size: Callable[[str], int],
+    kind: Callable[[str], str | None],
+    told: Callable[[str], str],
+    texts: int,
+) -> Account:
+    """`kind`: of a file without samples. `told`: what there is to say of one that nobody understood."""
+    read: list[str] = []
+    left: list[str] = []
+    for name in names:
+        (read if used(name) else left).append(name)
+    used_bytes = max(1, sum(map(size, read)))
+    rows: list[RejectedRow] = []
     aside: Counter[str] = Counter()
-    pictures = {name.rpartition(".")[0] for name in found.names if name.lower().endswith(IMAGE_ENDS)}
-    for name in (name for name in found.names if not used(name)):
-        if kind := _without_samples(found.root, name, pictures):
-            aside[kind] += 1
+    for name in left:
+        if found := kind(name):
+            aside[found] += 1
         elif name.lower().endswith(IMAGE_ENDS):
             rows.append(RejectedRow("", name, "not_listed", "a picture that no list and no text names"))
         else:
-            share = found.root.joinpath(name).stat().st_size / max(1, used_bytes)
-            rows.append(RejectedRow("", name, "not_understood", _told(found.root / name), lost=max(1, round(texts * share))))
-    return Account(rows, aside)
-
-
-def not_read(names: Iterable[str], sizes: dict[str, int], used: set[str], *, texts: int) -> Account:
-    """The same of objects elsewhere, told by their names alone."""
-    used_bytes = sum(sizes[name] for name in used & sizes.keys())
-    rows: list[RejectedRow] = []
-    aside: Counter[str] = Counter()
-    for name in names:
-        if name in used:
-            continue
-        if is_hidden(name) or _ASIDE.fullmatch(name.rpartition("/")[2]):
-            aside["notes"] += 1
-            continue
-        lost = max(1, round(texts * sizes[name] / max(1, used_bytes)))
-        reason = "not_listed" if name.lower().endswith(IMAGE_ENDS) else "not_understood"
-        rows.append(RejectedRow("", name, reason, f"{sizes[name]} bytes", lost=1 if reason == "not_listed" else lost))
+            lost = max(1, round(texts * size(name) / used_bytes))
+            rows.append(RejectedRow("", name, "not_understood", told(name), lost=lost))
     return Account(rows, aside)
 
 

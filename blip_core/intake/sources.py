@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from blip_core.config.intake import FieldsConfig, IngestConfig, Place, RemoteConfig
 from blip_core.files.content import hash64, write_json
-from blip_core.intake.account import Account, account, not_read
+from blip_core.intake.account import Account, account, account_by_name
 from blip_core.intake.formats import format_module, recognise, units
 from blip_core.intake.formats.columns import SEARCH
 from blip_core.intake.walk import below
@@ -48,11 +48,13 @@ class Source:
 
     def account(self, used: set[int], *, texts: int) -> Account:
         """Of files that no unit read, given the hashes of those that one did."""
+
+        def was_used(name: str) -> bool:
+            return hash64(name) in used
+
         if self.root is not None:
-            found = below(self.root)
-            size = sum((found.root / name).stat().st_size for name in found.names if hash64(name) in used)
-            return account(found, lambda name: hash64(name) in used, texts=texts, used_bytes=size)
-        return not_read(sorted(self.objects), self.objects, {n for n in self.objects if hash64(n) in used}, texts=texts)
+            return account(below(self.root), was_used, texts=texts)
+        return account_by_name(self.objects, was_used, texts=texts)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from blip_core.intake.formats import Record, RejectedRow, deal_split, format_mod
 from blip_core.pictures.images import Admitted, admit
 from blip_core.tables.captions import KEPT, NO_TEXT, caption_table, write_table
 from blip_core.tables.shards import KEY, ShardWriter
-from blip_core.texts.clean import by_rule, tidy
+from blip_core.texts.clean import lost_texts, usable
 from blip_core.texts.screens import fill
 
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "where", "reason", "detail", "part")])
@@ -184,17 +184,11 @@ class _Intake:
 
     def _texts(self, record: Record, key: str) -> list[tuple[str, str]]:
         """The texts that can be used, each once, as found and as stored; the others are set aside one by one."""
-        texts, limits = {}, self.task.cfg.texts
-        for text in record.texts:
-            try:
-                raw = tidy(text, limits)
-                stored = by_rule(raw, limits)
-                if stored in texts:
-                    raise Rejected("duplicate_text", repr(stored[:100]))
-                texts[stored] = raw
-            except Rejected as e:
-                self._set_aside(key, record.where, e, texts=e.reason != "duplicate_text")
-        return [(raw, stored) for stored, raw in texts.items()]
+
+        def set_aside(e: Rejected) -> None:
+            self._set_aside(key, record.where, e, texts=lost_texts(e))
+
+        return usable(record.texts, self.task.cfg.texts, set_aside)
 
     def _check_key(self, key: str) -> None:
         if not KEY.fullmatch(key):

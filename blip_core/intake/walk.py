@@ -22,10 +22,13 @@ class Below:
     odd: tuple[tuple[str, str], ...]
     linked: tuple[str, ...]
 
-    def paths(self, *ends: str, hidden: bool = False) -> list[Path]:
-        """Files whose name ends so, in any case; none named: all. Hidden ones, and what systems leave behind, only where asked for."""
-        names = self.names if hidden else self._shown
-        return [self.root / name for name in names if not ends or name.lower().endswith(ends)]
+    def paths(self, *ends: str) -> list[Path]:
+        """Files whose name ends so, in any case; none named: all. Without hidden ones and what systems leave behind."""
+        return [self.root / name for name in self._shown if not ends or name.lower().endswith(ends)]
+
+    def stems(self, ends: tuple[str, ...]) -> set[str]:
+        """Paths without the ending, of files whose name ends so."""
+        return {name.rpartition(".")[0] for name in self.names if name.lower().endswith(ends)}
 
     @cached_property
     def folders(self) -> dict[str, list[str]]:
@@ -50,7 +53,7 @@ def below(path: Path) -> Below:
     """What lies at `path`: a folder, or a single file, which is walked as the only one of its folder."""
     if path.is_file():
         return Below(path.parent, (path.name,), (), (path.name,) * path.is_symlink())
-    walk = _Walk(path)
+    walk = _Walk()
     walk.folder(path, "")
     while walk.waiting:  # behind all that lies here itself, so that a link never takes a real folder's place
         walk.folder(*walk.waiting.pop(0))
@@ -62,8 +65,7 @@ def _order(name: str) -> list[str]:
 
 
 class _Walk:
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self) -> None:
         self.names: list[str] = []
         self.odd: list[tuple[str, str]] = []
         self.linked: list[str] = []

@@ -2,7 +2,6 @@
 would hit."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ from blip_core.intake.sources import Source, look
 from blip_core.pictures.images import admit
 from blip_core.preview.text_findings import TextFindings
 from blip_core.tables.shards import KEY
-from blip_core.texts.clean import by_rule, tidy
+from blip_core.texts.clean import lost_texts, usable
 from blip_core.texts.screens import BY_TEXT, UNKNOWN
 
 _MOST_UNITS = 50  # that a limited look opens
@@ -102,7 +101,7 @@ def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> Non
     if isinstance(item, RejectedRow):
         _set_aside(found, item.key, item.where, Rejected(item.reason, item.detail), lost=item.lost)
         return
-    texts = list(_usable_texts(item, found, cfg))
+    texts = _usable_texts(item, found, cfg)
     try:
         if texts or cfg.without_text == "caption":
             if not KEY.fullmatch(item.key):
@@ -117,19 +116,13 @@ def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> Non
         _set_aside(found, item.key, item.where, e)
 
 
-def _usable_texts(record: Record, found: Findings, cfg: IngestConfig) -> Iterator[str]:
+def _usable_texts(record: Record, found: Findings, cfg: IngestConfig) -> list[str]:
     """As they were found, which is what the screens judge; each once."""
-    seen: set[str] = set()
-    for text in record.texts:
-        try:
-            raw = tidy(text, cfg.texts)
-            stored = by_rule(raw, cfg.texts)
-            if stored in seen:
-                raise Rejected("duplicate_text", repr(stored[:100]))
-            seen.add(stored)
-            yield raw
-        except Rejected as e:
-            _set_aside(found, record.key, record.where, e, lost=e.reason != "duplicate_text")
+
+    def set_aside(e: Rejected) -> None:
+        _set_aside(found, record.key, record.where, e, lost=lost_texts(e))
+
+    return [raw for raw, _ in usable(record.texts, cfg.texts, set_aside)]
 
 
 def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findings) -> None:

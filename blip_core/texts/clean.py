@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Callable, Iterable
 
 from blip_core.config.intake import TextLimits
 from blip_core.files.rejected import Rejected
@@ -20,6 +21,26 @@ def lines_of(data: bytes) -> list[str]:
 def clean_text(text: str, limits: TextLimits) -> str:
     """The text as it is stored, at least one visible character long; Rejected says what is wrong with it."""
     return by_rule(tidy(text, limits), limits)
+
+
+def usable(texts: Iterable[str], limits: TextLimits, set_aside: Callable[[Rejected], None]) -> list[tuple[str, str]]:
+    """Those of a picture's texts that can be used, each once, as found (`tidy`) and as stored; `set_aside` is told of every other."""
+    found: dict[str, str] = {}
+    for text in texts:
+        try:
+            raw = tidy(text, limits)
+            stored = by_rule(raw, limits)
+            if stored in found:
+                raise Rejected("duplicate_text", repr(stored[:100]))
+            found[stored] = raw
+        except Rejected as e:
+            set_aside(e)
+    return [(raw, stored) for stored, raw in found.items()]
+
+
+def lost_texts(rejected: Rejected) -> int:
+    """How many texts are lost with one that is set aside: none where the picture has the same already."""
+    return int(rejected.reason != "duplicate_text")
 
 
 def tidy(text: str, limits: TextLimits) -> str:

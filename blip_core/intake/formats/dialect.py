@@ -14,7 +14,6 @@ from blip_core.config.intake import CsvConfig
 _DELIMITERS = ("\t", "|", ";", ",")
 _NAMED = re.compile(r"\s*sep=(.)\s*", re.IGNORECASE)  # Excel's first line
 _MOST_FIELD = 96 << 20  # characters; a picture in base64 is long
-_HEAD_LINES = 200
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,7 @@ def find(head: list[str], *, declared: CsvConfig | None, delimiter: str | None) 
     plain = Dialect(mark, '"' if declared.quote is None else declared.quote)
     if declared.escape is not None:
         return replace(plain, escape=declared.escape)
-    lines = head[:_HEAD_LINES]
-    return plain.other if _fitting(lines, plain.other) > _fitting(lines, plain) else plain
+    return plain.other if _fitting(head, plain.other) > _fitting(head, plain) else plain
 
 
 def _fitting(lines: list[str], dialect: Dialect) -> int:

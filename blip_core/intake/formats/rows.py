@@ -232,7 +232,7 @@ def _open_csv(path: Path, file: BinaryIO, start: int, declared: CsvConfig | None
             break
         named, line = named or found, line + 1
     at = file.tell()
-    head = [_decoded(first), *(_decoded(row) for row in islice(iter(file.readline, b""), _HEAD_LINES))] if first else []
+    head = [_decoded(first), *(_decoded(row) for row in islice(iter(file.readline, b""), _HEAD_LINES - 1))] if first else []
     dialect = find(head, declared=declared, delimiter="\t" if path.suffix.lower() == ".tsv" else named)
     file.seek(at)
     cells, lines = _cells(first, file, dialect) if first else ([], 0)

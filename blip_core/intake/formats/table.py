@@ -54,7 +54,7 @@ def described(path: Path) -> list[str]:
 def table_files(path: Path) -> list[Path]:
     """`path` itself, or the tables in it and below, sorted; JSON lines also where they are called .json."""
     found = below(path)
-    pictures = {name.rpartition(".")[0] for name in found.names if name.lower().endswith(IMAGE_ENDS)}
+    pictures = found.stems(IMAGE_ENDS)
     names = (p.relative_to(found.root).as_posix() for p in found.paths() if not p.name.startswith("_"))
     alone = (name for name in names if not name.lower().endswith(".json") or name.rpartition(".")[0] not in pictures)
     return [found.root / name for name in alone if kind_of(found.root / name)]
@@ -62,25 +62,27 @@ def table_files(path: Path) -> list[Path]:
 
 def _listings(path: Path, fields: FieldsConfig) -> list[Listing | BadTable]:
     """Tables that are understood and tables that can't be read; tables of other things are left out."""
-    root = path if path.is_dir() else path.parent
+    root, files = path if path.is_dir() else path.parent, table_files(path)
+    folders = image_folder(root) if files else ()
     found: list[Listing | BadTable | None] = []
-    for file in table_files(path):
+    for file in files:
         try:
-            found.append(_understood(root, open_table(file, fields.csv), fields))
+            found.append(_understood(root, open_table(file, fields.csv), fields, folders))
         except Rejected as e:
             found.append(BadTable(file.relative_to(root).as_posix(), e.detail))
     return [f for f in found if f is not None]
 
 
-def _understood(root: Path, table: Table, fields: FieldsConfig) -> Listing | None:
+def _understood(root: Path, table: Table, fields: FieldsConfig, folders: tuple[str, ...]) -> Listing | None:
+    """`folders`: where images may lie besides."""
     texts, split = text_columns(table.names, fields.text), column(table.names, SPLITS, fields.split)
     meanings = [(meaning,) for meaning in FILES] if fields.image is None else [()]
     candidates = [c for c in (column(table.names, meaning, fields.image) for meaning in meanings) if c is not None and c not in texts]
     for image in candidates if texts and not (fields.split and split is None) else []:
-        listing = Listing(root, table, image, texts, split, folders=image_folder(root), **_lists(root, table))
+        listing = Listing(root, table, image, texts, split, folders=folders, **_lists(root, table))
         if _names_images(listing):
             return listing
-    return _by_first_row(root, table) if fields == SEARCH.model_copy(update={"csv": fields.csv}) else None
+    return _by_first_row(root, table, folders) if fields == SEARCH.model_copy(update={"csv": fields.csv}) else None
 
 
 def _names_images(listing: Listing) -> bool:
@@ -95,7 +97,7 @@ def _names_images(listing: Listing) -> bool:
     )
 
 
-def _by_first_row(root: Path, table: Table) -> Listing | None:
+def _by_first_row(root: Path, table: Table, folders: tuple[str, ...]) -> Listing | None:
     """A table without names of columns: one cell of its first row is an image, the longest other one a text."""
     first = first_row(table)
     images = [name for name, cell in first.items() if is_image_name(cell)]
@@ -103,7 +105,7 @@ def _by_first_row(root: Path, table: Table) -> Listing | None:
     if len(images) != 1 or not others:
         return None
     text = max(others, key=others.__getitem__)
-    return Listing(root, without_header(table), images[0], (text,), None, folders=image_folder(root), **_lists(root, table))
+    return Listing(root, without_header(table), images[0], (text,), None, folders=folders, **_lists(root, table))
 
 
 def _lists(root: Path, table: Table) -> dict[str, Any]:
