@@ -14,7 +14,8 @@ import torch
 
 from blip_core.capfilt.med import score_table
 from blip_core.capfilt.pair_scores import opinions
-from blip_core.capfilt.plugins import identify, open_captioner, open_filter
+from blip_core.capfilt.plugins import identify, open_captioner
+from blip_core.capfilt.plugins import open_filter as open_any_filter
 from blip_core.selection.calibration import read_calibrations
 from blip_core.stages.assemble import assemble
 from blip_core.stages.calibrate import calibrate
@@ -28,6 +29,8 @@ from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.peers import peer, randomize, save
 
 TEXTS = ["a red ball", "blue star on grass", "there is a photo of a green box next to a red star"]
+
+open_filter = partial(open_any_filter, question="Does it show {text}?")
 
 
 def pixels(count: int) -> list[np.ndarray]:
@@ -129,7 +132,7 @@ def test_a_siglip_folder_as_it_is_published_needs_no_sentencepiece(tokenizer, st
         ({"model.safetensors": "", "vocab.txt": ""}, "no config.json"),
         ({"config.json": '{"model_type": "bl'}, "config.json: not valid JSON"),
         ({"config.json": "[1, 2]"}, "config.json: expected the settings of a model as a JSON object, got list"),
-        ({"config.json": '{"model_type": "bert"}', "vocab.txt": "x"}, "config.json: model_type is 'bert'; expected 'blip'"),
+        ({"config.json": '{"model_type": "bert"}', "vocab.txt": "x"}, "config.json: model_type is 'bert', which can't "),
     ],
 )
 def test_a_wrong_folder_is_named_with_what_is_wrong(files, message, tmp_path):
@@ -143,7 +146,7 @@ def test_a_wrong_folder_is_named_with_what_is_wrong(files, message, tmp_path):
 
 
 def test_a_clip_folder_writes_nothing(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="config.json: model_type is 'clip'; expected 'blip'"):
+    with pytest.raises(ValueError, match="config.json: model_type is 'clip', which can't write; expected a BLIP"):
         open_captioner(str(clip_folder("CLIP", tmp_path / "clip", tokenizer)), tmp_path, prompt=None, precision="fp32", fetch=None)
 
 
