@@ -62,9 +62,18 @@ class Vlm:
         brief = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}  # else it would be a fault
         return self.processor.apply_chat_template([turn], add_generation_prompt=True, **brief, **options)
 
+    @property
+    def tokenizer(self) -> Any:
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    def plain(self, text: str) -> str:
+        """A text of the web with what would be read as a mark of the prompt, as <image>, taken apart."""
+        for mark in self.tokenizer.get_added_vocab():
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}") if len(mark.strip()) > 1 else text
+        return text
+
     def decode(self, ids: Tensor) -> list[str]:
-        tokenizer = getattr(self.processor, "tokenizer", self.processor)
-        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def ended(self, ids_RL: Tensor) -> list[bool]:
         """Of each text, whether the model itself ended it."""
