@@ -6,7 +6,6 @@ A text is as long as it is: the batch is filled up at the end, which no token be
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch

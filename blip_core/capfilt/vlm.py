@@ -25,6 +25,8 @@ _INSTRUCTION = "Describe the image in one sentence."
 # of models that were not taught to follow instructions: what they were taught to caption by
 _PROMPTS = {"florence2": "<CAPTION>", "paligemma": "caption en", "git": "", "blip-2": "", "kosmos-2": "An image of", "pix2struct": ""}
 
+_PLACE_THEMSELVES = ("blip-2", "florence2", "git", "instructblip", "kosmos-2", "pix2struct")  # the picture among the words
+
 
 @dataclass(frozen=True)
 class Vlm:
@@ -36,12 +38,20 @@ class Vlm:
     def inputs(self, picture: np.ndarray, prompt: str) -> dict[str, Tensor]:
         """Of a uint8 H x W x 3 picture and an instruction, as `generate` takes them."""
         if not self.chats:
-            found = self.processor(images=snapped(picture), **({"text": prompt} if prompt else {}), return_tensors="pt")
+            found = self.processor(images=snapped(picture), **self._words(prompt), return_tensors="pt")
         else:
             options = {"tokenize": True, "return_dict": True, "processor_kwargs": {"return_tensors": "pt"}}
             found = self._render(prompt, snapped(picture), **options)
         kind = self.model.dtype
-        return {n: v.to(kind) if v.is_floating_point() else v for n, v in found.items() if isinstance(v, Tensor)}
+        found = {name: value for name, value in found.items() if isinstance(value, Tensor) and name != "labels"}
+        return {name: value.to(kind) if value.is_floating_point() else value for name, value in found.items()}
+
+    def _words(self, prompt: str) -> dict[str, str]:
+        """A plain prompt, with the picture's mark where the processor puts none."""
+        mark = getattr(self.processor, "image_token", None)
+        if isinstance(mark, str) and mark not in prompt and self.model.config.model_type not in _PLACE_THEMSELVES:
+            return {"text": f"{mark}{prompt}"}
+        return {"text": prompt} if prompt else {}
 
     @property
     def chats(self) -> bool:
