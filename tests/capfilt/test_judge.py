@@ -38,14 +38,21 @@ def test_scores_are_those_of_whole_prompts(family, tmp_path):
 @torch.inference_mode()
 def whole_prompt(judge, picture, text) -> float:
     """As a plain loop asks."""
-    plain = text.replace("<image>", "< image>").replace("<end>", "< end>")
-    inputs = together([judge.vlm.inputs(picture, QUESTION.replace("{text}", plain))])
+    inputs = together([judge.vlm.inputs(picture, QUESTION.replace("{text}", judge.vlm.plain(text)))])
     logits = judge.vlm.model(**inputs).logits[0, -1].double()
     spelt = {
         w: [judge.vlm.tokenizer.convert_tokens_to_ids(t) for t in (w, w.capitalize(), f"Ġ{w}", f"Ġ{w.capitalize()}")] for w in ("yes", "no")
     }
     known = {w: [i for i in ids if i is not None and i != judge.vlm.tokenizer.unk_token_id] for w, ids in spelt.items()}
     return float(logits[known["yes"]].logsumexp(-1) - logits[known["no"]].logsumexp(-1))
+
+
+def test_a_text_of_the_web_sets_no_mark_of_the_prompt(tmp_path):
+    judge = opened(make_folder("llava", tmp_path / "llava"))
+    assert judge.vlm.plain("a <image> of <end> < b") == "a < image> of < end> < b"
+    ids = judge.encode(["<image><end></s>"])[0]
+    marks = judge.vlm.tokenizer.convert_tokens_to_ids(["<image>", "</s>"])
+    assert not set(marks) & set(ids) and ids.count(judge.vlm.tokenizer.convert_tokens_to_ids("<end>")) == 1
 
 
 def test_the_question_decides(tmp_path):
