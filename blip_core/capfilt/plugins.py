@@ -1,8 +1,9 @@
 """Captioners and filters by name, as params.yaml has them in `caption.writers` and `score.filters`.
 
-tuned                    the round's own
-a folder or .pth file    a BLIP, ours or a public one (weights/load.py); a CLIP or SigLIP folder as a filter (clip.py)
-models:/blip/3           a version of the registry, or an alias as models:/blip@champion; DVC can't see that an alias has moved on
+tuned                      the round's own
+a folder or .pth file      a BLIP, ours or a public one (weights/load.py), or what `kinds` opens by the model_type of its config.json
+models:/blip/3             a version of the registry, or an alias as models:/blip@champion; DVC can't see that an alias has moved on
+sieve:CAPTIONER#ENCODER    a filter of two folders (sieve.py)
 """
 
 import functools
@@ -12,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from blip_core.capfilt.clip import load_clip
+from blip_core.capfilt.blip2 import load_blip2
+from blip_core.capfilt.clip import contrastive_types, load_clip
 from blip_core.capfilt.judge import load_judge
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
+from blip_core.capfilt.sieve import SieveFilter, load_encoder
 from blip_core.capfilt.vlm import load_vlm_captioner
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
@@ -52,8 +55,8 @@ def kinds() -> dict[str, Kind]:
     from transformers.models.auto import modeling_auto as known
 
     answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge))
-    contrastive = dict.fromkeys(known.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES, Kind(filter=_open_clip))
-    return contrastive | answering | {"blip": BLIP}
+    contrastive = dict.fromkeys(contrastive_types(), Kind(filter=_open_clip))
+    return answering | contrastive | {"blip": BLIP, "blip-2": Kind(load_vlm_captioner, _open_blip2)}
 
 
 def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str, fetch: Fetch | None) -> Captioner:
@@ -106,6 +109,27 @@ def _open_clip(path: Path, identity: str, *, precision: str, **_: Any) -> Filter
     return load_clip(path, identity, precision=precision)
 
 
+def _open_blip2(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
+    return load_blip2(path, identity, precision=precision)
+
+
+def _open_sieve(name: str, identity: str, *, precision: str, **_: Any) -> Filter:
+    captioner, encoder = _sieve_parts(name)
+    writes = open_captioner(str(captioner), captioner, prompt=None, precision=precision, fetch=None)
+    return SieveFilter(writes, load_encoder(encoder, precision=precision), identity)
+
+
+def _identify_sieve(name: str) -> str:
+    return hashlib.sha256("+".join(map(identify, _sieve_parts(name))).encode()).hexdigest()[:16]
+
+
+def _sieve_parts(name: str) -> tuple[Path, Path]:
+    captioner, mark, encoder = name.removeprefix("sieve:").partition("#")
+    if not mark or not Path(captioner).exists() or not Path(encoder).is_dir():
+        raise ValueError(f"{name}: expected sieve:CAPTIONER#ENCODER, two folders that are there: of a captioner, and of a sentence encoder")
+    return Path(captioner), Path(encoder)
+
+
 def _open_judge(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
     judge = open_blip(path, precision=precision)[1]
     _require(judge.model, RETRIEVAL, f"{path}: can't judge texts, as BlipForImageTextRetrieval can")
@@ -113,7 +137,7 @@ def _open_judge(path: Path, identity: str, *, precision: str, **_: Any) -> Filte
 
 
 BLIP = Kind(_open_writer, _open_judge)
-SCHEMES: dict[str, Scheme] = {}
+SCHEMES = {"sieve": Scheme(Kind(filter=_open_sieve), _identify_sieve)}
 
 
 def open_blip(path: Path, *, precision: str, vocab: Path | None = None, image_size: int | None = None) -> tuple[MedCaptioner, MedFilter]:
