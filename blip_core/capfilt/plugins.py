@@ -39,7 +39,8 @@ class Kind(NamedTuple):
     """What opens folders of a model_type, in either role; None where it has none."""
 
     captioner: Callable[..., Captioner] | None = None  # of (place, identity, prompt=, precision=)
-    filter: Callable[..., Filter] | None = None  # of (place, identity, question=, precision=); most ask no question
+    filter: Callable[..., Filter] | None = None  # of (place, identity, question=, precision=)
+    asks: bool = False  # the filter's scores change with the question
 
 
 class Scheme(NamedTuple):
@@ -54,7 +55,7 @@ def kinds() -> dict[str, Kind]:
     """By model_type, beside our own and public BLIPs. What transformers lists is open, so a new family needs no code."""
     from transformers.models.auto import modeling_auto as known
 
-    answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge))
+    answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge, asks=True))
     contrastive = dict.fromkeys(contrastive_types(), Kind(filter=_open_clip))
     return answering | contrastive | {"blip": BLIP, "blip-2": Kind(load_vlm_captioner, _open_blip2)}
 
@@ -65,7 +66,7 @@ def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str
     kind = kind_of(path)
     if kind.captioner is None:
         raise ValueError(f"{_found(path)}, which can't write; expected a BLIP, or a model that transformers lists for image-text-to-text")
-    return kind.captioner(path, identify(path), prompt=prompt, precision=precision)
+    return kind.captioner(path, identify_captioner(path, prompt), prompt=prompt, precision=precision)
 
 
 def open_filter(name: str, tuned: Path, *, question: str, precision: str, fetch: Fetch | None) -> Filter:
@@ -75,7 +76,7 @@ def open_filter(name: str, tuned: Path, *, question: str, precision: str, fetch:
     if kind.filter is None:
         lists = "image-text-to-text or zero-shot image classification"
         raise ValueError(f"{_found(path)}, which can't judge; expected a BLIP, or a model that transformers lists for {lists}")
-    return kind.filter(path, identify(path), question=question, precision=precision)
+    return kind.filter(path, identify_filter(path, question), question=question, precision=precision)
 
 
 def kind_of(path: Place) -> Kind:
@@ -102,7 +103,7 @@ def _found(path: Place) -> str:
 def _open_writer(path: Path, identity: str, *, prompt: str | None, precision: str) -> Captioner:
     captioner = open_blip(path, precision=precision)[0]
     _require(captioner.model, CAPTIONING, f"{path}: can't write captions, as BlipForConditionalGeneration can")
-    return captioner if prompt is None else replace(captioner, prompt=prompt)
+    return captioner if prompt is None else replace(captioner, prompt=prompt, identity=identity)
 
 
 def _open_clip(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
@@ -162,6 +163,20 @@ def find_model(name: str, tuned: Path, fetch: Fetch | None) -> Place:
     if not Path(name).exists():
         raise ValueError(f"{name}: no such folder or file; expected 'tuned', the path of a model, or models:/NAME/VERSION")
     return Path(name)
+
+
+def identify_captioner(place: Place, prompt: str | None) -> str:
+    """What its texts carry: the model's content hash, and with a prompt of the writer's another."""
+    return identify(place) if prompt is None else _asked(place, prompt)
+
+
+def identify_filter(place: Place, question: str) -> str:
+    """What its scores carry."""
+    return _asked(place, question) if kind_of(place).asks else identify(place)
+
+
+def _asked(place: Place, words: str) -> str:
+    return hashlib.sha256(f"{identify(place)} {words}".encode()).hexdigest()[:16]
 
 
 def identify(path: Place) -> str:

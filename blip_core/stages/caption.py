@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from blip_core.capfilt.answers import MOST_SENTENCES, parted
 from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.med import Captioner, set_threads
-from blip_core.capfilt.plugins import Fetch, Place, find_model, identify, open_captioner
+from blip_core.capfilt.plugins import Fetch, Place, find_model, identify_captioner, open_captioner
 from blip_core.compute.ahead import read_ahead
 from blip_core.compute.pixels import read_picture
 from blip_core.compute.work import publish, run_folder
@@ -60,7 +60,7 @@ def caption(
     Those finished before an interruption are kept."""
     require_gate(gate, generation)
     places = {w.captioner: find_model(w.captioner, captioner, fetch) for w in cfg.writers}
-    identities = [identify(places[w.captioner]) for w in cfg.writers]
+    identities = [identify_captioner(places[w.captioner], w.prompt) for w in cfg.writers]
     decides, source = cfg.model_dump(exclude={"engine", "ray"}), content_hash(generation)
     staged = run_folder(work, "caption", cfg=decides, seed=seed, captioners=identities, generation=source, round=round)
     sizes = {path.name: num * len(cfg.writers) for path in table_paths(generation) if (num := num_crawled(path))}
