@@ -57,7 +57,8 @@ def kinds() -> dict[str, Kind]:
 
     answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge, asks=True))
     contrastive = dict.fromkeys(contrastive_types(), Kind(filter=_open_clip))
-    return answering | contrastive | {"blip": BLIP, "blip-2": Kind(load_vlm_captioner, _open_blip2)}
+    own = {"blip": BLIP, "blip-2": Kind(load_vlm_captioner, _open_blip2)}
+    return answering | contrastive | own
 
 
 def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str, fetch: Fetch | None) -> Captioner:
