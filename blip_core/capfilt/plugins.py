@@ -2,6 +2,7 @@
 
 tuned                    the round's own
 a folder or .pth file    a BLIP, ours or a public one (weights/load.py); a CLIP or SigLIP folder as a filter (clip.py)
+openai:URL#MODEL         a model that a server has (endpoint.py)
 models:/blip/3           a version of the registry, or an alias as models:/blip@champion; DVC can't see that an alias has moved on
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from blip_core.capfilt.clip import load_clip
+from blip_core.capfilt.endpoint import identify_endpoint, open_endpoint_captioner, open_endpoint_judge
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
 from blip_core.capfilt.vlm import load_vlm_captioner
 from blip_core.compute.distributed import device
@@ -112,7 +114,7 @@ def _open_judge(path: Path, identity: str, *, precision: str, **_: Any) -> Filte
 
 
 BLIP = Kind(_open_writer, _open_judge)
-SCHEMES: dict[str, Scheme] = {}
+SCHEMES = {"openai": Scheme(Kind(open_endpoint_captioner, open_endpoint_judge), identify_endpoint)}
 
 
 def open_blip(path: Path, *, precision: str, vocab: Path | None = None, image_size: int | None = None) -> tuple[MedCaptioner, MedFilter]:
