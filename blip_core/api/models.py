@@ -11,7 +11,7 @@ from torch import nn
 
 from blip_core.api.pictures import Picture, read_pictures
 from blip_core.capfilt.clip import is_clip, load_clip
-from blip_core.capfilt.med import Filter, MedCaptioner
+from blip_core.capfilt.med import FeatureFilter, MedCaptioner
 from blip_core.capfilt.plugins import identify, open_blip
 from blip_core.tables.stopped import require_made
 from blip_core.tracking.registry import fetch_model
@@ -32,7 +32,7 @@ class Model:
     model: nn.Module = field(repr=False)
     tokenizer: Any = field(repr=False)
     image_size: int | None
-    filter: Filter = field(repr=False)
+    filter: FeatureFilter = field(repr=False)
     captioner: MedCaptioner | None = field(repr=False)
 
     @property

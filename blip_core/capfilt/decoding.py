@@ -25,11 +25,11 @@ def write(
     limits = {"max_new_tokens": sampler.max_tokens, "min_new_tokens": sampler.min_tokens}
     # what a folder's generation_config.json says of sampling is overruled: the sampler is what the candidates carry
     ours = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": None}
-    penalty, prompt = _Penalty(sampler.repetition_penalty), inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    penalty = _Penalty(sampler.repetition_penalty)
     if sampler.name == "beam":
         search = {"num_beams": sampler.beams, "num_return_sequences": num_candidates}
         ids = model.generate(**inputs, **limits, **ours, **search, logits_processor=LogitsProcessorList([penalty]))
-        ids = ids[:, 0 if model.config.is_encoder_decoder else prompt :]
+        ids = ids[:, penalty.prompt :]
     else:
         processors = LogitsProcessorList([penalty, _Draw(sampler, draw_keys(keys, num_candidates, seed, first=first).to(model.device))])
         decode = _sharing_prompts(num_candidates)

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,12 +21,12 @@ from blip_core.capfilt.chat import Address, Chat, Choice, Likely, Rejected, Term
 from blip_core.capfilt.ledger import Budget
 from blip_core.capfilt.med import Caption
 from blip_core.capfilt.pair_scores import PairScores
+from blip_core.capfilt.vlm import INSTRUCTION
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.files.content import hash64
 
 log = logging.getLogger(__name__)
 
-INSTRUCTION = "Describe the image in one sentence."
 _QUALITY = 95  # of the JPEG that is sent
 _PASSING = {"created", "permission"}  # vLLM and llama.cpp give both anew at every question
 _PATIENCE = 60.0  # seconds for what a server says of itself
@@ -77,7 +77,6 @@ class Endpoint:
     def begin(self, terms: Terms, budget: Budget) -> None:
         self._chat = Chat(self.address, terms, budget, self.identity)
 
-    @property
     def chat(self) -> Chat:
         if self._chat is None:
             raise ValueError(
@@ -120,11 +119,11 @@ class EndpointCaptioner(Endpoint):
         found: list[Choice] = []
         if len(seeds) > 1 and not self._one_each:
             try:
-                found = self.chat.ask(body | {"seed": seeds[0], "n": len(seeds)}).choices[: len(seeds)]
+                found = self.chat().ask(body | {"seed": seeds[0], "n": len(seeds)}).choices[: len(seeds)]
             except Rejected as e:
                 log.info("%s; asking for one text at a time", e)
             self._one_each = len(found) < len(seeds)
-        return found + [self.chat.ask(body | {"seed": seed}).choices[0] for seed in seeds[len(found) :]]
+        return found + [self.chat().ask(body | {"seed": seed}).choices[0] for seed in seeds[len(found) :]]
 
 
 @dataclass
@@ -143,7 +142,7 @@ class EndpointJudge(Endpoint):
     def _odds(self, picture: str, text: str) -> float:
         """Temperature 1, so that a server that gives what it draws from gives the model's own."""
         asks = {"max_tokens": 1, "temperature": 1.0, "logprobs": True, "top_logprobs": _MOST_LIKELY}
-        likely = self.chat.ask(self._turn(picture, self.instruction.replace("{text}", text)) | asks).choices[0].likely
+        likely = self.chat().ask(self._turn(picture, self.instruction.replace("{text}", text)) | asks).choices[0].likely
         if (odds := log_odds(likely)) is None:
             if not self._unsure:
                 tokens = [one.token for one in likely[:5]]
@@ -152,11 +151,6 @@ class EndpointJudge(Endpoint):
                 )
             self._unsure = True
         return odds or 0.0
-
-    def image_features(self, pictures: list[str]) -> NoReturn:
-        raise ValueError(f"{self.address.name}: a judge answers questions, and has no features")
-
-    text_features = image_features
 
 
 def log_odds(likely: list[Likely]) -> float | None:

@@ -150,13 +150,17 @@ class Filter(Protocol):
         """What `score` takes of a uint8 H x W x 3 picture; called in threads."""
 
     def encode(self, texts: list[str]) -> list[Any]:
-        """What the others take of texts: token ids, special ones included, or the text itself."""
+        """What `score` takes of texts: token ids, special ones included, or the text itself."""
 
     def score(self, pictures: list[Any], texts: list[list[Any]]) -> PairScores:
         """Of encoded texts[i] against pictures[i]."""
 
+
+class FeatureFilter(Filter, Protocol):
+    """A filter whose `itc` is the cosine of features."""
+
     def image_features(self, pictures: list[Any]) -> Tensor:
-        """Of which `itc` is the cosine: unit length, fp32, a row for each picture."""
+        """Unit length, fp32, a row for each picture."""
 
     def text_features(self, texts: list[Any]) -> Tensor:
         """Likewise of encoded texts."""

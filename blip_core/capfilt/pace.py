@@ -18,7 +18,6 @@ class Remote(Protocol):
     def begin(self, terms: Terms, budget: Budget) -> None:
         """Before the first of its questions."""
 
-    @property
     def chat(self) -> Chat:
         """ValueError before it has begun."""
 
@@ -45,8 +44,9 @@ def paced(
         for batch, pictures in read_ahead(prepare, _cut(items, batch_size)):
             yield batch, work(batch, pictures)
         return
-    at_once = model.chat.limits.in_flight
-    with model.chat.of(table):
+    chat = model.chat()
+    at_once = chat.limits.in_flight
+    with chat.of(table):
         for batch, made in read_ahead(lambda item: work([item], [prepare(item)]), _cut(items, 2 * at_once), threads=at_once):
             yield batch, [one for own in made for one in own]
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from blip_core.capfilt.clip import load_clip
 from blip_core.capfilt.endpoint import identify_endpoint, open_endpoint_captioner, open_endpoint_judge
+from blip_core.capfilt.judge import load_judge
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
 from blip_core.capfilt.vlm import load_vlm_captioner
 from blip_core.compute.distributed import device
@@ -52,7 +53,7 @@ def kinds() -> dict[str, Kind]:
     """By model_type, beside our own and public BLIPs. What transformers lists is open, so a new family needs no code."""
     from transformers.models.auto import modeling_auto as known
 
-    answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(captioner=load_vlm_captioner))
+    answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge))
     contrastive = dict.fromkeys(known.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES, Kind(filter=_open_clip))
     return answering | contrastive | {"blip": BLIP}
 

@@ -21,9 +21,11 @@ from blip_core.config.capfilt import SamplerConfig
 from blip_core.weights.load import read_config
 
 _LONGEST, _STEP = 448, 112  # pixels; multiples of the patches of all families, 28 pixels and less
-_INSTRUCTION = "Describe the image in one sentence."
+INSTRUCTION = "Describe the image in one sentence."
 # of models that were not taught to follow instructions: what they were taught to caption by
 _PROMPTS = {"florence2": "<CAPTION>", "paligemma": "caption en", "git": "", "blip-2": "", "kosmos-2": "An image of", "pix2struct": ""}
+
+_PLACE_THEMSELVES = ("blip-2", "florence2", "git", "instructblip", "kosmos-2", "pix2struct")  # the picture among the words
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,20 @@ class Vlm:
     def inputs(self, picture: np.ndarray, prompt: str) -> dict[str, Tensor]:
         """Of a uint8 H x W x 3 picture and an instruction, as `generate` takes them."""
         if not self.chats:
-            found = self.processor(images=snapped(picture), **({"text": prompt} if prompt else {}), return_tensors="pt")
+            found = self.processor(images=snapped(picture), **self._words(prompt), return_tensors="pt")
         else:
             options = {"tokenize": True, "return_dict": True, "processor_kwargs": {"return_tensors": "pt"}}
             found = self._render(prompt, snapped(picture), **options)
         kind = self.model.dtype
-        return {n: v.to(kind) if v.is_floating_point() else v for n, v in found.items() if isinstance(v, Tensor)}
+        found = {name: value for name, value in found.items() if isinstance(value, Tensor) and name != "labels"}
+        return {name: value.to(kind) if value.is_floating_point() else value for name, value in found.items()}
+
+    def _words(self, prompt: str) -> dict[str, str]:
+        """A plain prompt, with the picture's mark where the processor puts none."""
+        mark = getattr(self.processor, "image_token", None)
+        if isinstance(mark, str) and mark not in prompt and self.model.config.model_type not in _PLACE_THEMSELVES:
+            return {"text": f"{mark}{prompt}"}
+        return {"text": prompt} if prompt else {}
 
     @property
     def chats(self) -> bool:
@@ -62,9 +72,18 @@ class Vlm:
         brief = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}  # else it would be a fault
         return self.processor.apply_chat_template([turn], add_generation_prompt=True, **brief, **options)
 
+    @property
+    def tokenizer(self) -> Any:
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    def plain(self, text: str) -> str:
+        """A text of the web with what would be read as a mark of the prompt, as <image>, taken apart."""
+        for mark in self.tokenizer.get_added_vocab():
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}") if len(mark.strip()) > 1 else text
+        return text
+
     def decode(self, ids: Tensor) -> list[str]:
-        tokenizer = getattr(self.processor, "tokenizer", self.processor)
-        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def ended(self, ids_RL: Tensor) -> list[bool]:
         """Of each text, whether the model itself ended it."""
@@ -125,7 +144,7 @@ def snapped(picture: np.ndarray) -> np.ndarray:
 def load_vlm_captioner(folder: Path, identity: str, *, prompt: str | None, precision: str) -> VlmCaptioner:
     """ValueError when transformers can't read the folder."""
     vlm = load_vlm(folder, precision=precision)
-    return VlmCaptioner(vlm, identity, _PROMPTS.get(vlm.model.config.model_type, _INSTRUCTION) if prompt is None else prompt)
+    return VlmCaptioner(vlm, identity, _PROMPTS.get(vlm.model.config.model_type, INSTRUCTION) if prompt is None else prompt)
 
 
 def load_vlm(folder: Path, *, precision: str) -> Vlm:
