@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,7 +147,8 @@ class Chat:
     def __init__(self, address: Address, terms: Terms, budget: Budget, identity: str):
         self.address, self.limits, self.client = address, terms.limits, client(terms.limits.timeout)
         self.budget, self.folder, self.run = budget, terms.folder / identity, terms.run
-        self.halted, self.said = threading.Event(), 0.0
+        self.fault: Halt | None = None  # after which nothing more is asked
+        self.said = 0.0
         logging.getLogger("stamina").setLevel(logging.ERROR)  # it would say so of each request
         waits = {"wait_initial": 0.5, "wait_max": 30.0, "wait_jitter": 0.5}
         self.patient = stamina.RetryingCaller(attempts=None, timeout=self.limits.patience, **waits)
@@ -176,27 +176,26 @@ class Chat:
         if had := self.ledger.find(request):
             return Completion.model_validate_json(had)
         try:
-            answer = self.doubting(Garbled, self._patiently, body)
+            answer = self._persistently(body)
             tokens = answer.usage.total_tokens if answer.usage else None
             self.ledger.add(request, answer.model_dump_json(exclude_none=True), tokens or 0)
             self.budget.spend(tokens)
-        except Halt:
-            self.halted.set()
-            raise
-        except Garbled as e:
-            self.halted.set()
-            raise Halt(f"{e}, {_GARBLED} times; expected a chat completion: is this the address of a server that has them?") from None
+        except Halt as e:
+            self.fault = self.fault or e
+            raise self.fault from None
         return answer
 
-    def _patiently(self, body: dict[str, Any]) -> Completion:
+    def _persistently(self, body: dict[str, Any]) -> Completion:
         try:
-            return self.patient(self._again, self._post, body)
+            return self.doubting(Garbled, self.patient, self._again, self._post, body)
+        except Garbled as e:
+            raise Halt(f"{e}, {_GARBLED} times; expected a chat completion: is this the address of a server that has them?") from None
         except Busy as e:
             raise Halt(f"{e}, for {self.limits.patience:g} seconds (endpoint.patience); run it again once the server answers") from None
 
     def _again(self, error: Exception) -> bool | float:
         """Whether to ask once more, or after how many seconds."""
-        if not isinstance(error, Busy) or self.halted.is_set() or (error.after or 0) > self.limits.patience:
+        if not isinstance(error, Busy) or self.fault or (error.after or 0) > self.limits.patience:
             return False
         if time.monotonic() - self.said > _SAYS_AGAIN:
             self.said = time.monotonic()
@@ -205,6 +204,8 @@ class Chat:
 
     def _post(self, body: dict[str, Any]) -> Completion:
         """One request; Busy, Garbled, Rejected or Halt where it has no answer."""
+        if self.fault:
+            raise self.fault
         self.budget.take()
         answered = False
         try:
@@ -227,7 +228,9 @@ class Chat:
             raise Garbled(f"{self.address.name}: answers 200 with {response.text[:_SHOWN]!r} ({fault})") from None
         if not answer.model.startswith(self.address.model):
             raise Halt(f"{self.address.name}: answers as the model {answer.model!r}; name the model that is meant behind the #")
-        if body.get("logprobs") and not answer.choices[0].likely:
+        first = answer.choices[0]
+        whole = (first.message.content or "").strip("\ufffd")  # llama.cpp has none of a text that ends at once, or within a character
+        if body.get("logprobs") and whole and not first.likely:
             raise Halt(
                 f"{self.address.name}: gives no top_logprobs, which a judge needs; expected a server that does, as vLLM or llama.cpp"
             )

@@ -140,8 +140,7 @@ class EndpointJudge(Endpoint):
         return PairScores(np.array(odds), np.full(len(odds), math.nan))
 
     def _odds(self, picture: str, text: str) -> float:
-        """Temperature 1, so that a server that gives what it draws from gives the model's own."""
-        asks = {"max_tokens": 1, "temperature": 1.0, "logprobs": True, "top_logprobs": _MOST_LIKELY}
+        asks = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": _MOST_LIKELY}
         likely = self.chat().ask(self._turn(picture, self.instruction.replace("{text}", text)) | asks).choices[0].likely
         if (odds := log_odds(likely)) is None:
             if not self._unsure:

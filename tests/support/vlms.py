@@ -103,8 +103,12 @@ def _llava_onevision(ids: Any, size: int) -> Any:
 
 FAMILIES = {
     "qwen2_vl": _qwen("Qwen2VLConfig", embed_dim=32, hidden_size=32, mlp_ratio=2),
-    "qwen2_5_vl": _qwen("Qwen2_5_VLConfig", hidden_size=32, out_hidden_size=32, intermediate_size=40, window_size=56, fullatt_block_indexes=[1]),
-    "qwen3_vl": _qwen("Qwen3VLConfig", hidden_size=32, out_hidden_size=32, intermediate_size=40, num_position_embeddings=16, deepstack_visual_indexes=[0]),
+    "qwen2_5_vl": _qwen(
+        "Qwen2_5_VLConfig", hidden_size=32, out_hidden_size=32, intermediate_size=40, window_size=56, fullatt_block_indexes=[1]
+    ),
+    "qwen3_vl": _qwen(
+        "Qwen3VLConfig", hidden_size=32, out_hidden_size=32, intermediate_size=40, num_position_embeddings=16, deepstack_visual_indexes=[0]
+    ),
     "llava": Family(
         _llava,
         lambda: transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=SQUARE["crop_size"]),
