@@ -93,9 +93,12 @@ class JudgeFilter:
 def load_judge(folder: Path, identity: str, *, question: str, precision: str) -> JudgeFilter:
     """ValueError when transformers can't read the folder, or the model can't be asked so."""
     vlm = load_vlm(folder, precision=precision)
-    fault = f"{folder}: a {vlm.model.config.model_type} can't judge: "
-    if vlm.model.config.is_encoder_decoder or not vlm.model._supports_logits_to_keep():
-        raise ValueError(f"{fault}expected a decoder that goes on from what it has read, as of Qwen2-VL or LLaVA; as a captioner it may do")
+    fault = f"{folder}: a {vlm.kind} can't judge: "
+    marked = getattr(vlm.model.config, "image_token_id", None) is not None
+    if not marked or vlm.model.config.is_encoder_decoder or not vlm.model._supports_logits_to_keep():
+        raise ValueError(
+            f"{fault}expected a decoder that has the picture among its tokens, as of Qwen2-VL or LLaVA; it may do as a captioner"
+        )
     yes, no = (_spellings(vlm, word) for word in ("yes", "no"))
     if not yes or not no:
         raise ValueError(f"{fault}its tokenizer has no token of its own for {'no' if yes else 'yes'}")
@@ -115,10 +118,7 @@ def _spellings(vlm: Vlm, word: str) -> list[int]:
 
 def _behind_picture(vlm: Vlm, inputs: dict[str, Tensor]) -> int:
     """How many tokens there are as far as the picture's last one."""
-    marks = (inputs["input_ids"][0] == vlm.model.config.image_token_id).nonzero()
-    if not len(marks):
-        raise ValueError(f"a prompt of a {vlm.model.config.model_type} has no token of the picture")
-    return int(marks[-1]) + 1
+    return int((inputs["input_ids"][0] == vlm.model.config.image_token_id).nonzero()[-1]) + 1
 
 
 @torch.inference_mode()

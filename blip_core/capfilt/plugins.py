@@ -55,7 +55,7 @@ def kinds() -> dict[str, Kind]:
 
     answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge))
     contrastive = dict.fromkeys(known.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES, Kind(filter=_open_clip))
-    return answering | contrastive | {"blip": BLIP}
+    return contrastive | answering | {"blip": BLIP}
 
 
 def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str, fetch: Fetch | None) -> Captioner:

@@ -37,21 +37,19 @@ class Vlm:
 
     def inputs(self, picture: np.ndarray, prompt: str) -> dict[str, Tensor]:
         """Of a uint8 H x W x 3 picture and an instruction, as `generate` takes them."""
-        if not self.chats:
-            found = self.processor(images=snapped(picture), **self._words(prompt), return_tensors="pt")
-        else:
-            options = {"tokenize": True, "return_dict": True, "processor_kwargs": {"return_tensors": "pt"}}
-            found = self._render(prompt, snapped(picture), **options)
-        kind = self.model.dtype
+        words: dict[str, Any] = {"text": prompt} if prompt else {}
+        if self.chats:
+            text, bos = self.prompt_text(prompt), self.tokenizer.bos_token
+            words = {"text": [text], "add_special_tokens": not (bos and text.startswith(bos))}
+        elif isinstance(mark := getattr(self.processor, "image_token", None), str) and self.kind not in _PLACE_THEMSELVES:
+            words = {"text": prompt if mark in prompt else mark + prompt}
+        found = self.processor(images=[[snapped(picture)]] if self.chats else snapped(picture), **words, return_tensors="pt")
         found = {name: value for name, value in found.items() if isinstance(value, Tensor) and name != "labels"}
-        return {name: value.to(kind) if value.is_floating_point() else value for name, value in found.items()}
+        return {name: value.to(self.model.dtype) if value.is_floating_point() else value for name, value in found.items()}
 
-    def _words(self, prompt: str) -> dict[str, str]:
-        """A plain prompt, with the picture's mark where the processor puts none."""
-        mark = getattr(self.processor, "image_token", None)
-        if isinstance(mark, str) and mark not in prompt and self.model.config.model_type not in _PLACE_THEMSELVES:
-            return {"text": f"{mark}{prompt}"}
-        return {"text": prompt} if prompt else {}
+    @property
+    def kind(self) -> str:
+        return self.model.config.model_type
 
     @property
     def chats(self) -> bool:
@@ -63,14 +61,10 @@ class Vlm:
         return self.chats and self.prompt_text(prompt).rstrip().endswith(("<think>", "<thinking>", "◁think▷"))
 
     def prompt_text(self, prompt: str) -> str:
-        """As the tokenizer has it, with one mark where the picture stands."""
-        return self._render(prompt, tokenize=False)
-
-    def _render(self, prompt: str, picture: np.ndarray | None = None, **options: Any) -> Any:
-        image = {"type": "image"} | ({} if picture is None else {"image": picture})
-        turn = {"role": "user", "content": [image, {"type": "text", "text": prompt}]}
+        """A turn of the user with the picture and the prompt, and what opens the answer, in the words of the template."""
+        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
         brief = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}  # else it would be a fault
-        return self.processor.apply_chat_template([turn], add_generation_prompt=True, **brief, **options)
+        return self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False, **brief)
 
     @property
     def tokenizer(self) -> Any:
@@ -144,7 +138,7 @@ def snapped(picture: np.ndarray) -> np.ndarray:
 def load_vlm_captioner(folder: Path, identity: str, *, prompt: str | None, precision: str) -> VlmCaptioner:
     """ValueError when transformers can't read the folder."""
     vlm = load_vlm(folder, precision=precision)
-    return VlmCaptioner(vlm, identity, _PROMPTS.get(vlm.model.config.model_type, INSTRUCTION) if prompt is None else prompt)
+    return VlmCaptioner(vlm, identity, _PROMPTS.get(vlm.kind, INSTRUCTION) if prompt is None else prompt)
 
 
 def load_vlm(folder: Path, *, precision: str) -> Vlm:
@@ -168,13 +162,20 @@ def _processor(folder: Path, local: dict[str, Any]) -> Any:
 
     try:
         found = AutoProcessor.from_pretrained(folder, **local)
-    except ImportError as e:
+    except (ImportError, ValueError) as e:
         if "torchvision" not in str(e).lower():
             raise
         found = _processor_of_pictures(folder, local)
     if not hasattr(found, "image_processor"):
         raise ValueError(f"found a {type(found).__name__} and no processor of pictures: save the model's processor into the folder too")
     return found
+
+
+class _NoVideos(dict[str, Any]):
+    """In place of what reads videos: has no settings, and each is None."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
 
 
 def _processor_of_pictures(folder: Path, local: dict[str, Any]) -> Any:
@@ -184,7 +185,7 @@ def _processor_of_pictures(folder: Path, local: dict[str, Any]) -> Any:
 
     kind = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **local))]
     parts = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
-    made = [parts[n].from_pretrained(folder, **local) if n in parts else None for n in kind.get_attributes()]
+    made = [parts[n].from_pretrained(folder, **local) if n in parts else _NoVideos() for n in kind.get_attributes()]
     settings, _ = kind.get_processor_dict(folder, **local)
     unchecked: Any = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda *_: None})  # it would miss the part
     return unchecked.from_args_and_dict(made, settings)
