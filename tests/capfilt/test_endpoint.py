@@ -1,42 +1,28 @@
 """Models that servers have: what they answer is used, kept and paid for once, whatever the network and the server do."""
 
-import json
 import math
 import subprocess
 import sys
-import time
 
 import httpx
-import numpy as np
 import pytest
 import yaml
 
-from blip_core.capfilt.chat import KEY, Address, Likely, Terms
+from blip_core.capfilt.chat import KEY, Address, Likely
 from blip_core.capfilt.endpoint import log_odds
-from blip_core.capfilt.pace import begin, paced
-from blip_core.capfilt.plugins import identify, open_captioner, open_filter
-from blip_core.config.capfilt import EndpointConfig, SamplerConfig, WriterConfig
+from blip_core.capfilt.plugins import identify, open_filter
+from blip_core.config.capfilt import EndpointConfig, WriterConfig
 from blip_core.stages.calibrate import calibrate
 from blip_core.stages.caption import caption
 from blip_core.stages.score import score
 from blip_core.tables.captions import read_table, read_tables
 from blip_core.tables.manifest import content_hash
-from tests.support.chat_servers import hostile_server, llama_server, make_llava, transformers_server
+from tests.support.chat_servers import llama_server, make_llava, transformers_server
+from tests.support.endpoints import LIMITS, PICTURES, QUESTION, SAMPLER, judge, lines, named, write
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.processes import wait_until
 from tests.support.small import ROOT, small_values
 from tests.support.vlms import make_folder
-
-SAMPLER = SamplerConfig(name="nucleus", p=0.9, top_k=0, temperature=1.0, beams=1, min_tokens=0, max_tokens=6, repetition_penalty=1.0)
-LIMITS = {"in_flight": 4, "timeout": 60, "patience": 60, "max_requests": None, "max_tokens_total": None}
-QUESTION = "Does it show {text}? yes or no."
-PICTURES = dict(zip((f"k{n}" for n in range(9)), np.random.default_rng(0).integers(0, 256, (9, 40, 56, 3), dtype=np.uint8), strict=True))
-GOOD = {"model": "m", "choices": [{"message": {"content": "a dog"}, "finish_reason": "stop"}], "usage": {"total_tokens": 7}}
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch):
-    monkeypatch.delenv(KEY, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -44,45 +30,6 @@ def llama(tmp_path_factory):
     """A server of llama.cpp behind the proxy."""
     with llama_server(make_llava(tmp_path_factory.mktemp("llama") / "llava")) as port, FaultProxy(port).running() as proxy:
         yield proxy
-
-
-def named(port: int, model: str = "tiny") -> str:
-    return f"openai:http://127.0.0.1:{port}#{model}"
-
-
-def write(name, folder, *, num_candidates=1, run="r", sampler=SAMPLER, **limits):
-    """What a server writes of all pictures, by key, as a stage would have it."""
-    captioner = open_captioner(name, folder, prompt=None, precision="fp32", fetch=None)
-    begin([captioner], Terms(EndpointConfig(**LIMITS | limits), folder, run))
-    numbers = {"seed": 1, "num_candidates": num_candidates, "first": 0}
-
-    def work(keys, pictures):
-        return list(zip(keys, captioner.captions(pictures, keys, sampler, **numbers), strict=True))
-
-    return dict(
-        made
-        for _, some in paced(captioner, lambda k: captioner.prepare(PICTURES[k]), work, [*PICTURES], batch_size=9, table="t")
-        for made in some
-    )
-
-
-def judge(name, folder, texts, **limits):
-    """The log-odds of texts of all pictures, by key."""
-    filter = open_filter(name, folder, question=QUESTION, precision="fp32", fetch=None)
-    begin([filter], Terms(EndpointConfig(**LIMITS | limits), folder, "r"))
-
-    def work(keys, pictures):
-        return [(keys[0], filter.score(pictures, [filter.encode(texts)]).itm_logit)]
-
-    return dict(
-        made
-        for _, some in paced(filter, lambda k: filter.prepare(PICTURES[k]), work, [*PICTURES], batch_size=9, table="j")
-        for made in some
-    )
-
-
-def lines(folder):
-    return [json.loads(line) for path in sorted(folder.glob("*/*.jsonl")) for line in path.read_text().splitlines()]
 
 
 def posts(proxy) -> int:
@@ -225,112 +172,6 @@ def test_a_key_goes_to_the_server_alone(tmp_path, monkeypatch):
         monkeypatch.setenv(KEY, "sesame")
         assert len(write(named(port), tmp_path / "answers")) == 9
     assert "sesame" not in "".join(p.read_text() for p in (tmp_path / "answers").rglob("*") if p.is_file())
-
-
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refusal_that_no_waiting_mends_is_not_repeated(status, tmp_path, monkeypatch):
-    monkeypatch.setenv(KEY, "secret")
-    answers = iter([(200, {}, json.dumps(GOOD).encode())] * 3)
-    with hostile_server(lambda: next(answers, (status, {}, b'{"error": {"message": "no"}}'))) as server:
-        with pytest.raises(ValueError, match=rf"answers {status} .*no.*; the (key in|server has no such)") as refused:
-            write(named(server.port, "m"), tmp_path)
-        assert server.asked <= 3 + 4 and server.keys == {"Bearer secret"} and "secret" not in str(refused.value)
-    assert len(lines(tmp_path)) == 3  # what was answered stays
-
-
-BAD = {
-    "garbage": (b"\x00\xff\x17 no", "answers 200 with .*Invalid JSON"),
-    "html": (b"<html><body>Bad gateway</body></html>", "<html>.*Invalid JSON"),
-    "half": (json.dumps(GOOD).encode()[:40], "Invalid JSON: EOF"),
-    "no choices": (json.dumps(GOOD | {"choices": []}).encode(), "choices: List should have at least 1 item"),
-    "empty choice": (json.dumps(GOOD | {"choices": [{}]}).encode(), "choices.0.message: Field required"),
-    "other model": (json.dumps(GOOD | {"model": "other"}).encode(), "answers as the model 'other'; name the model that is meant"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_an_answer_that_is_none_is_shown_and_finished_rows_stay(kind, tmp_path):
-    body, message = BAD[kind]
-    answers = iter([(200, {}, json.dumps(GOOD).encode())] * 5)
-    with hostile_server(lambda: next(answers, (200, {}, body))) as server:
-        with pytest.raises(ValueError, match=message) as refused:
-            write(named(server.port, "m"), tmp_path)
-        assert str(server.port) in str(refused.value) and server.asked <= 5 + 3 * 4
-    assert len(lines(tmp_path)) == 5
-    with hostile_server(lambda: (200, {}, json.dumps(GOOD).encode())) as server:
-        assert len(write(named(server.port, "m"), tmp_path)) == 9
-        assert server.asked == 4
-
-
-def test_silence_ends(tmp_path):
-    with hostile_server(lambda: None) as server, pytest.raises(ValueError, match=r"no answer within 0.3 seconds \(endpoint.timeout\)"):
-        write(named(server.port, "m"), tmp_path, timeout=0.3, patience=0.1)
-
-
-def test_a_server_that_is_busy_is_asked_when_it_says(tmp_path):
-    """In seconds or by a date; one that says to come back in an hour is not waited for."""
-    answers = iter([(429, {"Retry-After": "1"}, b""), (503, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, b"")])
-    start = time.monotonic()
-    with hostile_server(lambda: next(answers, (200, {}, json.dumps(GOOD).encode()))) as server:
-        assert len(write(named(server.port, "m"), tmp_path, in_flight=1)) == 9
-        assert server.asked == 11 and time.monotonic() - start >= 1
-    with hostile_server(lambda: (429, {"Retry-After": "3600"}, b"come back later")) as server:
-        with pytest.raises(ValueError, match="answers 429 'come back later', for 60 seconds"):
-            write(named(server.port, "m"), tmp_path / "other", in_flight=1)
-        assert server.asked == 1
-
-
-def test_an_account_that_is_spent_and_a_picture_that_is_blocked(tmp_path):
-    broke = json.dumps({"error": {"code": "insufficient_quota", "message": "pay"}}).encode()
-    with hostile_server(lambda: (429, {}, broke)) as server:
-        with pytest.raises(ValueError, match="the account is spent"):
-            write(named(server.port, "m"), tmp_path, in_flight=1)
-        assert server.asked == 1
-    blocked = json.dumps({"error": {"code": "content_filter", "message": "no"}}).encode()
-    answers = iter([(400, {}, blocked)])
-    with hostile_server(lambda: next(answers, (200, {}, json.dumps(GOOD).encode()))) as server:
-        found = write(named(server.port, "m"), tmp_path, in_flight=1)
-    assert [own[0].text for own in found.values()] == ["", *["a dog"] * 8]
-
-
-def test_tokens_have_a_budget_of_their_own(tmp_path):
-    with hostile_server(lambda: (200, {}, json.dumps(GOOD).encode())) as server:
-        with pytest.raises(ValueError, match="endpoint.max_tokens_total: 20 is spent"):
-            write(named(server.port, "m"), tmp_path, in_flight=1, max_tokens_total=20)
-        assert server.asked == 3  # of 7 tokens each
-        with pytest.raises(ValueError, match="is spent"):
-            write(named(server.port, "m"), tmp_path, in_flight=1, max_tokens_total=20)
-        assert server.asked == 3
-        write(named(server.port, "m"), tmp_path, run="another", in_flight=1, max_tokens_total=42)
-        assert server.asked == 9
-    untold = json.dumps({k: v for k, v in GOOD.items() if k != "usage"}).encode()
-    with hostile_server(lambda: (200, {}, untold)) as server, pytest.raises(ValueError, match="says of no answer how many tokens"):
-        write(named(server.port, "m"), tmp_path / "untold", in_flight=1, max_tokens_total=20)
-
-
-def test_a_line_that_was_cut_is_asked_for_again(tmp_path, caplog):
-    with hostile_server(lambda: (200, {}, json.dumps(GOOD).encode())) as server:
-        write(named(server.port, "m"), tmp_path)
-        (path,) = tmp_path.glob("*/t.jsonl")
-        path.write_bytes(path.read_bytes()[:-30])
-        write(named(server.port, "m"), tmp_path)
-        assert server.asked == 10 and "1 answers were cut off" in caplog.text
-        write(named(server.port, "m"), tmp_path)
-        assert server.asked == 10
-
-
-def test_what_a_server_says_of_itself_tells_its_models_apart():
-    """Of what it says anew at every question, nothing counts."""
-
-    def identity(**entry):
-        models = json.dumps({"data": [{"id": "other"}, {"id": "m", **entry}]}).encode()
-        with hostile_server(lambda: None, models) as server:
-            return identify(named(server.port, "m"))
-
-    first = identity(root="/models/a", created=1, permission=[{"id": "x"}])
-    assert first == identity(root="/models/a", created=2, permission=[]) != identity(root="/models/b", created=1)
-    with hostile_server(lambda: None, b"<html>") as server, pytest.raises(ValueError, match="which is no list of models"):
-        identify(named(server.port, "m"))
 
 
 def test_names_that_are_no_address():

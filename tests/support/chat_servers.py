@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.support.processes import wait_until
 
@@ -127,7 +128,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def make_llava(folder: Path) -> Path:
-    """A LLaVA of llama.cpp with random weights; its next token is often Yes or No, so that it can judge."""
+    """A LLaVA of llama.cpp with random weights; its next token is often Yes or No, so that it can judge. Skips the test where llama.cpp is missing."""
+    pytest.importorskip("xllamacpp", reason="needs llama.cpp: the package xllamacpp, of the extra `test`")
     folder.mkdir()
     rng = np.random.default_rng(0)
     _write_language_model(folder / "model.gguf", rng)
