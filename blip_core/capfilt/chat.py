@@ -19,8 +19,9 @@ from typing import Any
 
 import httpx
 import stamina
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
+from blip_core.capfilt.completion import Choice, Completion, Message
 from blip_core.capfilt.ledger import Budget, Ledger
 from blip_core.compute.work import Halt
 from blip_core.config.capfilt import EndpointConfig
@@ -35,49 +36,6 @@ _GARBLED = 3  # times that an answer may be no answer: each may have been paid f
 _BUSY = {408, 409, 425, 429}  # and all from 500 on
 _BLOCKED = {"content_filter", "content_policy_violation"}  # what hosted APIs call a picture that they will not look at
 _BROKE = "insufficient_quota"  # a 429 that waiting does not mend
-
-
-class Message(BaseModel):
-    content: str | None = None
-
-
-class Likely(BaseModel):
-    """A token that might have stood there."""
-
-    token: str
-    logprob: float
-
-
-class Position(BaseModel):
-    top_logprobs: list[Likely] = []
-
-
-class Logprobs(BaseModel):
-    content: list[Position] | None = None
-
-
-class Choice(BaseModel):
-    message: Message
-    finish_reason: str | None = None
-    logprobs: Logprobs | None = None
-
-    @property
-    def likely(self) -> list[Likely]:
-        """What might have stood at the first place of the answer."""
-        positions = self.logprobs.content if self.logprobs else None
-        return positions[0].top_logprobs if positions else []
-
-
-class Usage(BaseModel):
-    total_tokens: int
-
-
-class Completion(BaseModel):
-    """What is read of an answer; the ledger keeps as much."""
-
-    model: str
-    choices: list[Choice] = Field(min_length=1)
-    usage: Usage | None = None
 
 
 class Busy(Exception):
@@ -149,7 +107,8 @@ class Chat:
         self.budget, self.folder, self.run = budget, terms.folder / identity, terms.run
         self.fault: Halt | None = None  # after which nothing more is asked
         self.said = 0.0
-        logging.getLogger("stamina").setLevel(logging.ERROR)  # it would say so of each request
+        self.one_each = False  # the server gives one answer, whatever `n` asks for
+        logging.getLogger("stamina").setLevel(logging.ERROR)  # it would tell of each request
         waits = {"wait_initial": 0.5, "wait_max": 30.0, "wait_jitter": 0.5}
         self.patient = stamina.RetryingCaller(attempts=None, timeout=self.limits.patience, **waits)
         self.doubting = stamina.RetryingCaller(attempts=_GARBLED, timeout=None, **waits)
@@ -165,25 +124,42 @@ class Chat:
             self.ledger.close()
             self.ledger = None
 
-    def ask(self, body: dict[str, Any]) -> Completion:
-        """The answer to a request, from the ledger where it was had before.
+    def ask(self, body: dict[str, Any], seeds: list[int]) -> list[Choice]:
+        """An answer of each seed; from the ledger where it was had before.
 
         Rejected where this request is at fault, Halt where every other would fail too.
         """
         assert self.ledger is not None
         body = {"model": self.address.model, **body}
-        request = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
-        if had := self.ledger.find(request):
-            return Completion.model_validate_json(had)
+        requests = {hashlib.sha256(json.dumps(body | {"seed": seed}, sort_keys=True).encode()).hexdigest()[:32]: seed for seed in seeds}
+        missing = {request: seed for request, seed in requests.items() if request not in self.ledger.answers}
         try:
-            answer = self._persistently(body)
-            tokens = answer.usage.total_tokens if answer.usage else None
-            self.ledger.add(request, answer.model_dump_json(exclude_none=True), tokens or 0)
-            self.budget.spend(tokens)
+            while missing:
+                for request in self._pay(self.ledger, body, missing):
+                    del missing[request]
         except Halt as e:
             self.fault = self.fault or e
             raise self.fault from None
-        return answer
+        return [Choice.model_validate_json(self.ledger.answers[request]) for request in requests]
+
+    def _pay(self, ledger: Ledger, body: dict[str, Any], missing: dict[str, int]) -> list[str]:
+        """Those of the missing that one question brought: all, which counts the picture once, where the server can; else the first."""
+        seed, count = next(iter(missing.values())), 1 if self.one_each else len(missing)
+        try:
+            answer = self._persistently(body | {"seed": seed} | ({"n": count} if count > 1 else {}))
+        except Rejected:
+            if count == 1:
+                raise
+            self.one_each = True
+            return []
+        self.one_each = self.one_each or len(answer.choices) < count
+        found = {
+            request: choice.model_dump_json(exclude_none=True) for request, choice in zip(missing, answer.choices[:count], strict=False)
+        }
+        tokens = answer.usage.total_tokens if answer.usage else None
+        ledger.add(found, tokens or 0)
+        self.budget.spend(tokens)
+        return list(found)
 
     def _persistently(self, body: dict[str, Any]) -> Completion:
         try:
@@ -213,7 +189,7 @@ class Chat:
             answered = response.status_code == 200
         except httpx.TimeoutException:
             raise Busy(f"{self.address.name}: no answer within {self.limits.timeout:g} seconds (endpoint.timeout)") from None
-        except httpx.TransportError as e:
+        except httpx.RequestError as e:
             raise Busy(f"{self.address.name}: {e or type(e).__name__}") from None
         finally:
             if not answered:

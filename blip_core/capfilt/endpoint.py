@@ -17,7 +17,8 @@ import numpy as np
 import simplejpeg
 
 from blip_core.capfilt.answers import without_thoughts
-from blip_core.capfilt.chat import Address, Chat, Choice, Likely, Rejected, Terms, client, require_welcome, said
+from blip_core.capfilt.chat import Address, Chat, Rejected, Terms, client, require_welcome, said
+from blip_core.capfilt.completion import Choice, Likely
 from blip_core.capfilt.ledger import Budget
 from blip_core.capfilt.med import Caption
 from blip_core.capfilt.pair_scores import PairScores
@@ -89,6 +90,12 @@ class Endpoint:
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=_QUALITY, colorsubsampling="444")
         return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
+    def _ask(self, body: dict[str, Any], seeds: list[int], about: str) -> list[Choice]:
+        try:
+            return self.chat().ask(body, seeds)
+        except Rejected as e:
+            raise Rejected(f"{about}: {e}") from None
+
     def _turn(self, picture: str, text: str) -> dict[str, Any]:
         """The picture first: servers keep what equal beginnings have in common."""
         parts = [{"type": "image_url", "image_url": {"url": picture}}] + [{"type": "text", "text": text}] * bool(text)
@@ -99,8 +106,6 @@ class Endpoint:
 class EndpointCaptioner(Endpoint):
     """Writes what it is told to."""
 
-    _one_each: bool = field(default=False, init=False)  # the server gives one text, whatever `n` asks for
-
     def captions(
         self, pictures: list[str], keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
     ) -> list[list[Caption]]:
@@ -110,20 +115,9 @@ class EndpointCaptioner(Endpoint):
         found = []
         for picture, key in zip(pictures, keys, strict=True):
             seeds = [hash64(f"{seed} {key} {number}") & 0x7FFFFFFF for number in numbers]  # some servers have no room for more bits
-            choices = self._choices(self._turn(picture, self.instruction) | shape, seeds)
+            choices = self._ask(self._turn(picture, self.instruction) | shape, seeds, f"picture {key!r}")
             found.append([Caption(without_thoughts(c.message.content or ""), c.finish_reason == "length") for c in choices])
         return found
-
-    def _choices(self, body: dict[str, Any], seeds: list[int]) -> list[Choice]:
-        """One of each seed: in one answer, which counts the picture once, where the server can; in several where not."""
-        found: list[Choice] = []
-        if len(seeds) > 1 and not self._one_each:
-            try:
-                found = self.chat().ask(body | {"seed": seeds[0], "n": len(seeds)}).choices[: len(seeds)]
-            except Rejected as e:
-                log.info("%s; asking for one text at a time", e)
-            self._one_each = len(found) < len(seeds)
-        return found + [self.chat().ask(body | {"seed": seed}).choices[0] for seed in seeds[len(found) :]]
 
 
 @dataclass
@@ -141,14 +135,12 @@ class EndpointJudge(Endpoint):
 
     def _odds(self, picture: str, text: str) -> float:
         asks = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": _MOST_LIKELY}
-        likely = self.chat().ask(self._turn(picture, self.instruction.replace("{text}", text)) | asks).choices[0].likely
-        if (odds := log_odds(likely)) is None:
-            if not self._unsure:
-                tokens = [one.token for one in likely[:5]]
-                log.warning(
-                    "%s: says neither yes nor no of %r, but likeliest %s; that counts as log-odds of 0", self.address.name, text, tokens
-                )
+        likely = self._ask(self._turn(picture, self.instruction.replace("{text}", text)) | asks, [0], f"text {text!r}")[0].likely
+        odds = log_odds(likely)
+        if odds is None and not self._unsure:
             self._unsure = True
+            found = [one.token for one in likely[:5]]
+            log.warning("%s: says neither yes nor no of %r, but likeliest %s; this counts as log-odds of 0", self.address.name, text, found)
         return odds or 0.0
 
 

@@ -16,27 +16,24 @@ log = logging.getLogger(__name__)
 class Ledger:
     """The answers of one table: lines of JSON, each on the disk before its answer is used. Threads share it.
 
-    A line names the request by its hash, the run that paid for it, and the tokens it cost.
+    A line is what one question brought: the answers by the hashes of their requests, the run that paid for it, the tokens it cost.
     """
 
     def __init__(self, path: Path, run: str):
         self.path, self.run, self.lock = path, run, threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.answers = {line["request"]: line["answer"] for line in read_lines(path)}
+        self.answers = {request: answer for line in read_lines(path) for request, answer in line["answers"].items()}
         self.file = path.open("a", encoding="utf-8")
         if path.stat().st_size and path.read_bytes()[-1:] != b"\n":  # the end of a line was lost with the process that wrote it
             self.file.write("\n")
 
-    def find(self, request: str) -> str | None:
-        """The answer to an earlier request."""
-        return self.answers.get(request)
-
-    def add(self, request: str, answer: str, tokens: int) -> None:
-        line = json.dumps({"request": request, "run": self.run, "tokens": tokens, "answer": answer}, ensure_ascii=False)
+    def add(self, answers: dict[str, str], tokens: int) -> None:
+        """What one question brought: answers by request."""
+        line = json.dumps({"run": self.run, "tokens": tokens, "answers": answers}, ensure_ascii=False)
         with self.lock:
             self.file.write(line + "\n")
             self.file.flush()
-            self.answers[request] = answer
+            self.answers.update(answers)
         os.fsync(self.file.fileno())  # outside of the lock: the file system does those of several threads at once
 
     def close(self) -> None:

@@ -8,7 +8,8 @@ import httpx
 import pytest
 import yaml
 
-from blip_core.capfilt.chat import KEY, Address, Likely
+from blip_core.capfilt.chat import KEY, Address
+from blip_core.capfilt.completion import Likely
 from blip_core.capfilt.endpoint import log_odds
 from blip_core.capfilt.plugins import identify, open_filter
 from blip_core.config.capfilt import EndpointConfig, WriterConfig
@@ -153,12 +154,11 @@ def test_a_killed_run_goes_on_row_by_row(llama, ingested, tmp_path):
     wait_until(lambda: len([*answers.glob("*/*.jsonl")]) and sum(len(p.read_bytes().splitlines()) for p in answers.glob("*/*.jsonl")) > 20)
     first.kill()
     first.wait()
-    had = len(lines(answers))
     assert not (tmp_path / "captions").exists()
     llama.breaks()
     subprocess.run(command, cwd=ROOT, check=True)
     made = read_tables(tmp_path / "captions")
-    assert had + posts(llama) == len(made)
+    assert len(lines(answers)) == len(made) and posts(llama) < len(made) - 20 + LIMITS["in_flight"]
 
 
 def test_a_key_goes_to_the_server_alone(tmp_path, monkeypatch):
