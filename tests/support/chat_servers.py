@@ -128,7 +128,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def make_llava(folder: Path) -> Path:
-    """A LLaVA of llama.cpp with random weights; its next token is often Yes or No, so that it can judge. Without llama.cpp the test skips."""
+    """A LLaVA of llama.cpp with random weights; its next token is often Yes or No, as of a judge. Without llama.cpp the test skips."""
     pytest.importorskip("xllamacpp", reason="needs llama.cpp: the package xllamacpp, of the extra `test`")
     folder.mkdir()
     rng = np.random.default_rng(0)
