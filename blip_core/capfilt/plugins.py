@@ -1,9 +1,10 @@
 """Captioners and filters by name, as params.yaml has them in `caption.writers` and `score.filters`.
 
-tuned                    the round's own
-a folder or .pth file    a BLIP, ours or a public one (weights/load.py); a CLIP or SigLIP folder as a filter (clip.py)
-openai:URL#MODEL         a model that a server has (endpoint.py)
-models:/blip/3           a version of the registry, or an alias as models:/blip@champion; DVC can't see that an alias has moved on
+tuned                      the round's own
+a folder or .pth file      a BLIP, ours or a public one (weights/load.py), or what `kinds` opens by the model_type of its config.json
+models:/blip/3             a version of the registry, or an alias as models:/blip@champion; DVC can't see that an alias has moved on
+sieve:CAPTIONER#ENCODER    a filter of two folders (sieve.py)
+openai:URL#MODEL           a model that a server has (endpoint.py)
 """
 
 import functools
@@ -13,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from blip_core.capfilt.clip import load_clip
+from blip_core.capfilt.blip2 import load_blip2
+from blip_core.capfilt.clip import contrastive_types, load_clip
 from blip_core.capfilt.endpoint import identify_endpoint, open_endpoint_captioner, open_endpoint_judge
 from blip_core.capfilt.judge import load_judge
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
+from blip_core.capfilt.sieve import SieveFilter, load_encoder
 from blip_core.capfilt.vlm import load_vlm_captioner
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
@@ -38,7 +41,8 @@ class Kind(NamedTuple):
     """What opens folders of a model_type, in either role; None where it has none."""
 
     captioner: Callable[..., Captioner] | None = None  # of (place, identity, prompt=, precision=)
-    filter: Callable[..., Filter] | None = None  # of (place, identity, question=, precision=); most ask no question
+    filter: Callable[..., Filter] | None = None  # of (place, identity, question=, precision=)
+    asks: bool = False  # the filter's scores change with the question
 
 
 class Scheme(NamedTuple):
@@ -53,9 +57,9 @@ def kinds() -> dict[str, Kind]:
     """By model_type, beside our own and public BLIPs. What transformers lists is open, so a new family needs no code."""
     from transformers.models.auto import modeling_auto as known
 
-    answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge))
-    contrastive = dict.fromkeys(known.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES, Kind(filter=_open_clip))
-    return contrastive | answering | {"blip": BLIP}
+    answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge, asks=True))
+    contrastive = dict.fromkeys(contrastive_types(), Kind(filter=_open_clip))
+    return answering | contrastive | {"blip": BLIP, "blip-2": Kind(load_vlm_captioner, _open_blip2)}
 
 
 def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str, fetch: Fetch | None) -> Captioner:
@@ -64,7 +68,7 @@ def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str
     kind = kind_of(path)
     if kind.captioner is None:
         raise ValueError(f"{_found(path)}, which can't write; expected a BLIP, or a model that transformers lists for image-text-to-text")
-    return kind.captioner(path, identify(path), prompt=prompt, precision=precision)
+    return kind.captioner(path, identify_captioner(path, prompt), prompt=prompt, precision=precision)
 
 
 def open_filter(name: str, tuned: Path, *, question: str, precision: str, fetch: Fetch | None) -> Filter:
@@ -74,7 +78,7 @@ def open_filter(name: str, tuned: Path, *, question: str, precision: str, fetch:
     if kind.filter is None:
         lists = "image-text-to-text or zero-shot image classification"
         raise ValueError(f"{_found(path)}, which can't judge; expected a BLIP, or a model that transformers lists for {lists}")
-    return kind.filter(path, identify(path), question=question, precision=precision)
+    return kind.filter(path, identify_filter(path, question), question=question, precision=precision)
 
 
 def kind_of(path: Place) -> Kind:
@@ -101,11 +105,32 @@ def _found(path: Place) -> str:
 def _open_writer(path: Path, identity: str, *, prompt: str | None, precision: str) -> Captioner:
     captioner = open_blip(path, precision=precision)[0]
     _require(captioner.model, CAPTIONING, f"{path}: can't write captions, as BlipForConditionalGeneration can")
-    return captioner if prompt is None else replace(captioner, prompt=prompt)
+    return captioner if prompt is None else replace(captioner, prompt=prompt, identity=identity)
 
 
 def _open_clip(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
     return load_clip(path, identity, precision=precision)
+
+
+def _open_blip2(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
+    return load_blip2(path, identity, precision=precision)
+
+
+def _open_sieve(name: str, identity: str, *, precision: str, **_: Any) -> Filter:
+    captioner, encoder = _sieve_parts(name)
+    writes = open_captioner(str(captioner), captioner, prompt=None, precision=precision, fetch=None)
+    return SieveFilter(writes, load_encoder(encoder, precision=precision), identity)
+
+
+def _identify_sieve(name: str) -> str:
+    return hashlib.sha256("+".join(map(identify, _sieve_parts(name))).encode()).hexdigest()[:16]
+
+
+def _sieve_parts(name: str) -> tuple[Path, Path]:
+    captioner, mark, encoder = name.removeprefix("sieve:").partition("#")
+    if not mark or not Path(captioner).exists() or not Path(encoder).is_dir():
+        raise ValueError(f"{name}: expected sieve:CAPTIONER#ENCODER, two folders that are there: of a captioner, and of a sentence encoder")
+    return Path(captioner), Path(encoder)
 
 
 def _open_judge(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
@@ -115,7 +140,10 @@ def _open_judge(path: Path, identity: str, *, precision: str, **_: Any) -> Filte
 
 
 BLIP = Kind(_open_writer, _open_judge)
-SCHEMES = {"openai": Scheme(Kind(open_endpoint_captioner, open_endpoint_judge), identify_endpoint)}
+SCHEMES = {
+    "sieve": Scheme(Kind(filter=_open_sieve), _identify_sieve),
+    "openai": Scheme(Kind(open_endpoint_captioner, open_endpoint_judge, asks=True), identify_endpoint),
+}
 
 
 def open_blip(path: Path, *, precision: str, vocab: Path | None = None, image_size: int | None = None) -> tuple[MedCaptioner, MedFilter]:
@@ -140,6 +168,20 @@ def find_model(name: str, tuned: Path, fetch: Fetch | None) -> Place:
     if not Path(name).exists():
         raise ValueError(f"{name}: no such folder or file; expected 'tuned', the path of a model, or models:/NAME/VERSION")
     return Path(name)
+
+
+def identify_captioner(place: Place, prompt: str | None) -> str:
+    """What its texts carry: the model's content hash, and with a prompt of the writer's another."""
+    return identify(place) if prompt is None else _asked(place, prompt)
+
+
+def identify_filter(place: Place, question: str) -> str:
+    """What its scores carry."""
+    return _asked(place, question) if kind_of(place).asks else identify(place)
+
+
+def _asked(place: Place, words: str) -> str:
+    return hashlib.sha256(f"{identify(place)} {words}".encode()).hexdigest()[:16]
 
 
 def identify(path: Place) -> str:

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip_core.capfilt.answers import without_thoughts
+from blip_core.capfilt.folders import FAULTS, LOCAL, read_model
 from blip_core.capfilt.med import Caption
 from blip_core.compute.distributed import device
-from blip_core.compute.precision import resolved
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.weights.load import read_config
 
@@ -145,27 +145,25 @@ def load_vlm(folder: Path, *, precision: str) -> Vlm:
     """No code in the folder is run. ValueError when transformers can't read it."""
     from transformers import AutoModelForImageTextToText
 
-    local = {"local_files_only": True, "trust_remote_code": False}
     try:
-        processor = _processor(folder, local)
-        dtype = torch.bfloat16 if resolved(precision) == "bf16" else torch.float32
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, **local).eval().to(device())
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as e:
+        processor = _processor(folder)
+        model = read_model(AutoModelForImageTextToText, folder, precision=precision)
+    except FAULTS as e:
         raise ValueError(
             f"{folder}: transformers can't read this as a {read_config(folder)['model_type']} with its processor ({e})"
         ) from None
     return Vlm(model, processor)
 
 
-def _processor(folder: Path, local: dict[str, Any]) -> Any:
+def _processor(folder: Path) -> Any:
     from transformers import AutoProcessor
 
     try:
-        found = AutoProcessor.from_pretrained(folder, **local)
+        found = AutoProcessor.from_pretrained(folder, **LOCAL)
     except (ImportError, ValueError) as e:
         if "torchvision" not in str(e).lower():
             raise
-        found = _processor_of_pictures(folder, local)
+        found = _processor_of_pictures(folder)
     if not hasattr(found, "image_processor"):
         raise ValueError(f"found a {type(found).__name__} and no processor of pictures: save the model's processor into the folder too")
     return found
@@ -178,14 +176,14 @@ class _NoVideos(dict[str, Any]):
         return None
 
 
-def _processor_of_pictures(folder: Path, local: dict[str, Any]) -> Any:
+def _processor_of_pictures(folder: Path) -> Any:
     """A processor that could take videos too, without the part that does: that one wants torchvision."""
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    kind = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **local))]
+    kind = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **LOCAL))]
     parts = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
-    made = [parts[n].from_pretrained(folder, **local) if n in parts else _NoVideos() for n in kind.get_attributes()]
-    settings, _ = kind.get_processor_dict(folder, **local)
+    made = [parts[n].from_pretrained(folder, **LOCAL) if n in parts else _NoVideos() for n in kind.get_attributes()]
+    settings, _ = kind.get_processor_dict(folder, **LOCAL)
     unchecked: Any = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda *_: None})  # it would miss the part
     return unchecked.from_args_and_dict(made, settings)

@@ -14,7 +14,7 @@ from blip_core.capfilt.chat import Terms
 from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.med import Captioner, set_threads
 from blip_core.capfilt.pace import begin, paced
-from blip_core.capfilt.plugins import Fetch, Place, find_model, identify, open_captioner
+from blip_core.capfilt.plugins import Fetch, Place, find_model, identify_captioner, open_captioner
 from blip_core.compute.pixels import read_picture
 from blip_core.compute.work import ANSWERS, publish, run_folder
 from blip_core.config.capfilt import CaptionConfig, WriterConfig
@@ -61,7 +61,7 @@ def caption(
     Those finished before an interruption are kept."""
     require_gate(gate, generation)
     places = {w.captioner: find_model(w.captioner, captioner, fetch) for w in cfg.writers}
-    identities = [identify(places[w.captioner]) for w in cfg.writers]
+    identities = [identify_captioner(places[w.captioner], w.prompt) for w in cfg.writers]
     decides, source = cfg.model_dump(exclude={"engine", "ray", "endpoint"}), content_hash(generation)
     staged = run_folder(work, "caption", cfg=decides, seed=seed, captioners=identities, generation=source, round=round)
     sizes = {path.name: num * len(cfg.writers) for path in table_paths(generation) if (num := num_crawled(path))}

@@ -16,7 +16,7 @@ from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.med import Filter, set_threads
 from blip_core.capfilt.pace import begin
 from blip_core.capfilt.pair_scores import PairScores, set_opinions
-from blip_core.capfilt.plugins import Fetch, Place, find_model, identify, open_filter
+from blip_core.capfilt.plugins import Fetch, Place, find_model, identify_filter, open_filter
 from blip_core.capfilt.scoring import score_table
 from blip_core.compute.work import ANSWERS, publish, run_folder
 from blip_core.config.capfilt import ScoreConfig
@@ -46,7 +46,8 @@ def score(
     `filter` is the round's own, which `cfg.filters` calls tuned. Tables finished before an interruption are kept.
     """
     places = {name: find_model(name, filter, fetch) for name in cfg.filters}
-    identities, inputs = [identify(places[n]) for n in cfg.filters], [content_hash(f) for f in (generation, captions, heldout)]
+    identities = [identify_filter(places[name], cfg.question) for name in cfg.filters]
+    inputs = [content_hash(folder) for folder in (generation, captions, heldout)]
     decides = cfg.model_dump(exclude={"engine", "ray", "endpoint"})
     staged = run_folder(work, "score", cfg=decides, seed=seed, filters=identities, inputs=inputs)
     terms = Terms(cfg.endpoint, work / ANSWERS, staged.name, cfg.workers)

@@ -11,7 +11,7 @@ import yaml
 from blip_core.capfilt.chat import KEY, Address
 from blip_core.capfilt.completion import Likely
 from blip_core.capfilt.endpoint import log_odds
-from blip_core.capfilt.plugins import identify, open_filter
+from blip_core.capfilt.plugins import identify, identify_captioner, open_filter
 from blip_core.config.capfilt import EndpointConfig, WriterConfig
 from blip_core.stages.calibrate import calibrate
 from blip_core.stages.caption import caption
@@ -116,7 +116,7 @@ def test_a_round_by_a_server_stops_at_its_budget_and_goes_on(llama, ingested, pa
     run(tmp_path / "captions", max_requests=1000)
     made = read_tables(tmp_path / "captions").to_pylist()
     assert posts(llama) == len({(r["shard"], r["key"]) for r in made}) == len(made)
-    assert {(r["model"], r["sampler"]) for r in made} == {(identify(name), "nucleus p=0.9, not repeatable")}
+    assert {(r["model"], r["sampler"]) for r in made} == {(identify_captioner(name, "Say it."), "nucleus p=0.9, not repeatable")}
     run(tmp_path / "again")
     assert posts(llama) == len(made) and content_hash(tmp_path / "again") == content_hash(tmp_path / "captions")
 

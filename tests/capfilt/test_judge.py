@@ -1,11 +1,18 @@
 """Models that answer questions as filters: the log-odds of yes as the whole prompt gives them, texts side by side or alone."""
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 
-from blip_core.capfilt.plugins import open_filter
+from blip_core.capfilt.plugins import identify_captioner, identify_filter, open_filter
 from blip_core.capfilt.vlm import together
+from blip_core.stages.assemble import assemble
+from blip_core.stages.calibrate import calibrate
+from blip_core.stages.caption import caption
+from blip_core.stages.score import score
+from blip_core.tables.captions import REASONS, read_tables
+from blip_core.tables.manifest import read_manifest
 from tests.support.vlms import FAMILIES, make_folder
 
 QUESTION = 'Does it show "{text}"? Yes or no.'
@@ -57,10 +64,12 @@ def test_a_text_of_the_web_sets_no_mark_of_the_prompt(tmp_path):
 
 def test_the_question_decides(tmp_path):
     folder = make_folder("llava", tmp_path / "llava")
-    scores = []
+    scores, seen = [], set()
     for question in (QUESTION, "Is {text} in it?"):
         judge = opened(folder, question)
         scores.append(judge.score([judge.prepare(pictures()[0])], [judge.encode(TEXTS[0])]).itm_logit)
+        seen.add(judge.identity)
+    assert len(seen) == 2 and identify_filter(folder, QUESTION) in seen
     assert abs(scores[0] - scores[1]).min() > 1e-3
 
 
@@ -75,3 +84,34 @@ def test_the_question_decides(tmp_path):
 def test_a_model_that_cannot_judge_so_is_told(family, why, tmp_path):
     with pytest.raises(ValueError, match=f"{family}: a {family} can't judge: {why}"):
         opened(make_folder(family, tmp_path / family))
+
+
+def test_a_round_by_a_model_that_writes_and_judges(ingested, params, tmp_path):
+    """One folder is captioner and judge, through calibration, controls and choice; its sentences are candidates."""
+    folder, work = make_folder("llava", tmp_path / "llava"), tmp_path / "work"
+    g0, shards, heldout = (ingested / name for name in ("generations/g0", "shards", "heldout"))
+    (own,) = params.caption.writers
+    sampler = own.sampler.model_copy(update={"max_tokens": 24, "temperature": 2.0})
+    writer = own.model_copy(
+        update={"captioner": str(folder), "prompt": "Say it.", "sentences": "split", "num_candidates": 2, "sampler": sampler}
+    )
+    cfg = params.caption.model_copy(update={"writers": (writer, writer.model_copy(update={"sentences": "all"})), "precision": "fp32"})
+    options = {"seed": 3, "work": work}
+    caption(folder, g0, shards, ingested / "gates/g0.json", tmp_path / "captions", round="r1", cfg=cfg, **options)
+    made = read_tables(tmp_path / "captions")
+    numbers = set(made["candidate"].to_pylist())
+    assert {0, 100, 200, 201} <= numbers and numbers - {0, 100, 200, 201} <= {*range(1, 100), *range(101, 200)}
+    assert (
+        set(made["model"].to_pylist()) == {identify_captioner(folder, "Say it.")} == set(read_manifest(tmp_path / "captions")["captioners"])
+    )
+
+    score_cfg = params.score.model_copy(update={"filters": (str(folder),), "question": QUESTION, "precision": "fp32"})
+    score(folder, g0, tmp_path / "captions", shards, heldout, tmp_path / "scores", cfg=score_cfg, **options)
+    (tmp_path / "labels").mkdir()
+    outs = (tmp_path / "calibration.json", tmp_path / "metrics.json")
+    calibrate(folder, shards, heldout, tmp_path / "labels", *outs, cfg=params.calibrate, score_cfg=score_cfg, seed=3)
+    assemble(g0, tmp_path / "scores", outs[0], tmp_path / "g1", tmp_path / "m.json", cfg=params.assemble)
+    chosen = read_tables(tmp_path / "g1")
+    judged = chosen.filter(pc.equal(chosen["filter"], identify_filter(folder, QUESTION)))
+    assert judged.num_rows and not judged["match"].null_count and judged["itc"].null_count == judged.num_rows
+    assert set(chosen["reason"].to_pylist()) <= set(REASONS)

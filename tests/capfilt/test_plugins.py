@@ -13,7 +13,7 @@ import simplejpeg
 import torch
 
 from blip_core.capfilt.pair_scores import opinions
-from blip_core.capfilt.plugins import identify, open_captioner
+from blip_core.capfilt.plugins import identify, identify_captioner, open_captioner
 from blip_core.capfilt.plugins import open_filter as open_any_filter
 from blip_core.capfilt.scoring import score_table
 from blip_core.selection.calibration import read_calibrations
@@ -99,7 +99,7 @@ def test_a_public_captioner_and_filter_open_by_their_folder(tokenizer, stored, t
     writes = save(peer("BlipForConditionalGeneration", "equal", tokenizer), tokenizer, tmp_path / "writes")
     judges = save(peer("BlipForImageTextRetrieval", "wide_text", tokenizer), tokenizer, tmp_path / "judges")
     captioner = open_captioner(str(writes), tmp_path, prompt="a photo of", precision="fp32", fetch=None)
-    assert captioner.prompt == "a photo of" and captioner.identity == identify(writes) != identify(judges)
+    assert captioner.prompt == "a photo of" and captioner.identity == identify_captioner(writes, "a photo of") != identify(writes)
     judge = open_filter(str(judges), tmp_path, precision="fp32", fetch=None)
     found = score_table(judge, pa.Table.from_pylist([{"shard": "web-00000", "key": "k0", "text": t} for t in TEXTS]), stored, batch_size=2)
     assert np.isfinite(found.itm_logit).all() and np.isfinite(found.itc).all()
@@ -173,7 +173,7 @@ def test_a_round_with_two_captioners_and_an_ensemble_of_filters(ingested, params
     options = {"seed": 3, "work": work}
     caption(tmp_path / "captioner", g0, shards, ingested / "gates/g0.json", tmp_path / "captions", round="r1", cfg=cfg, **options)
     made = read_tables(tmp_path / "captions").to_pylist()
-    first = sorted((r["candidate"], r["model"] == identify(writes), r["sampler"]) for r in made if r["key"] == made[0]["key"])
+    first = sorted((r["candidate"], r["model"] == identify_captioner(writes, ""), r["sampler"]) for r in made if r["key"] == made[0]["key"])
     assert first == [(0, False, "nucleus p=0.9"), (1, False, "nucleus p=0.9"), (2, True, "beam 3"), (3, True, "beam 3")]
 
     score_cfg = params.score.model_copy(update={"filters": ("tuned", str(judges), str(clip))})

@@ -99,6 +99,7 @@ def test_a_text_that_reaches_the_limit_is_truncated_and_one_that_ends_is_not(fol
 def test_the_prompt_is_the_instruction(folder):
     plain, other = opened(folder), opened(folder, prompt="What is it?")
     assert "Describe the image in one sentence." in plain.vlm.tokenizer.decode(plain.prepare(pictures()[0])["input_ids"][0])
+    assert plain.identity == identify(folder) != other.identity
     assert "What is it?" in other.vlm.tokenizer.decode(other.prepare(pictures()[0])["input_ids"][0])
 
 
