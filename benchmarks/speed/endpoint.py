@@ -146,7 +146,7 @@ def main() -> None:
     ours.send("end")
     used, passed = ours.recv()
     images = args.tables * args.images
-    found = {"images": images, **vars(args), "busy": used / (args.slots * passed), "images/s": images / passed, "peaks_mib": peaks}
+    found = {**vars(args), "images_in_all": images, "busy": used / (args.slots * passed), "images/s": images / passed, "peaks_mib": peaks}
     print(f"{images} pictures, {images / passed:.0f} a second: slots in use {found['busy']:.1%}; peak {peaks[0]} MiB, then {peaks[-1]} MiB")
     write(f"endpoint-{images}", found)
 
