@@ -26,6 +26,18 @@ from tests.support.small import ROOT, small_values
 from tests.support.vlms import make_folder
 
 
+CAPTIONS = """
+import sys
+from pathlib import Path
+from blip_core.config.params import load_params
+from blip_core.stages.caption import caption
+
+root, artifacts = map(Path, sys.argv[1:])
+cfg, inputs = load_params(root / "params.yaml").caption, [artifacts / name for name in ("generations/g0", "shards", "gates/g0.json")]
+caption(root, *inputs, root / "captions", round="r1", cfg=cfg, seed=3, work=root / "work")
+"""
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     """A server of llama.cpp behind the proxy."""
@@ -140,18 +152,11 @@ def test_a_killed_run_goes_on_row_by_row(llama, ingested, tmp_path):
     writer = {"captioner": named(llama.port), "prompt": None, "sentences": "all", "num_candidates": 1, "sampler": SAMPLER.model_dump()}
     values["caption"] |= {"writers": [writer], "endpoint": LIMITS}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    flags = {
-        "captioner": tmp_path,
-        "generation": ingested / "generations/g0",
-        "shards": ingested / "shards",
-        "gate": ingested / "gates/g0.json",
-    }
-    flags |= {"out": tmp_path / "captions", "work": tmp_path / "work", "params": tmp_path / "params.yaml", "round": "r1"}
-    command = [sys.executable, "-m", "blip_core", "caption", *(str(part) for n, value in flags.items() for part in (f"--{n}", value))]
+    command = [sys.executable, "-c", CAPTIONS, tmp_path, ingested]
     llama.breaks(Rule("stall", match="POST .*", every=30, count=1, after=0))
     first = subprocess.Popen(command, cwd=ROOT)
     answers = tmp_path / "work/answers"
-    wait_until(lambda: len([*answers.glob("*/*.jsonl")]) and sum(len(p.read_bytes().splitlines()) for p in answers.glob("*/*.jsonl")) > 20)
+    wait_until(lambda: sum(len(path.read_bytes().splitlines()) for path in answers.glob("*/*.jsonl")) > 20)
     first.kill()
     first.wait()
     assert not (tmp_path / "captions").exists()
