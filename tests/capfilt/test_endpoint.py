@@ -25,7 +25,6 @@ from tests.support.processes import wait_until
 from tests.support.small import ROOT, small_values
 from tests.support.vlms import make_folder
 
-
 CAPTIONS = """
 import sys
 from pathlib import Path
