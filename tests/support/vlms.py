@@ -70,13 +70,13 @@ def make_tokenizer(*marks: str, **named: str) -> transformers.PreTrainedTokenize
     return transformers.PreTrainedTokenizerFast(tokenizer_object=found, **tokens, **({"extra_special_tokens": named} if named else {}))
 
 
-def spread(model: Any, seed: int) -> Any:
+def spread(model: Any, seed: int, *, std: float = 0.2) -> Any:
     """Weights so large that two pictures and two texts differ."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.normal_(std=0.2, generator=generator)
+                parameter.normal_(std=std, generator=generator)
     return model.eval()
 
 
