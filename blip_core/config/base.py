@@ -9,6 +9,7 @@ Positive = Annotated[int, Field(gt=0)]
 Source = Literal["web", "human", "synthetic"]
 Engine = Literal["local", "ray"]
 Precision = Literal["auto", "fp32", "bf16"]  # blip_core/compute/precision.py
+ENDPOINT = "openai:"  # before URL#MODEL: a model that a server has
 MODELS = "the folder of a BLIP, ours or of transformers, a .pth file of the authors, or models:/NAME/VERSION of the registry"
 
 # of every stage that computes with tensors. The demo has 1: a file that several machines share must not mean another sum on each
