@@ -72,7 +72,7 @@ def caption(
     """
     if model.captioner is None:
         raise ValueError(f"{type(model.model).__name__} can't write captions, for it has no decoder; load a BLIP")
-    about = {"captioner": model.identity, "prompt": prompt, "sentences": "all", "num_candidates": num_candidates}
+    about = {"captioner": model.identity, "prompt": prompt, "fuses": None, "sentences": "all", "num_candidates": num_candidates}
     cfg = checked(WriterConfig, about | {"sampler": _USUAL | {"name": sampler} | options}, "caption")
     captioner = model.captioner if prompt is None else replace(model.captioner, prompt=prompt)
     found: list[list[str]] = []

@@ -10,6 +10,7 @@ from typing import Any
 
 from blip_core.cli.verbs import Verbs, read_params
 from blip_core.report.wording import listed
+from blip_core.tables.captions import WRITTEN, made_of
 
 ASIDE = ("artifacts/metrics/", "artifacts/history/")  # outputs that nothing is made from
 
@@ -123,7 +124,7 @@ def _caption_lines(found: dict[str, Any]) -> Iterable[str]:
     for version in found["generations"]:
         yield f"{version['version']}{' (in the workspace)' if version['workspace'] else ''}:"
         for row in version["texts"]:
-            made = f" {row['round']}#{row['candidate']} by captioner {row['model']}" if row["source"] == "synthetic" else ""
+            made = f" {row['round']}#{row['candidate']}{made_of(row)} by captioner {row['model']}" if row["source"] in WRITTEN else ""
             score = f", match {row['match']:.3f} by filter {row['filter']}" if row["match"] is not None else ""
             yield f"  {row['reason'] or 'undecided'}: {row['text']!r}, {row['source']}{made}{score}"
             if row["models"]:

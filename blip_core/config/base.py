@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
-Source = Literal["web", "human", "synthetic"]
+Source = Literal["web", "human", "synthetic", "fused"]
+CrawlSource = Literal["web", "synthetic", "fused"]
 Engine = Literal["local", "ray"]
 Precision = Literal["auto", "fp32", "bf16"]  # blip_core/compute/precision.py
 ENDPOINT = "openai:"  # before URL#MODEL: a model that a server has

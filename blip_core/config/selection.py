@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blip_core.config.base import Config, Positive, Share
+from blip_core.config.base import Config, CrawlSource, Positive, Share
 from blip_core.config.screens import ScreensConfig
 
 CalibrationMethod = Literal["logistic", "temperature", "isotonic"]
@@ -32,20 +32,20 @@ class AssembleConfig(Config):
     score: Literal["match", "itm", "itc"] = Field(
         description="match: calibrated P(match); itm: the raw ITM probability, as the authors; itc: cosine"
     )
-    threshold: dict[Literal["web", "synthetic"], float | Literal["calibrated"]] = Field(
+    threshold: dict[CrawlSource, float | Literal["calibrated"]] = Field(
         description="a candidate below is dropped; calibrated: the filter's own for calibrate.target_precision, a P(match)"
     )
     votes: Positive = Field(description="so many of score.filters must find a text at its threshold or above; 1 with a single filter")
     keep_best: Positive | None = Field(
         description="of those that pass, only so many of an image, by score; null: all. With thresholds of 0 it is BLIP-2's way"
     )
-    sources: tuple[Literal["web", "synthetic"], ...] = Field(description="which candidates take part")
+    sources: tuple[CrawlSource, ...] = Field(description="which candidates take part")
     screens: ScreensConfig = Field(
-        description="of synthetic texts; drop also takes web texts that ingest has marked. Loops and overused texts of a captioner "
-        "are dropped in any case"
+        description="of synthetic and fused texts; drop also takes web texts that ingest has marked. Loops and overused texts of a "
+        "captioner are dropped in any case"
     )
-    max_repeat: int = Field(ge=2, description="a synthetic text is a loop when one to four words stand in it this many times in a row")
-    max_share: Share = Field(description="a synthetic text given to more than this share of the images is overused")
+    max_repeat: int = Field(ge=2, description="a text of a captioner is a loop when one to four words stand in it this many times in a row")
+    max_share: Share = Field(description="a text of a captioner given to more than this share of the images is overused")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -57,7 +57,7 @@ class AssembleConfig(Config):
 class GateConfig(Config):
     """Limits on the next generation. A value beyond its limit stops retraining, promotion and the next round."""
 
-    max_noise: dict[Literal["web", "synthetic"], Share] = Field(
+    max_noise: dict[CrawlSource, Share] = Field(
         description="share of the source's texts that the filter rejected (the paper's noise ratio)"
     )
     max_residual_noise: Share = Field(
@@ -65,9 +65,10 @@ class GateConfig(Config):
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_coverage: Share = Field(description="share of the crawl's images that keep a text")
-    min_distinct: Share = Field(description="different texts / kept synthetic texts")
+    min_distinct: Share = Field(description="different texts / kept texts, of synthetic ones, and of fused ones")
     max_degenerate: Share = Field(
-        description="share of the synthetic candidates that are empty, marks alone, refusals, loops, truncated or overused"
+        description="share of the synthetic candidates, and of the fused ones, that are empty, marks alone, refusals, loops, truncated or "
+        "overused"
     )
     min_controls: Positive = Field(description="planted pairs of each truth; fewer prove nothing")
 

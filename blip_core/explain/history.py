@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from blip_core.tables.captions import SCREENS, read_table, table_paths
+from blip_core.tables.captions import SCREENS, WRITTEN, made_of, read_table, table_paths
 
 SHOWN = 3  # keys in a hint
 
@@ -69,8 +69,8 @@ def _number(key: str) -> float:
 
 def _describe(row: dict[str, Any]) -> str:
     origin = row["source"]
-    if origin == "synthetic":
-        origin += f" {row['round']}#{row['candidate']} ({row['sampler']}, captioner {row['model']}, seed {row['seed']})"
+    if origin in WRITTEN:
+        origin += f" {row['round']}#{row['candidate']}{made_of(row)} ({row['sampler']}, captioner {row['model']}, seed {row['seed']})"
     scores = [f"{name} {row[name]:.3f}" for name in ("match", "itm", "itc") if row[name] is not None]
     judged = f"; {', '.join(scores)} by filter {row['filter']}" if scores else ""
     marks = [name for name in SCREENS if row.get(name) is True] + [row["language"]] * bool(row.get("language"))

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from blip_core.explain.history import hint, rows_of
-from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, table_paths
+from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, WRITTEN, made_of, table_paths
 from blip_core.tables.stopped import require_made
 from blip_core.texts.screens import normalised
 
@@ -42,7 +42,9 @@ def _rule_words(rule: dict[str, Any]) -> str:
 
 
 def _origin(row: dict[str, Any]) -> str:
-    made = f" {row['round']}#{row['candidate']} ({row['sampler']}, captioner {row['model']})" if row["source"] == "synthetic" else ""
+    made = (
+        f" {row['round']}#{row['candidate']}{made_of(row)} ({row['sampler']}, captioner {row['model']})" if row["source"] in WRITTEN else ""
+    )
     return row["source"] + made
 
 

@@ -23,7 +23,23 @@ from blip_core.tables.captions import CONTROLS, KEPT, SCREENS, read_table, table
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 
-_SHOWN = ("text", "source", "reason", "match", "itm", "itc", "round", "candidate", "model", "sampler", "seed", "filter", *SCREENS)
+_SHOWN = (
+    "text",
+    "source",
+    "reason",
+    "match",
+    "itm",
+    "itc",
+    "round",
+    "candidate",
+    "fused_web",
+    "fused_synthetic",
+    "model",
+    "sampler",
+    "seed",
+    "filter",
+    *SCREENS,
+)
 
 
 def export(

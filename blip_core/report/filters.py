@@ -46,8 +46,9 @@ def _with_bounds(metrics: dict[str, Any], key: str) -> str:
 
 def _thresholds(found: Findings) -> list[str | Table]:
     """What a threshold on P(match) would keep and lose, by the first filter of each round, and the one in use."""
-    header = ["round", "P(match)\nfrom", "true pairs\nkept", "false pairs\nkept", "web texts\nkept", "synthetic\nkept"]
-    rows = [_threshold_row(r, found, threshold) for r in found.rounds for threshold in THRESHOLDS]
+    sources = [s for s in SOURCES if any(s in digest.sources for digest in found.rounds.values())]
+    header = ["round", "P(match)\nfrom", "true pairs\nkept", "false pairs\nkept", *(f"{s}\nkept" for s in sources)]
+    rows = [_threshold_row(r, found, threshold, sources) for r in found.rounds for threshold in THRESHOLDS]
     about = "Pairs are held-out ones of known truth; texts are the candidates of the crawl, whatever else decided about them. What is "
     about += "not kept is lost: of the true pairs that is the price."
     return [Table(header, rows), "\n".join([about, *(f"In use in {r}: {_in_use(r, found)}." for r in found.rounds)])]
@@ -63,12 +64,12 @@ def _in_use(r: str, found: Findings) -> str:
     return f"{score} from {listed(limits)}{votes}{best}"
 
 
-def _threshold_row(r: str, found: Findings, threshold: float) -> list[str]:
+def _threshold_row(r: str, found: Findings, threshold: float, sources: list[str]) -> list[str]:
     first = found.filters[r][0]
     at = sum(t < threshold for t in first["curve"]["threshold"])
     true = false = 0.0
     if at < len(first["curve"]["threshold"]):
         true, precision = (first["curve"][name][at] for name in ("recall", "precision"))
         false = true * (1 / precision - 1) if precision else 0.0  # true and false pairs weigh the same in the curve
-    kept = [found.rounds[r].share_from(source, threshold) for source in SOURCES]
+    kept = [found.rounds[r].share_from(source, threshold) for source in sources]
     return [r, f"{threshold:.1f}", *map(percent, [true, false, *kept])]

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from blip_core.config.base import CrawlSource
+
 VERSION = 1
 Name = Annotated[str, Field(min_length=1)]
 Digest = Annotated[str, Field(pattern=r"[0-9a-f]{16}")]
@@ -41,7 +43,7 @@ class Label(BaseModel):
     shard: Name
     key: Name
     image_id: Name
-    source: Literal["web", "synthetic"]
+    source: CrawlSource
     round: str
     candidate: int = Field(ge=0)
     text: str

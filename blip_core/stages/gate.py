@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from blip_core.checks.contract import COLUMNS, RANGES, each_row, max_chars, row_expectations, score_expectations
 from blip_core.checks.expect import Expect, at_least, at_most, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
+from blip_core.config.base import CrawlSource
 from blip_core.config.selection import AssembleConfig, GateConfig
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations, with_match
@@ -17,7 +18,7 @@ from blip_core.selection.choice import Rule, candidate_paths, choose, judged_can
 from blip_core.selection.noise import FALSE_KINDS, TRUE, Judged, Noise, residual_noise
 from blip_core.selection.outcome import judged, kept_nothing
 from blip_core.stages.assemble import measure
-from blip_core.tables.captions import CONTROLS, DEGENERATE, SCHEMA, each_table, read_table, table_paths
+from blip_core.tables.captions import CONTROLS, DEGENERATE, SCHEMA, WRITTEN, each_table, read_table, table_paths
 from blip_core.tables.counting import Walk, hashes
 from blip_core.tables.manifest import content_hash, listed_hash, read_manifest
 
@@ -161,11 +162,16 @@ def _candidate_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
     for source in rule.cfg.sources:
         says = f"noise ratio: share of the {source} texts that the filter rejected"
         expectations.append(share_at_most(f"noise_{source}", "rejected", _limit(cfg, source), says, kind="noise", where=("source", source)))
-    if "synthetic" in rule.cfg.sources:
-        says = "share of the synthetic texts that are degenerate: empty, loops, cut off, or the same for too many images"
-        where = ("source", "synthetic")
-        expectations.append(share_at_most("degenerate_share_synthetic", "degenerate", cfg.max_degenerate, says, where=where))
+    for source in _written(rule):
+        says = f"share of the {source} texts that are degenerate: empty, loops, cut off, or the same for too many images"
+        where = ("source", source)
+        expectations.append(share_at_most(f"degenerate_share_{source}", "degenerate", cfg.max_degenerate, says, where=where))
     return expectations
+
+
+def _written(rule: Rule) -> list[CrawlSource]:
+    """The sources of captioners' texts that take part."""
+    return [source for source in rule.cfg.sources if source in WRITTEN]
 
 
 def _limit(cfg: GateConfig, source: str) -> float:
@@ -182,8 +188,8 @@ def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
         at_least("controls_true", cfg.min_controls, "planted true pairs"),
         at_least("controls_false", cfg.min_controls, "planted false pairs"),
     ]
-    if "synthetic" in rule.cfg.sources:
-        expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, "different texts among the kept synthetic ones"))
+    for source in _written(rule):
+        expectations.append(at_least(f"distinct_share_{source}", cfg.min_distinct, f"different texts among the kept {source} ones"))
     if "web" in rule.cfg.sources:
         says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls"
         expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))

@@ -15,7 +15,7 @@ from blip_core.report import figures
 from blip_core.report.chain import chain_section
 from blip_core.report.costs import cost_section
 from blip_core.report.description import description_section
-from blip_core.report.digest import SOURCES, RoundDigest, pick_examples
+from blip_core.report.digest import RoundDigest, pick_examples
 from blip_core.report.filters import filter_section
 from blip_core.report.findings import SPLITS, Findings, read_findings
 from blip_core.report.page import Picture, Section, Table, as_html, as_text
@@ -65,7 +65,7 @@ def report(artifacts: Path, data: Path, out: Path, *, cfg: ReportConfig, params:
 def _in_short(found: Findings) -> Section:
     lines = []
     for r, digest in found.rounds.items():
-        for source in SOURCES:
+        for source in digest.sources:
             noise = digest.noise.get(source)
             change = f"; false ones: {percent(noise.before)} -> {percent(noise.after)}" if noise else ""
             lines.append(f"{r}, {source} texts: {_kept(digest, source):,} of {digest.texts(source):,} kept{change}")
@@ -86,14 +86,14 @@ def _noise(found: Findings) -> Section:
         "gate's\nestimate",
         "its upper\nbound",
     ]
-    rows = [_noise_row(found, r, source) for r in found.rounds for source in SOURCES]
+    rows = [_noise_row(found, r, source) for r, digest in found.rounds.items() for source in digest.sources]
     truth = "the sample world's truth says so" if found.truth else "not known: there is no data/truth.parquet"
     about = [
         "noise ratio: share of the texts that the filter scored which it rejected, whatever else speaks against them.",
         f"false before, after: share of the candidates and of the kept texts that are not true of their image ({truth}).",
         "gate's estimate: the same share after, as told by the scores of planted pairs of known truth; nobody labelled a crawled text. "
         f"It errs to the high side, the more the weaker the filter; upper bound at {found.params.gate.confidence:.0%} confidence.",
-        "n/a for synthetic texts: no pair can be planted that is wrong in the captioner's own way. The review sheet tells of them.",
+        "n/a for texts of captioners: no pair can be planted that is wrong in the captioner's own way. The review sheet tells of them.",
     ]
     parts: list[str | Table] = [Table(header, rows, left=2), "\n".join([*about, *_other_reasons(found)])]
     kinds = [row for r, digest in found.rounds.items() if "web" in digest.noise for row in _kind_rows(r, digest.noise["web"])]
@@ -104,7 +104,7 @@ def _noise(found: Findings) -> Section:
     return Section(
         "1. Noise in the texts",
         parts,
-        [Picture("scores", png, "Histograms of the match scores of web, synthetic and control texts by truth")],
+        [Picture("scores", png, "Histograms of the match scores of the texts of each source and of the controls, by truth")],
         in_text=2,
     )
 

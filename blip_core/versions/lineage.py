@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 TRAININGS = ("pretrain", "tune_captioner", "tune_filter")  # stages whose output is a model folder
-TEXT = ("text", "source", "round", "candidate", "model", "filter", "match", "reason")
+TEXT = ("text", "source", "round", "candidate", "fused_web", "fused_synthetic", "model", "filter", "match", "reason")
 # columns of blip_core/tables/captions.py
-LEARNED = ("key", "text", "source", "round", "candidate", "model", "filter", "itm", "itc", "match")
+LEARNED = ("key", "text", "source", "round", "candidate", "fused_web", "fused_synthetic", "model", "filter", "itm", "itc", "match")
 
 
 def of_model(spec: str, root: Path, *, name: str) -> dict[str, Any]:

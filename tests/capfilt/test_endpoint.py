@@ -111,7 +111,7 @@ def test_a_round_by_a_server_stops_at_its_budget_and_goes_on(llama, ingested, pa
         ingested / "shards",
         ingested / "heldout",
     )
-    writer = WriterConfig(captioner=name, prompt="Say it.", sentences="all", sampler=SAMPLER, num_candidates=1)
+    writer = WriterConfig(captioner=name, prompt="Say it.", fuses=None, sentences="all", sampler=SAMPLER, num_candidates=1)
 
     def run(out, **limits):
         cfg = params.caption.model_copy(update={"writers": (writer,), "endpoint": EndpointConfig(**LIMITS | limits)})
@@ -148,7 +148,14 @@ def test_a_round_by_a_server_stops_at_its_budget_and_goes_on(llama, ingested, pa
 def test_a_killed_run_goes_on_row_by_row(llama, ingested, tmp_path):
     """In the middle of a table: at most what was in flight is asked twice."""
     values = small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    writer = {"captioner": named(llama.port), "prompt": None, "sentences": "all", "num_candidates": 1, "sampler": SAMPLER.model_dump()}
+    writer = {
+        "captioner": named(llama.port),
+        "prompt": None,
+        "fuses": None,
+        "sentences": "all",
+        "num_candidates": 1,
+        "sampler": SAMPLER.model_dump(),
+    }
     values["caption"] |= {"writers": [writer], "endpoint": LIMITS}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-c", CAPTIONS, tmp_path, ingested]
@@ -196,7 +203,7 @@ def test_names_that_are_no_address():
 def test_a_sampler_that_no_server_knows_is_refused():
     with pytest.raises(ValueError, match=r"name is beam, expected nucleus; repetition_penalty is 1.1, expected 1.0"):
         sampler = SAMPLER.model_copy(update={"name": "beam", "repetition_penalty": 1.1})
-        WriterConfig(captioner="openai:http://h#m", prompt=None, sentences="all", sampler=sampler, num_candidates=1)
+        WriterConfig(captioner="openai:http://h#m", prompt=None, fuses=None, sentences="all", sampler=sampler, num_candidates=1)
 
 
 def test_the_server_of_transformers_writes_one_text_at_a_time_and_can_not_judge(tmp_path):
