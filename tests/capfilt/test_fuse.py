@@ -1,0 +1,94 @@
+"""Fused texts: what a text model makes of a web text and a caption, alone as in a batch, and with both parents named."""
+
+import pyarrow.compute as pc
+import pytest
+import torch
+import transformers
+from pydantic import ValidationError
+
+from blip_core.capfilt.fuse import filled
+from blip_core.capfilt.plugins import open_captioner, open_fuser
+from blip_core.config.capfilt import SamplerConfig
+from blip_core.stages.caption import caption
+from blip_core.tables.captions import read_tables
+from tests.support.vlms import TEMPLATE, TEXT, make_tokenizer, spread
+
+SAMPLER = SamplerConfig(name="nucleus", p=0.9, top_k=0, temperature=1.3, beams=3, min_tokens=2, max_tokens=6, repetition_penalty=1.0)
+PAIRS = [("Anna in Rome, 2019", "a red ball"), ("Anna in Rome, 2018", "a red ball"), ("12 dogs", "a green box on the grass")]
+CHAT = TEMPLATE.replace("{% for part in turn.content %}", "{{ turn.content }}{% for part in [] %}")
+KEYS = ["k0", "k1", "k2"]
+CONFIGS = {
+    "gpt2": lambda size: transformers.GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=4, n_positions=900),
+    "llama": lambda size: transformers.LlamaConfig(**TEXT, vocab_size=size),
+    "t5": lambda size: transformers.T5Config(vocab_size=size, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4),
+}
+
+
+def make_text_model(name, folder):
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    config = CONFIGS[name](len(tokenizer))
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    model = spread(kind.from_config(config), 0)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
+    model.generation_config.update(**ids, decoder_start_token_id=tokenizer.bos_token_id)
+    model.save_pretrained(folder)
+    if name == "llama":
+        tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_text_follows_from_its_pair_key_and_number_alone(name, tmp_path):
+    fuser = open_fuser(str(make_text_model(name, tmp_path / name)), tmp_path, prompt=None, precision="fp32", fetch=None)
+    prepared = [fuser.prepare_pair(*pair) for pair in PAIRS]
+    numbers = {"seed": 5, "num_candidates": 2, "first": 0}
+    whole = fuser.captions(prepared, KEYS, SAMPLER, **numbers)
+    assert [fuser.captions([p], [k], SAMPLER, **numbers)[0] for p, k in zip(prepared, KEYS, strict=True)] == whole
+    sure = fuser.captions([prepared[0]], ["k"], SAMPLER.model_copy(update={"top_k": 1}), **numbers)[0][0]
+    model = fuser.vlm.model
+    ids = model.generate(**prepared[0], max_new_tokens=6, min_new_tokens=2, do_sample=False)
+    own = ids if model.config.is_encoder_decoder else ids[:, prepared[0]["input_ids"].shape[1] :]
+    assert sure.text == fuser.vlm.decode(own)[0]
+
+
+def test_texts_fill_their_places_alone():
+    assert filled("{web}|{caption}", "a {caption}", "b {web}") == "a {caption}|b {web}"
+
+
+def test_a_text_model_is_no_captioner(tmp_path):
+    folder = make_text_model("gpt2", tmp_path / "gpt2")
+    with pytest.raises(ValueError, match="can't write; expected a BLIP"):
+        open_captioner(str(folder), folder, prompt=None, precision="fp32", fetch=None)
+
+
+def test_a_writer_fuses_one_before_it(params):
+    cfg = params.caption.model_dump()
+    cfg["writers"][0]["fuses"] = 0
+    with pytest.raises(ValidationError, match="writer 0 fuses 0, expected the number of a writer before it"):
+        type(params.caption)(**cfg)
+    cfg["writers"][0]["prompt"] = "{web} alone"
+    with pytest.raises(ValidationError, match="expected {web} and {caption} in it"):
+        type(params.caption)(**cfg)
+
+
+def test_each_fused_text_names_its_parents(ingested, params, tmp_path):
+    folder = make_text_model("gpt2", tmp_path / "gpt2")
+    (own,) = params.caption.writers
+    fuser = own.model_copy(update={"captioner": str(folder), "fuses": 0, "num_candidates": 1, "sampler": SAMPLER})
+    first = fuser.model_copy(update={"captioner": "tuned", "fuses": None, "num_candidates": 2})
+    cfg = params.caption.model_copy(update={"writers": (first, fuser), "precision": "fp32"})
+    from blip_core.tokenizer.wordpiece import Tokenizer
+    from blip_core.weights.checkpoint import new_model, save_model
+
+    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    save_model(new_model(params.model, tokenizer, seed=1), tokenizer, tmp_path / "own", prompt="", max_tokens=24)
+    g0 = ingested / "generations/g0"
+    options = {"round": "r1", "cfg": cfg, "seed": 3, "work": tmp_path / "work"}
+    caption(tmp_path / "own", g0, ingested / "shards", ingested / "gates/g0.json", tmp_path / "out", **options)
+    made = read_tables(tmp_path / "out")
+    fused = made.filter(pc.equal(made["source"], "fused")).to_pylist()
+    written = {(r["key"], r["candidate"]) for r in made.to_pylist() if r["source"] == "synthetic" and r["text"].strip()}
+    assert fused and {(r["key"], r["fused_synthetic"]) for r in fused} <= written
+    assert {(r["candidate"], r["fused_synthetic"], r["fused_web"]) for r in fused} == {(2, 0, 0), (3, 1, 0)}
