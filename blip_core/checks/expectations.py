@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip_core.checks.expect import Expect, Tally, tally
+from blip_core.checks.verdicts import ChecksFailed
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file
 from blip_core.tables.captions import SCHEMA, table_paths
@@ -54,7 +55,7 @@ def check(
 
 
 def require(results: list[dict[str, Any]], *, what: str, remedy: str, docs: Path | None) -> None:
-    """ValueError listing each failed check with what was observed and its limit."""
+    """ChecksFailed listing each failed check with what was observed and its limit."""
     if not results:
         raise ValueError(f"{what}: no check ran, so nothing is known")
     failed = [r for r in results if r["passed"] is not True]
@@ -62,7 +63,7 @@ def require(results: list[dict[str, Any]], *, what: str, remedy: str, docs: Path
         return
     lines = [f"  {r['name']}: {_number(r['observed'])}, expected {r['limit']} ({r['says']}{_examples(r.get('examples'))})" for r in failed]
     where = [f"Data Docs: {docs / 'index.html'}"] if docs is not None and (docs / "index.html").exists() else []
-    raise ValueError("\n".join([f"{what}: {len(failed)} of {len(results)} checks failed", *lines, remedy, *where]))
+    raise ChecksFailed("\n".join([f"{what}: {len(failed)} of {len(results)} checks failed", *lines, remedy, *where]))
 
 
 def schema_faults(path: Path, schema: pa.Schema = SCHEMA, *, exact: bool = True) -> list[str]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from blip_core.checks.contract import COLUMNS, RANGES, each_row, max_chars, row_expectations, score_expectations
 from blip_core.checks.expect import Expect, at_least, at_most, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
+from blip_core.checks.verdicts import keep_verdict, verdict_file
 from blip_core.config.selection import AssembleConfig, GateConfig
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations, with_match
@@ -37,13 +38,13 @@ def gate(
     cfg: GateConfig,
     assemble_cfg: AssembleConfig,
 ) -> None:
-    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed, behind
-    what is the reason of many: a source that keeps nothing. Metrics are written either way.
+    """Write the gate file of `generation` only when every check passed; ChecksFailed lists those that failed, behind
+    what is the reason of many: a source that keeps nothing. Metrics and verdict (verdicts.py) are written either way.
 
     `scores` and `calibration` are those that the generation was chosen by: its reasons are compared with the rule applied anew, and
     the planted controls among the scores go through the same rule.
     """
-    for path in (out_gate, out_metrics):
+    for path in (out_gate, out_metrics, verdict_file(out_docs)):
         path.unlink(missing_ok=True)
     parents = read_manifest(generation).get("parents", {})
     faults = [*folder_faults(generation), *_score_faults(scores, calibration, parents)]
@@ -55,6 +56,7 @@ def gate(
         nothing = kept_nothing(table_paths(generation), facts, rule=rule)
         results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=out_docs, title="gate")
     write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
+    keep_verdict(results, generation, out_docs)
     require(results, what="\n".join([*nothing, f"{generation} does not pass its gate"]), remedy=REMEDY, docs=docs)
     write_json({"passed": True, "generation": listed_hash(generation), "parents": parents, "checks": results}, out_gate)
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from blip_core.checks.contract import COLUMNS, each_row, max_chars, row_expectations
 from blip_core.checks.expect import Expect, at_least, at_most, pairs, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require
+from blip_core.checks.verdicts import keep_verdict, verdict_file
 from blip_core.config.intake import ValidateConfig
 from blip_core.files.content import write_json
 from blip_core.tables.captions import KEPT, NO_TEXT, SCHEMA, SCREENS, kept, read_table, table_paths
@@ -34,12 +35,12 @@ def validate(
     *,
     cfg: ValidateConfig,
 ) -> None:
-    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed.
+    """Write the gate file of `generation` only when every check passed; ChecksFailed lists those that failed.
 
-    Metrics are written either way. With the gate goes the decision that a round may start from this generation: there is no model before
-    its own that it could have brought no gain over. Of the later generations `decide` says so.
+    Metrics and verdict (verdicts.py) are written either way. With the gate goes the decision that a round may start from this generation:
+    there is no model before its own that it could have brought no gain over. Of the later generations `decide` says so.
     """
-    for path in (out_gate, out_decision, out_metrics):
+    for path in (out_gate, out_decision, out_metrics, verdict_file(out_docs)):
         path.unlink(missing_ok=True)
     faults = folder_faults(generation, heldout)
     if faults:
@@ -51,6 +52,7 @@ def validate(
         suites = {"texts": (texts, _text_expectations(generation, cfg)), "images": (images, _fact_expectations(cfg))}
         results = check(suites, docs=out_docs, title="validate")
         write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
+    keep_verdict(results, generation, out_docs)
     require(results, what=f"{generation} does not keep its contract", remedy=REMEDY, docs=docs)
     write_json({"passed": True, "generation": listed_hash(generation), "checks": results}, out_gate)
     write_json({"go_on": True}, out_decision)

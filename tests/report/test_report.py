@@ -17,7 +17,7 @@ from PIL import Image
 
 from blip_core.config.params import Params
 from blip_core.files.content import write_json
-from blip_core.report.digest import pick_examples
+from blip_core.report.examples import pick_examples
 from blip_core.report.page import Section, Table, as_html, as_text
 from blip_core.runtime.times import StageTime
 from blip_core.sample.scene_texts import human_captions
@@ -219,7 +219,7 @@ def artifacts(tmp_path_factory, data) -> Path:
 @pytest.fixture(scope="module")
 def out(artifacts, data) -> Path:
     params = make_params()
-    report(artifacts, data, artifacts / "report", cfg=params.report, params=params)
+    report(artifacts, data, artifacts / "ablations.json", artifacts / "report", cfg=params.report, params=params)
     return artifacts / "report"
 
 
@@ -231,7 +231,7 @@ def own_artifacts(artifacts, tmp_path) -> Path:
 
 def run(artifacts: Path, data: Path, params: Params | None = None) -> str:
     params = params or make_params()
-    report(artifacts, data, artifacts / "report", cfg=params.report, params=params)
+    report(artifacts, data, artifacts / "ablations.json", artifacts / "report", cfg=params.report, params=params)
     return (artifacts / "report" / "table.txt").read_text()
 
 
@@ -457,7 +457,7 @@ def test_a_wide_table_wraps_and_loses_nothing():
 
 def test_every_string_of_a_page_is_escaped():
     html = as_html(EVIL, [Section(EVIL, [EVIL, Table([EVIL], [[EVIL]])])])
-    assert html.count("&lt;script&gt;") == 6 and "<script>" not in html and "<b>" not in html
+    assert html.count("&lt;script&gt;") == 7 and "<script>" not in html and "<b>" not in html
 
 
 def test_a_second_run_replaces_the_report_by_equal_bytes(own_artifacts, data):
@@ -475,7 +475,7 @@ def test_what_the_stages_cost_is_shown_and_decides_nothing(own_artifacts, data, 
     for run_name, ended, gpu in (("r1/caption", "2026-01-02T03:05:00+00:00", 512.0), ("base/ingest", "2026-01-02T03:04:00+00:00", None)):
         write_json(vars(StageTime(run_name, 70.04, 1200.0, 3.0, 2.5, 812.4, gpu, ended)), tmp_path / "work/times" / f"{run_name}.json")
     write_json({"run": "r1/old", "hours": 1}, tmp_path / "work/times/r1/old.json")  # of another version
-    report(own_artifacts, data, own_artifacts / "report", cfg=params.report, params=params, work=tmp_path / "work")
+    report(own_artifacts, data, own_artifacts / "ablations.json", own_artifacts / "report", cfg=params.report, params=params, work=tmp_path / "work")
     table, page = ((own_artifacts / "report" / name).read_text() for name in ("table.txt", "index.html"))
     assert line(table, "base/ingest").split() == ["base/ingest", "2026-01-02", "03:04:00", "70.0", "1,200.0", "2.5", "812"]
     assert line(table, "r1/caption").split()[-2:] == ["812", "512"]
