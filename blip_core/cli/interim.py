@@ -71,5 +71,5 @@ def _where_to_look(args: argparse.Namespace, generation: Path, params: "Params")
     except Exception as e:  # noqa: BLE001  # whatever it is, the checks that failed are what must be told
         log.warning("%s: can't be drawn (%s: %s)", out, type(e).__name__, e)
     if args.verb == "gate":
-        yield f"`blip review {generation} --out review.html` lets you judge its texts; "
-        yield f"`blip explain KEY --generation {generation}` tells why a text was kept or dropped."
+        yield f"Judge its texts yourself: `blip review {generation} --out review.html`"
+        yield f"Why a text was kept or dropped: `blip explain KEY --generation {generation}`"

@@ -1,6 +1,7 @@
 """Pictures with their texts, as sections of the report."""
 
 from blip_core.report import figures
+from blip_core.report.digest import SOURCES
 from blip_core.report.examples import pick_examples, pick_near
 from blip_core.report.findings import Findings
 from blip_core.report.page import Picture, Section
@@ -24,4 +25,5 @@ def _examples(found: Findings, title: str, name: str, generation: str, caption: 
 def near_sections(found: Findings, r: str, *, count: int) -> list[Section]:
     """What a slightly lower threshold would keep, and what a slightly higher one would drop."""
     near = pick_near(found.generation(found.params.rounds[r].next), found.artifacts / "shards", found.truth, count=count)
-    return [Section(f"{r}: {source} texts just {side} the threshold", [], examples=examples) for (source, side), examples in near.items()]
+    groups = [(source, side) for source in SOURCES for side in ("above", "below") if (source, side) in near]
+    return [Section(f"{r}: {source} texts just {side} the threshold", [], examples=near[source, side]) for source, side in groups]

@@ -13,15 +13,16 @@ def failed_sections(found: Findings) -> list[Section]:
 
 
 def _failed(verdict: Verdict) -> Section:
-    rows = [[c["name"], _value(c["observed"]), c["limit"], c["says"] + _examples(c), remedy(c["name"])] for c in verdict.failed]
     assert verdict.checks
-    words = [f"{len(rows)} of {len(verdict.checks)} checks failed, so nothing trains on generation {verdict.generation}."]
+    failed, generation = verdict.failed, f"artifacts/generations/{verdict.generation}"
+    rows = [[c["name"], _value(c["observed"]), c["limit"]] for c in failed]
+    told = [f"{c['name']}: {c['says']}{_examples(c)}. What to do: {remedy(c['name'])}." for c in failed]
+    words = [f"{len(failed)} of {len(verdict.checks)} checks failed, so nothing trains on generation {verdict.generation}."]
     if verdict.stage != "validate":
-        words.append(
-            f"`blip review artifacts/generations/{verdict.generation} --out review.html` lets you judge its texts, `blip explain KEY "
-            f"--generation artifacts/generations/{verdict.generation}` tells why a text was kept or dropped."
-        )
-    return Section(f"Failed: {verdict.stage}", [Table(["check", "value", "limit", "what it is of", "what to do"], rows, left=5), *words])
+        words.append(f"Judge its texts yourself: `blip review {generation} --out review.html`.")
+        words.append(f"Why a text was kept or dropped: `blip explain KEY --generation {generation}`.")
+    parts: list[str | Table] = [Table(["check", "value", "limit"], rows, left=3), *told, "\n".join(words)]
+    return Section(f"Failed: {verdict.stage}", parts)
 
 
 def checks_section(found: Findings) -> Section:

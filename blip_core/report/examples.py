@@ -38,7 +38,7 @@ class ExampleText:
         return decided if self.true is None else f"{decided}; really {'true' if self.true else 'false'}"
 
     def scored(self) -> str:
-        return ", ".join(f"{name} {value:.2f}" for name, value in self.scores.items() if value is not None)
+        return ", ".join(f"{name} {value:.3f}" for name, value in self.scores.items() if value is not None)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ escaped. It is light or dark as the reader's screen is, and no wider: what is to
 
 import base64
 import io
+import re
 import textwrap
 from dataclasses import dataclass, field
 from html import escape
@@ -121,11 +122,16 @@ def _width(cell: str) -> int:
 
 
 def _section_html(section: Section, anchor: str) -> str:
-    parts = [_table_html(p) if isinstance(p, Table) else f"<p>{escape(p)}</p>" for p in section.parts]
+    parts = [_table_html(p) if isinstance(p, Table) else f"<p>{_words(p)}</p>" for p in section.parts]
     parts += [_wide(f'<img alt="{escape(p.alt)}" src="{_data_url(p.png)}">', "figure") for p in section.pictures if p.on_page]
     if section.examples:
         parts.append(f'<div class="cards">{"".join(map(_card_html, section.examples))}</div>')
     return f'<section id="{anchor}"><h2>{escape(section.title)}</h2>\n{chr(10).join(parts)}</section>'
+
+
+def _words(text: str) -> str:
+    """What stands in backticks is code."""
+    return re.sub("`([^`\n]+)`", r"<code>\1</code>", escape(text))
 
 
 def _wide(inner: str, kind: str) -> str:
