@@ -150,8 +150,8 @@ def test_tables_of_a_suite_count_as_one_however_they_are_cut():
     whole = check({"t": (table, expectations)}, docs=None, title="test")
     found = {r["name"]: (r["observed"], r.get("examples")) for r in whole}
     assert found["t_rows"] == (8.0, None) and found["keys"] == (2, ["{'key': 'b', 'n': 0}"] * 2)
-    assert found["noise"] == (0.4, None) and found["score"] == (float("inf"), None)
-    assert found["score_range"] == (3, ["2.0", "-1.0", "inf"]) and found["form"] == (2, ["d", "e"])
+    assert found["noise"] == (0.4, None) and found["score"] == ("2 of 8 rows have no value", None)
+    assert found["score_range"] == (5, ["2.0", "nan", "-1.0"]) and found["form"] == (3, ["no value", "d", "e"])
     assert found["pair"] == (3, ["(None, 'robot')", "('a', 'human')", "('e', None)"])
     for size in (1, 3):
         parts = [table.slice(start, size) for start in range(0, 8, size)]
@@ -180,15 +180,12 @@ def test_the_message_names_each_failed_check_with_observed_limit_and_report(tmp_
     assert lines[3:] == ["Mend it.", f"Data Docs: {docs / 'index.html'}"]
 
 
-def test_data_docs_say_what_was_measured_and_replace_the_old_ones(tmp_path):
-    docs = tmp_path / "docs"
-    (docs / "old").mkdir(parents=True)
-    suite = [share_at_most("noise_web", "rejected", 0.25, "noise ratio: share that the filter rejected", kind="noise")]
-    check({"candidates": (pa.table({"rejected": [1.0, 0.0]}), suite)}, docs=docs, title="gate")
-    pages = "".join(p.read_text() for p in docs.rglob("*.html"))
-    assert "noise_web: noise ratio: share that the filter rejected: at most 0.25" in pages and "Failed" in pages
-    assert (docs / "index.html").exists() and not (docs / "old").exists()
-    assert list(tmp_path.iterdir()) == [docs]
+@pytest.mark.parametrize("number", [NAN, None])
+def test_a_number_that_is_missing_is_told_once(number):
+    found = verdicts({"coverage": pa.array([number], pa.float64())}, at_least("coverage", 0.2, "coverage"))
+    assert [v["observed"] for v in found.values()] == ["nothing to measure"]
+    some = verdicts({"rejected": pa.array([0.0, number, 1.0], pa.float64())}, share_at_most("noise", "rejected", 0.5, "noise"))
+    assert [v["observed"] for v in some.values()] == ["1 of 3 rows have no value"]
 
 
 def test_checking_imports_late_and_talks_to_nobody(tmp_path):
