@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from blip_core.tables.counting import repeated
 
-REDO = "Run the stage that wrote this again; if it says the same, report it."
 _EXAMPLES = 3  # of the rows that break an expectation
 _LONGEST = 100  # characters of a value in an example
 _PLACE = ("shard", "row", "key")  # columns that tell where a row stands
@@ -32,7 +31,6 @@ class Expect:
     high: float = math.inf
     values: tuple[Any, ...] = ()  # one_of: the values; pairs: pairs of them; matches: one regular expression
     where: tuple[str, str] | None = None  # only rows whose first column has the second value
-    remedy: str = REDO  # what to do where it fails
 
     @property
     def row_wise(self) -> bool:
@@ -50,21 +48,19 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) and value == round(value) else f"{value:.4g}"
 
 
-def at_most(name: str, limit: float, says: str, *, remedy: str = REDO) -> Expect:
+def at_most(name: str, limit: float, says: str) -> Expect:
     """The column `name` holds at most `limit`."""
-    return Expect(name, "max", says, (name,), high=_finite(name, limit), remedy=remedy)
+    return Expect(name, "max", says, (name,), high=_finite(name, limit))
 
 
-def at_least(name: str, limit: float, says: str, *, remedy: str = REDO) -> Expect:
+def at_least(name: str, limit: float, says: str) -> Expect:
     """The column `name` holds at least `limit`."""
-    return Expect(name, "min", says, (name,), low=_finite(name, limit), remedy=remedy)
+    return Expect(name, "min", says, (name,), low=_finite(name, limit))
 
 
-def share_at_most(
-    name: str, column: str, limit: float, says: str, *, kind: str = "mean", where: tuple[str, str] | None = None, remedy: str = REDO
-) -> Expect:
+def share_at_most(name: str, column: str, limit: float, says: str, *, kind: str = "mean", where: tuple[str, str] | None = None) -> Expect:
     """The mean of a column of 0 and 1 is at most `limit`. kind="noise": Great Expectations knows it as ExpectNoiseRatioAtMost."""
-    return Expect(name, kind, says, (column,), high=_finite(name, limit), where=where, remedy=remedy)
+    return Expect(name, kind, says, (column,), high=_finite(name, limit), where=where)
 
 
 def within(column: str, low: float, high: float, says: str) -> Expect:

@@ -9,7 +9,7 @@ a limit that is missing or NaN, a suite without expectations. Here each of these
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_core.checks.docs import INDEX, write_docs
+from blip_core.checks.docs import INDEX, Docs, write_docs
 from blip_core.checks.expect import Expect, Tally, number, tally
 from blip_core.files.content import sha256_file
 from blip_core.tables.captions import SCHEMA, table_paths
@@ -31,14 +31,16 @@ if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
 
-def check(
-    suites: Mapping[str, tuple[pa.Table | Iterable[pa.Table], list[Expect]]], *, docs: Path | None, title: str, notes: Sequence[str] = ()
-) -> list[dict[str, Any]]:
+class ChecksFailed(ValueError):
+    """The message lists each failed check with what was observed and its limit."""
+
+
+def check(suites: Mapping[str, tuple[pa.Table | Iterable[pa.Table], list[Expect]]], *, docs: Docs | None) -> list[dict[str, Any]]:
     """Judge tables by name of the suite, each by its expectations. Several tables of a suite count as one; it must be possible to
     walk over them more than once.
 
-    Returns one {name, says, observed, limit, passed} per expectation; one that failed has what to do as `remedy`, and `examples` where
-    rows broke it. A suite whose rows are judged must have some. Data Docs replace the folder `docs`, with `notes` at the top.
+    Returns one {name, says, observed, limit, passed} per expectation, with `examples` where rows broke it. A suite whose rows are judged
+    must have some. Data Docs are written where `docs` says.
     """
     for suite, (_, expectations) in suites.items():
         if not expectations:
@@ -48,16 +50,16 @@ def check(
     for suite, (tables, expectations) in suites.items():
         tables = [tables] if isinstance(tables, pa.Table) else tables
         tallies = tally(tables, [*_some_rows(suite, expectations), *expectations])
-        answer = _run(context, source, suite, tallies, title)
+        answer = _run(context, source, suite, tallies, docs.title if docs else "check")
         results += _verdicts(tallies, answer.results)
         answers[suite] = answer.to_json_dict()
     if docs is not None:
-        write_docs(docs, results, title=title, notes=notes, answers=answers)
+        write_docs(docs, results, answers=answers)
     return results
 
 
 def require(results: list[dict[str, Any]], *, what: str, remedy: str, docs: Path | None) -> None:
-    """ValueError listing each failed check with what was observed and its limit."""
+    """ChecksFailed listing each failed check with what was observed and its limit."""
     if not results:
         raise ValueError(f"{what}: no check ran, so nothing is known")
     failed = [r for r in results if r["passed"] is not True]
@@ -65,7 +67,7 @@ def require(results: list[dict[str, Any]], *, what: str, remedy: str, docs: Path
         return
     lines = [f"  {r['name']}: {_shown(r['observed'])}, expected {r['limit']} ({r['says']}{_examples(r.get('examples'))})" for r in failed]
     where = [f"Data Docs: {docs / INDEX}"] if docs is not None and (docs / INDEX).exists() else []
-    raise ValueError("\n".join([f"{what}: {len(failed)} of {len(results)} checks failed", *lines, remedy, *where]))
+    raise ChecksFailed("\n".join([f"{what}: {len(failed)} of {len(results)} checks failed", *lines, remedy, *where]))
 
 
 def schema_faults(path: Path, schema: pa.Schema = SCHEMA, *, exact: bool = True) -> list[str]:
@@ -98,7 +100,7 @@ def folder_faults(*folders: Path) -> list[str]:
 def broken(faults: list[str]) -> list[dict[str, Any]]:
     """The results when tables can't be read: one failed check per fault."""
     shared = {"name": "contract", "says": "tables as their manifest and the schema say", "limit": "no fault", "passed": False}
-    return [{**shared, "observed": fault, "remedy": "Run the stage that wrote it again."} for fault in faults]
+    return [{**shared, "observed": fault} for fault in faults]
 
 
 def _some_rows(suite: str, expectations: list[Expect]) -> list[Expect]:
@@ -168,10 +170,8 @@ def _verdict(t: Tally, answer: "ExpectationValidationResult") -> dict[str, Any]:
     else:
         observed = float(measured)
         within = math.isfinite(observed) and e.low <= observed <= e.high
-    verdict = {"name": e.name, "says": e.says, "limit": e.limit, "observed": observed}
-    if within and answer.success is True:
-        return {**verdict, "passed": True}
-    return {**verdict, "passed": False, "remedy": e.remedy, **({"examples": t.examples} if t.examples else {})}
+    verdict = {"name": e.name, "says": e.says, "limit": e.limit, "observed": observed, "passed": within and answer.success is True}
+    return {**verdict, "examples": t.examples} if t.examples else verdict
 
 
 def _exception(answer: "ExpectationValidationResult") -> str | None:

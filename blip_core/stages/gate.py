@@ -1,5 +1,6 @@
 """Let a generation pass to training, or stop. Whatever is missing, unreadable or unknown stops it as well."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.checks.contract import COLUMNS, RANGES, each_row, max_chars, row_expectations, score_expectations
-from blip_core.checks.docs import write_docs
+from blip_core.checks.docs import RESULTS, Docs, write_docs
 from blip_core.checks.expect import Expect, at_least, at_most, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
 from blip_core.config.selection import AssembleConfig, GateConfig
@@ -38,25 +39,26 @@ def gate(
     cfg: GateConfig,
     assemble_cfg: AssembleConfig,
 ) -> None:
-    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed, behind
+    """Write the gate file of `generation` only when every check passed; ChecksFailed lists those that failed, behind
     what is the reason of many: a source that keeps nothing. Metrics and Data Docs are written either way: `out_docs`, and the index
     of all beside it.
 
     `scores` and `calibration` are those that the generation was chosen by: its reasons are compared with the rule applied anew, and
     the planted controls among the scores go through the same rule.
     """
-    for path in (out_gate, out_metrics):
+    for path in (out_gate, out_metrics, out_docs / RESULTS):
         path.unlink(missing_ok=True)
     parents = read_manifest(generation).get("parents", {})
-    faults, title = [*folder_faults(generation), *_score_faults(scores, calibration, parents)], f"Gate of {generation.name}"
+    faults = [*folder_faults(generation), *_score_faults(scores, calibration, parents)]
+    docs = Docs(out_docs, f"Gate of {generation.name}", listed_hash(generation))
     if faults:
         results, facts, nothing = broken(faults), {}, []
-        write_docs(out_docs, results, title=title, answers={})
+        write_docs(docs, results, answers={})
     else:
         rule = Rule(assemble_cfg, read_calibrations(calibration))
         facts = _facts(generation, scores, cfg=cfg, rule=rule)
         nothing = kept_nothing(table_paths(generation), facts, rule=rule)
-        results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=out_docs, title=title, notes=nothing)
+        results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=replace(docs, notes=nothing))
     write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
     require(results, what="\n".join([*nothing, f"{generation} does not pass its gate"]), remedy=REMEDY, docs=out_docs)
     write_json({"passed": True, "generation": listed_hash(generation), "parents": parents, "checks": results}, out_gate)
@@ -162,14 +164,12 @@ def _marked(table: pa.Table, generation: Path, rule: Rule) -> pa.Table:
 def _candidate_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
     expectations = score_expectations()
     for source in rule.cfg.sources:
-        says, where = f"noise ratio: share of the {source} texts that the filter rejected", ("source", source)
-        remedy = f"Lower assemble.threshold.{source}, train a better filter, or raise gate.max_noise.{source}."
-        limit = _limit(cfg, source)
-        expectations.append(share_at_most(f"noise_{source}", "rejected", limit, says, kind="noise", where=where, remedy=remedy))
+        says = f"noise ratio: share of the {source} texts that the filter rejected"
+        expectations.append(share_at_most(f"noise_{source}", "rejected", _limit(cfg, source), says, kind="noise", where=("source", source)))
     if "synthetic" in rule.cfg.sources:
         says = "share of the synthetic texts that are degenerate: empty, loops, cut off, or the same for too many images"
-        where, remedy = ("source", "synthetic"), "Train the captioner longer, or raise gate.max_degenerate."
-        expectations.append(share_at_most("degenerate_share_synthetic", "degenerate", cfg.max_degenerate, says, where=where, remedy=remedy))
+        where = ("source", "synthetic")
+        expectations.append(share_at_most("degenerate_share_synthetic", "degenerate", cfg.max_degenerate, says, where=where))
     return expectations
 
 
@@ -180,19 +180,17 @@ def _limit(cfg: GateConfig, source: str) -> float:
 
 
 def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
-    cover, plant = "Lower assemble.threshold, or gate.min_coverage.", "Bring more val pictures, or lower gate.min_controls."
     expectations = [
         at_least("texts_human", 1, "human texts"),
-        at_least("coverage", cfg.min_coverage, "share of the crawl's images that keep a text", remedy=cover),
+        at_least("coverage", cfg.min_coverage, "share of the crawl's images that keep a text"),
         at_most("texts_off_rule", 0, "candidates whose decision is not what the rule makes of their scores"),
-        at_least("controls_true", cfg.min_controls, "planted true pairs", remedy=plant),
-        at_least("controls_false", cfg.min_controls, "planted false pairs", remedy=plant),
+        at_least("controls_true", cfg.min_controls, "planted true pairs"),
+        at_least("controls_false", cfg.min_controls, "planted false pairs"),
     ]
     if "synthetic" in rule.cfg.sources:
-        says, remedy = "share of different texts among the kept synthetic ones", "Train the captioner longer, or lower gate.min_distinct."
-        expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, says, remedy=remedy))
+        says = "share of different texts among the kept synthetic ones"
+        expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, says))
     if "web" in rule.cfg.sources:
         says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls"
-        remedy = "Raise assemble.threshold.web, train a better filter, or raise gate.max_residual_noise."
-        expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says, remedy=remedy))
+        expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))
     return expectations

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.checks.contract import COLUMNS, each_row, max_chars, row_expectations
-from blip_core.checks.docs import write_docs
+from blip_core.checks.docs import RESULTS, Docs, write_docs
 from blip_core.checks.expect import Expect, at_least, at_most, pairs, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require
 from blip_core.config.intake import ValidateConfig
@@ -35,24 +35,25 @@ def validate(
     *,
     cfg: ValidateConfig,
 ) -> None:
-    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed.
+    """Write the gate file of `generation` only when every check passed; ChecksFailed lists those that failed.
 
     Metrics and Data Docs are written either way: `out_docs`, and the index of all beside it. With the gate goes the decision that a
     round may start from this generation: there is no model before its own that it could have brought no gain over. Of the later
     generations `decide` says so.
     """
-    for path in (out_gate, out_decision, out_metrics):
+    for path in (out_gate, out_decision, out_metrics, out_docs / RESULTS):
         path.unlink(missing_ok=True)
-    faults, title = folder_faults(generation, heldout), f"Validation of {generation.name}"
+    faults = folder_faults(generation, heldout)
+    docs = Docs(out_docs, f"Validation of {generation.name}", listed_hash(generation))
     if faults:
         results = broken(faults)
-        write_docs(out_docs, results, title=title, answers={})
+        write_docs(docs, results, answers={})
         write_json({"checks": len(faults), "checks_failed": len(faults)}, out_metrics)
     else:
         facts = _facts(generation, heldout, shards)
         texts, images = Walk(lambda: _texts(generation, heldout, shards)), pa.Table.from_pylist([facts])
         suites = {"texts": (texts, _text_expectations(generation, cfg)), "images": (images, _fact_expectations(cfg))}
-        results = check(suites, docs=out_docs, title=title)
+        results = check(suites, docs=docs)
         write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
     require(results, what=f"{generation} does not keep its contract", remedy=REMEDY, docs=out_docs)
     write_json({"passed": True, "generation": listed_hash(generation), "checks": results}, out_gate)
@@ -77,32 +78,19 @@ def _text_expectations(generation: Path, cfg: ValidateConfig) -> list[Expect]:
     return [
         *row_expectations(max_chars=max_chars(generation), reasons=(KEPT, NO_TEXT, *SCREENS)),
         pairs("place", ("place", "source"), tuple(SOURCES.items()), "rows whose source is not that of their part (web, else human)"),
-        share_at_most(
-            "empty_share",
-            "blank",
-            cfg.max_empty,
-            "share of texts without a letter or digit",
-            where=("has_text", "yes"),
-            remedy="Take out texts of signs alone, or raise validate.max_empty.",
-        ),
+        share_at_most("empty_share", "blank", cfg.max_empty, "share of texts without a letter or digit", where=("has_text", "yes")),
     ]
 
 
 def _fact_expectations(cfg: ValidateConfig) -> list[Expect]:
-    copies = "Take out copies, or raise validate.max_duplicate."
     return [
-        *[_enough(part, cfg, "min_images", f"{part} images") for part in ("web", "human")],
-        *[_enough(part, cfg, "min_heldout_images", f"held-out images ({part})") for part in ("val", "test")],
+        *[at_least(f"images_{part}", cfg.min_images, f"{part} images with a kept text") for part in ("web", "human")],
+        *[at_least(f"images_{part}", cfg.min_heldout_images, f"held-out images ({part}) with a kept text") for part in ("val", "test")],
         at_most("images_without_text", 0, "images of the shards without a text"),
         at_most("keys_repeated", 0, "keys that several images have"),
         at_most("heldout_in_training", 0, "pictures (image_id) that are both held out and trained on"),
-        at_most("duplicate_share_web", cfg.max_duplicate, "share of web images whose bytes occur more than once", remedy=copies),
+        at_most("duplicate_share_web", cfg.max_duplicate, "share of web images whose bytes occur more than once"),
     ]
-
-
-def _enough(part: str, cfg: ValidateConfig, name: str, images: str) -> Expect:
-    says, remedy = f"{images} with a kept text", f"Bring more data, or lower validate.{name}."
-    return at_least(f"images_{part}", getattr(cfg, name), says, remedy=remedy)
 
 
 @dataclass

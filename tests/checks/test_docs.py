@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from blip_core.checks import docs as docs_module
-from blip_core.checks.docs import write_docs
+from blip_core.checks.docs import Docs, write_docs
 from blip_core.checks.expect import at_least, one_of, share_at_most
 from blip_core.checks.expectations import check
 
@@ -46,11 +46,11 @@ def write(docs: Path, *, title: str = "Gate of g1", enough: int = 1) -> list[dic
     sources = {"source": ["web", EVIL], "shard": ["web-00000"] * 2, "row": [0, 1], "key": ["web-0", "web-1"]}
     texts = [
         one_of("source", "source", ("web",), "rows of an unknown source"),
-        share_at_most("noise_web", "rejected", 0.95, "share that the filter rejected", kind="noise", remedy="Raise gate.max_noise.web."),
+        share_at_most("noise_web", "rejected", 0.95, "share that the filter rejected", kind="noise"),
     ]
-    facts = [at_least("images", enough, "human images with a kept text", remedy="Bring more.")]
-    suites = {"texts": (pa.table(sources | {"rejected": [1.0, 0.0]}), texts), "facts": (pa.table({"images": [15971.0]}), facts)}
-    return check(suites, docs=docs, title=title, notes=["source web keeps nothing"])
+    facts = [at_least("images_human", enough, "human images with a kept text")]
+    suites = {"texts": (pa.table(sources | {"rejected": [1.0, 0.0]}), texts), "facts": (pa.table({"images_human": [15971.0]}), facts)}
+    return check(suites, docs=Docs(docs, title, "0" * 64, ["source web keeps nothing"]))
 
 
 def test_a_failure_is_one_row_at_the_top_with_its_places_and_what_to_do(tmp_path):
@@ -58,8 +58,12 @@ def test_a_failure_is_one_row_at_the_top_with_its_places_and_what_to_do(tmp_path
     head, first, second, *rest = Page(tmp_path / "gate-r1/index.html").rows
     assert head == ["status", "what was checked", "limit", "found", "what to do"]
     assert first[:4] == ["✗ failed", "rows of an unknown source source", "0 rows", "1 row"]
-    assert first[4].startswith("Run the stage that wrote this again") and f"{EVIL} in web-00000.parquet, row 1, key web-1" in first[4]
-    assert second == ["✗ failed", "human images with a kept text images", "at least 20,000", "15,971", "Bring more."]
+    assert (
+        first[4].startswith("the tables are not as the stages leave them: blip check FOLDER")
+        and f"{EVIL} in web-00000.parquet, row 1, key web-1" in first[4]
+    )
+    assert second[:4] == ["✗ failed", "human images with a kept text images_human", "at least 20,000", "15,971"]
+    assert second[4].startswith("bring more pictures, or lower validate.min_images ;")
     assert rest[1:] == [["✓ passed", "texts in all texts_rows", "at least 1", "2"],
                         ["✓ passed", "share that the filter rejected noise_web", "at most 0.95", "0.5"]]  # fmt: skip
     assert "source web keeps nothing" in (tmp_path / "gate-r1/index.html").read_text()
@@ -83,12 +87,12 @@ def test_they_replace_the_old_ones_and_great_expectations_answers_lie_beside(tmp
     assert {r["expectation_config"]["meta"]["name"]: r["success"] for r in judged} == {r["name"]: r["passed"] for r in results}
 
 
-def test_the_index_has_the_newest_first_and_says_what_failed(tmp_path, monkeypatch):
+def test_the_index_has_the_newest_first_and_says_what_failed(tmp_path):
     write(tmp_path / "validate", title="Validation of g0", enough=20000)
     older = json.loads((tmp_path / "validate/results.json").read_text()) | {"at": "2001-01-01T00:00:00+00:00"}
     (tmp_path / "validate/results.json").write_text(json.dumps(older))
     passed = {"name": "n", "says": "s", "limit": "at most 1", "observed": 0.5, "passed": True}
-    write_docs(tmp_path / "gate-r1", [passed], title="Gate of g1", answers={})
+    write_docs(Docs(tmp_path / "gate-r1", "Gate of g1", ""), [passed], answers={})
     _, first, second = Page(tmp_path / "index.html").rows
     assert first[:3] == ["✓ passed", "Gate of g1", "0 of 1"]
     assert second[:2] == ["✗ failed", "Validation of g0"] and second[3] == "2001-01-01 00:00:00 UTC"
@@ -114,5 +118,5 @@ def test_a_validation_that_ends_while_the_index_is_written_stands_in_it(tmp_path
 )
 def test_what_was_found_reads(tmp_path, observed, shown):
     result = {"name": "n", "says": "s", "limit": "0 rows", "observed": observed, "passed": True}
-    write_docs(tmp_path / "gate-r1", [result], title="Gate of g1", answers={})
+    write_docs(Docs(tmp_path / "gate-r1", "Gate of g1", ""), [result], answers={})
     assert Page(tmp_path / "gate-r1/index.html").rows[1][3] == shown

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from blip_core.checks.docs import Docs
 from blip_core.checks.expect import at_least, one_of
 from blip_core.checks.expectations import check
 from blip_core.sample.write import write_sample
@@ -46,7 +47,7 @@ def test_data_docs_stand_alone(driver, tmp_path):
         "texts": (texts, [one_of("source", "source", ("web",), f"rows whose source is none of {'web, ' * 40}")]),
         "facts": (facts, [at_least("residual_noise_web_upper", 0.9, "noise left in the kept web texts")]),
     }
-    check(suites, docs=tmp_path / "gate-r1", title="Gate of g1", notes=["n" * 300])
+    check(suites, docs=Docs(tmp_path / "gate-r1", "Gate of g1", "0" * 64, notes=["n" * 300]))
     for page in (tmp_path / "index.html", tmp_path / "gate-r1/index.html"):
         assert_stands_alone(driver, page.as_uri())
 

@@ -169,7 +169,7 @@ def test_the_message_reads_as_a_message(world):
     assert lines[0].startswith(f"{world.generation} does not pass its gate: 1 of ")
     assert lines[1] == "  noise_web: 0.55, expected at most 0.54 (noise ratio: share of the web texts that the filter rejected)"
     assert "stays out of training" in lines[2] and lines[3] == f"Data Docs: {world.docs / 'index.html'}"
-    assert "raise gate.max_noise.web" in (world.docs / "index.html").read_text()
+    assert "<code>gate.max_noise.web</code> may rise" in (world.docs / "index.html").read_text()
 
 
 def test_a_threshold_that_lets_all_pass_fails_on_the_controls(world):
