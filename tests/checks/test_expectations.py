@@ -199,7 +199,7 @@ def test_checking_imports_late_and_talks_to_nobody(tmp_path):
         "import pyarrow as pa; from blip_core.checks.expect import at_most; from blip_core.checks.expectations import check\n"
         "from blip_core.checks.docs import Docs\n"
         "socket.socket.connect = refuse\n"
-        f"results = check({{'t': (pa.table({{'a': [1]}}), [at_most('a', 1, 'a')])}}, docs=Docs(Path({str(tmp_path / 'docs')!r}), 't', ''))\n"
+        f"results = check({{'t': (pa.table({{'a': [1]}}), [at_most('a', 1, 'a')])}}, docs=Docs(Path({str(tmp_path / 'd')!r}), 't', ''))\n"
         "assert all(r['passed'] for r in results) and os.environ['GX_ANALYTICS_ENABLED'] == 'false'\n"
     )
     env = {k: v for k, v in os.environ.items() if k != "GX_ANALYTICS_ENABLED"}

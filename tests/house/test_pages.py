@@ -15,8 +15,7 @@ from blip_core.checks.docs import Docs
 from blip_core.checks.expect import at_least, one_of
 from blip_core.checks.expectations import check
 from blip_core.sample.write import write_sample
-from blip_core.stages.report import report
-from tests.report.test_report import build, make_params
+from tests.report.test_report import build, run
 from tests.support.browser import NARROW, NoBrowser, asked_elsewhere, assert_stands_alone, start_browser, sticks_out
 from tests.support.small import sample_config
 
@@ -56,10 +55,9 @@ def test_data_docs_stand_alone(driver, tmp_path):
 def written(tmp_path_factory) -> Path:
     """The folder of a report, with the sheets to judge."""
     root = tmp_path_factory.mktemp("reported")
-    params = make_params()
     write_sample(root / "data", sample_config(seed=1, num_web=40, num_train=10, num_val=6, num_test=6))
     build(root / "artifacts", root / "data")
-    report(root / "artifacts", root / "data", root / "artifacts/report", cfg=params.report, params=params)
+    run(root / "artifacts", root / "data")
     return root / "artifacts/report"
 
 
