@@ -130,15 +130,16 @@ def _match_tab(service: Service, picture: Picture) -> Parts:
     text = gr.Textbox(label="Texts, one on each line", lines=4, placeholder="which of these fits the picture?", elem_id="match-text")
     button = gr.Button("Score", variant="primary", elem_id="ask-match")
     names = [name for name in SCORES if name != "match" or service.calibration is not None]
-    table = gr.Dataframe(headers=["text", *(SCORES[name] for name in names)], datatype="str", interactive=False, wrap=True, buttons=[],
-                         label="The best first", elem_id="scores")  # fmt: skip
+    legend = "; ".join(f"{name}: {SCORES[name]}" for name in names)
+    table = gr.Dataframe(headers=[*names, "text"], datatype="str", interactive=False, wrap=True, buttons=[],
+                         label=f"The best first. {legend}", elem_id="scores")  # fmt: skip
 
     def match(path: str | None, asked: str) -> list[list[str]]:
         texts: list[str | None] = [line for line in asked.splitlines() if line.strip()]
         rows = _rows(service, path, texts or [""], "match")
         found = zip(rows, service.answer(rows, choose({"task": "match"}, service.settings)), strict=True)
         best = sorted(found, key=lambda pair: -pair[1][names[0]])
-        return [[str(row.text), *(f"{scores[name]:.4f}" for name in names)] for row, scores in best]
+        return [[*(f"{scores[name]:.4f}" for name in names), str(row.text)] for row, scores in best]
 
     _ask(button, match, [picture, text], [table], text=text)
     return [table]
