@@ -15,6 +15,7 @@ from blip_core.checks.docs import Docs
 from blip_core.checks.expect import at_least, one_of
 from blip_core.checks.expectations import check
 from blip_core.sample.write import write_sample
+from tests.report.test_interim import draw
 from tests.report.test_report import build, run
 from tests.support.browser import NARROW, NoBrowser, asked_elsewhere, assert_stands_alone, start_browser, sticks_out
 from tests.support.small import sample_config
@@ -53,15 +54,16 @@ def test_data_docs_stand_alone(driver, tmp_path):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    """The folder of a report, with the sheets to judge."""
+    """The artifacts of a chain with its report, the sheets to judge, and the report so far."""
     root = tmp_path_factory.mktemp("reported")
     write_sample(root / "data", sample_config(seed=1, num_web=40, num_train=10, num_val=6, num_test=6))
     build(root / "artifacts", root / "data")
     run(root / "artifacts", root / "data")
-    return root / "artifacts/report"
+    draw(root / "artifacts", root / "data")
+    return root / "artifacts"
 
 
-@pytest.mark.parametrize("name", ["index.html", "review-r1.html"])
+@pytest.mark.parametrize("name", ["report/index.html", "report/review-r1.html", "interim/index.html"])
 def test_the_report_and_the_sheet_stand_alone(driver, written, name):
     assert_stands_alone(driver, (written / name).as_uri())
 
