@@ -23,6 +23,7 @@ from flows.progress import Narrator
 from flows.remote import MADE
 from flows.repro import reproduce, run_dvc, tail
 from flows.slots import Slots
+from flows.told import tell_once
 from flows.watch import STAGE_LOG
 from flows.workspace import Workspace
 from flows.worktree import make_stage_tree, resolve, stage_lock, tracking_store
@@ -36,7 +37,7 @@ def project() -> Path:
     return clone
 
 
-@flow(name="stage")
+@flow(name="stage", flow_run_name="{stage}")
 def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: list[str], force: bool = False) -> State:
     """Make one stage's outputs and push them.
 
@@ -50,6 +51,7 @@ def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: 
     """
     from dvc.utils.serialize import load_yaml
 
+    tell_once()
     log = get_run_logger().getChild(STAGE_LOG)
     clone = project()
     workspace = Workspace(clone, slots=Slots(1), cores=available_cores())

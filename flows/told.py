@@ -1,0 +1,32 @@
+"""A failure is told once in a run's log: by the flow, at the end. The state of the stage has it too."""
+
+import logging
+import re
+
+from prefect.client.schemas.objects import State
+from prefect.exceptions import FailedRun
+from prefect.states import Cancelled
+
+NOT_RUN = "NotRun"  # of a stage that waited for one that did not come to its end
+_FAILED = re.compile(r"(Finished in state \w+)\(.*type=FAILED.*|(Finished in state Failed)\(.*", re.DOTALL)
+
+
+def tell_once() -> None:
+    """Leave out what Prefect says again of a failure: its message with each state, and a traceback of a flow that ended as it meant to."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_once)
+
+
+def not_run(missing: list[str]) -> State:
+    return Cancelled(name=NOT_RUN, message=f"waited for {', '.join(missing)}, which did not come to its end")
+
+
+def _once(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    if message.startswith(f"Finished in state {NOT_RUN}"):
+        return False
+    if record.exc_info and isinstance(record.exc_info[1], FailedRun):
+        return False
+    if found := _FAILED.fullmatch(message):
+        record.msg, record.args = found[1] or found[2], ()
+    return True
