@@ -42,6 +42,7 @@ from blip_core.tables.stopped import stopped
 from blip_core.tracking.provenance import git
 from flows.approve import ask_for_approval
 from flows.graph import Choice, Node, read_plan
+from flows.proc import end_with_worker
 from flows.publish import TABLE, publish
 from flows.remote import Remote, find_workers
 from flows.server import check_server
@@ -93,6 +94,8 @@ def bootstrap(
         gpu_wait: seconds without any worker of that pool online, after which a stage that waits for one fails.
     """
     tell_once()
+    if deployment.id:
+        end_with_worker()
     state = chain_in_folder(Choice(stages, from_stage, keep, force), revision, params or {}, max_workers, gpu_wait if gpu == "pool" else None)
     if state.is_failed():
         get_run_logger().error(state.message)
@@ -120,7 +123,7 @@ def chain_in_folder(
                 state = Completed(message=f"{state.message}{elsewhere}{asked}")
     except ValueError as e:
         return Failed(message=str(e))
-    publish(root, done={name for name, state in states.items() if state.is_completed() and state.name != "Kept"})
+    publish(root, here, done={name for name, state in states.items() if state.is_completed() and state.name != "Kept"})
     return state
 
 

@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed
 
 from blip_core.runtime.cores import available_cores
 from flows.gpus import gpu_locks, locked
+from flows.proc import end_with_worker
 from flows.progress import Narrator
 from flows.remote import MADE
 from flows.repro import reproduce, run_dvc, tail
@@ -52,6 +53,7 @@ def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: 
     from dvc.utils.serialize import load_yaml
 
     tell_once()
+    end_with_worker()
     log = get_run_logger().getChild(STAGE_LOG)
     clone = project()
     workspace = Workspace(clone, slots=Slots(1), cores=available_cores())
