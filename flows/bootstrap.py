@@ -43,7 +43,7 @@ from blip_core.tracking.provenance import git
 from flows.approve import ask_for_approval
 from flows.graph import Choice, Node, read_plan
 from flows.proc import end_with_worker
-from flows.publish import TABLE, publish
+from flows.publish import publish
 from flows.remote import Remote, find_workers
 from flows.server import check_server
 from flows.slots import Slots
@@ -123,7 +123,7 @@ def chain_in_folder(
                 state = Completed(message=f"{state.message}{elsewhere}{asked}")
     except ValueError as e:
         return Failed(message=str(e))
-    publish(root, here, done={name for name, state in states.items() if state.is_completed() and state.name != "Kept"})
+    publish(root, here, states)
     return state
 
 
@@ -240,9 +240,9 @@ def main() -> int:
     if not state.is_completed():
         print(f"\n{state.message}\nWhat was finished is kept: put it right and run the same command again.", file=sys.stderr)
         return 1
-    elsewhere = args.revision or args.params
-    if TABLE.exists() and not elsewhere and (not args.stages or "report" in args.stages):  # else it is an older run's
-        print(TABLE.read_text())
+    elsewhere, table = args.revision or args.params, Path("artifacts/report/table.txt")
+    if table.exists() and not elsewhere and (not args.stages or "report" in args.stages):  # else it is an older run's
+        print(table.read_text())
     print(state.message)
     return 0
 

@@ -7,25 +7,27 @@ import base64
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
 
 from blip_core.cli.show import address, pages, title
 
-TABLE = Path("artifacts/report/table.txt")
 COMPARISON = Path("artifacts/compare.json")
 # of a check as the stages note it, and what stands above the column
 COLUMNS = {"gate": "gate", "name": "check", "observed": "found", "limit": "expected", "says": "what it is"}
 
 
-def publish(root: Path, here: Path, *, done: set[str]) -> None:
-    """Artifacts of what is in `root`, in or below the project's folder `here`. What stages that are not `done` make may be of an older run,
-    so it is left out."""
-    if "report" in done and (root / TABLE).exists():
-        create_markdown_artifact(key="results", markdown=results((root / TABLE).read_text()), description="what came of the run")
-        figures = sorted((root / TABLE.parent).glob("figures/*.png"), key=lambda path: (path.stem.startswith("examples"), path.stem))
+def publish(root: Path, here: Path, states: Mapping[str, State]) -> None:
+    """Artifacts of what is in `root`, in or below the project's folder `here`, after the stages ended so. What others make may be of an
+    older run, so it is left out."""
+    done = {name for name, state in states.items() if state.is_completed() and state.name != "Kept"}
+    if folder := _report(root, done, {name.split("@")[0] for name, state in states.items() if state.is_failed()}):
+        create_markdown_artifact(key="results", markdown=results((folder / "table.txt").read_text()), description="what came of the run")
+        figures = sorted(folder.glob("figures/*.png"), key=lambda path: (path.stem.startswith("examples"), path.stem))
         create_markdown_artifact(key="figures", markdown="\n\n".join(map(_picture, figures)), description="figures of the report")
     if "compare" in done and (root / COMPARISON).exists():
         verdict = comparison(json.loads((root / COMPARISON).read_text()))
@@ -33,6 +35,12 @@ def publish(root: Path, here: Path, *, done: set[str]) -> None:
     if checks := gate_checks(root / "artifacts"):
         create_markdown_artifact(key="gates", markdown=as_page(checks), description="checks of the gates, those that failed first")
     create_markdown_artifact(key="pages", markdown=where_to_look(root, here), description="the report and the other pages")
+
+
+def _report(root: Path, done: set[str], failed: set[str]) -> Path | None:
+    """The folder of the report, or of what is drawn of an unfinished chain where a gate says no; None without."""
+    folder = "report" if "report" in done else "interim" if failed & {"validate", "gate"} else None
+    return root / "artifacts" / folder if folder and (root / "artifacts" / folder / "table.txt").exists() else None
 
 
 def results(table: str) -> str:
