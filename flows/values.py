@@ -46,9 +46,9 @@ def _where(value: str, error: yaml.YAMLError) -> str:
 
 
 def did_you_mean(key: str, values: dict[str, Any]) -> str:
-    """The keys of `values` that look like this dotted one, as the end of a message; nothing where none does."""
-    close = difflib.get_close_matches(key, list(_dotted(values)), n=2, cutoff=0.75)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    """The key of `values`, as deep, that looks like this dotted one, as the end of a message; nothing where none does."""
+    close = difflib.get_close_matches(key, [k for k in _dotted(values) if k.count(".") == key.count(".")], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _dotted(values: dict[str, Any], before: str = "") -> Iterator[str]:

@@ -215,7 +215,7 @@ def test_failed_checks_come_first_in_words_and_each_check_once(tmp_path):
     assert lines[2] == "- **e** of gate-r1: found 0.61, expected at most 0.5 (noise \\| that is left)"
     table = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
     assert table[0] == ["", "gate", "check", "found", "expected", "what it is"]
-    assert [row[:4] for row in table[2:]] == [["**failed**", "gate-r1", "e", "0.61"], ["passed", "gate-r1", "d", "0"], ["passed", "g0", "b", "3"]]
+    assert [row[:4] for row in table[2:]] == [["**failed**", "gate-r1", "e", "0.61"], ["passed", "gate-r1", "d", "0"], ["passed", "validate", "b", "3"]]
 
 
 def test_the_summary_is_a_list_and_tables_stay_as_they_are():

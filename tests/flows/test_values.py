@@ -21,7 +21,7 @@ def test_values_are_read_as_yaml_and_uses_of_the_flag_add_up():
         ("assemble.threshold.web", "expected KEY=VALUE"),
         ("=0.7", "expected KEY=VALUE"),
         ('rounds.r2={"base": "g1"', "rounds.r2: .*expected ',' or '}'.* at character 14"),
-        ("a={b: [1, 2}", "a: .*at character 12"),
+        ("a={b: [1, 2}", "a: .*at character 10"),
     ],
 )
 def test_what_is_no_value_says_where(text, told):

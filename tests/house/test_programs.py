@@ -49,6 +49,7 @@ for program in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow  # imports all that the benchmarks need, for what seldom changes
 def test_no_benchmark_or_example_starts_at_a_flag_that_it_does_not_know(tmp_path):
     asked = [*programs("benchmarks"), *programs("docs/examples")]
     command = [sys.executable, "-c", IN_FORKS, *map(str, asked)]
