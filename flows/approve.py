@@ -1,4 +1,4 @@
-"""A person decides about a candidate in Prefect's UI: a run of the deployment `approve/candidate` stands suspended until somebody resumes it.
+"""A person decides about a candidate in Prefect's UI: a run of the deployment `approve/candidate` is suspended until somebody resumes it.
 
 It does what the verbs `approve` and `reject` do, which need no Prefect. `bootstrap` asks for such a run when `register.approval` is on
 and a candidate waits.

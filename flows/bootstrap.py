@@ -96,15 +96,15 @@ def bootstrap(
     tell_once()
     if deployment.id:
         end_with_worker()
-    state = chain_in_folder(Choice(stages, from_stage, keep, force), revision, params or {}, max_workers, gpu_wait if gpu == "pool" else None)
+    state = chain_in_folder(
+        Choice(stages, from_stage, keep, force), revision, params or {}, max_workers, gpu_wait if gpu == "pool" else None
+    )
     if state.is_failed():
         get_run_logger().error(state.message)
     return state
 
 
-def chain_in_folder(
-    choice: Choice, revision: str | None, params: dict[str, Any], max_workers: int | None, gpu_wait: float | None
-) -> State:
+def chain_in_folder(choice: Choice, revision: str | None, params: dict[str, Any], max_workers: int | None, gpu_wait: float | None) -> State:
     """Run the chain here, or beside this folder where a commit or values are named. Its artifacts follow, and a question to a person."""
     here = Path.cwd()
     try:
@@ -176,7 +176,13 @@ def run_plan(plan: list[Node], workspace: Workspace, *, force: bool, remote: Rem
         try:
             for node in plan:
                 upstream = {name: futures[name] for name in node.upstream}
-                arguments = {"node": node, "missing": partial(unfinished, upstream), "force": force, "workspace": workspace, "remote": remote}
+                arguments = {
+                    "node": node,
+                    "missing": partial(unfinished, upstream),
+                    "force": force,
+                    "workspace": workspace,
+                    "remote": remote,
+                }
                 named = run_stage.with_options(name=node.name, tags=[node.pool])
                 futures[node.name] = runner.submit(named, arguments, wait_for=[allow_failure(future) for future in upstream.values()])
             wait(list(futures.values()))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from blip_core.runtime.guardian import STOPPED, guarded
 
-
 _LOOK = 2.0  # seconds
 
 

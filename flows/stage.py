@@ -31,7 +31,7 @@ def may_recover(_task: object, _task_run: object, state: State) -> bool:
 
 @task(task_run_name="{node.name}", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, retry_condition_fn=may_recover)
 def run_stage(node: Node, *, missing: Callable[[], list[str]], force: bool, workspace: Workspace, remote: Remote | None) -> State:
-    """Bring one stage up to date. All its upstream must be so already, or be kept: `-s` looks at no other stage. `missing`: which is not."""
+    """Bring one stage up to date. All its upstream must be so already, or be kept: `-s` looks at no other stage. `missing`: those not."""
     if names := missing():
         return not_run(names)
     if node.kept:

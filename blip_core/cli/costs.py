@@ -22,7 +22,9 @@ def add_verbs(verbs: Verbs) -> None:
     profile.add_argument("--batch-size", type=int, help="images in a step; default: that of params.yaml")
     profile.add_argument("--out", type=Path, help="default: the folder profile in --work")
     verbs.add("times", _times, "what each stage cost when it last ran here: seconds, memory", example="")
-    show = verbs.add("show", _show, "serve the pages of artifacts/ to a browser on this machine: report, review sheets, Data Docs", example="")
+    show = verbs.add(
+        "show", _show, "serve the pages of artifacts/ to a browser on this machine: report, review sheets, Data Docs", example=""
+    )
     show.add_argument("--port", type=int, default=8765, help="default: 8765; 0 takes any that is free")
     verbs.add("outbox", _outbox, "send MLflow what stages logged while it was away; each stage does so too", example="")
     _add_ablate(verbs)

@@ -48,9 +48,9 @@ def test_pages_are_served_by_their_path_in_the_project(port, tmp_path):
 
 @pytest.mark.parametrize(
     "path",
-    """/params.yaml /artifacts.txt /.git/config /.work/ /.work/runs/1a2b/ /.work/runs/1a2b/params.yaml /artifacts/../params.yaml //etc/passwd
-    /artifacts/%2e%2e/params.yaml /artifacts/..%2fparams.yaml /.work/runs/1a2b/artifacts/../params.yaml /artifacts/out /artifacts/all/etc/passwd
-    /artifacts/..%5cparams.yaml /.dvc/config""".split(),
+    """/params.yaml /artifacts.txt /.git/config /.dvc/config /.work/ /.work/runs/1a2b/ /.work/runs/1a2b/params.yaml //etc/passwd
+    /artifacts/../params.yaml /artifacts/%2e%2e/params.yaml /artifacts/..%2fparams.yaml /artifacts/..%5cparams.yaml
+    /.work/runs/1a2b/artifacts/../params.yaml /artifacts/out /artifacts/all/etc/passwd""".split(),
 )
 def test_nothing_else_is(port, path):
     status, text = ask(port, path)

@@ -206,7 +206,9 @@ def test_failed_checks_come_first_in_words_and_each_check_once(tmp_path):
     """A gate that passed has its verdict in two files, one that failed beside its Data Docs alone."""
     from flows.publish import as_page, gate_checks
 
-    passed, failed = ({"generation": g, "checks": c} for g, c in (("a", [check("b", True, 3.0)]), ("c", [check("d", True, 0), check("e", False, 0.61)])))
+    passed, failed = (
+        {"generation": g, "checks": c} for g, c in (("a", [check("b", True, 3.0)]), ("c", [check("d", True, 0), check("e", False, 0.61)]))
+    )
     for name, verdict in (("gates/g0", passed), ("docs/validate", passed), ("docs/gate-r1", failed)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.json").write_text(json.dumps(verdict))
@@ -215,13 +217,18 @@ def test_failed_checks_come_first_in_words_and_each_check_once(tmp_path):
     assert lines[2] == "- **e** of gate-r1: found 0.61, expected at most 0.5 (noise \\| that is left)"
     table = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
     assert table[0] == ["", "gate", "check", "found", "expected", "what it is"]
-    assert [row[:4] for row in table[2:]] == [["**failed**", "gate-r1", "e", "0.61"], ["passed", "gate-r1", "d", "0"], ["passed", "validate", "b", "3"]]
+    assert [row[:4] for row in table[2:]] == [
+        ["**failed**", "gate-r1", "e", "0.61"],
+        ["passed", "gate-r1", "d", "0"],
+        ["passed", "validate", "b", "3"],
+    ]
 
 
 def test_the_summary_is_a_list_and_tables_stay_as_they_are():
     from flows.publish import results
 
-    table = "WHAT IT DID\n===========\n\nIN SHORT\n--------\nr1: 61% -> 6%\n![x](http://a/b)\n\n3. THE MODELS\n-------------\nmodel  R@1\n-----  ---\ng0      3%\n"
+    table = "WHAT IT DID\n===========\n\nIN SHORT\n--------\nr1: 61% -> 6%\n![x](http://a/b)\n\n"
+    table += "3. THE MODELS\n-------------\nmodel  R@1\n-----  ---\ng0      3%\n"
     assert results(table).split("\n\n") == [
         "## In short",
         "- r1: 61% -\\> 6%\n- \\!\\[x\\](http://a/b)",

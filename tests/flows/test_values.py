@@ -10,7 +10,9 @@ from flows.values import add_set, assignment, did_you_mean, run_name
 def test_values_are_read_as_yaml_and_uses_of_the_flag_add_up():
     parser = argparse.ArgumentParser()
     add_set(parser, "values")
-    args = parser.parse_args(["--set", "a.b=0.7", "pretrain.optim.lr=1e-4", "--set", 'rounds.r2={"base": "g1", next: g2}', "x=", "y=off=on"])
+    args = parser.parse_args(
+        ["--set", "a.b=0.7", "pretrain.optim.lr=1e-4", "--set", 'rounds.r2={"base": "g1", next: g2}', "x=", "y=off=on"]
+    )
     assert args.params == {"a.b": 0.7, "pretrain.optim.lr": 1e-4, "rounds.r2": {"base": "g1", "next": "g2"}, "x": None, "y": "off=on"}
     assert parser.parse_args([]).params is None
 
