@@ -48,7 +48,7 @@ from flows.remote import Remote, find_workers
 from flows.server import check_server
 from flows.slots import Slots
 from flows.stage import run_stage
-from flows.told import tell_once
+from flows.told import NOT_RUN, tell_once
 from flows.values import add_set, run_name
 from flows.workspace import Workspace, only_one
 from flows.worktree import fill, make_worktree, record, tracking_store
@@ -202,7 +202,7 @@ def ran(stage: str, states: dict[str, State]) -> bool:
 
 def summary(states: dict[str, State], stopped_before: dict[str, str]) -> State:
     """One state for the chain: Completed with the counts, and why the rounds stopped, or Failed with each failed stage's own message."""
-    failed = {name: state.message for name, state in states.items() if state.is_failed() or state.is_crashed()}
+    failed = {name: state.message for name, state in states.items() if (state.is_failed() or state.is_crashed()) and state.name != NOT_RUN}
     waiting = [name for name, state in states.items() if not state.is_completed() and name not in failed]
     if failed or waiting:
         told = [f"{name} failed: {message}" for name, message in failed.items()]

@@ -25,7 +25,7 @@ def publish(root: Path, here: Path, states: Mapping[str, State]) -> None:
     """Artifacts of what is in `root`, in or below the project's folder `here`, after the stages ended so. What others make may be of an
     older run, so it is left out."""
     done = {name for name, state in states.items() if state.is_completed() and state.name != "Kept"}
-    if folder := _report(root, done, {name.split("@")[0] for name, state in states.items() if state.is_failed()}):
+    if folder := _report(root, done, {name.split("@")[0] for name, state in states.items() if state.name == "Failed"}):
         create_markdown_artifact(key="results", markdown=results((folder / "table.txt").read_text()), description="what came of the run")
         figures = sorted(folder.glob("figures/*.png"), key=lambda path: (path.stem.startswith("examples"), path.stem))
         create_markdown_artifact(key="figures", markdown="\n\n".join(map(_picture, figures)), description="figures of the report")

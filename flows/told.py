@@ -5,7 +5,7 @@ import re
 
 from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
-from prefect.states import Cancelled
+from prefect.states import Failed
 
 NOT_RUN = "NotRun"  # of a stage that waited for one that did not come to its end
 _FAILED = re.compile(r"(Finished in state \w+)\(.*type=FAILED.*|(Finished in state Failed)\(.*", re.DOTALL)
@@ -18,7 +18,8 @@ def tell_once() -> None:
 
 
 def not_run(missing: list[str]) -> State:
-    return Cancelled(name=NOT_RUN, message=f"waited for {', '.join(missing)}, which did not come to its end")
+    """Of the type Failed, which alone lets Prefect come to the stages behind it: they tell the same, by name."""
+    return Failed(name=NOT_RUN, message=f"waited for {', '.join(missing)}, which did not come to its end")
 
 
 def _once(record: logging.LogRecord) -> bool:

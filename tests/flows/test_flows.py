@@ -194,10 +194,10 @@ def test_who_opens_a_failed_run_on_the_server_reads_once_what_failed(toy, server
     from flows.bootstrap import bootstrap
 
     set_params(toy, noise=0.7)
-    state = bootstrap(stages=["retrain"], force=True, return_state=True)
-    assert state.message == "gate failed: gate: noise 0.7 > 0.5; clean the data\nnot run because of it: retrain"
+    state = bootstrap(force=True, return_state=True)
+    assert state.message == "gate failed: gate: noise 0.7 > 0.5; clean the data\nnot run because of it: retrain, report"
     run = str(state.state_details.flow_run_id)
-    assert httpx.get(f"{server}/flow_runs/{run}").json()["name"] == "bootstrap retrain anew"
+    assert httpx.get(f"{server}/flow_runs/{run}").json()["name"] == "bootstrap anew"
 
     def logged() -> list[str]:
         wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
@@ -210,10 +210,10 @@ def test_who_opens_a_failed_run_on_the_server_reads_once_what_failed(toy, server
 
     wanted = {"task_runs": {"flow_run_id": {"any_": [run]}}}
     tasks = lambda: {t["name"]: t["state"] for t in httpx.post(f"{server}/task_runs/filter", json=wanted).json()}  # noqa: E731
-    wait_until(lambda: {"gate", "retrain"} <= set(tasks()), pause=0.5)
-    assert set(tasks()) == {"data.dvc", "ingest", "pretrain@g0", "gate", "retrain"}
-    wait_until(lambda: tasks()["retrain"]["name"] == "NotRun", pause=0.5)
+    stages = {"data.dvc", "ingest", "pretrain@g0", "pretrain@human", "gate", "retrain", "report"}
+    wait_until(lambda: set(tasks()) == stages and tasks()["report"]["name"] == "NotRun", pause=0.5)
     assert tasks()["retrain"]["message"] == "waited for gate, which did not come to its end"
+    assert tasks()["report"]["message"] == "waited for retrain, which did not come to its end"
     assert tasks()["gate"]["message"] == "gate: noise 0.7 > 0.5; clean the data"
 
 
