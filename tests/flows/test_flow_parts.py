@@ -16,6 +16,7 @@ from flows.graph import Choice, changed, out_of_date, read_graph, up_to
 from flows.proc import STOPPED, Children
 from flows.progress import Narrator, parse_step
 from flows.worker import project
+from tests.support.processes import gone, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,6 +152,20 @@ def test_stop_ends_what_runs_and_lets_nothing_start(tmp_path):
     sleeper = int(lines[0])
     assert not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE
     assert children.run(["sh", "-c", "echo never"], cwd=tmp_path, env=dict(os.environ), on_line=lines.append) == STOPPED and len(lines) == 1
+
+
+RUN = "import os, time; from flows.proc import end_with_worker; end_with_worker(); print(os.getpid(), flush=True); time.sleep(3600)"
+
+
+def test_a_run_that_says_nothing_ends_with_its_worker():
+    """Prefect alone leaves it there until it next prints something: 193 s were seen."""
+    worker = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {RUN!r}])"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(worker, env=env, stdout=subprocess.PIPE, text=True) as started:
+        run = int(started.stdout.readline())
+        assert psutil.pid_exists(run)
+        started.kill()
+        assert wait_until(lambda: gone(run))
 
 
 def test_gpus_are_those_that_a_stage_would_see(tmp_path, monkeypatch):
