@@ -30,7 +30,7 @@ import subprocess
 from collections import Counter
 from functools import partial
 
-from prefect import allow_failure, flow, get_run_logger
+from prefect import allow_failure, flow
 from prefect.client.schemas.objects import State
 from prefect.futures import wait
 from prefect.runtime import deployment, flow_run
@@ -48,7 +48,7 @@ from flows.remote import Remote, find_workers
 from flows.server import check_server
 from flows.slots import Slots
 from flows.stage import run_stage
-from flows.told import NOT_RUN, tell_once
+from flows.told import NOT_RUN, tell_once, told
 from flows.values import add_set, run_name
 from flows.workspace import Workspace, only_one
 from flows.worktree import fill, make_worktree, record, tracking_store
@@ -96,12 +96,8 @@ def bootstrap(
     tell_once()
     if deployment.id:
         end_with_worker()
-    state = chain_in_folder(
-        Choice(stages, from_stage, keep, force), revision, params or {}, max_workers, gpu_wait if gpu == "pool" else None
-    )
-    if state.is_failed():
-        get_run_logger().error(state.message)
-    return state
+    choice = Choice(stages, from_stage, keep, force)
+    return told(chain_in_folder(choice, revision, params or {}, max_workers, gpu_wait if gpu == "pool" else None))
 
 
 def chain_in_folder(choice: Choice, revision: str | None, params: dict[str, Any], max_workers: int | None, gpu_wait: float | None) -> State:
@@ -115,8 +111,8 @@ def chain_in_folder(choice: Choice, revision: str | None, params: dict[str, Any]
             if root != here:
                 fill(root, here, params=params, with_lock=revision is None)
                 workspace.tracking = tracking_store(here)
-            states, told = run_chain(choice, workspace, gpu_wait=gpu_wait)
-            state = summary(states, told)
+            states, stopped_before = run_chain(choice, workspace, gpu_wait=gpu_wait)
+            state = summary(states, stopped_before)
             if state.is_completed():
                 elsewhere = f"; in {record(root)}" if root != here else ""
                 asked = ask_for_approval(root) if ran("register", states) else ""

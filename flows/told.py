@@ -1,8 +1,9 @@
-"""A failure is told once in a run's log: by the flow, at the end. The state of the stage has it too."""
+"""A failure is told once in a run's log: by the flow, at its end. The states of the stage and of the run have it too."""
 
 import logging
 import re
 
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
 from prefect.states import Failed
@@ -12,9 +13,17 @@ _FAILED = re.compile(r"(Finished in state \w+)\(.*type=FAILED.*|(Finished in sta
 
 
 def tell_once() -> None:
-    """Leave out what Prefect says again of a failure: its message with each state, and a traceback of a flow that ended as it meant to."""
+    """At a flow's beginning: leave out what Prefect says again of a failure, its message with each state, and a traceback of a flow that
+    ended as it meant to."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_once)
+
+
+def told(state: State) -> State:
+    """At its end: the failure, if it is one."""
+    if state.is_failed():
+        get_run_logger().error(state.message)
+    return state
 
 
 def not_run(missing: list[str]) -> State:

@@ -24,7 +24,7 @@ from flows.progress import Narrator
 from flows.remote import MADE
 from flows.repro import reproduce, run_dvc, tail
 from flows.slots import Slots
-from flows.told import tell_once
+from flows.told import tell_once, told
 from flows.watch import STAGE_LOG
 from flows.workspace import Workspace
 from flows.worktree import make_stage_tree, resolve, stage_lock, tracking_store
@@ -50,10 +50,15 @@ def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: 
         upstream: the stages (and .dvc files) whose outputs it reads.
         force: run it also when the run cache has its outputs, and hand over what dvc.lock then says of it.
     """
-    from dvc.utils.serialize import load_yaml
-
     tell_once()
     end_with_worker()
+    return told(make_in_tree(stage, revision, params, lock, upstream, force=force))
+
+
+def make_in_tree(stage: str, revision: str, params: str, lock: str, upstream: list[str], *, force: bool) -> State:
+    """In the stage's work tree, at the commit and with the values and the lines of dvc.lock of who asked."""
+    from dvc.utils.serialize import load_yaml
+
     log = get_run_logger().getChild(STAGE_LOG)
     clone = project()
     workspace = Workspace(clone, slots=Slots(1), cores=available_cores())
