@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from blip_core.cli.main import main
-from blip_core.cli.show import lines, serve
+from blip_core.cli.parser import make_parser
+from blip_core.cli.show import PORT, lines, serve
 
 
 @pytest.fixture
@@ -61,6 +62,10 @@ def test_it_only_reads_and_only_for_this_machine(port):
     assert ask(port, "/artifacts/report/index.html", host="pages.example.org")[0] == 403  # a name that somebody made lead here
     for method in ("POST", "PUT", "DELETE"):
         assert ask(port, "/artifacts/report/index.html", method)[0] == 501
+
+
+def test_it_listens_where_the_links_of_a_run_lead():
+    assert make_parser("blip", stages=[]).parse_args(["show"]).port == PORT
 
 
 def test_a_port_that_is_taken_is_said(port, tmp_path, monkeypatch, capsys):
