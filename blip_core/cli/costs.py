@@ -1,6 +1,7 @@
-"""The verbs on the chain as a whole: what it will cost, what it did cost, and what each part of it is worth."""
+"""The verbs on the chain as a whole: what it will cost, what it made and did cost, and what each part of it is worth."""
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def add_verbs(verbs: Verbs) -> None:
     profile.add_argument("--batch-size", type=int, help="images in a step; default: that of params.yaml")
     profile.add_argument("--out", type=Path, help="default: the folder profile in --work")
     verbs.add("times", _times, "what each stage cost when it last ran here: seconds, memory", example="")
+    show = verbs.add(
+        "show", _show, "serve the pages of artifacts/ to a browser on this machine: report, review sheets, Data Docs", example=""
+    )
+    show.add_argument("--port", type=int, default=8765, help="default: 8765; 0 takes any that is free")
     verbs.add("outbox", _outbox, "send MLflow what stages logged while it was away; each stage does so too", example="")
     _add_ablate(verbs)
 
@@ -58,6 +63,16 @@ def _times(args: argparse.Namespace) -> None:
     if not times:
         raise ValueError(f"{args.work}: no stage has run with this folder for its unfinished work; run the chain, or name it with --work")
     print(as_text("What the stages cost", [cost_section(times)]), end="")
+
+
+def _show(args: argparse.Namespace) -> None:
+    from blip_core.cli.show import lines, serve
+
+    root = Path.cwd()
+    with serve(root, args.port) as server:
+        print("\n".join(lines(root, server.server_port)), flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # that is how it ends
+            server.serve_forever()
 
 
 def _outbox(args: argparse.Namespace) -> None:

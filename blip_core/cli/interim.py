@@ -53,7 +53,7 @@ def drawn(root: Path) -> str:
 @contextmanager
 def shown_where_checks_fail(args: argparse.Namespace, flags: Mapping[str, Any], params: "Params") -> Iterator[None]:
     """Around a stage: the message of checks that failed names the page that tells more, which is drawn here."""
-    from blip_core.checks.verdicts import ChecksFailed
+    from blip_core.checks.expectations import ChecksFailed
 
     try:
         yield

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from blip_core.checks.remedies import remedy
 from blip_core.report.findings import Findings, Verdict
 from blip_core.report.page import Section, Table
-from blip_core.report.remedies import remedy
 
 
 def failed_sections(found: Findings) -> list[Section]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blip_core.checks.verdicts import read_verdict
+from blip_core.checks.docs import read_verdict
 from blip_core.config.params import Params
 from blip_core.report.arms import Arm, read_arms
 from blip_core.report.digest import RoundDigest, digest_round

@@ -34,7 +34,7 @@ from blip_core.serving.service import Service
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import write_manifest
 from blip_core.weights.checkpoint import load_model, new_model, save_model
-from tests.support.browser import NoBrowser, events, start_browser, until
+from tests.support.browser import NoBrowser, assert_stands_alone, events, start_browser, until
 from tests.support.processes import HANG, heed_interrupts
 from tests.support.reviews import write_shards
 
@@ -327,6 +327,10 @@ def test_the_page_asks_no_other_host_and_may_not(ada, driver, page, root):
     inject = "const i = new Image(); i.src = arguments[0]; document.body.append(i)"
     driver.execute_script(inject, "http://127.0.0.1:9/x")
     until(lambda: any(e.get("blockedReason") == "csp" for e in events(driver, "Network.loadingFailed")))
+
+
+def test_the_page_stands_alone(driver, page):
+    assert_stands_alone(driver, page)
 
 
 def test_a_narrow_window_will_do(ada, driver):

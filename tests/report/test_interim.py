@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from blip_core.__main__ import main
+from blip_core.checks.remedies import REMEDIES
 from blip_core.files.content import write_json
 from blip_core.report.examples import pick_near
 from blip_core.report.interim import interim
-from blip_core.report.remedies import REMEDIES
 from blip_core.tables.captions import caption_table, read_table, write_table
 from blip_core.tables.manifest import listed_hash, write_manifest
 from tests.report.test_report import build, data, line, make_params, page_rows  # noqa: F401  # data is a fixture
@@ -47,7 +47,7 @@ def failing(artifacts: Path) -> None:
         {"name": "coverage", "says": "share of images", "limit": "at least 0.9", "observed": 0.625, "passed": False},
         {"name": "texts_human", "says": "human texts", "limit": "at least 1", "observed": 1.0, "passed": True},
     ]
-    write_json({"generation": listed_hash(artifacts / "generations/g1"), "checks": checks}, artifacts / "docs/gate-r1.json")
+    write_json({"generation": listed_hash(artifacts / "generations/g1"), "checks": checks}, artifacts / "docs/gate-r1/results.json")
 
 
 def test_what_failed_comes_first_with_limit_value_and_what_to_do(artifacts, data):  # noqa: F811
@@ -63,7 +63,7 @@ def test_what_failed_comes_first_with_limit_value_and_what_to_do(artifacts, data
 
 def test_a_verdict_on_another_generation_says_nothing_of_this_one(artifacts, data):  # noqa: F811
     failing(artifacts)
-    path = artifacts / "docs/gate-r1.json"
+    path = artifacts / "docs/gate-r1/results.json"
     write_json(json.loads(path.read_text()) | {"generation": "of yesterday"}, path)
     table = draw(artifacts, data)
     assert "FAILED" not in table and "not checked as it is now" in line(table, "gate@r1")
@@ -72,7 +72,7 @@ def test_a_verdict_on_another_generation_says_nothing_of_this_one(artifacts, dat
 def test_a_passed_gate_is_known_by_its_file_alone(artifacts, data):  # noqa: F811
     """DVC brings that, and no Data Docs."""
     failing(artifacts)
-    verdict = json.loads((artifacts / "docs/gate-r1.json").read_text())
+    verdict = json.loads((artifacts / "docs/gate-r1/results.json").read_text())
     checks = [check | {"passed": True} for check in verdict["checks"]]
     write_json(verdict | {"passed": True, "checks": checks}, artifacts / "gates/g1.json")
     assert "passed: 2 checks" in line(draw(artifacts, data), "gate@r1")
@@ -138,7 +138,7 @@ def test_a_table_that_cannot_be_read_is_left_out_and_the_fault_is_told(artifacts
         "observed": "web-0: no column text",
         "passed": False,
     }
-    write_json({"generation": listed_hash(artifacts / "generations/g1"), "checks": [fault]}, artifacts / "docs/gate-r1.json")
+    write_json({"generation": listed_hash(artifacts / "generations/g1"), "checks": [fault]}, artifacts / "docs/gate-r1/results.json")
     table = draw(artifacts, data)
     assert "web-0: no column text" in table and "NOISE IN THE TEXTS" not in table
 
@@ -180,7 +180,7 @@ def test_validate_that_says_no_draws_the_page_and_its_message_names_it(validated
     told = capsys.readouterr().err
     assert "images_web" in told and "The page artifacts/interim/index.html shows" in told and "blip review" not in told
     table = Path("artifacts/interim/table.txt").read_text()
-    assert "FAILED: VALIDATE" in table and "images_human: images of human with a kept text. What to do: bring more pictures" in table
+    assert "FAILED: VALIDATE" in table and "images_human: human images with a kept text. What to do: bring more pictures" in table
     assert "Examples of the crawl" in Path("artifacts/interim/index.html").read_text()
     assert main(["interim", "--out", "again"]) == 0
     assert Path("again/table.txt").read_text().splitlines()[3:] == table.splitlines()[3:], "but for when it was drawn"

@@ -2,19 +2,19 @@
 
 MORE = "bring more pictures, or lower `{}`; `blip inspect` says what of them is set aside"
 NOISE = (
-    "look at the texts about the threshold below. Are those just under it right? Then lower `assemble.threshold.{0}`: the tables of "
-    "thresholds say what each would keep. Are they wrong? Then {1}, and `gate.max_noise.{0}` may rise"
+    "look at the texts about the threshold, in the report. Are those just under it right? Then lower `assemble.threshold.{0}`: the "
+    "report's tables of thresholds say what each would keep. Are they wrong? Then {1}, and `gate.max_noise.{0}` may rise"
 )
 REMEDIES = {
     "noise_web": NOISE.format("web", "the crawl is as noisy as that"),
     "noise_synthetic": NOISE.format("synthetic", "the captioner writes badly: give it more steps (`tune_captioner.optim`)"),
-    "degenerate_share_synthetic": "the captions loop, end too early or are all alike: see the reasons below; change the sampler in "
+    "degenerate_share_synthetic": "the captions loop, end too early or are all alike, as their reasons say; change the sampler in "
     "`caption.writers`, or give the captioner more steps (`tune_captioner.optim`)",
     "distinct_share_synthetic": "the captioner says the same of many images: take nucleus sampling in `caption.writers`, or give it more "
     "steps (`tune_captioner.optim`)",
-    "coverage": "too many images keep no text: lower `assemble.threshold` (the tables of thresholds say what each would keep), or let the "
+    "coverage": "too many images keep no text: lower `assemble.threshold` (the report says what each would keep), or let the "
     "captioner write more for each image (`caption.writers`)",
-    "residual_noise_web_upper": "raise `assemble.threshold.web`, so that fewer false pairs pass (the tables of thresholds say how many), "
+    "residual_noise_web_upper": "raise `assemble.threshold.web`, so that fewer false pairs pass (the report says how many), "
     "or give the filter more steps (`tune_filter.optim`); more pairs (`score.controls_per_image`) bring the bound nearer to the estimate",
     "controls_true": "each held-out val picture gives one: bring more of them (`ingest.split`), or lower `gate.min_controls`",
     "controls_false": "each held-out val picture gives some: raise `score.controls_per_image`, or lower `gate.min_controls`",
