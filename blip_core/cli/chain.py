@@ -1,4 +1,4 @@
-"""The verbs of the chain: one for each stage, made from its function's own signature, and behind them those of costs.py.
+"""The verb `stage` with one below it for each stage, made from its function's own signature, and behind it those of costs.py.
 
 A stage's flags are its paths; its values come from params.yaml.
 """
@@ -23,9 +23,15 @@ from blip_core.tables.stopped import stopped, write_stopped
 INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "score_cfg", "params", "seed", "work", "log", "fetch"}
 
 
+STAGE = "stage"  # the verb
+
+
 def add_verbs(verbs: Verbs) -> None:
-    for name, summary in STAGES.items():
-        verbs.add(name, _run_stage, summary, example="")
+    summary = "run one stage of dvc.yaml by hand: ingest, pretrain, caption, …"
+    parser = verbs.add(STAGE, _run_stage, summary, example="ingest --help")
+    stages = Verbs(parser.add_subparsers(dest="verb", metavar="NAME", required=True))
+    for name, says in STAGES.items():
+        stages.add(name, _run_stage, says, example="")
     costs.add_verbs(verbs)
 
 
@@ -34,9 +40,9 @@ def add_flags(parser: argparse.ArgumentParser, stage: str) -> None:
     for name, parameter in inspect.signature(_function(stage)).parameters.items():
         if name not in INJECTED:
             required = parameter.default is inspect.Parameter.empty
-            parser.add_argument(
-                f"--{name.replace('_', '-')}", type=parameter.annotation, required=required, default=None if required else parameter.default
-            )
+            role = "is written" if name.startswith("out") else "is read" if parameter.annotation is Path else "as dvc.yaml has it"
+            default = None if required else parameter.default
+            parser.add_argument(f"--{name.replace('_', '-')}", type=parameter.annotation, required=required, default=default, help=role)
     parser.add_argument("--after", type=Path, help="a decision; does it say to stop, only placeholders are left")
     parser.add_argument("--run", help="MLflow run as parent/child; without it nothing is tracked")
     parser.epilog = f"example: %(prog)s {_example(stage)}"
@@ -53,7 +59,7 @@ def _example(stage: str) -> str:
     if "foreach" in body:
         key, item = next(iter(values[body["foreach"].strip("${}")].items()))
         known |= {"key": key} | {f"item.{name}": value for name, value in item.items()}
-    flags = body.get("do", body)["cmd"].partition(f" {stage} ")[2]
+    flags = body.get("do", body)["cmd"].partition(f" {STAGE} {stage} ")[2]
     return re.sub(r"\$\{([\w.]+)\}", lambda found: known[found[1]], flags)
 
 
@@ -110,14 +116,19 @@ def _run_stage(args: argparse.Namespace) -> None:
     args.meter.write(args.work, args.run)
 
 
+def named_stage(argv: list[str]) -> str | None:
+    """The stage that a command line is about."""
+    return next((name for name in argv[1:2] if argv[0] == STAGE and name in STAGES), None)
+
+
 def leave_out(argv: list[str]) -> bool:
     """Whether the rounds stopped before this stage: a decision or another input says so. Then it leaves placeholders and does nothing.
 
     Before the stage's module is imported, for that is what would take the time; so the flags are read as DVC writes them.
     """
-    if not argv or argv[0] not in STAGES:
+    if not named_stage(argv):
         return False
-    flags = {flag: Path(value) for flag, value in zip(argv[1::2], argv[2::2], strict=False)}
+    flags = {flag: Path(value) for flag, value in zip(argv[2::2], argv[3::2], strict=False)}
     inputs, outs = ([path for flag, path in flags.items() if flag.startswith("--out") == out] for out in (False, True))
     reason = next(filter(None, map(stopped, inputs)), None)
     if reason and os.environ.get("RANK", "0") == "0":  # of several processes the first one

@@ -27,8 +27,19 @@ def make_parser(prog: str, *, stages: Iterable[str]) -> argparse.ArgumentParser:
         shown += ["", f"{name}: {title}", *(f"  {verb:<18} {summary}" for verb, summary in verbs.summaries.items())]
     parser.description = "\n".join(shown)
     for stage in stages:
-        chain.add_flags(subparsers.choices[stage], stage)
+        chain.add_flags(below(subparsers.choices[chain.STAGE])[stage], stage)
     for verb in subparsers.choices.values():
-        verb.add_argument("--params", type=Path, default=VALUES, help="default: params.yaml")
-        verb.add_argument("--work", type=Path, default=Path(".work"), help="checkpoints of unfinished work; default: .work")
+        _add_common(verb, params=VALUES, work=Path(".work"))
+        for inner in below(verb).values():
+            _add_common(inner, params=argparse.SUPPRESS, work=argparse.SUPPRESS)  # what was said before it holds
     return parser
+
+
+def below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The verbs that a parser has."""
+    return next((action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)), {})
+
+
+def _add_common(verb: argparse.ArgumentParser, *, params: Path | str, work: Path | str) -> None:
+    verb.add_argument("--params", type=Path, metavar="FILE", default=params, help="the values of the chain; default: params.yaml")
+    verb.add_argument("--work", type=Path, metavar="DIR", default=work, help="unfinished work, and what is kept of it; default: .work")

@@ -74,7 +74,7 @@ class World:
         words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)] + ["--round", "r1"] * (stage == "caption")
         env = environment(RAY_ADDRESS=address, **RAY)
         return subprocess.Popen(
-            [sys.executable, "-m", "blip_core", stage, *words], cwd=self.root, env=env, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "blip_core", "stage", stage, *words], cwd=self.root, env=env, stderr=subprocess.PIPE, text=True
         )
 
 
