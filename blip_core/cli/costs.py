@@ -15,7 +15,7 @@ def add_verbs(verbs: Verbs) -> None:
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )
-    profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"))
+    profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"), help="the stage")
     profile.add_argument("--artifacts", type=Path, help="read its pictures and texts (and models, to caption and score); default: made up")
     profile.add_argument("--steps", type=int, default=5, help="steps that are timed; default: 5")
     profile.add_argument("--batch-size", type=int, help="images in a step; default: that of params.yaml")

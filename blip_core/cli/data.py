@@ -9,7 +9,7 @@ from blip_core.cli.verbs import Verbs, read_params, read_params_or_own
 
 def add_verbs(verbs: Verbs) -> None:
     sample = verbs.add("sample", _sample, "write the built-in sample data", example="--out data")
-    sample.add_argument("--out", type=Path, required=True)
+    sample.add_argument("--out", type=Path, required=True, help="a new folder")
     _add_inspect(verbs)
     summary = "note what lies of ingest.web and ingest.clean in S3 or behind links, so that DVC sees a change"
     listing = verbs.add("list", _list, summary, example="")

@@ -17,7 +17,7 @@ def add_verbs(verbs: Verbs) -> None:
     version.add_argument("--out", type=Path, help="write both to this JSON file instead, as a project's chain does for DVC to watch")
     summary = "a script by which a shell completes verbs, flags and paths; made in seconds, so keep it in a file"
     completion = verbs.add("completion", _completion, summary, example="bash > ~/.local/share/bash-completion/completions/blip")
-    completion.add_argument("shell", choices=SHELLS)
+    completion.add_argument("shell", choices=SHELLS, help="whose script is printed")
 
 
 def _init(args: argparse.Namespace) -> None:

@@ -1,24 +1,42 @@
 """The command line as a whole: the groups of verbs in the order in which `blip --help` shows them, each with its module."""
 
 import argparse
+import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from blip_core.cli import chain, data, help, judge, models
 from blip_core.cli.verbs import VALUES, Verbs
+from blip_core.stages import STAGES
 
 GROUPS = {
     "data": (data, "what goes in, and the texts that come out"),
-    "chain": (chain, "the stages of dvc.yaml one by one (`dvc repro` runs them all), and what they cost"),
+    "chain": (chain, "its stages one by one (`dvc repro` runs them all), and what they cost"),
     "judge": (judge, "why a text was kept or dropped, and what people say of it"),
-    "models": (models, "try one, know what made it, choose the champion"),
+    "models": (models, "ask one, know what made it, choose the champion"),
     "help": (help, "begin a project, check its values"),
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Says of a word that is no verb which one was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            word, known = found[1], re.findall(r"'([^']+)'", found[2])
+            close = difflib.get_close_matches(word, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            if word in STAGES and word not in known:
+                hint = f"a stage is run by: stage {word}"
+            message = message[: found.start()] + f"no {word!r} here; {hint}"
+        super().error(message)
+
+
 def make_parser(prog: str, *, stages: Iterable[str]) -> argparse.ArgumentParser:
     """All verbs. Only these stages get their flags: they are those of a function, and to import it takes seconds."""
-    parser = argparse.ArgumentParser(prog, "%(prog)s VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog, "%(prog)s VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)
     # their own list, in which groups can't be told apart, is left out
     subparsers = parser.add_subparsers(prog=prog, dest="verb", required=True, metavar="VERB", help=argparse.SUPPRESS)
     shown = [f"BLIP's bootstrapping of image-text data: caption, filter, gate, train, register. `{prog} VERB --help` says more."]
