@@ -80,7 +80,9 @@ def each_caption(
         yield from (found if isinstance(found, ValueError) else [caption.text for caption in next(made)] for found in batch)
 
 
-def each_score(judge: Filter, images: Sequence[Picture], texts: Sequence[list[str]], *, batch_size: int) -> Iterator[PairScores | ValueError]:
+def each_score(
+    judge: Filter, images: Sequence[Picture], texts: Sequence[list[str]], *, batch_size: int
+) -> Iterator[PairScores | ValueError]:
     """The scores of texts[i] against images[i], in order; of a picture that can't be read, why. Each has equally many texts."""
     at, width = 0, len(texts[0])
     for batch in read_each(images, judge.prepare, batch_size=max(1, batch_size // width)):
@@ -107,6 +109,8 @@ def scores_of(judge: Filter, images: Sequence[Picture], texts: list[list[str]], 
 
 def rows_of(texts: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
     """A list of texts for each picture, where a picture may have a single one."""
+    if isinstance(texts, str):
+        raise ValueError(f"texts: expected a list, a text or more for each picture, got {texts!r:.80}")
     return [list(text) if isinstance(text, Iterable) and not isinstance(text, str) else [text] for text in texts]
 
 

@@ -43,7 +43,9 @@ class Model:
         ValueError: the picture can't be read, an option has no such value, or the model can't write.
         """
         if not is_picture(image):
-            raise ValueError(f"image: expected a path, the bytes of a file, a PIL image or an array, got {image!r:.80}; `captions` takes a list")
+            raise ValueError(
+                f"image: expected one picture, as a path, bytes, PIL image or array, got {type(image).__name__}; `captions` takes a list"
+            )
         [[text]] = self.captions([image], prompt=prompt, seed=seed, **options)
         return text
 
@@ -105,14 +107,13 @@ class Model:
             ValueError: A picture can't be read, a text is no string, the numbers do not fit, or the model can't judge.
         """
         judge = self.judging()
+        shape: tuple[int, ...] = () if isinstance(texts, str) else (len(texts),)
         if is_picture(images):
-            rows, shape = rows_of([texts]), () if isinstance(texts, str) else (len(texts),)
-            images = [images]
+            scores = scores_of(judge, [images], rows_of([texts]), batch_size=batch_size)  # type: ignore[list-item]  # of one: no list of lists
         else:
             rows = rows_of(texts)
-            single = all(isinstance(text, str) for text in texts)
-            shape = (len(rows),) if single or not rows else (len(rows), len(rows[0]))
-        scores = scores_of(judge, images, rows, batch_size=batch_size)
+            scores = scores_of(judge, images, rows, batch_size=batch_size)  # type: ignore[arg-type]  # it is no picture
+            shape = shape if all(isinstance(text, str) for text in texts) else (*shape, len(rows[0]))
         match = None if self.calibration is None else self.calibration.match(scores).reshape(shape)[()]
         itm, itm_logit, itc = (values.reshape(shape)[()] for values in (scores.itm, scores.itm_logit, scores.itc))  # [()]: a lone number
         return Match(itm, itm_logit, itc, match)

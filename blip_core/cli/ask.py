@@ -48,8 +48,10 @@ def _caption(args: argparse.Namespace) -> None:
         cfg = writer(captioner.identity, **about, options={"beams": max(3, args.count)})
         each = each_caption(captioner, pictures, cfg, seed=args.seed, batch_size=8)
         for picture, found in zip(pictures, each, strict=True):
-            faulty = isinstance(found, ValueError)
-            yield from [_fault(picture, found)] if faulty else ({"picture": picture, "caption": text} for text in found)
+            if isinstance(found, ValueError):
+                yield _fault(picture, found)
+            else:
+                yield from ({"picture": picture, "caption": text} for text in found)
 
     _answer(args, ["caption"], rows)
 

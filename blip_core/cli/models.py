@@ -1,4 +1,4 @@
-"""The verbs about models: ask one (ask.py), try it on a page, know what made it (lineage.py), make it again, and decide which is champion."""
+"""The verbs about models: ask one (ask.py), try one on a page, know what made it (lineage.py), make it again, choose the champion."""
 
 import argparse
 from collections.abc import Callable

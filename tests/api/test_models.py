@@ -1,5 +1,7 @@
 """Models at the door: from every source, with the captions and scores of the functions beneath."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from PIL import Image
 import blip_core
 from blip_core.capfilt.med import caption_images, score_texts
 from blip_core.config.capfilt import SamplerConfig
+from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.tables.stopped import write_stopped
-from blip_core.weights.checkpoint import load_model, new_model, save_model
+from blip_core.weights.checkpoint import load_model, model_hash, new_model, save_model
 from tests.capfilt.test_plugins import clip_folder
 from tests.support.peers import peer, save
 
@@ -88,6 +91,29 @@ def test_scores_have_the_shape_of_the_texts(model, folder, pictures):
     assert np.std(matrix.itm) > 1e-3
 
 
+def test_one_picture_is_asked_in_one_line(model, pictures, tmp_path):
+    """In whichever form it comes; numbers for a text, an array for a list of them."""
+    Image.fromarray(pictures[0]).save(tmp_path / "0.png")
+    forms = [pictures[0], Image.fromarray(pictures[0]), tmp_path / "0.png", str(tmp_path / "0.png"), (tmp_path / "0.png").read_bytes()]
+    [[expected]] = model.captions(pictures[:1], max_tokens=16)
+    assert [model.caption(form, max_tokens=16) for form in forms] == [expected] * len(forms)
+    alone, several = model.match(forms[1], TEXTS[0]), model.match(forms[2], TEXTS)
+    assert np.ndim(alone.itm) == 0 and several.itm.shape == (3,) and several.itm[0] == pytest.approx(alone.itm, abs=1e-5)
+    assert alone.match is None
+    with pytest.raises(ValueError, match=r"image: expected one picture.*`captions` takes a list"):
+        model.caption(pictures)
+    with pytest.raises(ValueError, match="texts: expected a list"):
+        model.match(pictures[:3], "abc")
+
+
+def test_a_filter_of_a_round_gives_its_calibrated_match(folder, pictures, tmp_path):
+    shutil.copytree(folder, tmp_path / "filter")
+    calibration = Calibration(itm_logit=1.0, itc=2.0, bias=-0.5)
+    write_calibrations([Calibrated(model_hash(folder), "tuned", calibration, 0.5)], tmp_path / "calibration.json", facts={})
+    found = blip_core.load(tmp_path / "filter").match(pictures, TEXTS + TEXTS[:2])
+    assert found.match == pytest.approx(1 / (1 + np.exp(-(found.itm_logit + 2 * found.itc - 0.5))), abs=1e-6)
+
+
 def test_features_are_those_whose_cosine_itc_is(model, pictures):
     images, texts = model.image_features(pictures, batch_size=2), model.text_features(TEXTS, batch_size=2)
     assert images.dtype == np.float32 and np.linalg.norm(images, axis=1) == pytest.approx(1, abs=1e-5)
@@ -123,7 +149,8 @@ def test_a_version_of_the_registry(served, pictures, monkeypatch):
     model = blip_core.load("models:/blip@champion", project=root)
     expected = {k: v.float() for k, v in network.state_dict().items()}
     assert all(torch.equal(v.float(), expected[k]) for k, v in model.filter.model.state_dict().items())
-    assert model.captioner.prompt == "a photo of" and blip_core.load("models:/blip/1", project=root).filter.identity == model.filter.identity
+    assert model.captioner.prompt == "a photo of"
+    assert blip_core.load("models:/blip/1", project=root).filter.identity == model.filter.identity
     assert (root / ".work/models/blip-1/config.json").exists()
     with pytest.raises(ValueError, match="no version of blip has the alias 'nobody'"):
         blip_core.load("models:/blip@nobody", project=root)

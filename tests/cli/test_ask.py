@@ -57,7 +57,8 @@ def test_captions_of_files_folders_and_a_list(folder, ask, model, monkeypatch, c
     monkeypatch.setattr("sys.stdin", io.StringIO("pics/deep\n\npics/a.png\n"))
     assert [row["picture"] for row in ask("caption", "-")[1]] == ["pics/deep/c.webp", "pics/a.png"]
     _, drawn, _ = ask("caption", "pics/a.png", "--sampler", "nucleus", "--count", "3", "--seed", "5")
-    assert [[row["caption"] for row in drawn]] == blip_core.load(model).captions(["pics/a.png"], sampler="nucleus", num_candidates=3, seed=5)
+    [expected] = blip_core.load(model).captions(["pics/a.png"], sampler="nucleus", num_candidates=3, seed=5)
+    assert [row["caption"] for row in drawn] == expected
     assert len(ask("caption", "pics/a.png", "--count", "5")[1]) == 5  # a wider search than three beams
 
 
@@ -92,7 +93,7 @@ def test_a_search_shows_the_best_first_and_keeps_what_it_saw(folder, ask, monkey
     assert code == 0 and [row["picture"] for row in rows[:2]] == sorted(logit, key=logit.get, reverse=True)[:2]
     assert [row["text"] for row in rows] == ["a red ball"] * 2 + ["blue star"] * 2 and "3/3" in said
     (folder / "pics/new.png").write_bytes((folder / "pics/a.png").read_bytes())
-    again, found, said = ask("search", "pics", "a red ball", "--count", "9")
+    _, found, said = ask("search", "pics", "a red ball", "--count", "9")
     assert "1/1" in said and {row["picture"] for row in found} == {f"pics/{name}" for name in (*NAMES, "new.png")}
 
 
