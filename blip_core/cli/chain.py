@@ -20,7 +20,7 @@ from blip_core.runtime.installed import repository_file, require_same_code
 from blip_core.stages import STAGES
 from blip_core.tables.stopped import stopped, write_stopped
 
-INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "score_cfg", "params", "seed", "work", "log", "fetch"}
+INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "gate_cfg", "score_cfg", "params", "seed", "work", "log", "fetch"}
 
 
 STAGE = "stage"  # the verb
@@ -83,6 +83,7 @@ def _run_stage(args: argparse.Namespace) -> None:
         "model_cfg": params.model,
         "assemble_cfg": params.assemble,
         "compare_cfg": params.compare,
+        "gate_cfg": params.gate,
         "score_cfg": params.score,
         "params": params,
         "seed": params.seed,

@@ -44,7 +44,7 @@ class World:
         judged = [
             root / name for name in ("generations/g0", "heldout", "shards", "gates/g0.json", "decisions/g0.json", "validate.json", "docs")
         ]
-        validate(*judged, cfg=self.params.section("validate"))
+        validate(*judged, cfg=self.params.section("validate"), gate_cfg=self.params.gate, score_cfg=self.params.score)
         tokenizer = Tokenizer.load(root / "vocab.txt")
         for seed, name in enumerate(("captioner", "filter")):
             save_model(new_model(self.params.model, tokenizer, seed=seed), tokenizer, root / name, prompt="", max_tokens=24)
