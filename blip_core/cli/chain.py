@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from blip_core.cli import costs
 from blip_core.cli.verbs import Verbs, read_params
@@ -19,6 +20,9 @@ from blip_core.files.atomic import clear_killed
 from blip_core.runtime.installed import repository_file, require_same_code
 from blip_core.stages import STAGES
 from blip_core.tables.stopped import stopped, write_stopped
+
+if TYPE_CHECKING:
+    from blip_core.config.params import Params
 
 INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "gate_cfg", "score_cfg", "params", "seed", "work", "log", "fetch"}
 
@@ -100,6 +104,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     if not args.run:
         with args.meter.stage():
             stage(**flags, **injected)
+        _warn(args.verb, flags, params)
         args.meter.write(args.work, args.verb)
         return
     from blip_core.tracking.runs import stage_run
@@ -114,7 +119,17 @@ def _run_stage(args: argparse.Namespace) -> None:
             run.log({k: v for k, v in json.loads(flags["out_metrics"].read_text()).items() if isinstance(v, int | float)})
         if args.verb == "report":  # its figures are what a person looks for in MLflow
             run.artifact(flags["out"])
+    _warn(args.verb, flags, params)
     args.meter.write(args.work, args.run)
+
+
+def _warn(stage: str, flags: dict[str, Any], params: "Params") -> None:
+    """Behind ingest: what a later stage will find too few."""
+    if stage == "ingest":
+        from blip_core.preview.enough import lacking_after_ingest
+
+        for line in lacking_after_ingest(json.loads(flags["out_metrics"].read_text()), flags["out_heldout"], params):
+            logging.getLogger("blip_core").warning("too few for a later stage: %s", line)
 
 
 def named_stage(argv: list[str]) -> str | None:

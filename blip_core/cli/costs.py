@@ -9,9 +9,9 @@ from blip_core.runtime.times import read_times
 
 
 def add_verbs(verbs: Verbs) -> None:
-    verbs.add(
-        "plan", _plan, "parameters, work and memory of the trainings of a params.yaml; trains nothing", example="--params params.yaml"
-    )
+    summary = "parameters, work and memory of the trainings of a params.yaml; trains nothing"
+    plan = verbs.add("plan", _plan, summary, example="--params params.yaml")
+    plan.add_argument("--vocab", type=Path, default=Path("artifacts/vocab.txt"), help="that of ingest, once it ran; default: %(default)s")
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )
@@ -39,7 +39,7 @@ def _add_ablate(verbs: Verbs) -> None:
 def _plan(args: argparse.Namespace) -> None:
     from blip_core.preview.plan import plan
 
-    print(plan(read_params(args)))
+    print(plan(read_params(args), args.vocab))
 
 
 def _profile(args: argparse.Namespace) -> None:

@@ -56,10 +56,12 @@ def _sample(args: argparse.Namespace) -> None:
 
 def _inspect(args: argparse.Namespace) -> None:
     from blip_core.config.intake import FieldsConfig
+    from blip_core.preview.enough import Least
     from blip_core.preview.inspect import inspect
 
     fields = FieldsConfig(image=args.image, text=args.text, split=args.split)
-    print(inspect(args.path, cfg=read_params_or_own(args).ingest, limit=args.limit, fields=fields))
+    params = read_params_or_own(args)
+    print(inspect(args.path, cfg=params.ingest, limit=args.limit, fields=fields, least=Least.of(params)))
 
 
 def _list(args: argparse.Namespace) -> None:

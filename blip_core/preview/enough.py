@@ -1,4 +1,4 @@
-"""Whether there is enough of a data set for what comes later: said before anything trains, though `validate` and `gate` are what decides."""
+"""Whether there is enough of a data set for what comes later: told at once, though `validate` and `gate` decide."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
