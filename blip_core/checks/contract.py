@@ -39,7 +39,7 @@ def check_folder(folder: Path, shards: Path | None = None) -> str:
         scored = Walk(lambda: _scored(paths))
         if any(table.num_rows for table in scored):
             suites["scores"] = (scored, score_expectations())
-        results = check(suites, docs=None, title="check")
+        results = check(suites, docs=None, title="contract")
     if len(faults) > _MOST_FAULTS:
         faults = [*faults[:_MOST_FAULTS], f"and {len(faults) - _MOST_FAULTS} more"]
     require(broken(faults) if faults else results, what=f"{folder} does not keep the contract of caption tables", remedy=_REMEDY, docs=None)

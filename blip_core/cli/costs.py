@@ -31,8 +31,8 @@ def _add_ablate(verbs: Verbs) -> None:
     ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     ablate.add_argument("--arms", nargs="+", metavar="ARM", help="default: all of ablations.yaml")
     ablate.add_argument("--out", type=Path, default=Path("benchmarks/results/ablations.json"), help="all numbers; default: %(default)s")
-    ablate.add_argument("--page", type=Path, help="a Markdown page to put tables and figure into, as docs/results.md")
-    ablate.add_argument("--show", action="store_true", help="run nothing: tables and figure of what --out holds")
+    ablate.add_argument("--page", type=Path, help="a Markdown page to put the tables into, with a figure beside it, as docs/results.md")
+    ablate.add_argument("--show", action="store_true", help="run nothing: print the tables of what --out holds")
     ablate.add_argument("--join", type=Path, nargs="+", default=[], metavar="FILE", help="other seeds, run elsewhere, that go into --out")
 
 

@@ -15,9 +15,9 @@ def add_verbs(verbs: Verbs) -> None:
     listing = verbs.add("list", _list, summary, example="")
     listing.add_argument("--data", type=Path, default=Path("data"), help="folder for the listings; default: data")
     summary = "whether a folder of caption tables keeps its contract: every row, and its picture"
-    check = verbs.add("check", _check, summary, example="artifacts/generations/g1")
-    check.add_argument("folder", type=Path, help="as artifacts/generations/g1, artifacts/heldout or artifacts/rounds/r1/scores")
-    check.add_argument("--shards", type=Path, help="default: shards of the artifacts that the folder lies in")
+    contract = verbs.add("contract", _contract, summary, example="artifacts/generations/g1")
+    contract.add_argument("folder", type=Path, help="as artifacts/generations/g1, artifacts/heldout or artifacts/rounds/r1/scores")
+    contract.add_argument("--shards", type=Path, help="default: shards of the artifacts that the folder lies in")
     generations.add_verbs(verbs)
     _add_export(verbs)
 
@@ -72,7 +72,7 @@ def _list(args: argparse.Namespace) -> None:
     print("\n".join([*write_listings(args.data, cfg), *note_unseen(args.data, cfg)]))
 
 
-def _check(args: argparse.Namespace) -> None:
+def _contract(args: argparse.Namespace) -> None:
     from blip_core.checks.contract import check_folder
 
     print(check_folder(args.folder, args.shards))

@@ -67,7 +67,7 @@ def test_readers_say_why_it_was_not_made(artifacts, read):
 @pytest.mark.parametrize(
     "command",
     [
-        ["check", "artifacts/generations/g2"],
+        ["contract", "artifacts/generations/g2"],
         ["explain", "web-1", "--generation", "artifacts/generations/g2"],
         ["export", "artifacts/generations/g2", "--format", "coco", "--out", "exported"],
         ["review", "artifacts/generations/g2", "--out", "sheet.html"],
