@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blip_core.cli import costs
+from blip_core.cli import costs, interim
 from blip_core.cli.verbs import Verbs, read_params
 from blip_core.files.atomic import clear_killed
 from blip_core.runtime.installed import repository_file, require_same_code
@@ -24,9 +24,7 @@ from blip_core.tables.stopped import stopped, write_stopped
 if TYPE_CHECKING:
     from blip_core.config.params import Params
 
-INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "gate_cfg", "score_cfg", "params", "seed", "work", "log", "fetch"}
-
-
+INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "gate_cfg", "score_cfg", "params", "seed", "work", "log", "fetch", "drawn"}
 STAGE = "stage"  # the verb
 
 
@@ -36,6 +34,7 @@ def add_verbs(verbs: Verbs) -> None:
     stages = Verbs(parser.add_subparsers(dest="verb", metavar="NAME", required=True))
     for name, says in STAGES.items():
         stages.add(name, _run_stage, says, example="")
+    interim.add_verbs(verbs)
     costs.add_verbs(verbs)
 
 
@@ -101,8 +100,10 @@ def _run_stage(args: argparse.Namespace) -> None:
         require_noted(args.data, params.ingest)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the one that writes
         clear_killed(*(v for n, v in flags.items() if n.startswith("out")))
+    if "drawn" in wanted:
+        injected["drawn"] = interim.drawn(Path.cwd())
     if not args.run:
-        with args.meter.stage():
+        with args.meter.stage(), interim.shown_where_checks_fail(args, flags, params):
             stage(**flags, **injected)
         _warn(args.verb, flags, params)
         args.meter.write(args.work, args.verb)
@@ -113,7 +114,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     with stage_run(args.run, stage=args.verb, params=offered["cfg"].model_dump(), inputs=inputs, root=Path.cwd()) as run:
         if "log" in wanted:
             injected["log"] = run.log
-        with args.meter.stage():
+        with args.meter.stage(), interim.shown_where_checks_fail(args, flags, params):
             stage(**flags, **injected)
         if "out_metrics" in flags:
             run.log({k: v for k, v in json.loads(flags["out_metrics"].read_text()).items() if isinstance(v, int | float)})

@@ -42,6 +42,17 @@ def test_a_whole_crawl(tmp_path):
         assert line in text
 
 
+def test_keys_of_the_data_are_those_that_the_chain_will_use(tmp_path):
+    write_img2dataset(tmp_path / "data/web", "00000", ["7"])
+    write_karpathy(tmp_path / "data/clean", [karpathy_image("n0", 0, "val"), karpathy_image("n1", 1, "train")])
+    crawl = inspect(tmp_path / "data/web", cfg=CFG, data=tmp_path / "data")
+    assert "first rows   by the keys of the chain, which `blip history` takes\n  web-7  " in crawl
+    clean = inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data")
+    assert "\n  val-" in clean and "\n  train-" in clean
+    elsewhere = inspect(tmp_path / "data/web", cfg=CFG)
+    assert "\n  7  " in elsewhere and "the chain puts web- before those of a crawl" in elsewhere
+
+
 def test_a_limited_look_goes_to_all_parts(tmp_path):
     write_karpathy(tmp_path, [karpathy_image(f"n{i}", i, ["train", "val", "test"][i % 3]) for i in range(30)])
     text = inspect(tmp_path, cfg=CFG, limit=9)
@@ -60,8 +71,8 @@ def test_what_is_too_few_for_later_stages(tmp_path):
     for place in ("data/web", "elsewhere"):
         write_img2dataset(tmp_path / place, "00000", [f"{i:09d}" for i in range(12)])
     crawl = "12 images with a text, validate.min_images is 30"
-    assert told_too_few(inspect(tmp_path / "data/web", cfg=CFG, least=least)) == [f"web: {crawl}"]
-    both = told_too_few(inspect(tmp_path / "elsewhere", cfg=CFG, least=least))
+    assert told_too_few(inspect(tmp_path / "data/web", cfg=CFG, data=tmp_path / "data", least=least)) == [f"web: {crawl}"]
+    both = told_too_few(inspect(tmp_path / "elsewhere", cfg=CFG, data=tmp_path / "data", least=least))
     assert both == [
         f"as a crawl: web: {crawl}",
         "as a clean set: train: 10 images with a text, validate.min_images is 30",
@@ -72,9 +83,9 @@ def test_what_is_too_few_for_later_stages(tmp_path):
     write_karpathy(tmp_path / "data/clean", [karpathy_image(f"n{i}", i, ["train", "val", "test"][i % 3]) for i in range(24)])
     said = "val: half of it gives 8 planted true pairs at score.controls_per_image 2, gate.min_controls is 9"
     train = "train: 8 images with a text, validate.min_images is 30"
-    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, least=least)) == [train, said]
-    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, least=least, limit=6)) == []
-    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, least=Least(8, 8, 8, 2))) == []
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=least)) == [train, said]
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=least, limit=6)) == []
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=Least(8, 8, 8, 2))) == []
 
 
 def test_what_the_screens_would_hit(tmp_path):
