@@ -134,7 +134,7 @@ def completion(tmp_path_factory):
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
 def test_bash_completes_verbs_flags_and_paths(completion, verbs, tmp_path):
     assert sorted(completion("")) == sorted(name for name in verbs if " " not in name)
-    assert set(completion("in")) == {"inspect", "init"} and completion("stage", "in") == ["ingest"]
+    assert set(completion("in")) == {"inspect", "init", "interim"} and completion("stage", "in") == ["ingest"]
     assert set(completion("stage", "ingest", "--out-h")) == {"--out-heldout"} and "--gate" in completion("stage", "pretrain", "--g")
     assert completion("generations", "d") == ["diff"] and completion("completion", "z") == ["zsh"]
     (tmp_path / "crawl").mkdir()
