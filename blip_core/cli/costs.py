@@ -10,13 +10,13 @@ from blip_core.runtime.times import read_times
 
 
 def add_verbs(verbs: Verbs) -> None:
-    verbs.add(
-        "plan", _plan, "parameters, work and memory of the trainings of a params.yaml; trains nothing", example="--params params.yaml"
-    )
+    summary = "parameters, work and memory of the trainings of a params.yaml; trains nothing"
+    plan = verbs.add("plan", _plan, summary, example="--params params.yaml")
+    plan.add_argument("--vocab", type=Path, default=Path("artifacts/vocab.txt"), help="that of ingest, once it ran; default: %(default)s")
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )
-    profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"))
+    profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"), help="the stage")
     profile.add_argument("--artifacts", type=Path, help="read its pictures and texts (and models, to caption and score); default: made up")
     profile.add_argument("--steps", type=int, default=5, help="steps that are timed; default: 5")
     profile.add_argument("--batch-size", type=int, help="images in a step; default: that of params.yaml")
@@ -36,15 +36,15 @@ def _add_ablate(verbs: Verbs) -> None:
     ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     ablate.add_argument("--arms", nargs="+", metavar="ARM", help="default: all of ablations.yaml")
     ablate.add_argument("--out", type=Path, default=Path("benchmarks/results/ablations.json"), help="all numbers; default: %(default)s")
-    ablate.add_argument("--page", type=Path, help="a Markdown page to put tables and figure into, as docs/results.md")
-    ablate.add_argument("--show", action="store_true", help="run nothing: tables and figure of what --out holds")
+    ablate.add_argument("--page", type=Path, help="a Markdown page to put the tables into, with a figure beside it, as docs/results.md")
+    ablate.add_argument("--show", action="store_true", help="run nothing: print the tables of what --out holds")
     ablate.add_argument("--join", type=Path, nargs="+", default=[], metavar="FILE", help="other seeds, run elsewhere, that go into --out")
 
 
 def _plan(args: argparse.Namespace) -> None:
     from blip_core.preview.plan import plan
 
-    print(plan(read_params(args)))
+    print(plan(read_params(args), args.vocab))
 
 
 def _profile(args: argparse.Namespace) -> None:

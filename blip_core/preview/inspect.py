@@ -17,6 +17,7 @@ from blip_core.intake.formats.columns import SEARCH
 from blip_core.intake.sources import PARTS, Source, expand, is_remote, local_files, look
 from blip_core.intake.units import chain_key, split_of
 from blip_core.pictures.images import admit
+from blip_core.preview.enough import Least
 from blip_core.preview.text_findings import TextFindings
 from blip_core.tables.shards import KEY
 from blip_core.texts.clean import lost_texts, usable
@@ -54,16 +55,24 @@ class Findings:
         return self.texts.total()
 
 
-def inspect(path: str | Path, *, cfg: IngestConfig, limit: int = 1000, fields: FieldsConfig = SEARCH, data: Path = Path("data")) -> str:
+def inspect(
+    path: str | Path,
+    *,
+    cfg: IngestConfig,
+    limit: int = 1000,
+    fields: FieldsConfig = SEARCH,
+    data: Path = Path("data"),
+    least: Least | None = None,
+) -> str:
     """Lines for a person. Looks at `limit` samples, from units spread over the whole; 0 looks at all. `path` may be in S3 (sources.py).
-    Where it is a part of `data`, keys are those of the chain.
+    Where it is a part of `data`, keys are those of the chain. `least`: what later stages will ask for; None says nothing of it.
 
     ValueError when no format is recognised (it lists those that were looked for) or nothing of what was looked at is usable."""
     if limit < 0:
         raise ValueError(f"--limit {limit}: expected a number of samples, or 0 for all")
     with TemporaryDirectory() as scratch:
         source, part = look(str(path), cfg.remote, scratch=Path(scratch), fields=fields), part_of(str(path), cfg, data)
-        return _inspect(str(path), source, cfg, limit, part)
+        return _inspect(str(path), source, cfg, limit, part, least)
 
 
 def part_of(path: str, cfg: IngestConfig, data: Path) -> str | None:
@@ -79,7 +88,7 @@ def part_of(path: str, cfg: IngestConfig, data: Path) -> str | None:
     return None
 
 
-def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str | None) -> str:
+def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str | None, least: Least | None) -> str:
     module, units = format_module(source.format), source.units
     found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat), part), True
     found.used = hashed(name for unit in units for name in unit.files)
@@ -96,7 +105,10 @@ def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str
         left.rows = [row for row in left.rows if row.reason != "not_listed"]
     for row in left.rows:
         _set_aside(found, row.key, row.where, Rejected(row.reason, row.detail), lost=row.lost)
-    report = "\n".join(_report(path, source, len(chosen), each, whole, found, left, cfg))
+    lines = _report(path, source, len(chosen), each, whole, found, left, cfg)
+    if whole and least:  # a part of it can't be too small
+        lines += [f"too few      {line}" for line in _too_few(found, cfg, least)]
+    report = "\n".join(lines)
     if not found.images:
         raise ValueError(f"no usable image with a text\n{report}")
     return report
@@ -213,6 +225,27 @@ def _others(path: str, name: str) -> list[str]:
     """Other formats that recognise files there. A table reads an imagefolder's metadata too, and nothing else."""
     names = [n for n in FORMATS if n != name and (n, name) != ("table", "imagefolder")] if Path(path).is_dir() else []
     return [n for n in names if format_module(n).recognises(Path(path))]
+
+
+def _too_few(found: Findings, cfg: IngestConfig, least: Least) -> list[str]:
+    """By the part that it is; of what is neither by both, unless it names splits as a clean set does."""
+    crawl, clean = (found.part == part for part in PARTS)
+    lines = []
+    if not clean and not found.splits.keys() & {"val", "test"}:
+        lines += [("" if crawl else "as a crawl: ") + line for line in least.lacking({"web": found.images})]
+    if not crawl:
+        parts = _parts(found, cfg)
+        controls = parts["val"] / 2 * min(least.per_image, found.told.total / max(1, found.images))
+        lines += [("" if clean else "as a clean set: ") + line for line in least.lacking(parts, controls=controls)]
+    return lines
+
+
+def _parts(found: Findings, cfg: IngestConfig) -> dict[str, float]:
+    """Images of train, val and test: those that are named, and of those that are dealt the share."""
+    shares = {split: getattr(cfg.split, split) for split in SPLITS}
+    dealt = found.images if cfg.split.by == "dealt" else found.splits[None]
+    named = Counter() if cfg.split.by == "dealt" else found.splits
+    return {split: named[split] + dealt * share / sum(shares.values()) for split, share in shares.items()}
 
 
 def _describe(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
