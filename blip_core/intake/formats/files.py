@@ -13,7 +13,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow
 from blip_core.intake.formats.columns import IMAGE_ENDS
 from blip_core.intake.formats.inline import picture_of
-from blip_core.intake.formats.rows import is_json_lines
+from blip_core.intake.formats.rows import is_json_lines, open_table, scan
 from blip_core.intake.walk import below
 from blip_core.tables.shards import KEY
 
@@ -86,13 +86,13 @@ def places(name: str, *folders: str) -> tuple[str, ...]:
 
     Lists often carry the paths of their author's machine. Of an absolute one its ends are tried, down to the last folder and name:
     a bare name could be another picture's."""
-    name = name.replace("\\", "/") if "/" not in name else name
+    name = name.replace("\\", "/")
     drive = re.match(r"[A-Za-z]:/", name)
     parts = [p for p in name[2 * bool(drive) :].split("/") if p not in ("", ".")]
     absolute = drive or name.startswith("/")
     first = max(0, len(parts) - _MOST_FOLDERS)
     ends = ["/".join(parts[i:]) for i in range(first, max(first + 1, len(parts) - 1))] if absolute else ["/".join(parts)]
-    dressed = [e + x for e in ends for x in (("",) if e.lower().endswith(IMAGE_ENDS) else ("", *IMAGE_ENDS[:4]))]
+    dressed = [e + x for e in ends for x in (("",) if e.lower().endswith(IMAGE_ENDS) else ("", *IMAGE_ENDS))]
     found = [f"{folder}/{middle}{e}".removeprefix("./") for e in dressed for folder in (*folders, ".") for middle in ("", "images/")]
     return tuple(dict.fromkeys(found))
 
@@ -148,11 +148,10 @@ def _image(file: Path) -> bytes:
 
 def _spellings(path: str) -> Iterator[str]:
     """a.JPG for a.jpg and back, of a list that was made where file names have no case; and an accent as one character or as two, in which
-    file systems differ."""
-    stem, dot, end = path.rpartition(".")
-    yield stem + dot + (end.upper() if end.islower() else end.lower())
-    if not path.isascii():
-        yield from (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    file systems differ; or both."""
+    for form in (path,) if path.isascii() else (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path)):
+        stem, dot, end = form.rpartition(".")
+        yield from (form, stem + dot + (end.upper() if end.islower() else end.lower()))
 
 
 def json_files(path: Path) -> list[Path]:
@@ -175,9 +174,10 @@ def head_holds(path: Path, *words: str, opens: str = "{", value: bytes = b"") ->
 
 
 def load_rows(path: Path) -> list[Any]:
-    """A JSON list, the one that an object holds under `data` or the like, or the objects of JSON lines."""
+    """A JSON list, the one that an object holds under `data` or the like, or the objects of JSON lines; Rejected for a line that is
+    none."""
     if is_json_lines(path):
-        return [json.loads(line) for line in path.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
+        return [row.values for row in scan(open_table(path))]
     value = load_json(path, (dict, list))
     if isinstance(value, list):
         return value
