@@ -167,10 +167,15 @@ def json_files(path: Path) -> list[Path]:
 def head_holds(path: Path, *words: str, opens: str = "{", value: bytes = b"") -> bool:
     """Whether the file is a JSON object (`opens` "[": a list) that names one of these keys (regular expressions) in its first megabyte,
     before a value that begins with `value` (likewise)."""
-    with path.open("rb") as f:
-        head = f.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+    head = head_of(path)
     begins = head.startswith(opens.encode()) or (opens == "[" and _WRAPPED.search(head) is not None)
     return begins and any(re.search(rb'"%s"\s*:\s*%s' % (w.encode(), value), head, re.IGNORECASE) for w in words)
+
+
+def head_of(path: Path) -> bytes:
+    """The file's first megabyte, from its first sign on."""
+    with path.open("rb") as f:
+        return f.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
 
 
 def load_rows(path: Path) -> list[Any]:
