@@ -48,6 +48,10 @@ class FileUnit:
     entries: tuple[Entry, ...]
     files: tuple[str, ...]
 
+    @property
+    def size(self) -> int:
+        return len(self.entries)
+
 
 def slices(root: Path, name: str, entries: list[Entry], *, of: Path | None = None) -> list[FileUnit]:
     """Units of a thousand entries of one split each: shards of val and test then are not cut into crumbs. `of`: the list, where they

@@ -38,6 +38,7 @@ class GroupUnit:
     split: str | None = None
     status: tuple[str, ...] = ()  # img2dataset's columns for what it could not get
     detail: str = ""
+    size: int = 1
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -61,8 +62,9 @@ def units(path: Path, fields: FieldsConfig = SEARCH) -> list[GroupUnit]:
         if columns is None:
             continue
         for group in range(metadata.num_row_groups):
-            found.append(GroupUnit(f"{name} {group}", root, file, group, start, *columns))
-            start += metadata.row_group(group).num_rows
+            rows = metadata.row_group(group).num_rows
+            found.append(GroupUnit(f"{name} {group}", root, file, group, start, *columns, size=rows))
+            start += rows
     return found
 
 

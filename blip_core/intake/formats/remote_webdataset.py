@@ -38,6 +38,10 @@ class RemoteUnit:
     def files(self) -> tuple[str, ...]:
         return tuple(self.objects)
 
+    @property
+    def size(self) -> int:
+        return self.objects[self.tar].size if self.tar else 0
+
 
 def units(objects: dict[str, Stored], fields: FieldsConfig = SEARCH, *, scratch: Path, cfg: RemoteConfig) -> list[RemoteUnit]:
     """As the local format has them. It fetches the tables without a tar, and of the others as many as show the first side table."""

@@ -42,6 +42,10 @@ class PairUnit:
     def files(self) -> tuple[str, ...]:
         return (*(name for pair in self.pairs for names in pair for name in names), *self.others)
 
+    @property
+    def size(self) -> int:
+        return len(self.pairs)
+
 
 @dataclass(frozen=True)
 class SideUnit:
@@ -50,6 +54,7 @@ class SideUnit:
     name: str
     root: Path
     table: Path
+    size = 1
 
     @property
     def files(self) -> tuple[str, ...]:

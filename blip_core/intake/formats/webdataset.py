@@ -51,6 +51,10 @@ class TarUnit:
     def files(self) -> tuple[str, ...]:
         return tuple(p.relative_to(self.root).as_posix() for p in (self.tar, self.table, self.stats) if p)
 
+    @property
+    def size(self) -> int:
+        return self.tar.stat().st_size if self.tar else 0
+
 
 @dataclass
 class _Sample:
