@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -128,14 +129,19 @@ def _find(root: Path, paths: tuple[str, ...]) -> str:
         lengths = [len(part.encode("utf-8", "replace")) for part in path.parts]
         if path.is_absolute() or ".." in path.parts or max(lengths, default=0) > _MOST_NAME or sum(lengths) > _MOST_PATH:
             raise Rejected("unsafe_key", f"the image's path {str(path)[:200]!r} leaves the folder or is too long")
-    spelled = (other for path in paths for other in _spellings(path))
-    found = next((p for p in (*paths, *spelled) if is_file(root / p)), None)
+    found = present(root, paths)
     if found is None:
         raise Rejected("missing_image", f"no file {' or '.join(paths)}")
     return PurePosixPath(found).as_posix()
 
 
-def is_file(path: Path) -> bool:
+def present(root: Path, paths: tuple[str, ...]) -> str | None:
+    """The first of the paths below the root where a file lies, as it is written or in another spelling."""
+    spelled = (other for path in paths for other in _spellings(path))
+    return next((p for p in chain(paths, spelled) if _is_file(root / p)), None)
+
+
+def _is_file(path: Path) -> bool:
     """Also of what can't be a path at all, such as a text of thousands of characters."""
     try:
         return path.is_file()

@@ -10,7 +10,7 @@ from typing import Any
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import FILES, IMAGE_ENDS, SEARCH, SPLITS, column, is_image_name, is_url, shown, text_columns, texts_of
-from blip_core.intake.formats.files import image_folder, is_file, places
+from blip_core.intake.formats.files import image_folder, places, present
 from blip_core.intake.formats.inline import is_inline
 from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read
 from blip_core.intake.formats.listing import units as list_units
@@ -92,8 +92,7 @@ def _names_images(listing: Listing) -> bool:
     values = [row.values.get(listing.image) for row in rows if isinstance(row.values, dict)]
     names = [v for v in values if isinstance(v, str) and v.strip() and not is_url(v)]
     return any(
-        is_inline(v) or is_image_name(v.strip()) or any(is_file(listing.root / p) for p in places(v.strip(), folder, ".", *listing.folders))
-        for v in names
+        is_inline(v) or is_image_name(v.strip()) or present(listing.root, places(v.strip(), folder, ".", *listing.folders)) for v in names
     )
 
 
