@@ -172,7 +172,7 @@ def ingested(tmp_path_factory, params) -> Path:
         a / "gates/g0.json",
         a / "decisions/g0.json",
         a / "metrics/validate.json",
-        a / "docs",
+        a / "docs/validate",
         cfg=params.section("validate"),
     )
     return a

@@ -13,19 +13,20 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from blip_core.cli import costs
+from blip_core.cli import costs, interim
 from blip_core.cli.verbs import Verbs, read_params
 from blip_core.files.atomic import clear_killed
 from blip_core.runtime.installed import repository_file, require_same_code
 from blip_core.stages import STAGES
 from blip_core.tables.stopped import stopped, write_stopped
 
-INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "score_cfg", "params", "seed", "work", "log", "fetch"}
+INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "score_cfg", "params", "seed", "work", "log", "fetch", "drawn"}
 
 
 def add_verbs(verbs: Verbs) -> None:
     for name, summary in STAGES.items():
         verbs.add(name, _run_stage, summary, example="")
+    interim.add_verbs(verbs)
     costs.add_verbs(verbs)
 
 
@@ -90,8 +91,10 @@ def _run_stage(args: argparse.Namespace) -> None:
         require_noted(args.data, params.ingest)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the one that writes
         clear_killed(*(v for n, v in flags.items() if n.startswith("out")))
+    if "drawn" in wanted:
+        injected["drawn"] = interim.drawn(Path.cwd())
     if not args.run:
-        with args.meter.stage():
+        with args.meter.stage(), interim.shown_where_checks_fail(args, flags, params):
             stage(**flags, **injected)
         args.meter.write(args.work, args.verb)
         return
@@ -101,7 +104,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     with stage_run(args.run, stage=args.verb, params=offered["cfg"].model_dump(), inputs=inputs, root=Path.cwd()) as run:
         if "log" in wanted:
             injected["log"] = run.log
-        with args.meter.stage():
+        with args.meter.stage(), interim.shown_where_checks_fail(args, flags, params):
             stage(**flags, **injected)
         if "out_metrics" in flags:
             run.log({k: v for k, v in json.loads(flags["out_metrics"].read_text()).items() if isinstance(v, int | float)})

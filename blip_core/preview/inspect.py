@@ -14,7 +14,8 @@ from blip_core.files.rejected import REASONS, Rejected
 from blip_core.intake.account import Account, hashed
 from blip_core.intake.formats import FORMATS, SPLITS, Record, RejectedRow, format_module
 from blip_core.intake.formats.columns import SEARCH
-from blip_core.intake.sources import Source, look
+from blip_core.intake.sources import PARTS, Source, expand, is_remote, local_files, look
+from blip_core.intake.units import chain_key, split_of
 from blip_core.pictures.images import admit
 from blip_core.preview.sampling import estimated, spread
 from blip_core.preview.text_findings import TextFindings
@@ -34,6 +35,7 @@ class Findings:
     """Counts over what was looked at. `rejected`: reason -> how often, with the first row in `examples`."""
 
     told: TextFindings
+    part: str | None  # of the data; None: the chain does not read it yet
     records: int = 0
     texts: Counter[int] = field(default_factory=Counter)  # usable images by the number of their usable texts
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -55,19 +57,34 @@ class Findings:
         return self.texts.total()
 
 
-def inspect(path: str | Path, *, cfg: IngestConfig, limit: int = 1000, fields: FieldsConfig = SEARCH) -> str:
+def inspect(path: str | Path, *, cfg: IngestConfig, limit: int = 1000, fields: FieldsConfig = SEARCH, data: Path = Path("data")) -> str:
     """Lines for a person. Looks at `limit` samples that stand for the whole; 0 looks at all. `path` may be in S3 (sources.py).
+    Where it is a part of `data`, keys are those of the chain.
 
     ValueError when no format is recognised (it lists those that were looked for) or nothing of what was looked at is usable."""
     if limit < 0:
         raise ValueError(f"--limit {limit}: expected a number of samples, or 0 for all")
     with TemporaryDirectory() as scratch:
-        return _inspect(str(path), look(str(path), cfg.remote, scratch=Path(scratch), fields=fields), cfg, limit)
+        source, part = look(str(path), cfg.remote, scratch=Path(scratch), fields=fields), part_of(str(path), cfg, data)
+        return _inspect(str(path), source, cfg, limit, part)
 
 
-def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int) -> str:
+def part_of(path: str, cfg: IngestConfig, data: Path) -> str | None:
+    """The part that the chain reads there, web or clean; None where it is neither."""
+    for part in PARTS:
+        place = getattr(cfg, part)
+        if is_remote(place):
+            found = path in expand(place)
+        else:
+            found = any(Path(path).resolve().is_relative_to(known.resolve()) for known in local_files(data, place))
+        if found:
+            return part
+    return None
+
+
+def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str | None) -> str:
     module, units = format_module(source.format), source.units
-    found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat)), True
+    found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat), part), True
     found.used = hashed(name for unit in units for name in unit.files)
     chosen = spread(units, limit, most=_MOST_FETCHED if source.format.startswith("remote") else _MOST_UNITS)
     for unit, each in chosen:
@@ -109,7 +126,7 @@ def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> Non
             if (item.split, item.key) in found.keys:
                 raise Rejected("duplicate_key", "an earlier sample has it")
             image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality, format=cfg.format)
-            _count(item, texts, (image.width, image.height), found)
+            _count(item, texts, (image.width, image.height), found, cfg)
         elif not item.texts:
             raise Rejected("missing_text", "no text with it")
     except Rejected as e:
@@ -125,7 +142,7 @@ def _usable_texts(record: Record, found: Findings, cfg: IngestConfig) -> list[st
     return [raw for raw, _ in usable(record.texts, cfg.texts, set_aside)]
 
 
-def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findings) -> None:
+def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findings, cfg: IngestConfig) -> None:
     found.keys.add((record.split, record.key))
     if not texts:
         found.bare += 1
@@ -136,7 +153,8 @@ def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findi
     found.told.add(texts)
     if len(found.rows) < _ROWS:
         more = f"  (+{len(texts) - 1})" if len(texts) > 1 else ""
-        found.rows.append(f"{record.key}  {size[0]}x{size[1]}  {_short(texts[0])}{more}")
+        key = chain_key(record.key, found.part, split_of(record, found.part, cfg)) if found.part else record.key
+        found.rows.append(f"{key}  {size[0]}x{size[1]}  {_short(texts[0])}{more}")
 
 
 def _set_aside(found: Findings, key: str, where: str, rejected: Rejected, *, lost: int = 1) -> None:
@@ -218,9 +236,15 @@ def _describe(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
         f"words in a text {min(words)} to {max(words)}, half have {_median(words)} or more",
         f"sizes        short side {min(short)} to {max(short)}, long side {min(long)} to {max(long)}; "
         f"most often {common[0]}x{common[1]} ({found.sizes[common]} of {found.images})",
-        "first rows",
+        f"first rows   {_whose_keys(found.part)}",
         *(f"  {row}" for row in found.rows),
     ]
+
+
+def _whose_keys(part: str | None) -> str:
+    if part:
+        return "by the keys of the chain, which `blip history` takes"
+    return "by their own keys; the chain puts web- before those of a crawl, train-, val- or test- before those of a clean set"
 
 
 def _median(counts: Counter[int]) -> int:

@@ -42,7 +42,8 @@ class World:
         outs = [root / name for name in ("shards", "generations/g0", "heldout", "vocab.txt", "quarantine.parquet", "metrics.json")]
         ingest(root / "data", *outs, cfg=self.params.ingest, work=root / "work")
         judged = [
-            root / name for name in ("generations/g0", "heldout", "shards", "gates/g0.json", "decisions/g0.json", "validate.json", "docs")
+            root / name
+            for name in ("generations/g0", "heldout", "shards", "gates/g0.json", "decisions/g0.json", "validate.json", "docs/validate")
         ]
         validate(*judged, cfg=self.params.section("validate"))
         tokenizer = Tokenizer.load(root / "vocab.txt")

@@ -1,7 +1,5 @@
 """The pages: short where they must be, true where a machine can tell, and asking no other host for anything."""
 
-import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -133,18 +131,6 @@ def test_the_changes_of_the_how_tos_apply_together_and_pass_their_tests(tmp_path
 
 
 # the site
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    if importlib.util.find_spec("mkdocs") is None:
-        pytest.skip("mkdocs is not installed: pip install -c constraints.txt -e '.[docs]'")
-    folder = tmp_path_factory.mktemp("site")
-    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
-    command = (sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder)  # not --quiet: it hides warnings from --strict
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 class Asked(HTMLParser):

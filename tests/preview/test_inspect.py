@@ -45,6 +45,17 @@ def test_a_whole_crawl(tmp_path):
         assert line in text
 
 
+def test_keys_of_the_data_are_those_that_the_chain_will_use(tmp_path):
+    write_img2dataset(tmp_path / "data/web", "00000", ["7"])
+    write_karpathy(tmp_path / "data/clean", [karpathy_image("n0", 0, "val"), karpathy_image("n1", 1, "train")])
+    crawl = inspect(tmp_path / "data/web", cfg=CFG, data=tmp_path / "data")
+    assert "first rows   by the keys of the chain, which `blip history` takes\n  web-7  " in crawl
+    clean = inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data")
+    assert "\n  val-" in clean and "\n  train-" in clean
+    elsewhere = inspect(tmp_path / "data/web", cfg=CFG)
+    assert "\n  7  " in elsewhere and "the chain puts web- before those of a crawl" in elsewhere
+
+
 def test_a_limited_look_goes_to_all_parts(tmp_path):
     write_karpathy(tmp_path, [karpathy_image(f"n{i}", i, ["train", "val", "test"][i % 3]) for i in range(30)])
     text = inspect(tmp_path, cfg=CFG, limit=9)

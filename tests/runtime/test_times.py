@@ -52,7 +52,7 @@ def test_the_cli_writes_the_cost_of_a_stage_and_the_verb_shows_it(ingested, tmp_
         "--out-metrics",
         tmp_path / "metrics.json",
         "--out-docs",
-        tmp_path / "docs",
+        tmp_path / "docs/validate",
     ]
     strict = (ROOT / "params.yaml").read_text().replace("min_heldout_images: 50", "min_heldout_images: 5000")
     (tmp_path / "strict.yaml").write_text(strict)

@@ -37,7 +37,7 @@ class World:
         self.root = root
         self.rows = {part: texts(part, n) for part, n in NUM_IMAGES.items()}
         self.images = {part: [(f"{part}-{i}", f"pic-{part}-{i}") for i in range(n)] for part, n in NUM_IMAGES.items()}
-        self.gate, self.metrics, self.docs = root / "gates" / "g0.json", root / "metrics.json", root / "docs"
+        self.gate, self.metrics, self.docs = root / "gates" / "g0.json", root / "metrics.json", root / "docs" / "validate"
         self.decision = root / "decisions" / "g0.json"
 
     def write(self, per_shard: int = 100) -> "World":
@@ -109,7 +109,7 @@ def spoil(part: str, place: int, **changes):
 
 FAULTS = {
     "text_known": spoil("web", 2, text=None),
-    "image_id_known": spoil("web", 2, image_id=None),
+    "image_id_form": spoil("web", 2, image_id=None),
     "key_form": spoil("web", 2, key="web-2.jpg"),
     "key_source_candidate": lambda w: w.rows["web"].append(dict(w.rows["web"][0], text="another")),
     "place": spoil("train", 0, source="web"),
@@ -123,7 +123,7 @@ FAULTS = {
     "keys_repeated": lambda w: w.images["train"].append(("web-0", "pic-web-0")),
     "heldout_in_training": lambda w: [r.update(image_id="pic-train-0") for r in w.rows["test"][:2]],
     "duplicate_share_web": lambda w: [r.update(image_id="same") for r in w.rows["web"][:5]],
-    "texts_candidate_known": spoil("web", 0, candidate=None),
+    "candidate_range": spoil("web", 0, candidate=None),
 }
 
 
@@ -202,14 +202,13 @@ def test_the_message_says_what_was_found_what_is_allowed_and_where_to_look(world
     world.rows["web"][2]["source"] = "robot"
     lines = world.write().failure(min_heldout_images=3).splitlines()
     assert lines[0].startswith(f"{world.root / 'g0'} does not keep its contract: 4 of ")
-    assert "  images_val: 2, expected at least 3 (images of val with a kept text)" in lines
+    assert "  images_val: 2, expected at least 3 (held-out images (val) with a kept text)" in lines
     place = "in web-00000.parquet, row 2, key web-2"
     assert f"  source: 1, expected 0 rows (rows whose source is none of web, human, synthetic; e.g. robot {place})" in lines
     assert any(line.startswith("  place: 1, expected 0 rows") and line.endswith(f"('generation/web', 'robot') {place})") for line in lines)
     assert "section validate of params.yaml" in lines[-2]
     assert lines[-1] == f"Data Docs: {world.docs / 'index.html'}"
-    pages = "".join(p.read_text() for p in world.docs.rglob("*.html"))
-    assert "images_val: images of val with a kept text: at least 3" in pages
+    assert "held-out images (val) with a kept text" in (world.docs / "index.html").read_text()
 
 
 def test_a_column_of_another_type_fails_and_is_named(world):
@@ -220,7 +219,7 @@ def test_a_column_of_another_type_fails_and_is_named(world):
     write_manifest(world.root / "heldout")
     message = world.failure()
     assert "heldout/test-00000.parquet: column itm is float, expected double" in message
-    assert "Data Docs" not in message, "there are none for tables that can't be read"
+    assert "column itm is float, expected double" in (world.docs / "index.html").read_text(), "not the page of an earlier run"
 
 
 def test_an_unfinished_generation_leaves_no_gate_file(world):
