@@ -15,18 +15,18 @@ from blip_core.files.content import hash64
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import RejectedRow
 from blip_core.intake.formats.columns import IMAGE_ENDS, shown
+from blip_core.intake.formats.files import head_of
 from blip_core.intake.formats.nearest import is_archive
 from blip_core.intake.formats.rows import kind_of, open_table
 from blip_core.intake.walk import Below, is_hidden
 
 _TOPICS = r"readme|licen[cs]es?|copying|notice|citation|changelog|authors|contributing|manifest|md5sums?|sha\d+sums?"
 _NOTES = rf"(?:{_TOPICS})(?:[_-]\w+)?(?:\.txt)?"
-_FACTS = r"(?:(?:web|clean)\.(?:files|objects)|dataset_infos?|dataset_dict|state)\.json|_success|_metadata|_common_metadata"
+_FACTS = r"(?:(?:web|clean)\.(?:files|objects)|dataset_infos?|dataset_dict|state|manifest)\.json|_success|_metadata|_common_metadata"
 _NOTES_END = r"md|rst|pdf|html?|sh|py|ipynb|log|md5|sha\d+|crc|lock|ya?ml|toml|bib|cff|idx|index|url|urls"
 _ASIDE = re.compile(rf"{_NOTES}|{_FACTS}|.*\.(?:{_NOTES_END})", re.IGNORECASE)
 _OTHER_TASK = re.compile(rb'"(?:bbox|segmentation|keypoints|categories)"\s*:')
 _TEXT = re.compile(rb'"(?:captions?|texts?|sentences?|phrases?)"\s*:\s*["\[]', re.IGNORECASE)
-_HEAD = 1 << 20
 
 
 @dataclass
@@ -99,12 +99,14 @@ def _without_samples(root: Path, name: str, pictures: set[str]) -> str | None:
     own = name.rpartition("/")[2]
     if is_hidden(name):
         return "hidden"
-    if _ASIDE.fullmatch(own) or not (root.joinpath(name).stat().st_size or _may_hold_samples(root / name)):
+    if not root.joinpath(name).stat().st_size:
+        return None if _may_hold_samples(root / name) else "notes"
+    if _ASIDE.fullmatch(own) and not (own.lower().endswith(".json") and head_of(root / name).startswith(b"[")):  # facts are an object
         return "notes"
     main = _modality_of(name) if own.lower().endswith(IMAGE_ENDS) else name.rpartition(".")[0]
     if own.lower().endswith((".json", ".npy", ".npz", *IMAGE_ENDS)) and main in pictures:
         return "beside a picture"
-    if own.lower().endswith(".json") and _OTHER_TASK.search(head := _head(root / name)) and not _TEXT.search(head):
+    if own.lower().endswith(".json") and _OTHER_TASK.search(head := head_of(root / name)) and not _TEXT.search(head):
         return "annotations of another task"
     return None
 
@@ -131,7 +133,7 @@ def _told(path: Path) -> str:
             return f"a table with the columns {shown(open_table(path).names)}"
         except Rejected as e:
             return f"a table: {e.detail}"
-    head = _head(path)
+    head = head_of(path)
     if path.suffix.lower() == ".json":
         return f"JSON{_keys(head)}"
     return f"begins with {head[:24]!r}"
@@ -140,8 +142,3 @@ def _told(path: Path) -> str:
 def _keys(head: bytes) -> str:
     keys = dict.fromkeys(re.findall(rb'"([A-Za-z_][\w -]{0,40})"\s*:', head))
     return f" with the keys {', '.join(key.decode() for key in list(keys)[:12])}" if keys else f" that begins with {head[:24]!r}"
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_HEAD)

@@ -149,13 +149,21 @@ def test_what_is_called_like_notes_and_holds_samples_is_told(tmp_path):
     strange = {
         "manifest.jsonl": b'{"a": 1}\n{"a": 2}\n',
         "state-of-the-art.csv": b"x,y\n1,2\n",
+        "manifest.json": b'[{"a": "b.jpg", "c": "two"}]',
         "readme-pictures.zip": b"PK",
         "license.png": jpeg("license"),
         "regions.json": b'[{"img": "a.jpg", "phrase": "left man", "bbox": [1, 2, 3, 4]}]',
         "empty.zip": b"",
         "empty.jpg": b"",
     }
-    notes = {"README-old.txt": b"x", "dataset_info.json": b"{}", "boxes.json": b'{"categories": [1]}', "nothing": b""}
+    notes = {
+        "README-old.txt": b"x",
+        "dataset_info.json": b"{}",
+        "sub/manifest.json": b'{"files": {}}',
+        "boxes.json": b'{"categories": [1]}',
+        "nothing": b"",
+    }
+    (root / "sub").mkdir()
     for name, content in (strange | notes).items():
         (root / name).write_bytes(content)
     _, _, account = read(root, tmp_path)
