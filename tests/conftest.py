@@ -174,6 +174,8 @@ def ingested(tmp_path_factory, params) -> Path:
         a / "metrics/validate.json",
         a / "docs/validate",
         cfg=params.section("validate"),
+        gate_cfg=params.gate,
+        score_cfg=params.score,
     )
     return a
 

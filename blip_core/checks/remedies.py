@@ -16,7 +16,8 @@ REMEDIES = {
     "captioner write more for each image (`caption.writers`)",
     "residual_noise_web_upper": "raise `assemble.threshold.web`, so that fewer false pairs pass (the report says how many), "
     "or give the filter more steps (`tune_filter.optim`); more pairs (`score.controls_per_image`) bring the bound nearer to the estimate",
-    "controls_true": "each held-out val picture gives one: bring more of them (`ingest.split`), or lower `gate.min_controls`",
+    "controls_true": "half of the val pictures give one for each of their texts, at most `score.controls_per_image`: bring more of them "
+    "(`ingest.split`), or lower `gate.min_controls`",
     "controls_false": "each held-out val picture gives some: raise `score.controls_per_image`, or lower `gate.min_controls`",
     "texts_human": "the clean set came to nothing: `blip inspect data/clean` says why",
     "texts_off_rule": "the generation is not what the rule makes of the scores: `dvc repro --force` the stage assemble of the round",

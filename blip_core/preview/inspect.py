@@ -1,7 +1,6 @@
 """A look at a data set before it is ingested: what it is taken for, what it holds, what ingest would set aside and why, what the screens
 would hit."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,17 +16,15 @@ from blip_core.intake.formats.columns import SEARCH
 from blip_core.intake.sources import PARTS, Source, expand, is_remote, local_files, look
 from blip_core.intake.units import chain_key, split_of
 from blip_core.pictures.images import admit
+from blip_core.preview.enough import Least
 from blip_core.preview.sampling import estimated, spread
-from blip_core.preview.text_findings import TextFindings
+from blip_core.preview.text_findings import WIDE, TextFindings, screen_lines, short
 from blip_core.tables.shards import KEY
 from blip_core.texts.clean import lost_texts, usable
-from blip_core.texts.screens import BY_TEXT, UNKNOWN
 
 _MOST_UNITS = 50  # that a limited look opens
 _MOST_FETCHED = 3  # of tars that must be fetched
 _ROWS = 5
-_WIDE = 72
-_LANGUAGES = 8
 
 
 @dataclass
@@ -57,16 +54,24 @@ class Findings:
         return self.texts.total()
 
 
-def inspect(path: str | Path, *, cfg: IngestConfig, limit: int = 1000, fields: FieldsConfig = SEARCH, data: Path = Path("data")) -> str:
+def inspect(
+    path: str | Path,
+    *,
+    cfg: IngestConfig,
+    limit: int = 1000,
+    fields: FieldsConfig = SEARCH,
+    data: Path = Path("data"),
+    least: Least | None = None,
+) -> str:
     """Lines for a person. Looks at `limit` samples that stand for the whole; 0 looks at all. `path` may be in S3 (sources.py).
-    Where it is a part of `data`, keys are those of the chain.
+    Where it is a part of `data`, keys are those of the chain. `least`: what later stages will ask for; None says nothing of it.
 
     ValueError when no format is recognised (it lists those that were looked for) or nothing of what was looked at is usable."""
     if limit < 0:
         raise ValueError(f"--limit {limit}: expected a number of samples, or 0 for all")
     with TemporaryDirectory() as scratch:
         source, part = look(str(path), cfg.remote, scratch=Path(scratch), fields=fields), part_of(str(path), cfg, data)
-        return _inspect(str(path), source, cfg, limit, part)
+        return _inspect(str(path), source, cfg, limit, part, least)
 
 
 def part_of(path: str, cfg: IngestConfig, data: Path) -> str | None:
@@ -82,7 +87,7 @@ def part_of(path: str, cfg: IngestConfig, data: Path) -> str | None:
     return None
 
 
-def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str | None) -> str:
+def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str | None, least: Least | None) -> str:
     module, units = format_module(source.format), source.units
     found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat), part), True
     found.used = hashed(name for unit in units for name in unit.files)
@@ -104,7 +109,10 @@ def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str
         left.rows = [row for row in left.rows if row.reason != "not_listed"]
     for row in left.rows:
         _set_aside(found, row.key, row.where, Rejected(row.reason, row.detail), lost=row.lost)
-    report = "\n".join(_report(path, source, len(chosen), whole, found, left, cfg))
+    lines = _report(path, source, len(chosen), whole, found, left, cfg)
+    if whole and least:  # a part of it can't be too small
+        lines += [f"too few      {line}" for line in _too_few(found, cfg, least)]
+    report = "\n".join(lines)
     if not found.images:
         raise ValueError(f"no usable image with a text\n{report}")
     return report
@@ -154,7 +162,7 @@ def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findi
     if len(found.rows) < _ROWS:
         more = f"  (+{len(texts) - 1})" if len(texts) > 1 else ""
         key = chain_key(record.key, found.part, split_of(record, found.part, cfg)) if found.part else record.key
-        found.rows.append(f"{key}  {size[0]}x{size[1]}  {_short(texts[0])}{more}")
+        found.rows.append(f"{key}  {size[0]}x{size[1]}  {short(texts[0])}{more}")
 
 
 def _set_aside(found: Findings, key: str, where: str, rejected: Rejected, *, lost: int = 1) -> None:
@@ -162,13 +170,7 @@ def _set_aside(found: Findings, key: str, where: str, rejected: Rejected, *, los
     found.rejected[rejected.reason] += 1
     found.lost += lost
     told = f"{f'{key} ' if key else ''}at {where}: {rejected.detail or 'no detail'}"
-    found.examples.setdefault(rejected.reason, _short(told, 2 * _WIDE))
-
-
-def _short(text: str, most: int = _WIDE) -> str:
-    """On one line, and printable: names and texts come from an unknown hand."""
-    text = "".join(c if c.isprintable() else " " for c in text[: 4 * most].encode("utf-8", "backslashreplace").decode())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    found.examples.setdefault(rejected.reason, short(told, 2 * WIDE))
 
 
 # lines
@@ -196,7 +198,11 @@ def _report(
     lines.append(f"usable       {found.images} images with {found.told.total} texts{bare}")
     lines += [f"note         {note}" for note in source.notes]
     if found.images:
-        lines += [*_describe(found, cfg, whole=whole), *_screens(found, cfg, whole=whole)]
+        part = None if whole else found.records / found.samples
+        lines += [
+            *_describe(found, cfg, whole=whole),
+            *screen_lines(found.told, cfg.screens, images=found.images, part=part),
+        ]
     share = f"{found.lost} of {found.lost + found.told.total} texts, {found.lost / max(1, found.lost + found.told.total):.1%}"
     lines.append(f"set aside    {share}" if found.rejected else "set aside    nothing")
     for reason, count in sorted(found.rejected.items(), key=lambda r: (-r[1], r[0])):
@@ -213,6 +219,27 @@ def _others(path: str, name: str) -> list[str]:
     """Other formats that recognise files there. A table reads an imagefolder's metadata too, and nothing else."""
     names = [n for n in FORMATS if n != name and (n, name) != ("table", "imagefolder")] if Path(path).is_dir() else []
     return [n for n in names if format_module(n).recognises(Path(path))]
+
+
+def _too_few(found: Findings, cfg: IngestConfig, least: Least) -> list[str]:
+    """By the part that it is; of what is neither by both, unless it names splits as a clean set does."""
+    crawl, clean = (found.part == part for part in PARTS)
+    lines = []
+    if not clean and not found.splits.keys() & {"val", "test"}:
+        lines += [("" if crawl else "as a crawl: ") + line for line in least.lacking({"web": found.images})]
+    if not crawl:
+        parts = _parts(found, cfg)
+        controls = parts["val"] / 2 * min(least.per_image, found.told.total / max(1, found.images))
+        lines += [("" if clean else "as a clean set: ") + line for line in least.lacking(parts, controls=controls)]
+    return lines
+
+
+def _parts(found: Findings, cfg: IngestConfig) -> dict[str, float]:
+    """Images of train, val and test: those that are named, and of those that are dealt the share."""
+    shares = {split: getattr(cfg.split, split) for split in SPLITS}
+    dealt = found.images if cfg.split.by == "dealt" else found.splits[None]
+    named = Counter() if cfg.split.by == "dealt" else found.splits
+    return {split: named[split] + dealt * share / sum(shares.values()) for split, share in shares.items()}
 
 
 def _describe(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
@@ -254,26 +281,3 @@ def _median(counts: Counter[int]) -> int:
         if seen > counts.total() // 2:
             return value
     raise AssertionError("nothing was counted")
-
-
-def _screens(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
-    """What the screens would hit, whether they are on or not. A limit in images is of the whole; a sample holds its share of them."""
-    told, screens = found.told, cfg.screens
-    languages = [f"{code} {n}" for code, n in told.languages.most_common(_LANGUAGES)]
-    languages += [f"{len(told.languages) - _LANGUAGES} more"] * (len(told.languages) > _LANGUAGES)
-    part = 1.0 if whole else found.records / found.samples
-    limit = int(max(1, min(screens.max_share * found.images, (screens.max_images or math.inf) * part)))
-    count, frequent = told.boilerplate(limit)
-    often = f"; most often {', '.join(f'{_short(text, 40)!r} {n}' for text, n in frequent)}" if frequent else ""
-    lines = [
-        f"languages    {', '.join(languages)} ({UNKNOWN}: too short to tell)",
-        "screens      would hit of a crawl's texts, where ingest.screens turns them on:",
-        f"  {count:6d}  boilerplate: at more than {limit} of the {found.images} images{'' if whole else ' looked at'}{often}",
-    ]
-    for name in (*BY_TEXT, "repeats"):
-        examples = f": {', '.join(repr(_short(text, 40)) for text in told.examples.get(name, ()))}" if told.hits[name] else ""
-        lines.append(f"  {told.hits[name]:6d}  {name}{examples}")
-    if screens.languages:
-        away = sum(n for code, n in told.languages.items() if code not in (*screens.languages, UNKNOWN))
-        lines.append(f"  {away:6d}  language: in another than {', '.join(screens.languages)}")
-    return lines

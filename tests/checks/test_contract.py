@@ -36,7 +36,7 @@ def failures(folder: Path) -> dict[str, str]:
 def test_a_folder_that_keeps_it(tmp_path, capsys):
     folder = generation(tmp_path)
     assert re.fullmatch(r".*g1: 10 texts in 2 tables keep the contract \(\d+ checks\)", check_folder(folder))
-    assert main(["check", str(folder), "--params", str(Path(__file__).parents[2] / "params.yaml")]) == 0
+    assert main(["contract", str(folder), "--params", str(Path(__file__).parents[2] / "params.yaml")]) == 0
     assert "keep the contract" in capsys.readouterr().out
 
 

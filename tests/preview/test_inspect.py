@@ -11,6 +11,7 @@ import pytest
 
 from blip_core.__main__ import main
 from blip_core.config.intake import FieldsConfig
+from blip_core.preview.enough import Least
 from blip_core.preview.inspect import inspect
 from blip_core.preview.sampling import spread
 from tests.intake.test_salesforce import write_images
@@ -101,6 +102,33 @@ def test_the_samples_of_tars_are_estimated_by_their_bytes(tmp_path):
         (tmp_path / f"{name}.tar").write_bytes(tar_bytes(m for i in range(count) for m in sample(f"{name}{i}")))
     number = int(re.search(r"of some (\d+) samples", inspect(tmp_path, cfg=CFG, limit=12))[1])
     assert 100 <= number <= 140
+
+
+def told_too_few(text: str) -> list[str]:
+    return [line.removeprefix("too few      ") for line in text.splitlines() if line.startswith("too few")]
+
+
+def test_what_is_too_few_for_later_stages(tmp_path):
+    """By the part that the path is; what names no part is told of as either, and splits that are not named are dealt."""
+    least = Least(images=30, heldout=5, controls=9, per_image=2)
+    for place in ("data/web", "elsewhere"):
+        write_img2dataset(tmp_path / place, "00000", [f"{i:09d}" for i in range(12)])
+    crawl = "12 images with a text, validate.min_images is 30"
+    assert told_too_few(inspect(tmp_path / "data/web", cfg=CFG, data=tmp_path / "data", least=least)) == [f"web: {crawl}"]
+    both = told_too_few(inspect(tmp_path / "elsewhere", cfg=CFG, data=tmp_path / "data", least=least))
+    assert both == [
+        f"as a crawl: web: {crawl}",
+        "as a clean set: train: 10 images with a text, validate.min_images is 30",
+        "as a clean set: val: 1 images with a text, validate.min_heldout_images is 5",
+        "as a clean set: test: 1 images with a text, validate.min_heldout_images is 5",
+        "as a clean set: val: half of it gives 1 planted true pairs at score.controls_per_image 2, gate.min_controls is 9",
+    ]
+    write_karpathy(tmp_path / "data/clean", [karpathy_image(f"n{i}", i, ["train", "val", "test"][i % 3]) for i in range(24)])
+    said = "val: half of it gives 8 planted true pairs at score.controls_per_image 2, gate.min_controls is 9"
+    train = "train: 8 images with a text, validate.min_images is 30"
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=least)) == [train, said]
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=least, limit=6)) == []
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=Least(8, 8, 8, 2))) == []
 
 
 def test_what_the_screens_would_hit(tmp_path):

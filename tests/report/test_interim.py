@@ -172,7 +172,7 @@ def validated(ingested, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     flags = {"generation": "generations/g0", "heldout": "heldout", "shards": "shards", "out-gate": "gates/g0.json"}
     flags |= {"out-decision": "decisions/g0.json", "out-metrics": "metrics/validate.json", "out-docs": "docs/validate"}
-    return lambda: main(["validate", *(word for flag, path in flags.items() for word in (f"--{flag}", f"artifacts/{path}"))])
+    return lambda: main(["stage", "validate", *(word for flag, path in flags.items() for word in (f"--{flag}", f"artifacts/{path}"))])
 
 
 def test_validate_that_says_no_draws_the_page_and_its_message_names_it(validated, capsys):

@@ -213,7 +213,7 @@ def test_a_missing_data_folder_is_said_plainly(project):
     os.rename(project / "data", project / "elsewhere")
     try:
         flags = [f"--out-{n}={n}" for n in ("shards", "generation", "heldout", "vocab", "quarantine", "metrics")]
-        done = run("python", "-m", "blip_core", "ingest", "--data", "data", *flags, cwd=project)
+        done = run("python", "-m", "blip_core", "stage", "ingest", "--data", "data", *flags, cwd=project)
     finally:
         os.rename(project / "elsewhere", project / "data")
     assert done.returncode == 1 and "data" in done.stderr and "blip sample" in done.stderr and "Traceback" not in done.stderr

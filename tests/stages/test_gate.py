@@ -173,13 +173,13 @@ def test_the_message_reads_as_a_message(world):
 
 
 def test_a_threshold_that_lets_all_pass_fails_on_the_controls(world):
-    world.rule = config(max_share=0.9, threshold={"web": -1.0, "synthetic": -1.0})
+    world.rule = config(max_share=0.9, threshold={"web": 0.0, "synthetic": 0.0})
     assert failed(world.assemble().failure()) == {"residual_noise_web_upper"}
     assert world.facts()["residual_noise_web_upper"] == 1.0 and "residual_noise_web" not in world.facts()
 
 
 def test_a_threshold_that_nothing_passes_fails(world):
-    world.rule = config(max_share=0.9, threshold={"web": 1.1, "synthetic": 1.1})
+    world.rule = config(max_share=0.9, threshold={"web": 1.0, "synthetic": 1.0})
     names = failed(world.assemble().failure())
     assert {"noise_web", "noise_synthetic", "coverage", "distinct_share_synthetic", "residual_noise_web_upper"} <= names
     loosest = {"max_noise": {"web": 1.0, "synthetic": 1.0}, "min_coverage": 0.0, "min_distinct": 0.0, "max_residual_noise": 0.99}

@@ -8,12 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from blip_core.capfilt.controls import plant
 from blip_core.config.intake import ValidateConfig
 from blip_core.stages.validate import validate
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.gates import require_gate
+from blip_core.tables.heldout import heldout_halves
 from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.tables.shards import ShardWriter
+from tests.support.small import small_params
 
 LIMITS = {"min_images": 4, "min_heldout_images": 2, "max_empty": 0.1, "max_duplicate": 0.5}
 NUM_IMAGES = {"web": 8, "train": 4, "val": 2, "test": 2}
@@ -55,9 +58,11 @@ class World:
         write_manifest(self.root / "shards")
         return self
 
-    def run(self, **changes) -> dict:
-        cfg = ValidateConfig(**(LIMITS | changes))
-        validate(self.root / "g0", self.root / "heldout", self.root / "shards", self.gate, self.decision, self.metrics, self.docs, cfg=cfg)
+    def run(self, *, min_controls: int = 1, **changes) -> dict:
+        cfg, params = ValidateConfig(**(LIMITS | changes)), small_params()
+        outs = (self.gate, self.decision, self.metrics, self.docs)
+        sections = {"gate_cfg": params.gate.model_copy(update={"min_controls": min_controls}), "score_cfg": params.score}
+        validate(self.root / "g0", self.root / "heldout", self.root / "shards", *outs, cfg=cfg, **sections)
         return json.loads(self.gate.read_text())
 
     def failure(self, **changes) -> str:
@@ -101,6 +106,16 @@ def test_a_generation_altered_after_its_gate_does_not_pass_for_it(world):
     with pytest.raises(ValueError, match="passed generation .* but .* now is"):
         require_gate(world.gate, world.root / "g0")
     assert "altered since the manifest was written" in world.failure()
+
+
+def test_too_few_controls_are_told_before_anything_trains(world):
+    """As many true pairs as score will plant."""
+    world.write()
+    planted = plant(heldout_halves(world.root / "heldout")[1], per_image=small_params().score.controls_per_image, seed=0)
+    num_true = planted["truth"].to_pylist().count(True)
+    assert num_true > 0 and world.run(min_controls=num_true)["passed"]
+    said = world.failure(min_controls=num_true + 1)
+    assert failed(said) == {"controls_true"} and f"at least {num_true + 1}" in said and "gate.min_controls" in said
 
 
 def spoil(part: str, place: int, **changes):
