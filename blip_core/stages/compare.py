@@ -26,8 +26,12 @@ BLEU = {f"bleu{n}": n - 1 for n in (1, 2, 3, 4)}  # corpus metrics: no mean over
 logger = logging.getLogger(__name__)
 
 
-def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cfg: CompareConfig, params: Params, seed: int) -> None:
-    """Compare evaluations/<challenger> with each of the comma-separated baselines and write the verdict to `out`.
+def compare(
+    evaluations: Path, challenger: str, baselines: str, out: Path, out_summary: Path, *, cfg: CompareConfig, params: Params, seed: int
+) -> str:
+    """Compare evaluations/<challenger> with each of the comma-separated baselines and write the verdict to `out`; returns it in words.
+
+    `out_summary` has the challenger's metrics that must gain, and whether it is better.
 
     Where the rounds stopped before it, the newest model that was trained is the challenger, and the verdict says why.
 
@@ -56,7 +60,10 @@ def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cf
         "reasons": [f"against {name}: {reason}" for name, result in results.items() for reason in result["reasons"]],
     }
     write_json(verdict, out)
+    gains = {m: test["challenger"] for result in results.values() for m, test in result["metrics"].items() if m in cfg.metrics}
+    write_json({"better": verdict["better"], **gains}, out_summary)
     logger.info("%s", "\n".join(_outcome(verdict)))
+    return "; ".join([next(_outcome(verdict)), *verdict["reasons"]]) + "."
 
 
 def paired_tests(
