@@ -63,7 +63,7 @@ def compare(
     gains = {m: test["challenger"] for result in results.values() for m, test in result["metrics"].items() if m in cfg.metrics}
     write_json({"better": verdict["better"], **gains}, out_summary)
     logger.info("%s", "\n".join(_outcome(verdict)))
-    return "; ".join([next(_outcome(verdict)), *verdict["reasons"]]) + "."
+    return "\n".join([f"{next(_outcome(verdict))}.", *(f"  - {reason}" for reason in verdict["reasons"])])
 
 
 def paired_tests(

@@ -90,8 +90,8 @@ def register(
         "model_hash": identity,
     }
     write_json(result, out)
-    standing = "champion" if result["promoted"] else "candidate" if result["candidate"] else f"no champion; that is {champion or 'none'}"
-    return f"Version {number} of {cfg.name} is {standing}: {'; '.join(reasons)}."
+    standing = "champion" if result["promoted"] else "candidate" if result["candidate"] else "not champion"
+    return f"Version {number} of {cfg.name} is {standing}: {reasons[0]}."
 
 
 def _promote(

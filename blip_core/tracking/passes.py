@@ -87,18 +87,18 @@ def _description(run: "Run", status: str, stages: list["Run"]) -> Iterable[str]:
     ended = [stage for stage in stages if stage.info.status == status]
     first = ended[0] if ended else None
     error = first.data.tags.get("error", "") if first else ""
-    said = [stage.data.tags["outcome"] for stage in reversed(stages) if "outcome" in stage.data.tags]
+    said = {stage.info.run_name: stage.data.tags["outcome"] for stage in reversed(stages) if "outcome" in stage.data.tags}
     if status == "RUNNING":
         yield f"Running: {', '.join(stage.info.run_name for stage in ended)}."
     elif error and first:
-        yield f"Stopped at {first.info.run_name}: {error.partition(': ')[2].splitlines()[0] if ': ' in error else error}"
+        yield f"Stopped at {first.info.run_name}: {(error.partition(': ')[2] or error).splitlines()[0]}"
     else:
-        yield said[-1] if said else f"Ran up to {stages[0].info.run_name}." if stages else "Nothing ran."
+        yield said["compare"].splitlines()[0] if "compare" in said else f"Ran up to {stages[0].info.run_name}."
     yield f"Changed since the pass before: {run.data.tags['changed']}"
     if rows := [f"| {name} | {run.data.metrics[name]:.4g} |" for name in HEADLINES if name in run.data.metrics]:
         yield "\n".join(["| | |", "|---|---|", *rows])
     if said:
-        yield "\n".join(f"- {line}" for line in said)
+        yield "\n".join(f"- {outcome}" for outcome in said.values())
     if error:
         yield f"```\n{error}\n```"
     yield f"Raw data {run.data.tags['data'] or 'unknown to DVC'}, code {run.data.tags['git_rev'] or 'not in git'}."
