@@ -49,6 +49,7 @@ def compare(
         if not (evaluations / name).is_dir():
             raise ValueError(f"{evaluations / name}: no such evaluation; run the stage evaluate of model {name!r} first")
     results = {name: paired_comparison(evaluations / challenger, evaluations / name, cfg=cfg, seed=seed) for name in names}
+    reasons = [f"against {name}: {reason}" for name, result in results.items() for reason in result["reasons"]]
     verdict = {
         "challenger": challenger,
         "asked": asked,
@@ -57,13 +58,13 @@ def compare(
         "evaluation": evaluation_hash(evaluations / challenger),
         "models": {name: facts_of(evaluations / name, bootstrap=cfg.bootstrap, confidence=cfg.confidence, seed=seed) for name in everyone},
         "baselines": {name: result["metrics"] for name, result in results.items()},
-        "reasons": [f"against {name}: {reason}" for name, result in results.items() for reason in result["reasons"]],
+        "reasons": reasons,
     }
     write_json(verdict, out)
     gains = {m: test["challenger"] for result in results.values() for m, test in result["metrics"].items() if m in cfg.metrics}
     write_json({"better": verdict["better"], **gains}, out_summary)
     logger.info("%s", "\n".join(_outcome(verdict)))
-    return "\n".join([f"{next(_outcome(verdict))}.", *(f"  - {reason}" for reason in verdict["reasons"])])
+    return "\n".join([f"{next(_outcome(verdict))}.", *(f"  - {reason}" for reason in reasons)])
 
 
 def paired_tests(

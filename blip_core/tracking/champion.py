@@ -183,7 +183,14 @@ def _all_versions(registry: Registry) -> Iterator[str]:
         tags = version.tags
         metrics = [tags.get(f"metric.{name}", "") for name in SHOWN]
         learned = f"{tags.get('sources', '')} texts of {tags.get('generation', '')}"
-        cells = [version.version, ", ".join(names.get(str(version.version), [])), tags.get("model", ""), *metrics, tags.get("better", ""), learned]
+        cells = [
+            version.version,
+            ", ".join(names.get(str(version.version), [])),
+            tags.get("model", ""),
+            *metrics,
+            tags.get("better", ""),
+            learned,
+        ]
         yield f"| {' | '.join(str(cell) for cell in cells)} |"
 
 

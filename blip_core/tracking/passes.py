@@ -44,7 +44,9 @@ def find_pass(client: "MlflowClient", experiment: str, about: dict[str, Any]) ->
 def _begin(client: "MlflowClient", experiment: str, about: dict[str, Any]) -> str:
     earlier = client.search_runs([experiment], "tags.pass != ''", order_by=["attributes.start_time DESC"])
     values, before = _flat(about["values"]), _values_of(client, earlier[0]) if earlier else {}
-    changed = {key: (before.get(key), values.get(key)) for key in sorted({*before, *values}) if before and before.get(key) != values.get(key)}
+    changed = {
+        key: (before.get(key), values.get(key)) for key in sorted({*before, *values}) if before and before.get(key) != values.get(key)
+    }
     new_data = bool(earlier) and earlier[0].data.tags.get("data", "") != about["data"]
     told = [f"{key}={new}" for key, (_, new) in changed.items()] + ["new data"] * new_data
     name = ": ".join([values.get("challenger", "pass"), *([", ".join(told) if len(told) < 3 else f"{len(told)} changes"] if told else [])])

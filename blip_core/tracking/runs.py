@@ -183,7 +183,9 @@ class StageRun:
 def _header(name: str, stage: str, params: dict[str, Any], inputs: list[Path], root: Path) -> dict[str, Any]:
     """What opens the run, now or later."""
     rev, md5s, chain, values = git_state(root), inputs_md5s(inputs, root), chain_id(root), root / "params.yaml"
-    tags = {"stage": stage, "round": name.partition("/")[0], "chain": chain, **rev} | {safe_name(f"dvc.{path}"): md5 for path, md5 in md5s.items()}
+    tags = {"stage": stage, "round": name.partition("/")[0], "chain": chain, **rev} | {
+        safe_name(f"dvc.{path}"): md5 for path, md5 in md5s.items()
+    }
     tags |= {"mlflow.source.git.commit": rev["git_rev"], "mlflow.source.name": f"blip_core/stages/{stage}.py"}
     tags["mlflow.user"] = os.environ.get("USER", "")
     return {

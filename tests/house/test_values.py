@@ -1,4 +1,4 @@
-"""params.yaml in DVC's own form: `dvc exp run -S` and `dvc params` write it by ruamel, and another form would be lost with the first value."""
+"""params.yaml stands in the form in which DVC writes it: another one would be lost with the first `dvc exp run -S`."""
 
 import difflib
 import shutil

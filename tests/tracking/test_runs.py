@@ -163,7 +163,10 @@ def test_a_pass_says_what_came_of_it_and_where_it_stopped(root):
         run.tag("outcome", "g1 is better than g0.")
     [only] = passes(root)
     assert only.data.metrics == {"noise_before": 0.7, "noise_after": 0.25, "better": 1.0, "cider": 1.5}
-    assert only.data.tags["mlflow.note.content"].startswith("g1 is better than g0.\n") and "| cider | 1.5 |" in only.data.tags["mlflow.note.content"]
+    assert (
+        only.data.tags["mlflow.note.content"].startswith("g1 is better than g0.\n")
+        and "| cider | 1.5 |" in only.data.tags["mlflow.note.content"]
+    )
     with pytest.raises(ValueError), track(root, "r1/gate"):
         raise ValueError("g1 does not pass its gate\nnoise_web: 0.9, at most 0.5")
     [only] = passes(root)
@@ -172,7 +175,9 @@ def test_a_pass_says_what_came_of_it_and_where_it_stopped(root):
 
 
 def test_intervals_are_a_table_and_no_charts():
-    points, table = with_intervals({"cider": 1.0, "cider_low": 0.9, "cider_high": 1.1, "images": 7, "tr_r1": 0.5, "tr_r1_chance": 0.1, "x_low": 2.0})
+    points, table = with_intervals(
+        {"cider": 1.0, "cider_low": 0.9, "cider_high": 1.1, "images": 7, "tr_r1": 0.5, "tr_r1_chance": 0.1, "x_low": 2.0}
+    )
     assert points == {"cider": 1.0, "images": 7.0, "tr_r1": 0.5, "x_low": 2.0}
     assert table.splitlines()[2:] == ["| cider | 1 | 0.9 to 1.1 |  |", "| tr_r1 | 0.5 |  | 0.1 |"]
 
