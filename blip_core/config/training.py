@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blip_core.config.base import THREADS, Config, Positive, Precision, Share
+from blip_core.config.base import OFF, THREADS, Config, Positive, Precision, Share
 from blip_core.config.reading import Place, laid_over
 
 # part of the section `training` to the sections that take it; what a section says itself wins, key by key
@@ -54,7 +54,7 @@ class OptimConfig(Config):
     )
     checkpoint_every: Positive = Field(description="steps between checkpoints of a running training")
     log_every: Positive = Field(description="steps between lines of the history")
-    health: Literal["warn", "stop", "off"] = Field(
+    health: Annotated[Literal["warn", "stop", "off"], OFF] = Field(
         description="when a training learns nothing (blip_core/training/health.py): say so, end it, or neither"
     )
     timeout: Positive = Field(description="seconds that one of several processes waits for the others before it gives up")
