@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blip_core.config.model import InitConfig, ModelConfig
 from blip_core.model.med import KeysValues, Med
+from blip_core.model.network import Network
 from blip_core.model.vit import Vit
 
 # what a checkpoint may have or lack
@@ -44,7 +45,7 @@ class SpecialTokens:
     enc: int
 
 
-class Blip(nn.Module):
+class Blip(Network):
     """Random weights; loading others is a separate call (blip_core/weights/checkpoint.py, blip_core/weights/load.py).
 
     `missing` names the parts that a loaded checkpoint lacked. What needs one of them raises ValueError; whoever trains them empties it.

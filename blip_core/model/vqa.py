@@ -15,17 +15,18 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from blip_core.config.model import ModelConfig
 from blip_core.model.blip import Blip, SpecialTokens, init_linear, init_med, init_vit
 from blip_core.model.med import KeysValues, Med
+from blip_core.model.network import Network
 from blip_core.model.vit import Vit
 
 RANKING_SMOOTHING = 0.1  # the authors rank by their training loss, smoothing and all
 
 
-class Vqa(nn.Module):
+class Vqa(Network):
     """Random weights; `vqa_of` begins with those of a pretrained model."""
 
     first: Literal["enc", "cls"] = "enc"
