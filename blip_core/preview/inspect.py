@@ -14,8 +14,10 @@ from blip_core.files.rejected import REASONS, Rejected
 from blip_core.intake.account import Account, hashed
 from blip_core.intake.formats import FORMATS, SPLITS, Record, RejectedRow, format_module
 from blip_core.intake.formats.columns import SEARCH
-from blip_core.intake.sources import Source, look
+from blip_core.intake.sources import PARTS, Source, expand, is_remote, local_files, look
+from blip_core.intake.units import chain_key, split_of
 from blip_core.pictures.images import admit
+from blip_core.preview.enough import Least
 from blip_core.preview.text_findings import TextFindings
 from blip_core.tables.shards import KEY
 from blip_core.texts.clean import lost_texts, usable
@@ -33,6 +35,7 @@ class Findings:
     """Counts over what was looked at. `rejected`: reason -> how often, with the first row in `examples`."""
 
     told: TextFindings
+    part: str | None  # of the data; None: the chain does not read it yet
     records: int = 0
     texts: Counter[int] = field(default_factory=Counter)  # usable images by the number of their usable texts
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -52,19 +55,42 @@ class Findings:
         return self.texts.total()
 
 
-def inspect(path: str | Path, *, cfg: IngestConfig, limit: int = 1000, fields: FieldsConfig = SEARCH) -> str:
+def inspect(
+    path: str | Path,
+    *,
+    cfg: IngestConfig,
+    limit: int = 1000,
+    fields: FieldsConfig = SEARCH,
+    data: Path = Path("data"),
+    least: Least | None = None,
+) -> str:
     """Lines for a person. Looks at `limit` samples, from units spread over the whole; 0 looks at all. `path` may be in S3 (sources.py).
+    Where it is a part of `data`, keys are those of the chain. `least`: what later stages will ask for; None says nothing of it.
 
     ValueError when no format is recognised (it lists those that were looked for) or nothing of what was looked at is usable."""
     if limit < 0:
         raise ValueError(f"--limit {limit}: expected a number of samples, or 0 for all")
     with TemporaryDirectory() as scratch:
-        return _inspect(str(path), look(str(path), cfg.remote, scratch=Path(scratch), fields=fields), cfg, limit)
+        source, part = look(str(path), cfg.remote, scratch=Path(scratch), fields=fields), part_of(str(path), cfg, data)
+        return _inspect(str(path), source, cfg, limit, part, least)
 
 
-def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int) -> str:
+def part_of(path: str, cfg: IngestConfig, data: Path) -> str | None:
+    """The part that the chain reads there, web or clean; None where it is neither."""
+    for part in PARTS:
+        place = getattr(cfg, part)
+        if is_remote(place):
+            found = path in expand(place)
+        else:
+            found = any(Path(path).resolve().is_relative_to(known.resolve()) for known in local_files(data, place))
+        if found:
+            return part
+    return None
+
+
+def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str | None, least: Least | None) -> str:
     module, units = format_module(source.format), source.units
-    found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat)), True
+    found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat), part), True
     found.used = hashed(name for unit in units for name in unit.files)
     chosen, each = _spread(units, limit, most=_MOST_FETCHED if source.format.startswith("remote") else _MOST_UNITS)
     for unit in chosen:
@@ -79,7 +105,10 @@ def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int) -> str:
         left.rows = [row for row in left.rows if row.reason != "not_listed"]
     for row in left.rows:
         _set_aside(found, row.key, row.where, Rejected(row.reason, row.detail), lost=row.lost)
-    report = "\n".join(_report(path, source, len(chosen), each, whole, found, left, cfg))
+    lines = _report(path, source, len(chosen), each, whole, found, left, cfg)
+    if whole and least:  # a part of it can't be too small
+        lines += [f"too few      {line}" for line in _too_few(found, cfg, least)]
+    report = "\n".join(lines)
     if not found.images:
         raise ValueError(f"no usable image with a text\n{report}")
     return report
@@ -109,7 +138,7 @@ def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> Non
             if (item.split, item.key) in found.keys:
                 raise Rejected("duplicate_key", "an earlier sample has it")
             image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality, format=cfg.format)
-            _count(item, texts, (image.width, image.height), found)
+            _count(item, texts, (image.width, image.height), found, cfg)
         elif not item.texts:
             raise Rejected("missing_text", "no text with it")
     except Rejected as e:
@@ -125,7 +154,7 @@ def _usable_texts(record: Record, found: Findings, cfg: IngestConfig) -> list[st
     return [raw for raw, _ in usable(record.texts, cfg.texts, set_aside)]
 
 
-def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findings) -> None:
+def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findings, cfg: IngestConfig) -> None:
     found.keys.add((record.split, record.key))
     if not texts:
         found.bare += 1
@@ -136,7 +165,8 @@ def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findi
     found.told.add(texts)
     if len(found.rows) < _ROWS:
         more = f"  (+{len(texts) - 1})" if len(texts) > 1 else ""
-        found.rows.append(f"{record.key}  {size[0]}x{size[1]}  {_short(texts[0])}{more}")
+        key = chain_key(record.key, found.part, split_of(record, found.part, cfg)) if found.part else record.key
+        found.rows.append(f"{key}  {size[0]}x{size[1]}  {_short(texts[0])}{more}")
 
 
 def _set_aside(found: Findings, key: str, where: str, rejected: Rejected, *, lost: int = 1) -> None:
@@ -197,6 +227,27 @@ def _others(path: str, name: str) -> list[str]:
     return [n for n in names if format_module(n).recognises(Path(path))]
 
 
+def _too_few(found: Findings, cfg: IngestConfig, least: Least) -> list[str]:
+    """By the part that it is; of what is neither by both, unless it names splits as a clean set does."""
+    crawl, clean = (found.part == part for part in PARTS)
+    lines = []
+    if not clean and not found.splits.keys() & {"val", "test"}:
+        lines += [("" if crawl else "as a crawl: ") + line for line in least.lacking({"web": found.images})]
+    if not crawl:
+        parts = _parts(found, cfg)
+        controls = parts["val"] / 2 * min(least.per_image, found.told.total / max(1, found.images))
+        lines += [("" if clean else "as a clean set: ") + line for line in least.lacking(parts, controls=controls)]
+    return lines
+
+
+def _parts(found: Findings, cfg: IngestConfig) -> dict[str, float]:
+    """Images of train, val and test: those that are named, and of those that are dealt the share."""
+    shares = {split: getattr(cfg.split, split) for split in SPLITS}
+    dealt = found.images if cfg.split.by == "dealt" else found.splits[None]
+    named = Counter() if cfg.split.by == "dealt" else found.splits
+    return {split: named[split] + dealt * share / sum(shares.values()) for split, share in shares.items()}
+
+
 def _describe(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
     parts = [cfg.split.train, cfg.split.val, cfg.split.test]
     shares = "/".join(f"{100 * share / sum(parts):g}" for share in parts)
@@ -218,9 +269,15 @@ def _describe(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
         f"words in a text {min(words)} to {max(words)}, half have {_median(words)} or more",
         f"sizes        short side {min(short)} to {max(short)}, long side {min(long)} to {max(long)}; "
         f"most often {common[0]}x{common[1]} ({found.sizes[common]} of {found.images})",
-        "first rows",
+        f"first rows   {_whose_keys(found.part)}",
         *(f"  {row}" for row in found.rows),
     ]
+
+
+def _whose_keys(part: str | None) -> str:
+    if part:
+        return "by the keys of the chain, which `blip history` takes"
+    return "by their own keys; the chain puts web- before those of a crawl, train-, val- or test- before those of a clean set"
 
 
 def _median(counts: Counter[int]) -> int:

@@ -194,7 +194,7 @@ def test_a_killed_ingest_goes_on(s3, tmp_path):
         names = ("shards", "generation", "heldout", "vocab", "quarantine", "metrics")
         flags = [f"--out-{name}={out / file}" for name, file in zip(names, OUTPUTS, strict=True)]
         common = ["--data", place, "--work", out / "work", "--params", tmp_path / "params.yaml"]
-        command = [sys.executable, "-m", "blip_core", "ingest", *common, *flags]
+        command = [sys.executable, "-m", "blip_core", "stage", "ingest", *common, *flags]
         return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=cold(), start_new_session=True)
 
     whole = start(tmp_path / "whole")

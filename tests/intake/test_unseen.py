@@ -62,7 +62,7 @@ def test_dvc_is_told_and_the_verb_alone_reads_on(data, tmp_path):  # noqa: F811
     (data / "clean").symlink_to(tmp_path / "clean")
     outs = {name: str(tmp_path / "out" / name) for name in ("shards", "generation", "heldout", "vocab", "quarantine", "metrics")}
     flags = [word for name, path in outs.items() for word in (f"--out-{name}", path)]
-    command = ["python", "-m", "blip_core", "ingest", "--data", str(data), *flags, "--work", str(tmp_path / "work")]
+    command = ["python", "-m", "blip_core", "stage", "ingest", "--data", str(data), *flags, "--work", str(tmp_path / "work")]
     told = subprocess.run(command, env={**os.environ, "DVC_STAGE": "ingest"}, capture_output=True, text=True)
     assert told.returncode == 1 and "clean is a link" in told.stderr
     alone = subprocess.run(command, capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "DVC_STAGE"})

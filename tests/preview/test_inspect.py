@@ -8,6 +8,7 @@ import pytest
 
 from blip_core.__main__ import main
 from blip_core.config.intake import FieldsConfig
+from blip_core.preview.enough import Least
 from blip_core.preview.inspect import inspect
 from tests.intake.test_salesforce import write_images
 from tests.stages.test_ingest import CFG
@@ -41,12 +42,50 @@ def test_a_whole_crawl(tmp_path):
         assert line in text
 
 
+def test_keys_of_the_data_are_those_that_the_chain_will_use(tmp_path):
+    write_img2dataset(tmp_path / "data/web", "00000", ["7"])
+    write_karpathy(tmp_path / "data/clean", [karpathy_image("n0", 0, "val"), karpathy_image("n1", 1, "train")])
+    crawl = inspect(tmp_path / "data/web", cfg=CFG, data=tmp_path / "data")
+    assert "first rows   by the keys of the chain, which `blip history` takes\n  web-7  " in crawl
+    clean = inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data")
+    assert "\n  val-" in clean and "\n  train-" in clean
+    elsewhere = inspect(tmp_path / "data/web", cfg=CFG)
+    assert "\n  7  " in elsewhere and "the chain puts web- before those of a crawl" in elsewhere
+
+
 def test_a_limited_look_goes_to_all_parts(tmp_path):
     write_karpathy(tmp_path, [karpathy_image(f"n{i}", i, ["train", "val", "test"][i % 3]) for i in range(30)])
     text = inspect(tmp_path, cfg=CFG, limit=9)
     assert "looked at    9 samples, up to 3 of each of 3 units; --limit 0 looks at all" in text
     assert "splits       test 3, train 3, val 3" in text and "2 to 2 texts" in text and "(+1)" in text
     assert "looked at    all 30 samples" in inspect(tmp_path, cfg=CFG, limit=0)
+
+
+def told_too_few(text: str) -> list[str]:
+    return [line.removeprefix("too few      ") for line in text.splitlines() if line.startswith("too few")]
+
+
+def test_what_is_too_few_for_later_stages(tmp_path):
+    """By the part that the path is; what names no part is told of as either, and splits that are not named are dealt."""
+    least = Least(images=30, heldout=5, controls=9, per_image=2)
+    for place in ("data/web", "elsewhere"):
+        write_img2dataset(tmp_path / place, "00000", [f"{i:09d}" for i in range(12)])
+    crawl = "12 images with a text, validate.min_images is 30"
+    assert told_too_few(inspect(tmp_path / "data/web", cfg=CFG, data=tmp_path / "data", least=least)) == [f"web: {crawl}"]
+    both = told_too_few(inspect(tmp_path / "elsewhere", cfg=CFG, data=tmp_path / "data", least=least))
+    assert both == [
+        f"as a crawl: web: {crawl}",
+        "as a clean set: train: 10 images with a text, validate.min_images is 30",
+        "as a clean set: val: 1 images with a text, validate.min_heldout_images is 5",
+        "as a clean set: test: 1 images with a text, validate.min_heldout_images is 5",
+        "as a clean set: val: half of it gives 1 planted true pairs at score.controls_per_image 2, gate.min_controls is 9",
+    ]
+    write_karpathy(tmp_path / "data/clean", [karpathy_image(f"n{i}", i, ["train", "val", "test"][i % 3]) for i in range(24)])
+    said = "val: half of it gives 8 planted true pairs at score.controls_per_image 2, gate.min_controls is 9"
+    train = "train: 8 images with a text, validate.min_images is 30"
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=least)) == [train, said]
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=least, limit=6)) == []
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=Least(8, 8, 8, 2))) == []
 
 
 def test_what_the_screens_would_hit(tmp_path):

@@ -1,13 +1,11 @@
 """Questions: every file that people have them in, what is set aside, the stages, and that something is learned."""
 
 import json
-import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
-
-import numpy as np
 
 from blip_core.config.tasks import VqaConfig
 from blip_core.sample.questions import write_questions
@@ -30,19 +28,21 @@ def folder(tmp_path):
     return tmp_path / "d"
 
 
-TEN = [{"answer": a, "answer_id": i} for i, a in enumerate(["red"] * 7 + ["dark red"] * 3)]
+SAID = ["red"] * 7 + ["dark red"] * 3
+TEN = [{"answer": a, "answer_id": i} for i, a in enumerate(SAID)]
+ASKED = {"question": "What is it?"}
+NINE = "COCO_train2014_000000000009.jpg"
 SHAPES = {
     "vqa2": {
-        "q_train2014_questions.json": {"questions": [{"image_id": 9, "question": "What is it?", "question_id": 1}]},
+        "q_train2014_questions.json": {"questions": [{**ASKED, "image_id": 9, "question_id": 1}]},
         "a_train2014_annotations.json": {"annotations": [{"question_id": 1, "image_id": 9, "answers": TEN, "question_type": "what"}]},
     },
-    "authors": {"vqa_train.json": [{"dataset": "vqa", "image": "train2014/COCO_train2014_000000000009.jpg", "question": "What is it?",
-                                    "question_id": 1, "answer": ["red"] * 7 + ["dark red"] * 3}]},
-    "vizwiz": {"train.json": [{"image": "other.jpg", "question": "What is it?", "answers": TEN, "answerable": 1}]},
-    "textvqa": {"TextVQA_0.5.1_train.json": {"data": [{"image_id": "other", "question": "What is it?", "answers": ["red"] * 7 + ["dark red"] * 3}]}},
-    "gqa": {"train_balanced_questions.json": {"0705": {"imageId": "other", "question": "What is it?", "answer": "red"}}},
-    "aokvqa": {"aokvqa_v1p0_train.json": [{"image_id": 9, "question_id": "x", "question": "What is it?", "direct_answers": ["red"] * 10}]},
-    "genome": {"train_question_answers.json": [{"id": 9, "qas": [{"qa_id": 3, "image_id": 9, "question": "What is it?", "answer": "red"}]}]},
+    "authors": {"vqa_train.json": [{**ASKED, "dataset": "vqa", "image": f"train2014/{NINE}", "question_id": 1, "answer": SAID}]},
+    "vizwiz": {"train.json": [{**ASKED, "image": "other.jpg", "answers": TEN, "answerable": 1}]},
+    "textvqa": {"TextVQA_0.5.1_train.json": {"data": [{**ASKED, "image_id": "other", "answers": SAID}]}},
+    "gqa": {"train_balanced_questions.json": {"0705": {**ASKED, "imageId": "other", "answer": "red"}}},
+    "aokvqa": {"aokvqa_v1p0_train.json": [{**ASKED, "image_id": 9, "question_id": "x", "direct_answers": ["red"] * 10}]},
+    "genome": {"train_question_answers.json": [{"id": 9, "qas": [{**ASKED, "qa_id": 3, "image_id": 9, "answer": "red"}]}]},
 }
 
 
@@ -52,17 +52,25 @@ def test_every_usual_file_is_read(kind, folder):
         (folder / name).write_text(json.dumps(value))
     found, aside = TASK.read(folder, "train", settings())
     assert not aside and len(found) == 1
-    assert found[0].question == "what is it?" and found[0].answers[0][0] == "red" and sum(s for _, s in found[0].answers) == pytest.approx(1)
+    assert (
+        found[0].question == "what is it?" and found[0].answers[0][0] == "red" and sum(s for _, s in found[0].answers) == pytest.approx(1)
+    )
     assert found[0].pictures[0].exists() and found[0].direct == (kind == "aokvqa")
 
 
 def test_a_csv_is_read_and_what_can_not_be_used_is_told(folder):
     (folder / "images/bad.jpg").write_bytes(b"\xff\xd8\xff damaged")
-    rows = ["image,question,answer,source", "other.jpg,What is it?,red,web", "gone.jpg,What?,red,web", "bad.jpg,What?,red,web", "other.jpg,What?,,web"]
+    rows = [
+        "image,question,answer,source",
+        "other.jpg,What is it?,red,web",
+        "gone.jpg,What?,red,web",
+        "bad.jpg,What?,red,web",
+        "other.jpg,What?,,web",
+    ]
     (folder / "train.csv").write_text("\n".join(rows) + "\n")
     found, aside = TASK.read(folder, "train", settings())
     assert [e.facts["source"] for e in found] == ["web"]
-    assert sorted(a.reason for a in aside) == ["bad_row", "missing_image", "truncated"] or len(aside) == 3
+    assert sorted(a.reason for a in aside) == ["bad_row", "missing_image", "truncated"]
     assert "gone.jpg" in next(a.detail for a in aside if a.reason == "missing_image") and any("train.csv:3" in a.where for a in aside)
 
 
@@ -103,8 +111,17 @@ def test_one_seed_gives_the_same_questions(sample_questions, tmp_path):
     assert all((sample_questions / f).read_bytes() == (tmp_path / "again" / f).read_bytes() for f in files)
 
 
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, model_cfg, tokenizer):
+    from blip_core.weights.checkpoint import new_model, save_model
+
+    folder = tmp_path_factory.mktemp("base") / "g0"
+    save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, folder, prompt="", max_tokens=20, precision="fp32")
+    return folder
+
+
 @pytest.mark.parametrize("answers", ["rank", "generate"])
-def test_the_stages_tune_resume_and_measure(answers, sample_questions, small_model_folder, tmp_path, monkeypatch):
+def test_the_stages_tune_resume_and_measure(answers, sample_questions, model_folder, tmp_path, monkeypatch):
     """A killed tuning goes on where it was, to the same weights."""
     from blip_core.stages.evaluate_task import evaluate_task
     from blip_core.stages.tune_task import tune_task
@@ -114,16 +131,13 @@ def test_the_stages_tune_resume_and_measure(answers, sample_questions, small_mod
     def tune(name):
         out = tmp_path / name
         paths = dict(out=out / "model", out_history=out / "history.csv", out_metrics=out / "metrics.json", work=tmp_path / name / "work")
-        tune_task("vqa", small_model_folder, sample_questions, **paths, cfg=cfg, seed=0)
+        tune_task("vqa", model_folder, sample_questions, **paths, cfg=cfg, seed=0)
         return out
 
     whole = tune("whole")
 
     class Killed(Exception):
         pass
-
-    def stop(**_values):
-        raise Killed
 
     import blip_core.training.loop as loop
 
