@@ -72,6 +72,12 @@ class Params(Config):
         {}, description="downstream tasks by name; the files of task NAME lie in tasks/NAME (docs/tasks.md)"
     )
 
+    def task(self, name: str) -> TaskConfig:
+        """The settings of one task. ValueError when there is none of that name."""
+        if name not in self.tasks:
+            raise ValueError(f"no task {name!r} in the section tasks; it has {', '.join(self.tasks) or 'none'}")
+        return self.tasks[name]
+
     def section(self, stage: str) -> Any:
         """The settings of one stage, by its name; each has a class of its own, and the stages of tasks have those of all tasks."""
         names = {"validate": "validate_", "register": "register_", "tune_task": "tasks", "evaluate_task": "tasks"}

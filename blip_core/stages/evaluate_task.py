@@ -17,28 +17,30 @@ from blip_core.model.inference import for_inference
 from blip_core.stages.tune_task import counted
 from blip_core.tables.captions import write_table
 from blip_core.tasks.batches import measured
+from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import load_network
-from blip_core.tasks.task import Result, task_of
+from blip_core.tasks.task import Result
 
 log = logging.getLogger(__name__)
 
 
-def evaluate_task(task: str, model: Path, data: Path, out: Path, out_metrics: Path, *, cfg: dict[str, TaskConfig], seed: int) -> None:
-    """`model`: what tune_task made. Writes answers.parquet (one row for each example) and metrics.json to `out`; of test, or of val where
-    the task has no test with answers."""
-    own = cfg[task]
-    kind = task_of(own.kind)
-    set_threads(own.measure.threads)
-    network, tokenizer = load_network(model, kind, own)
-    for_inference(network.to(device()), resolved(own.measure.precision))
-    examples, aside = kind.read(data, "test", own)
+def evaluate_task(task: str, model: Path, data: Path, out: Path, out_metrics: Path, *, cfg: TaskConfig, seed: int) -> None:
+    """`task`: its name, for messages. `model`: what tune_task made.
+
+    Measures test, and writes metrics.json and answers.parquet, a row for each example, to `out`.
+    """
+    kind = KINDS[cfg.kind]
+    set_threads(cfg.measure.threads)
+    network, tokenizer = load_network(model, kind, cfg)
+    for_inference(network.to(device()), resolved(cfg.measure.precision))
+    examples, aside = kind.read(data, "test", cfg)
     if not examples:
         raise ValueError(f"{data}: no usable example of test; set aside: {counted(aside)}")
     if aside:
-        log.warning("%s: %d examples of test set aside: %s", data, len(aside), counted(aside))
-    batches = measured(examples, image_size=network.cfg.vision.image_size, batch_size=own.measure.batch_size)
-    results = kind.measure(network, tokenizer, data, batches, own)
-    metrics = {"examples": len(results), "set_aside": len(aside)} | summary(results, own.measure, seed)
+        log.warning("%s: %d examples of test set aside: %s", task, len(aside), counted(aside))
+    batches = measured(examples, image_size=network.cfg.vision.image_size, batch_size=cfg.measure.batch_size)
+    results = kind.measure(network, tokenizer, data, batches, cfg)
+    metrics = {"examples": len(results), "set_aside": len(aside)} | summary(results, cfg.measure, seed)
     write_table(pa.Table.from_pylist([_row(r) for r in results]), out / "answers.parquet")
     write_json(metrics, out / "metrics.json")
     write_json(metrics, out_metrics)

@@ -10,8 +10,9 @@ from blip_core.compute.work import discard, run_folder
 from blip_core.config.tasks import TaskConfig
 from blip_core.files.content import write_json
 from blip_core.tasks.batches import TaskBatches
+from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import folder_hash, save_network
-from blip_core.tasks.task import SetAside, task_of
+from blip_core.tasks.task import SetAside
 from blip_core.training.loop import Log, fit, summarize, write_history
 from blip_core.weights.checkpoint import load_model, model_hash
 
@@ -27,27 +28,26 @@ def tune_task(
     out_history: Path,
     out_metrics: Path,
     *,
-    cfg: dict[str, TaskConfig],
+    cfg: TaskConfig,
     seed: int,
     work: Path,
     log: Log | None = None,
 ) -> None:
     """`task`: a name in the section `tasks`. `data`: the folder of its files and pictures, of which `train` is learned."""
-    own = cfg[task]
-    kind = task_of(own.kind)
+    kind = KINDS[cfg.kind]
     base, tokenizer = load_model(model)
-    examples, aside = kind.read(data, "train", own)
+    examples, aside = kind.read(data, "train", cfg)
     if not examples:
         raise ValueError(f"{data}: no usable example of train; set aside: {counted(aside)}")
-    network = kind.network(base, own)
-    image_size = base.cfg.vision.image_size
-    batches = TaskBatches(kind, examples, tokenizer, own, image_size=image_size, seed=seed)
+    network = kind.network(base, cfg)
+    batches = TaskBatches(kind, examples, tokenizer, cfg, image_size=network.cfg.vision.image_size, seed=seed)
     identity = {"base": model_hash(model), "data": folder_hash(data)}
-    folder = run_folder(work, f"tune_task-{out.name}", cfg=own.model_dump(exclude={"measure"}), seed=seed, **identity)
-    history = fit(network, kind.objective(own), batches, own.optim, name=f"tune_task {out.name}", folder=folder, seed=seed, report=log)
+    name = f"tune_task {task}-{model.name}"
+    folder = run_folder(work, name.replace(" ", "-"), cfg=cfg.model_dump(exclude={"measure"}), seed=seed, **identity)
+    history = fit(network, kind.objective(cfg), batches, cfg.optim, name=name, folder=folder, seed=seed, report=log)
     if rank() > 0:
         return
-    save_network(network, tokenizer, out, kind=own.kind, set_aside=[asdict(a) for a in aside])
+    save_network(network, tokenizer, out, kind=cfg.kind, set_aside=[asdict(a) for a in aside])
     write_history(history, out_history)
     write_json({"examples": len(examples), "set_aside": len(aside), **summarize(history)}, out_metrics)
     discard(folder)

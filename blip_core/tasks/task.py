@@ -1,9 +1,8 @@
-"""What a task is: its data contract, its network, its objective, its measurement. One module each; TASKS names them.
+"""What a task is: its data contract, its network, its objective, its measurement.
 
-A new task is a module with a class that fits `Task`, its settings in config/tasks.py, and a line in TASKS.
+A new task is a module with a class that fits `Task`, its settings in config/tasks.py, and a line in kinds.py.
 """
 
-import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,6 @@ from blip_core.model.network import Network
 from blip_core.tasks.pictures import read_pixels
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import Objective
-
-TASKS = {"vqa": "blip_core.tasks.vqa"}  # by `kind` in params.yaml: the module whose `TASK` it is
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,3 @@ def _fault(path: Path) -> Rejected | None:
     except Rejected as e:
         return e
     return None
-
-
-def task_of(kind: str) -> Task[Any]:
-    return importlib.import_module(TASKS[kind]).TASK

@@ -29,7 +29,7 @@ from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, read_rows, split_files
 from blip_core.tasks.task import Example, Result, SetAside, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.objectives import Losses, Objective, TaskBatch
+from blip_core.training.objectives import Losses, Objective, TaskBatch, entropy
 
 QUESTION, PICTURE = ("question", "sent"), ("image", "image_id", "imageId", "img_id", "image_name", "file_name")
 IDENTITY = ("question_id", "questionId", "qa_id", "id")
@@ -119,6 +119,11 @@ class AnswerObjective(Objective):
         losses = model.answer_loss(memory, t["answer_ids"], t["answer_mask"], label_smoothing=self.label_smoothing)
         return {"lm": (losses * t["weight"]).sum() / len(t["ids"])}
 
+    def vitals(self, batch: TaskBatch) -> dict[str, float]:
+        """Chance: each token of an answer by its frequency, as many as an answer has on average."""
+        ids, mask = batch.tensors["answer_ids"][:, 1:], batch.tensors["answer_mask"][:, 1:]
+        return {"lm_chance": entropy(ids[mask]) * float(mask.sum()) / len(ids)}
+
 
 def answer_list(folder: Path, cfg: VqaConfig) -> list[str]:
     """The answers that are ranked, most frequent first: those of answers.txt, or all that train has."""
@@ -173,6 +178,3 @@ def _result(example: Question, answer: str, cfg: VqaConfig) -> Result:
     else:
         accuracy = vqa_accuracy(answer, people, rules=cfg.rules)
     return Result(example.id, str(example.pictures[0]), {"accuracy": accuracy}, answer, example.facts | {"question": example.question})
-
-
-TASK = VqaTask()

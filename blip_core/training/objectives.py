@@ -249,8 +249,13 @@ def language_shares(batches: list[Batch]) -> Tensor:
 
 
 def word_entropy(batch: Batch) -> float:
-    """Entropy in nats of the tokens that LM learns, by their frequency in the batch: what knowing frequencies alone would cost."""
-    _, counts = batch.ids[:, 1:][counted_tokens(batch)].unique(return_counts=True)
+    """Of the tokens that LM learns."""
+    return entropy(batch.ids[:, 1:][counted_tokens(batch)])
+
+
+def entropy(tokens: Tensor) -> float:
+    """In nats, by their frequency in the batch: what knowing frequencies alone would cost."""
+    _, counts = tokens.unique(return_counts=True)
     return float(torch.distributions.Categorical(counts.float()).entropy())
 
 

@@ -9,7 +9,7 @@ import simplejpeg
 
 from blip_core.config.tasks import VqaConfig
 from blip_core.sample.questions import write_questions
-from blip_core.tasks.vqa import TASK, answer_list, cleaned
+from blip_core.tasks.vqa import VqaTask, answer_list, cleaned
 from tests.support.small import small_params
 
 OPTIM = {"steps": 6, "batch_size": 8, "checkpoint_every": 3, "log_every": 3, "precision": "fp32"}
@@ -50,7 +50,7 @@ SHAPES = {
 def test_every_usual_file_is_read(kind, folder):
     for name, value in SHAPES[kind].items():
         (folder / name).write_text(json.dumps(value))
-    found, aside = TASK.read(folder, "train", settings())
+    found, aside = VqaTask().read(folder, "train", settings())
     assert not aside and len(found) == 1
     assert (
         found[0].question == "what is it?" and found[0].answers[0][0] == "red" and sum(s for _, s in found[0].answers) == pytest.approx(1)
@@ -68,7 +68,7 @@ def test_a_csv_is_read_and_what_can_not_be_used_is_told(folder):
         "other.jpg,What?,,web",
     ]
     (folder / "train.csv").write_text("\n".join(rows) + "\n")
-    found, aside = TASK.read(folder, "train", settings())
+    found, aside = VqaTask().read(folder, "train", settings())
     assert [e.facts["source"] for e in found] == ["web"]
     assert sorted(a.reason for a in aside) == ["bad_row", "missing_image", "truncated"]
     assert "gone.jpg" in next(a.detail for a in aside if a.reason == "missing_image") and any("train.csv:3" in a.where for a in aside)
@@ -77,13 +77,13 @@ def test_a_csv_is_read_and_what_can_not_be_used_is_told(folder):
 def test_a_name_that_two_pictures_have_is_no_answer(folder):
     (folder / "images/other.jpg").write_bytes((folder / "images/sub/other.jpg").read_bytes())
     (folder / "train.jsonl").write_text(json.dumps({"image": "other.jpg", "question": "What?", "answer": "red"}) + "\n")
-    found, aside = TASK.read(folder, "train", settings())
+    found, aside = VqaTask().read(folder, "train", settings())
     assert not found and "write the path" in aside[0].detail
 
 
 def test_a_split_without_a_file_is_said(folder):
     with pytest.raises(ValueError, match="no file of rows whose name says test"):
-        TASK.read(folder, "test", settings())
+        VqaTask().read(folder, "test", settings())
 
 
 def test_a_question_is_cleaned_as_the_authors_do():
@@ -126,7 +126,7 @@ def test_the_stages_tune_resume_and_measure(answers, sample_questions, model_fol
     from blip_core.stages.evaluate_task import evaluate_task
     from blip_core.stages.tune_task import tune_task
 
-    cfg = {"vqa": settings(answers=answers)}
+    cfg = settings(answers=answers)
 
     def tune(name):
         out = tmp_path / name
