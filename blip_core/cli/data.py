@@ -52,12 +52,15 @@ def _add_export(verbs: Verbs) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
+    from blip_core.sample.classes import write_classes
     from blip_core.sample.questions import write_questions
     from blip_core.sample.write import write_sample
 
     cfg = read_params_or_own(args).sample
     if args.tasks:
         write_questions(args.out / "vqa", seed=cfg.seed, sizes=TASK_PICTURES)
+        write_classes(args.out / "shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"])
+        write_classes(args.out / "all-shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"], several=True)
     else:
         write_sample(args.out, cfg)
 

@@ -35,4 +35,17 @@ class VqaConfig(Config):
     measure: MeasureConfig = MeasureConfig()
 
 
-TaskConfig = VqaConfig
+class ClassifyConfig(Config):
+    """Pictures told by the names of their classes, without tuning (blip_core/tasks/classify.py)."""
+
+    kind: Literal["classify"]
+    templates: tuple[Annotated[str, Field(pattern=r"\{\}")], ...] = Field(
+        ("a photo of a {}.",), min_length=1, description="prompts of each class, its name at {}; a class may have its own in classes.csv"
+    )
+    max_tokens: Annotated[int, Field(ge=3)] = Field(35, description="of a prompt, [CLS] and [SEP] included")
+    rerank: int = Field(0, ge=0, description="so many classes of each picture, the best by ITC, are ranked anew by ITM; 0: none")
+    timeout: Positive = Field(600, description="seconds that one of several processes waits for the others before it gives up")
+    measure: MeasureConfig = MeasureConfig()
+
+
+TaskConfig = Annotated[VqaConfig | ClassifyConfig, Field(discriminator="kind")]

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from blip_core.compute.distributed import on_every_process, rank
 from blip_core.compute.work import discard, run_folder
-from blip_core.config.tasks import TaskConfig
+from blip_core.config.tasks import ClassifyConfig, TaskConfig
 from blip_core.files.content import write_json
+from blip_core.model.blip import Blip
 from blip_core.tasks.batches import TaskBatches
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import folder_hash, save_network
 from blip_core.tasks.task import SetAside
+from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.loop import Log, fit, summarize, write_history
-from blip_core.weights.checkpoint import load_model, model_hash
+from blip_core.weights.checkpoint import load_model, model_hash, save_model
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +35,16 @@ def tune_task(
     work: Path,
     log: Log | None = None,
 ) -> None:
-    """`task`: a name in the section `tasks`. `data`: the folder of its files and pictures, of which `train` is learned."""
+    """`task`: a name in the section `tasks`. `data`: the folder of its files and pictures, of which `train` is learned.
+
+    A kind that tunes nothing gets the model as it is, and a history without a step.
+    """
     kind = KINDS[cfg.kind]
     base, tokenizer = load_model(model)
+    if isinstance(cfg, ClassifyConfig):
+        kind.network(base, cfg)  # says here, not after the training of others, what the model lacks
+        _keep(base, tokenizer, out, out_history, out_metrics)
+        return
     examples, aside = kind.read(data, "train", cfg)
     if not examples:
         raise ValueError(f"{data}: no usable example of train; set aside: {counted(aside)}")
@@ -51,6 +60,15 @@ def tune_task(
     write_history(history, out_history)
     write_json({"examples": len(examples), "set_aside": len(aside), **summarize(history)}, out_metrics)
     discard(folder)
+
+
+def _keep(base: Blip, tokenizer: Tokenizer, out: Path, out_history: Path, out_metrics: Path) -> None:
+    """The outputs of a training of no steps."""
+    if rank() > 0:
+        return
+    save_model(base, tokenizer, out)
+    write_history([{"step": 0}], out_history)
+    write_json({"examples": 0}, out_metrics)
 
 
 def counted(aside: list[SetAside]) -> str:

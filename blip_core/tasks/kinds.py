@@ -2,7 +2,8 @@
 
 from typing import Any
 
+from blip_core.tasks.classify import ClassifyTask
 from blip_core.tasks.task import Task
 from blip_core.tasks.vqa import VqaTask
 
-KINDS: dict[str, Task[Any]] = {"vqa": VqaTask()}
+KINDS: dict[str, Task[Any]] = {"vqa": VqaTask(), "classify": ClassifyTask()}

@@ -17,7 +17,7 @@ from blip_core.model.network import Network
 from blip_core.tables.stopped import require_made
 from blip_core.tasks.task import Task
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.weights.checkpoint import new_model
+from blip_core.weights.checkpoint import load_model, new_model
 
 
 def save_network(network: Network, tokenizer: Tokenizer, folder: Path, **facts: Any) -> None:
@@ -30,6 +30,9 @@ def save_network(network: Network, tokenizer: Tokenizer, folder: Path, **facts: 
 
 def load_network(folder: Path, task: Task[Any], cfg: Any) -> tuple[Network, Tokenizer]:
     """In eval mode. ValueError names what is missing or does not fit."""
+    if not task.tunes:
+        base, tokenizer = load_model(folder)
+        return task.network(base, cfg), tokenizer
     require_made(folder)
     about = json.loads((folder / "config.json").read_text())
     tokenizer = Tokenizer.load(folder / "vocab.txt")

@@ -3,11 +3,12 @@
 A new task is a module with a class that fits `Task`, its settings in config/tasks.py, and a line in kinds.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from blip_core.files.rejected import Rejected
@@ -44,14 +45,17 @@ class Result:
     """What was measured of one example: `values` by metric; `answer`: what the model said, for the table of predictions."""
 
     id: str
-    image: str  # the unit that the bootstrap draws
+    image: str  # the unit that the bootstrap draws: the picture, or what several examples have in common
     values: dict[str, float]
     answer: str
     facts: dict[str, Any]
 
 
+Statistic = Callable[[np.ndarray], float]  # how often each result counts -> the metric
+
+
 class Task(Protocol[E]):
-    """`cfg` is always the task's own settings (config/tasks.py)."""
+    """A task that tunes nothing needs neither objective nor tensors. `cfg` is always the task's own settings (config/tasks.py)."""
 
     tunes: bool  # whether the model is tuned for it; else it is measured as it is
 
@@ -71,6 +75,9 @@ class Task(Protocol[E]):
         self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Iterator[tuple[list[E], Tensor]], cfg: Any
     ) -> list[Result]:
         """`batches`: examples with the pixels of their pictures, picture by picture."""
+
+    def overall(self, results: Sequence[Any]) -> dict[str, Statistic]:
+        """Metrics of these results that are no mean of `values`. `results`: of those that `measure` made."""
 
 
 def checked(examples: list[E], aside: list[SetAside]) -> tuple[list[E], list[SetAside]]:

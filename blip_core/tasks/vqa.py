@@ -27,7 +27,7 @@ from blip_core.model.network import Network
 from blip_core.model.vqa import Vqa, rank_answers, vqa_of
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, read_rows, split_files
-from blip_core.tasks.task import Example, Result, SetAside, checked
+from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import Losses, Objective, TaskBatch, entropy
 
@@ -101,6 +101,9 @@ class VqaTask:
                     said = [tokenizer.decode(w) for w in written]
             results += [_result(e, answer, cfg) for e, answer in zip(examples, said, strict=True)]
         return results
+
+    def overall(self, results: Sequence[Result]) -> dict[str, Statistic]:
+        return {}
 
 
 class AnswerObjective(Objective):
