@@ -53,6 +53,7 @@ def _add_export(verbs: Verbs) -> None:
 
 def _sample(args: argparse.Namespace) -> None:
     from blip_core.sample.classes import write_classes
+    from blip_core.sample.pairs import write_pairs
     from blip_core.sample.questions import write_questions
     from blip_core.sample.write import write_sample
 
@@ -61,6 +62,7 @@ def _sample(args: argparse.Namespace) -> None:
         write_questions(args.out / "vqa", seed=cfg.seed, sizes=TASK_PICTURES)
         write_classes(args.out / "shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"])
         write_classes(args.out / "all-shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"], several=True)
+        write_pairs(args.out / "nlvr", seed=cfg.seed, sizes={part: n // 4 for part, n in TASK_PICTURES.items()})
     else:
         write_sample(args.out, cfg)
 

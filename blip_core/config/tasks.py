@@ -48,4 +48,15 @@ class ClassifyConfig(Config):
     measure: MeasureConfig = MeasureConfig()
 
 
-TaskConfig = Annotated[VqaConfig | ClassifyConfig, Field(discriminator="kind")]
+class NlvrConfig(Config):
+    """Whether a sentence is true of two pictures (paper section 5.5; blip_core/tasks/nlvr.py)."""
+
+    kind: Literal["nlvr"]
+    optim: OptimConfig = Field(description="laid over training.optim")
+    swap: Share = Field(
+        0.5, description="share of the pairs of a training step whose pictures change places, with left and right in the text"
+    )
+    measure: MeasureConfig = MeasureConfig()
+
+
+TaskConfig = Annotated[VqaConfig | ClassifyConfig | NlvrConfig, Field(discriminator="kind")]

@@ -94,9 +94,12 @@ class CrossAttention(_Attention):
 
     def forward(self, x_MD: Tensor, texts: Packing, *groups: KeysValues) -> Tensor:
         """The texts fall to the groups of images in equal parts, and within a group to its images in equal parts."""
+        return self._finish(x_MD, self.attended(x_MD, texts, *groups))
+
+    def attended(self, x_MD: Tensor, texts: Packing, *groups: KeysValues) -> Tensor:
+        """What the texts found, before the last linear layer: M x D."""
         queries = texts.spread(self.query(x_MD)).chunk(len(groups))
-        out_BTD = torch.cat([self._attend(q, *images) for q, images in zip(queries, groups, strict=True)])
-        return self._finish(x_MD, texts.pack(out_BTD))
+        return texts.pack(torch.cat([self._attend(q, *images) for q, images in zip(queries, groups, strict=True)]))
 
     def step(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
         """The same for texts of equal lengths, as captions have them while they are written."""

@@ -79,6 +79,23 @@ def vqa_layout(keys: Iterable[str], *, vision_depth: int, text_depth: int) -> La
     return Layout(required, list(tied_output(head)), (POSITION_IDS, *(AUTHORS_LEFT_OUT if authors else ())))
 
 
+def nlvr_layout(*, vision_depth: int, text_depth: int) -> Layout:
+    """Of the authors' BLIP_NLVR, whose text encoder has two cross-attentions a layer, numbered 0 and 1."""
+    required = list(timm_vision("visual_encoder.", vision_depth))
+    required += text_stack("text_encoder.", text_depth, attention="encoder_attention", cross=False)
+    for i in range(text_depth):
+        ours, theirs = f"med.blocks.{i}.cross_attention", f"text_encoder.encoder.layer.{i}.crossattention"
+        for n, twin in enumerate(("left", "right")):
+            required += _linear(f"{ours}.{twin}.query", f"{theirs}.self{n}.query")
+            required += _linear(f"{ours}.{twin}.kv", *(f"{theirs}.self{n}.{part}" for part in ("key", "value")))
+            required += _linear(f"{ours}.{twin}.out", f"{theirs}.output.dense{n}")
+        required += _linear(f"{ours}.norm", f"{theirs}.output.LayerNorm")
+        if i >= text_depth // 2:
+            required += _linear(f"{ours}.merge", f"{theirs}.output.merge_layer")
+    required += [*_linear("head.0", "cls_head.0"), *_linear("head.2", "cls_head.2")]
+    return Layout(required, [], (POSITION_IDS, *AUTHORS_LEFT_OUT))
+
+
 def bert_layout(keys: Iterable[str], *, depth: int) -> Layout:
     """Of transformers' BertModel, BertForMaskedLM or BertForPreTraining: both self-attentions of our blocks get BERT's."""
     keys = set(keys)
