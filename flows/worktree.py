@@ -21,6 +21,7 @@ from filelock import FileLock
 from blip_core.config.training import SHARED
 from blip_core.tracking.provenance import git, raw_data
 from blip_core.versions.cache import open_cache, run_dvc
+from flows.values import did_you_mean
 
 RUNS = Path(".work/runs")
 STAGES = Path(".work/stages")
@@ -146,12 +147,13 @@ def record(tree: Path) -> str:
 
 
 def _section(values: dict[str, Any], parents: list[str], key: str) -> dict[str, Any]:
+    whole = values
     for depth, name in enumerate(parents):
         if depth == 1 and parents[0] in SHARED.get(name, ()):
             values.setdefault(name, {})  # so far the training takes this part from `training` alone
         section = values.get(name)
         if not isinstance(section, dict):
-            raise ValueError(f"params: {key!r}: params.yaml has no section {name!r}; `blip params` checks the rest")
+            raise ValueError(f"params: {key!r}: params.yaml has no section {name!r}{did_you_mean(key, whole)}")
         values = section
     return values
 

@@ -172,8 +172,10 @@ def ingested(tmp_path_factory, params) -> Path:
         a / "gates/g0.json",
         a / "decisions/g0.json",
         a / "metrics/validate.json",
-        a / "docs",
+        a / "docs/validate",
         cfg=params.section("validate"),
+        gate_cfg=params.gate,
+        score_cfg=params.score,
     )
     return a
 

@@ -69,7 +69,7 @@ class SieveFilter:
         captions = self.encoder.features(self.encoder.encode([caption.text for own in written for caption in own]))
         found = self.encoder.features([text for row in texts for text in row])
         owner = torch.repeat_interleave(torch.arange(len(texts)), torch.tensor([len(row) for row in texts])).to(device())
-        itc = torch.einsum("te,tce->tc", found, captions.unflatten(0, (len(pictures), _CAPTIONS))[owner]).amax(-1).double().cpu().numpy()
+        itc = torch.einsum("td,tcd->tc", found, captions.unflatten(0, (len(pictures), _CAPTIONS))[owner]).amax(-1).double().cpu().numpy()
         return PairScores(np.full(len(itc), np.nan), itc)
 
 

@@ -100,6 +100,17 @@ class Params(Config):
         return self
 
     @model_validator(mode="after")
+    def _sound_limits(self) -> Self:
+        """What a stage would else say hours later."""
+        for stage in ("pretrain", "tune_captioner", "tune_filter"):
+            tokens, most = self.section(stage).optim.max_tokens, self.model.text.max_positions
+            if tokens > most:
+                raise ValueError(f"{stage}.optim.max_tokens is {tokens}, but model.text.max_positions is {most}")
+        if lacking := [source for source in self.assemble.sources if source not in self.gate.max_noise]:
+            raise ValueError(f"gate.max_noise says nothing of {' and '.join(lacking)}, which assemble.sources has; add a limit")
+        return self
+
+    @model_validator(mode="after")
     def _known_names(self) -> Self:
         for name in [self.challenger, *self.baselines.split(",")]:
             if name not in self.models:

@@ -1,9 +1,9 @@
 """The sections `training`, `pretrain`, `tune_captioner` and `tune_filter`."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blip_core.config.base import THREADS, Config, Positive, Precision, Share
 from blip_core.config.reading import Place, laid_over
@@ -60,6 +60,12 @@ class OptimConfig(Config):
     timeout: Positive = Field(description="seconds that one of several processes waits for the others before it gives up")
     augment: AugmentConfig
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr is {self.min_lr:g}, more than lr, {self.lr:g}")
+        return self
+
 
 class ContrastConfig(Config):
     """ITC and ITM (paper section 3.2; momentum, queue and soft labels as in ALBEF, section 3.2 there)."""
@@ -73,6 +79,13 @@ class ContrastConfig(Config):
     )
     temperature: float = Field(gt=0, description="initial value; learned within temperature_range")
     temperature_range: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        low, high = self.temperature_range
+        if not 0 < low <= self.temperature <= high:
+            raise ValueError(f"temperature is {self.temperature:g}, temperature_range [{low:g}, {high:g}]; expected it within, above 0")
+        return self
 
 
 class LanguageConfig(Config):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from blip_core.files.atomic import new_file
 
@@ -16,6 +17,14 @@ def write_json(value: object, path: Path) -> None:
     """Write JSON by rename, keys sorted, so that equal values are equal bytes."""
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """ValueError names the file and the line when it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{path}: not valid JSON: {e}") from None
 
 
 def hash64(text: str) -> int:

@@ -1,5 +1,6 @@
 """Let a generation pass to training, or stop. Whatever is missing, unreadable or unknown stops it as well."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.checks.contract import COLUMNS, RANGES, each_row, max_chars, row_expectations, score_expectations
+from blip_core.checks.docs import RESULTS, Docs, write_docs
 from blip_core.checks.expect import Expect, at_least, at_most, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
 from blip_core.config.selection import AssembleConfig, GateConfig
@@ -37,25 +39,28 @@ def gate(
     cfg: GateConfig,
     assemble_cfg: AssembleConfig,
 ) -> None:
-    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed, behind
-    what is the reason of many: a source that keeps nothing. Metrics are written either way.
+    """Write the gate file of `generation` only when every check passed; ChecksFailed lists those that failed, behind
+    what is the reason of many: a source that keeps nothing. Metrics and Data Docs are written either way: `out_docs`, and the index
+    of all beside it.
 
     `scores` and `calibration` are those that the generation was chosen by: its reasons are compared with the rule applied anew, and
     the planted controls among the scores go through the same rule.
     """
-    for path in (out_gate, out_metrics):
+    for path in (out_gate, out_metrics, out_docs / RESULTS):
         path.unlink(missing_ok=True)
     parents = read_manifest(generation).get("parents", {})
     faults = [*folder_faults(generation), *_score_faults(scores, calibration, parents)]
+    docs = Docs(out_docs, f"Gate of {generation.name}", listed_hash(generation))
     if faults:
-        results, docs, facts, nothing = broken(faults), None, {}, []
+        results, facts, nothing = broken(faults), {}, []
+        write_docs(docs, results, answers={})
     else:
         rule = Rule(assemble_cfg, read_calibrations(calibration))
-        facts, docs = _facts(generation, scores, cfg=cfg, rule=rule), out_docs
+        facts = _facts(generation, scores, cfg=cfg, rule=rule)
         nothing = kept_nothing(table_paths(generation), facts, rule=rule)
-        results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=out_docs, title="gate")
+        results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=replace(docs, notes=nothing))
     write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
-    require(results, what="\n".join([*nothing, f"{generation} does not pass its gate"]), remedy=REMEDY, docs=docs)
+    require(results, what="\n".join([*nothing, f"{generation} does not pass its gate"]), remedy=REMEDY, docs=out_docs)
     write_json({"passed": True, "generation": listed_hash(generation), "parents": parents, "checks": results}, out_gate)
 
 
@@ -183,7 +188,8 @@ def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
         at_least("controls_false", cfg.min_controls, "planted false pairs"),
     ]
     if "synthetic" in rule.cfg.sources:
-        expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, "different texts among the kept synthetic ones"))
+        says = "share of different texts among the kept synthetic ones"
+        expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, says))
     if "web" in rule.cfg.sources:
         says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls"
         expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from blip_core.files.content import read_json
 from blip_core.model.blip import Blip
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.weights.checkpoint import load_model, new_model
@@ -26,7 +27,11 @@ _POSITIONS = {"vision_model.embeddings.position_embedding", "visual_encoder.pos_
 
 
 def load_pretrained(
-    path: Path, *, vocab: Path | None = None, image_size: int | None = None, match_token: Literal["enc", "cls"] = "enc"
+    path: str | Path,
+    *,
+    vocab: str | Path | None = None,
+    image_size: int | None = None,
+    match_token: Literal["enc", "cls"] = "enc",
 ) -> tuple[Blip, Tokenizer]:
     """A BLIP in eval mode from a folder of transformers, a .pth file of the authors, or a model folder of ours, and its tokenizer.
 
@@ -34,6 +39,7 @@ def load_pretrained(
     `image_size` resizes the position embeddings; `match_token` "cls" gives the ITM scores of the public inference code, which
     forgets [ENC] (it is a property of this object: a saved model folder does not keep it). ValueError says what does not fit.
     """
+    path, vocab = Path(path), Path(vocab) if vocab else None
     if path.is_dir():
         config = read_config(path)
         if "model" in config:
@@ -127,10 +133,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{folder}: no config.json; expected a folder as transformers' save_pretrained writes it")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ValueError(f"{path}: not valid JSON: {e}") from None
+    found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected the settings of a model as a JSON object, got {type(found).__name__}")
     return found

@@ -4,6 +4,7 @@ not what they are worth.
     python docs/examples/tiny_world.py FOLDER
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -62,5 +63,7 @@ def make(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with new_folder(Path(sys.argv[1])) as folder:
+    parser = argparse.ArgumentParser(description="Draw sample data, and one round with an untrained model.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
+    with new_folder(parser.parse_args().folder) as folder:
         make(folder)

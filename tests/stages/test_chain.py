@@ -214,7 +214,7 @@ def test_a_missing_data_folder_is_said_plainly(project):
     os.rename(project / "data", project / "elsewhere")
     try:
         flags = [f"--out-{n}={n}" for n in ("shards", "generation", "heldout", "vocab", "quarantine", "metrics")]
-        done = run("python", "-m", "blip_core", "ingest", "--data", "data", *flags, cwd=project)
+        done = run("python", "-m", "blip_core", "stage", "ingest", "--data", "data", *flags, cwd=project)
     finally:
         os.rename(project / "elsewhere", project / "data")
     assert done.returncode == 1 and "data" in done.stderr and "blip sample" in done.stderr and "Traceback" not in done.stderr
@@ -232,3 +232,9 @@ def test_a_new_threshold_scores_nothing_anew_and_an_impossible_gate_stops_before
     assert not (project / "artifacts/gates/g1.json").exists()
     assert (project / "artifacts/registration.json").read_text() == registration
     assert (project / "artifacts/docs/gate-r1/index.html").exists()
+    told = ("The page artifacts/interim/index.html shows", "blip review artifacts/generations/g1", "blip explain KEY --generation")
+    assert all(words in done.stderr for words in told)
+    table = (project / "artifacts/interim/table.txt").read_text()
+    assert "FAILED: GATE@R1" in table and "residual_noise_web_upper" in table and "g0 (baseline)" in table
+    assert "g1 (challenger)" not in table and "DID IT HELP?" not in table, "those are of the generation before"
+    assert (project / "artifacts/report/review-r1.html").exists(), "what people judge on stays"
