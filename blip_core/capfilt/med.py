@@ -158,8 +158,12 @@ class Filter(Protocol):
     def score(self, pictures: list[Any], texts: list[list[list[int]]]) -> PairScores:
         """Of encoded texts[i] against pictures[i]."""
 
+
+class FeatureFilter(Filter, Protocol):
+    """A filter whose `itc` is the cosine of features."""
+
     def image_features(self, pictures: list[Any]) -> Tensor:
-        """Of which `itc` is the cosine: unit length, fp32, a row for each picture."""
+        """Unit length, fp32, a row for each picture."""
 
     def text_features(self, texts: list[list[int]]) -> Tensor:
         """Likewise of encoded texts."""

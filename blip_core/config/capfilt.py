@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from blip_core.config.base import ENGINE, MODELS, THREADS, Config, Engine, Positive, Precision
 
@@ -15,7 +15,7 @@ class SamplerConfig(Config):
     temperature: float = Field(ge=0.001, le=1000, description="nucleus: of the softmax; below 1 is surer, above 1 more diverse")
     beams: Positive
     min_tokens: int = Field(ge=0, description="new tokens, prompt not counted")
-    max_tokens: Positive
+    max_tokens: int = Field(gt=0, le=512, description="new tokens")
     repetition_penalty: float = Field(ge=0.001, le=1000)
 
     @property
@@ -30,8 +30,16 @@ class SamplerConfig(Config):
 class WriterConfig(Config):
     """A captioner and how it writes."""
 
-    captioner: str = Field(description=f"tuned: the round's own; else {MODELS}")
-    prompt: str | None = Field(description="put before each caption, and no part of it; null: the one it was tuned with, if that is known")
+    captioner: str = Field(
+        description=f"tuned: the round's own; else {MODELS}, or the folder of any model that transformers lists for image-text-to-text"
+    )
+    prompt: str | None = Field(
+        description="of a BLIP: put before each caption, and no part of it; null: the one it was tuned with, if that is known. Of another "
+        "model: the instruction or task token; null: to describe the picture in one sentence"
+    )
+    sentences: Literal["all", "first", "split"] = Field(
+        description="all: an answer is one text; first: its first sentence; split: each of its sentences is a candidate of its own"
+    )
     sampler: SamplerConfig
     num_candidates: Positive = Field(description="captions per image")
 
@@ -66,10 +74,18 @@ class ScoreConfig(Config):
     ray: RayConfig
     filters: tuple[str, ...] = Field(
         min_length=1,
-        description=f"tuned: the round's own; else {MODELS}, or a CLIP or SigLIP folder of transformers. The scores of the first stand in "
-        "itm and itc, the others are opinions",
+        description=f"tuned: the round's own; else {MODELS}; a folder of transformers: CLIP and its family, BLIP-2, or a model that "
+        "answers questions; or sieve:CAPTIONER#ENCODER. The scores of the first stand in itm and itc, the others are opinions",
     )
+    question: str = Field(description="what a model that answers questions is asked of each {text}; its score is the log-odds of yes")
     controls_per_image: Positive = Field(description="pairs of each kind, true and false, planted per held-out image")
     batch_size: Positive = Field(description="images at a time")
     precision: Precision
     threads: int = Field(ge=0, description=THREADS)
+
+    @field_validator("question")
+    @classmethod
+    def _asks_of_the_text(cls, question: str) -> str:
+        if question.count("{text}") != 1:
+            raise ValueError(f"expected a question that has {{text}} in it once, got {question!r}")
+        return question

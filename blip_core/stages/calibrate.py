@@ -57,7 +57,7 @@ def calibrate(
     images, found = ShardImages(shards), []
     about: dict[str, dict[str, Any]] = {}
     for name in score_cfg.filters:
-        judge = open_filter(name, filter, precision=score_cfg.precision, fetch=fetch)
+        judge = open_filter(name, filter, question=score_cfg.question, precision=score_cfg.precision, fetch=fetch)
         scores = score_table(judge, pairs, images, batch_size=score_cfg.batch_size)
         calibration, metrics, curve = fit(scores, pairs, cfg, seed=seed)
         found.append(Calibrated(judge.identity, name, calibration, metrics["threshold_for_precision"]))

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blip_core.capfilt.answers import MOST_SENTENCES, parted
 from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.med import Captioner, set_threads
-from blip_core.capfilt.plugins import Fetch, find_model, identify, open_captioner
+from blip_core.capfilt.plugins import Fetch, Place, find_model, identify_captioner, open_captioner
 from blip_core.compute.ahead import read_ahead
 from blip_core.compute.pixels import read_picture
 from blip_core.compute.work import publish, run_folder
@@ -30,11 +31,16 @@ class Crawled(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """A captioner at work; `first` is the number of its first candidate."""
+    """A captioner at work; `first` is the number of its first candidate. Answer i has the numbers from first + i * `numbers` on."""
 
     captioner: Captioner
     cfg: WriterConfig
     first: int
+
+    @property
+    def numbers(self) -> int:
+        """That each answer has for its candidates."""
+        return MOST_SENTENCES if self.cfg.sentences == "split" else 1
 
 
 def caption(
@@ -54,7 +60,7 @@ def caption(
     Those finished before an interruption are kept."""
     require_gate(gate, generation)
     places = {w.captioner: find_model(w.captioner, captioner, fetch) for w in cfg.writers}
-    identities = [identify(places[w.captioner]) for w in cfg.writers]
+    identities = [identify_captioner(places[w.captioner], w.prompt) for w in cfg.writers]
     decides, source = cfg.model_dump(exclude={"engine", "ray"}), content_hash(generation)
     staged = run_folder(work, "caption", cfg=decides, seed=seed, captioners=identities, generation=source, round=round)
     sizes = {path.name: num * len(cfg.writers) for path in table_paths(generation) if (num := num_crawled(path))}
@@ -70,7 +76,7 @@ class CaptionTask:
     generation: Path
     shards: Path
     captioner: Path
-    places: dict[str, Path]
+    places: dict[str, Place]
     round: str
     cfg: CaptionConfig
     seed: int
@@ -97,7 +103,7 @@ def open_writers(cfg: CaptionConfig, tuned: Path, fetch: Fetch | None = None) ->
     for writer in cfg.writers:
         captioner = open_captioner(writer.captioner, tuned, prompt=writer.prompt, precision=cfg.precision, fetch=fetch)
         writers.append(Writer(captioner, writer, first))
-        first += writer.num_candidates
+        first += writer.num_candidates * writers[-1].numbers
     return writers
 
 
@@ -114,9 +120,10 @@ def caption_batch(writer: Writer, batch: list[Crawled], pictures: list[Any], *, 
     numbers = {"seed": seed, "num_candidates": writer.cfg.num_candidates, "first": writer.first}
     captions = writer.captioner.captions(pictures, keys, writer.cfg.sampler, **numbers)
     return [
-        {**image._asdict(), "text": written.text, "truncated": written.truncated, "candidate": writer.first + i}
-        for image, candidates in zip(batch, captions, strict=True)
-        for i, written in enumerate(candidates)
+        {**image._asdict(), "text": written.text, "truncated": written.truncated, "candidate": writer.first + i * writer.numbers + part}
+        for image, answers in zip(batch, captions, strict=True)
+        for i, answer in enumerate(answers)
+        for part, written in enumerate(parted(answer, writer.cfg.sentences))
     ]
 
 

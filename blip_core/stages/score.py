@@ -14,7 +14,7 @@ from blip_core.capfilt.controls import plant
 from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.med import Filter, score_table, set_threads
 from blip_core.capfilt.pair_scores import PairScores, set_opinions
-from blip_core.capfilt.plugins import Fetch, find_model, identify, open_filter
+from blip_core.capfilt.plugins import Fetch, Place, find_model, identify_filter, open_filter
 from blip_core.compute.work import publish, run_folder
 from blip_core.config.capfilt import ScoreConfig
 from blip_core.files.content import hash64
@@ -43,7 +43,8 @@ def score(
     `filter` is the round's own, which `cfg.filters` calls tuned. Tables finished before an interruption are kept.
     """
     places = {name: find_model(name, filter, fetch) for name in cfg.filters}
-    identities, inputs = [identify(places[n]) for n in cfg.filters], [content_hash(f) for f in (generation, captions, heldout)]
+    identities = [identify_filter(places[name], cfg.question) for name in cfg.filters]
+    inputs = [content_hash(folder) for folder in (generation, captions, heldout)]
     decides = cfg.model_dump(exclude={"engine", "ray"})
     staged = run_folder(work, "score", cfg=decides, seed=seed, filters=identities, inputs=inputs)
     task = ScoreTask(generation, captions, shards, heldout, filter, places, cfg, seed)
@@ -62,14 +63,17 @@ class ScoreTask:
     shards: Path
     heldout: Path
     filter: Path
-    places: dict[str, Path]
+    places: dict[str, Place]
     cfg: ScoreConfig
     seed: int
 
     def open(self) -> Callable[[str, Seen], pa.Table]:
         set_threads(self.cfg.threads)
         fetch = self.places.__getitem__
-        filters = [open_filter(name, self.filter, precision=self.cfg.precision, fetch=fetch) for name in self.cfg.filters]
+        filters = [
+            open_filter(name, self.filter, question=self.cfg.question, precision=self.cfg.precision, fetch=fetch)
+            for name in self.cfg.filters
+        ]
         return partial(self._scored, filters, ShardImages(self.shards, at_once=16))
 
     def _scored(self, filters: list[Filter], images: ShardImages, name: str, seen: Seen) -> pa.Table:
