@@ -66,7 +66,8 @@ class Setting:
         torch.manual_seed(SEED)
         side, own = self.model_config().vision.image_size, torch.arange(count, device=self.device)
         pixels = torch.randn(count, 3, side, side, device=self.device)
-        return Batch(pixels, *self.texts(count, TOKENS), prompt_tokens=0, image_ids=own, text_ids=own, step=0, progress=0.5, seed=SEED)
+        ids, mask = self.texts(count, TOKENS)
+        return Batch(pixels=pixels, ids=ids, mask=mask, prompt_tokens=0, image_ids=own, text_ids=own, step=0, progress=0.5, seed=SEED)
 
 
 def numbered(batch: Batch, step: int) -> Batch:

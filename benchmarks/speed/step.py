@@ -46,7 +46,7 @@ def make_batch(tokenizer, step: int, *, image_size: int, batch_size: int) -> Bat
     ids, mask = random_texts(tokenizer, lengths, seed=step)
     pixels = torch.randn(batch_size, 3, image_size, image_size, generator=generator)
     own = torch.arange(batch_size) + step * batch_size
-    return Batch(pixels, ids, mask, prompt_tokens=0, image_ids=own, text_ids=own, step=step, progress=0.5, seed=SEED)
+    return Batch(pixels=pixels, ids=ids, mask=mask, prompt_tokens=0, image_ids=own, text_ids=own, step=step, progress=0.5, seed=SEED)
 
 
 def our_step(model, tokenizer, contrast: ContrastConfig, optim: OptimConfig, batch_size: int) -> tuple[PretrainObjective, Callable]:

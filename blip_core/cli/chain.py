@@ -65,6 +65,9 @@ def _example(stage: str) -> str:
     if "foreach" in body:
         key, item = next(iter(values[body["foreach"].strip("${}")].items()))
         known |= {"key": key} | {f"item.{name}": value for name, value in item.items()}
+    elif "matrix" in body:
+        task, model = next(iter(values["tasks"]), "vqa"), next(iter(values["models"]))
+        known |= {"key": f"{task}-{model}", "item.task": task, "item.model": model}
     flags = body.get("do", body)["cmd"].partition(f" {STAGE} {stage} ")[2]
     return re.sub(r"\$\{([\w.]+)\}", lambda found: known[found[1]], flags)
 
@@ -85,7 +88,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     wanted = inspect.signature(stage).parameters
     flags = {n: getattr(args, n) for n in wanted if n not in INJECTED}
     offered = {
-        "cfg": params.section(args.verb),
+        "cfg": params.task(flags["task"]) if "task" in flags else params.section(args.verb),
         "model_cfg": params.model,
         "assemble_cfg": params.assemble,
         "compare_cfg": params.compare,

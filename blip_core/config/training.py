@@ -141,12 +141,21 @@ def with_shared(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(shared, dict):
         return values
     filled = dict(values)
+    if isinstance(tasks := values.get("tasks"), dict) and isinstance(shared.get("optim"), dict):
+        filled["tasks"] = {name: _with_optim(task, shared["optim"]) for name, task in tasks.items()}
     for part, sections in SHARED.items():
         for name in sections:
             section = filled.get(name)
             if isinstance(shared.get(part), dict) and isinstance(section, dict) and isinstance(section.get(part, {}), dict):
                 filled[name] = {**section, part: laid_over(shared[part], section.get(part, {}))}
     return filled
+
+
+def _with_optim(task: object, optim: dict[str, Any]) -> object:
+    """A task's own optim laid over what the trainings share; a task that trains nothing names none."""
+    if not isinstance(task, dict) or not isinstance(task.get("optim"), dict):
+        return task
+    return {**task, "optim": laid_over(optim, task["optim"])}
 
 
 def shared_place(values: dict[str, Any], place: Place) -> Place:

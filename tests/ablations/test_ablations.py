@@ -130,7 +130,7 @@ def test_further_rounds_share_the_first(tmp_path, arms):
 
 
 def test_no_arm_is_in_the_default_graph():
-    assert not [*ROOT.glob("ablations/**/dvc.yaml")] and "ablations" not in (ROOT / "dvc.yaml").read_text().replace(
+    assert not [*ROOT.glob("ablations/**/dvc.yaml")] and "artifacts/ablations" not in (ROOT / "dvc.yaml").read_text().replace(
         "blip_core/ablations", ""
     )
 

@@ -57,7 +57,9 @@ def test_captioning_loss_with_the_prompt_masked(size, smoothing, tokenizer, tmp_
     labels[:, : prompt_tokens + 1] = -100
     expected = theirs(pixels, first(ids, tokenizer.dec), attention_mask=mask.long(), labels=labels).loss
     same = torch.arange(4)
-    batch = Batch(pixels, ids, mask, prompt_tokens=prompt_tokens, image_ids=same, text_ids=same, step=0, progress=0.0, seed=0)
+    batch = Batch(
+        pixels=pixels, ids=ids, mask=mask, prompt_tokens=prompt_tokens, image_ids=same, text_ids=same, step=0, progress=0.0, seed=0
+    )
     cfg = LanguageConfig(label_smoothing=smoothing, prompt=PROMPT)
     got = language_loss(ours, batch, ours.keys_values(ours.image_tokens(pixels)), cfg.label_smoothing)
     torch.testing.assert_close(got, expected, **CLOSE)

@@ -35,7 +35,17 @@ def batch_of(tokenizer, *, texts=None, images=None, step=0, progress=0.5, prompt
     images = images or list(range(len(texts)))
     pixels = torch.stack([torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(100 + i)) for i in images])
     text_ids = torch.tensor([hash64(t) for t in texts])
-    return Batch(pixels, ids, mask, prompt_tokens, torch.tensor(images), text_ids, step, progress, seed=0)
+    return Batch(
+        pixels=pixels,
+        ids=ids,
+        mask=mask,
+        prompt_tokens=prompt_tokens,
+        image_ids=torch.tensor(images),
+        text_ids=text_ids,
+        step=step,
+        progress=progress,
+        seed=0,
+    )
 
 
 def run_contrast(contrast, model, batch):
