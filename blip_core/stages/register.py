@@ -48,7 +48,7 @@ def register(
     seed: int,
 ) -> str:
     """Register the model that `comparison` is of as `challenger`, and as `champion` when it beats the baselines and, by a paired test,
-    the champion.
+    the champion; returns in words which it is, and why.
 
     With cfg.approval it becomes `candidate` instead, and a person makes it champion. A model that is registered already keeps its
     version. Runs in the project's root, where dvc.lock and git are read.
@@ -79,10 +79,11 @@ def register(
         describe(registry, version.version)
         aliases = registry.aliases()
     champion, number = aliases.get(CHAMPION), str(version.version)
+    standing = next((alias for alias in (CHAMPION, CANDIDATE) if aliases.get(alias) == number), "not champion")
     result = {
         "name": cfg.name,
         "version": int(number),
-        "promoted": champion == number,
+        "promoted": standing == CHAMPION,
         "candidate": aliases.get(CANDIDATE) == number,
         "champion_version": int(champion) if champion else None,
         "reasons": reasons,
@@ -90,7 +91,6 @@ def register(
         "model_hash": identity,
     }
     write_json(result, out)
-    standing = "champion" if result["promoted"] else "candidate" if result["candidate"] else "not champion"
     return f"Version {number} of {cfg.name} is {standing}: {reasons[0]}."
 
 
