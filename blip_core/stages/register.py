@@ -78,20 +78,21 @@ def register(
         reasons = _promote(registry, str(version.version), evaluation, verdict, cfg=cfg, compare_cfg=compare_cfg, seed=seed, by=who(root))
         describe(registry, version.version)
         aliases = registry.aliases()
+    write_json(_standing(version, aliases) | {"reasons": reasons, "model_hash": identity}, out)
+    standing = next((alias for alias in (CHAMPION, CANDIDATE) if aliases.get(alias) == str(version.version)), "not champion")
+    return f"Version {version.version} of {cfg.name} is {standing}: {reasons[0]}."
+
+
+def _standing(version: "ModelVersion", aliases: dict[str, str]) -> dict[str, Any]:
     champion, number = aliases.get(CHAMPION), str(version.version)
-    standing = next((alias for alias in (CHAMPION, CANDIDATE) if aliases.get(alias) == number), "not champion")
-    result = {
-        "name": cfg.name,
+    return {
+        "name": version.name,
         "version": int(number),
-        "promoted": standing == CHAMPION,
+        "promoted": champion == number,
         "candidate": aliases.get(CANDIDATE) == number,
         "champion_version": int(champion) if champion else None,
-        "reasons": reasons,
         "run_id": version.run_id,
-        "model_hash": identity,
     }
-    write_json(result, out)
-    return f"Version {number} of {cfg.name} is {standing}: {reasons[0]}."
 
 
 def _promote(
