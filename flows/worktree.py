@@ -111,12 +111,11 @@ def resolve(root: Path, revision: str | None) -> str:
 
 
 def override(path: Path, params: dict[str, Any]) -> None:
-    """Set values by dotted key in a YAML file; its comments and its form stay. A section that is not there is a ValueError."""
+    """Set values by dotted key in a YAML file; comments and form, which is DVC's, stay. A section that is not there is a ValueError."""
     from ruamel.yaml import YAML
 
     editor = YAML()
     editor.preserve_quotes, editor.width = True, 4096
-    editor.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
     values, expected = editor.load(path), yaml.safe_load(path.read_text())
     for key, value in params.items():
         *parents, last = key.split(".")

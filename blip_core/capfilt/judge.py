@@ -99,6 +99,8 @@ def load_judge(folder: Path, identity: str, *, question: str, precision: str) ->
         raise ValueError(
             f"{fault}expected a decoder that has the picture among its tokens, as of Qwen2-VL or LLaVA; it may do as a captioner"
         )
+    if vlm.opens_thoughts(question):
+        raise ValueError(f"{fault}its template opens a block of thoughts, so an answer does not begin with yes or no; change the template")
     yes, no = (_spellings(vlm, word) for word in ("yes", "no"))
     if not yes or not no:
         raise ValueError(f"{fault}its tokenizer has no token of its own for {'no' if yes else 'yes'}")

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 from blip_core.cli import costs, interim
 from blip_core.cli.verbs import Verbs, read_params
 from blip_core.files.atomic import clear_killed
+from blip_core.files.content import write_json
 from blip_core.runtime.installed import repository_file, require_same_code
 from blip_core.stages import STAGES
 from blip_core.tables.stopped import stopped, write_stopped
 
 if TYPE_CHECKING:
     from blip_core.config.params import Params
+    from blip_core.tracking.runs import StageRun
 
 INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "gate_cfg", "score_cfg", "params", "seed", "work", "log", "fetch", "drawn"}
 STAGE = "stage"  # the verb
@@ -47,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser, stage: str) -> None:
             default = None if required else parameter.default
             parser.add_argument(f"--{name.replace('_', '-')}", type=parameter.annotation, required=required, default=default, help=role)
     parser.add_argument("--after", type=Path, help="a decision; does it say to stop, only placeholders are left")
-    parser.add_argument("--run", help="MLflow run as parent/child; without it nothing is tracked")
+    parser.add_argument("--run", help="its name in MLflow as round/stage; without it nothing is tracked")
     parser.epilog = f"example: %(prog)s {_example(stage)}"
 
 
@@ -62,11 +65,14 @@ def _example(stage: str) -> str:
     if "foreach" in body:
         key, item = next(iter(values[body["foreach"].strip("${}")].items()))
         known |= {"key": key} | {f"item.{name}": value for name, value in item.items()}
+    elif "matrix" in body:
+        task, model = next(iter(values["tasks"]), "vqa"), next(iter(values["models"]))
+        known |= {"key": f"{task}-{model}", "item.task": task, "item.model": model}
     flags = body.get("do", body)["cmd"].partition(f" {STAGE} {stage} ")[2]
     return re.sub(r"\$\{([\w.]+)\}", lambda found: known[found[1]], flags)
 
 
-def _function(stage: str) -> Callable[..., None]:
+def _function(stage: str) -> Callable[..., str | None]:
     return getattr(importlib.import_module(f"blip_core.stages.{stage}"), stage)
 
 
@@ -82,7 +88,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     wanted = inspect.signature(stage).parameters
     flags = {n: getattr(args, n) for n in wanted if n not in INJECTED}
     offered = {
-        "cfg": params.section(args.verb),
+        "cfg": params.task(flags["task"]) if "task" in flags else params.section(args.verb),
         "model_cfg": params.model,
         "assemble_cfg": params.assemble,
         "compare_cfg": params.compare,
@@ -108,20 +114,47 @@ def _run_stage(args: argparse.Namespace) -> None:
         _warn(args.verb, flags, params)
         args.meter.write(args.work, args.verb)
         return
+    from blip_core.tracking.passes import NOTE
     from blip_core.tracking.runs import stage_run
 
     inputs = [v for n, v in flags.items() if isinstance(v, Path) and not n.startswith("out")]
+    began = time.time()
     with stage_run(args.run, stage=args.verb, params=offered["cfg"].model_dump(), inputs=inputs, root=Path.cwd()) as run:
+        run.tag(NOTE, f"{STAGES[args.verb]}.")
         if "log" in wanted:
             injected["log"] = run.log
-        with args.meter.stage(), interim.shown_where_checks_fail(args, flags, params):
-            stage(**flags, **injected)
-        if "out_metrics" in flags:
-            run.log({k: v for k, v in json.loads(flags["out_metrics"].read_text()).items() if isinstance(v, int | float)})
-        if args.verb == "report":  # its figures are what a person looks for in MLflow
-            run.artifact(flags["out"])
+        try:
+            with args.meter.stage(), interim.shown_where_checks_fail(args, flags, params):
+                outcome = stage(**flags, **injected)
+        finally:  # a gate that fails has measured all the same
+            _tell(run, args.verb, {name: path for name, path in flags.items() if name.startswith("out") and _written(path, began)})
+        if outcome:
+            run.tag("outcome", outcome)
     _warn(args.verb, flags, params)
     args.meter.write(args.work, args.run)
+
+
+def _written(path: Path, since: float) -> bool:
+    return path.exists() and path.stat().st_mtime >= since
+
+
+def _tell(run: "StageRun", verb: str, outs: dict[str, Path]) -> None:
+    """Log what the stage has written: its metrics, what the whole pass is judged by, which model it is, and the report."""
+    from blip_core.tracking.passes import NOTE, with_intervals
+
+    if "out_metrics" in outs:
+        points, table = with_intervals(json.loads(outs["out_metrics"].read_text()))
+        run.log(points)
+        if table:
+            run.tag(NOTE, f"{STAGES[verb]}.\n\n{table}")
+    if "out_summary" in outs:
+        run.headline(json.loads(outs["out_summary"].read_text()))
+    if verb == "pretrain" and "out" in outs:  # by this its registered version finds its training
+        from blip_core.weights.checkpoint import model_hash
+
+        run.tag("model_hash", model_hash(outs["out"]))
+    if verb == "report" and "out" in outs:  # its figures are what a person looks for in MLflow
+        run.artifact(outs["out"])
 
 
 def _warn(stage: str, flags: dict[str, Any], params: "Params") -> None:
@@ -146,10 +179,10 @@ def leave_out(argv: list[str]) -> bool:
     if not named_stage(argv):
         return False
     flags = {flag: Path(value) for flag, value in zip(argv[2::2], argv[3::2], strict=False)}
-    inputs, outs = ([path for flag, path in flags.items() if flag.startswith("--out") == out] for out in (False, True))
-    reason = next(filter(None, map(stopped, inputs)), None)
+    outs = {flag: path for flag, path in flags.items() if flag.startswith("--out")}
+    reason = next(filter(None, (stopped(path) for flag, path in flags.items() if flag not in outs)), None)
     if reason and os.environ.get("RANK", "0") == "0":  # of several processes the first one
-        for path in outs:
-            write_stopped(reason, path)
+        for flag, path in outs.items():
+            write_json({}, path) if flag == "--out-summary" else write_stopped(reason, path)  # a table of metrics has no room for reasons
         logging.getLogger("blip_core").info("not run, for the rounds stopped before it: %s", reason)
     return reason is not None

@@ -6,10 +6,13 @@ from pathlib import Path
 from blip_core.cli import generations
 from blip_core.cli.verbs import Verbs, read_params, read_params_or_own
 
+TASK_PICTURES = {"train": 2000, "val": 200, "test": 400}  # of the sample's tasks
+
 
 def add_verbs(verbs: Verbs) -> None:
     sample = verbs.add("sample", _sample, "write the built-in sample data", example="--out data")
     sample.add_argument("--out", type=Path, required=True, help="a new folder")
+    sample.add_argument("--tasks", action="store_true", help="instead, the files of the downstream tasks: docs/tasks.md")
     _add_inspect(verbs)
     summary = "note what lies of ingest.web and ingest.clean in S3 or behind links, so that DVC sees a change"
     listing = verbs.add("list", _list, summary, example="")
@@ -49,9 +52,14 @@ def _add_export(verbs: Verbs) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
+    from blip_core.sample.questions import write_questions
     from blip_core.sample.write import write_sample
 
-    write_sample(args.out, read_params_or_own(args).sample)
+    cfg = read_params_or_own(args).sample
+    if args.tasks:
+        write_questions(args.out / "vqa", seed=cfg.seed, sizes=TASK_PICTURES)
+    else:
+        write_sample(args.out, cfg)
 
 
 def _inspect(args: argparse.Namespace) -> None:

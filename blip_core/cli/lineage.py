@@ -11,7 +11,7 @@ from typing import Any
 from blip_core.cli.verbs import Verbs, read_params
 from blip_core.report.wording import listed
 
-ASIDE = ("artifacts/metrics/", "artifacts/history/")  # outputs that nothing is made from
+ASIDE = ("artifacts/metrics/", "artifacts/summary/", "artifacts/history/", "artifacts/plots/")  # outputs that nothing is made from
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -86,7 +86,7 @@ def _version_lines(found: dict[str, Any]) -> Iterable[str]:
         "filter": found["filter"] or "-",
         "kept": _rule(found),
         "gate": f"{found['gate']['result'] or 'no record'}{f', {len(checks)} checks' if checks else ''}",
-        "run": by["run"] + "".join(f", {run} of {name}" for name, run in found["runs"].items() if name == f"pretrain-{model['model']}"),
+        "run": by["run"] + "".join(f", {run} of {name}" for name, run in found["runs"].items() if name == f"pretrain@{model['model']}"),
         "measured": ", ".join(f"{metric} {value}" for metric, value in found["intervals"].items()),
     }
     yield from (f"  {name:<10} {value}" for name, value in rows.items())

@@ -18,6 +18,7 @@ from blip_core.config.model import ModelConfig
 from blip_core.config.reading import checked, read_values
 from blip_core.config.sample import SampleConfig
 from blip_core.config.selection import AssembleConfig, CalibrateConfig, DescribeConfig, GateConfig
+from blip_core.config.tasks import TaskConfig
 from blip_core.config.training import CaptionerConfig, FilterConfig, PretrainConfig, SharedConfig, shared_place, with_shared
 
 
@@ -67,10 +68,20 @@ class Params(Config):
     compare: CompareConfig
     register_: RegisterConfig = Field(alias="register")
     report: ReportConfig
+    tasks: dict[str, TaskConfig] = Field(
+        {}, description="downstream tasks by name; the files of task NAME lie in tasks/NAME (docs/tasks.md)"
+    )
+
+    def task(self, name: str) -> TaskConfig:
+        """The settings of one task. ValueError when there is none of that name."""
+        if name not in self.tasks:
+            raise ValueError(f"no task {name!r} in the section tasks; it has {', '.join(self.tasks) or 'none'}")
+        return self.tasks[name]
 
     def section(self, stage: str) -> Any:
-        """The settings of one stage, by its name; each has a class of its own."""
-        return getattr(self, {"validate": "validate_", "register": "register_"}.get(stage, stage))
+        """The settings of one stage, by its name; each has a class of its own, and the stages of tasks have those of all tasks."""
+        names = {"validate": "validate_", "register": "register_", "tune_task": "tasks", "evaluate_task": "tasks"}
+        return getattr(self, names.get(stage, stage))
 
     @model_validator(mode="before")
     @classmethod

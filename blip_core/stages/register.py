@@ -21,6 +21,7 @@ from blip_core.serving.options import CALIBRATION, choose, defaults, packed_sett
 from blip_core.stages.compare import evaluation_hash, paired_comparison
 from blip_core.tables.gates import require_gate
 from blip_core.tracking.champion import CANDIDATE, CHALLENGER, CHAMPION, TEST, crown, describe, withdrawn
+from blip_core.tracking.passes import with_intervals
 from blip_core.tracking.provenance import provenance, read_lock, stale, who
 from blip_core.tracking.registry import Registry, open_registry
 from blip_core.weights.checkpoint import model_hash
@@ -45,7 +46,7 @@ def register(
     compare_cfg: CompareConfig,
     params: Params,
     seed: int,
-) -> None:
+) -> str:
     """Register the model that `comparison` is of as `challenger`, and as `champion` when it beats the baselines and, by a paired test,
     the champion.
 
@@ -75,6 +76,7 @@ def register(
         _record(registry, version, evaluation, measured, verdict)
         registry.point(CHALLENGER, version)
         reasons = _promote(registry, str(version.version), evaluation, verdict, cfg=cfg, compare_cfg=compare_cfg, seed=seed, by=who(root))
+        describe(registry, version.version)
         aliases = registry.aliases()
     champion, number = aliases.get(CHAMPION), str(version.version)
     result = {
@@ -88,6 +90,8 @@ def register(
         "model_hash": identity,
     }
     write_json(result, out)
+    standing = "champion" if result["promoted"] else "candidate" if result["candidate"] else "not champion"
+    return f"Version {number} of {cfg.name} is {standing}: {reasons[0]}."
 
 
 def _promote(
@@ -227,7 +231,7 @@ def _record(registry: Registry, version: "ModelVersion", evaluation: Path, measu
     tests = {name: brief(metrics) for name, metrics in verdict.get("baselines", {}).items()}
     tags = {"better": "yes" if verdict.get("better") is True else "no", **{f"metric.{m}": text for m, text in shown.items()}}
     tags |= {"reasons": json.dumps(verdict.get("reasons", [])), "baseline_tests": json.dumps(tests)}
-    registry.record(version, evaluation=evaluation, metrics=metrics)
+    registry.record(version, evaluation=evaluation, metrics=with_intervals(metrics)[0])
     registry.tag(version, {**tags, "evaluation_hash": known.hexdigest()})
     describe(registry, version.version)
 

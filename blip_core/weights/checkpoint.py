@@ -28,8 +28,11 @@ log = logging.getLogger(__name__)
 def new_model(cfg: ModelConfig, tokenizer: Tokenizer, *, seed: int) -> Blip:
     """A model with random weights drawn from the seed."""
     torch.manual_seed(seed)
-    special = SpecialTokens(tokenizer.size, tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.dec, tokenizer.enc)
-    return Blip(cfg, special)
+    return Blip(cfg, special_tokens(tokenizer))
+
+
+def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
+    return SpecialTokens(tokenizer.size, tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.dec, tokenizer.enc)
 
 
 def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts: Any) -> None:

@@ -69,6 +69,16 @@ def blip_layout(keys: Iterable[str], *, vision_depth: int, text_depth: int) -> L
     return Layout(required, copies, left_out)
 
 
+def vqa_layout(keys: Iterable[str], *, vision_depth: int, text_depth: int) -> Layout:
+    """Of a question answering BLIP, transformers' BlipForQuestionAnswering or the authors' BLIP_VQA: two text stacks of their own."""
+    authors = "visual_encoder.cls_token" in set(keys)
+    head = "text_decoder.cls.predictions."
+    required = list(timm_vision("visual_encoder.", vision_depth) if authors else huggingface_vision(vision_depth))
+    required += text_stack("text_encoder.", text_depth, attention="encoder_attention", med="question")
+    required += [*text_stack("text_decoder.bert.", text_depth, attention="decoder_attention"), *language_head(head)]
+    return Layout(required, list(tied_output(head)), (POSITION_IDS, *(AUTHORS_LEFT_OUT if authors else ())))
+
+
 def bert_layout(keys: Iterable[str], *, depth: int) -> Layout:
     """Of transformers' BertModel, BertForMaskedLM or BertForPreTraining: both self-attentions of our blocks get BERT's."""
     keys = set(keys)
@@ -128,13 +138,13 @@ def _vision(
     yield from _linear("vit.norm", f"{prefix}{norm}")
 
 
-def text_stack(prefix: str, depth: int, *, attention: str, cross: bool = True) -> Iterator[Pair]:
-    """A BERT: its self-attention becomes `attention` of our blocks; everything else is what all roles share."""
-    yield "med.tokens.weight", (f"{prefix}embeddings.word_embeddings.weight",)
-    yield "med.positions.weight", (f"{prefix}embeddings.position_embeddings.weight",)
-    yield from _linear("med.embedding_norm", f"{prefix}embeddings.LayerNorm")
+def text_stack(prefix: str, depth: int, *, attention: str, cross: bool = True, med: str = "med") -> Iterator[Pair]:
+    """A BERT: its self-attention becomes `attention` of the blocks of our `med`; everything else is what all roles share."""
+    yield f"{med}.tokens.weight", (f"{prefix}embeddings.word_embeddings.weight",)
+    yield f"{med}.positions.weight", (f"{prefix}embeddings.position_embeddings.weight",)
+    yield from _linear(f"{med}.embedding_norm", f"{prefix}embeddings.LayerNorm")
     for i in range(depth):
-        ours, theirs = f"med.blocks.{i}", f"{prefix}encoder.layer.{i}"
+        ours, theirs = f"{med}.blocks.{i}", f"{prefix}encoder.layer.{i}"
         yield from _linear(f"{ours}.{attention}.qkv", *(f"{theirs}.attention.self.{n}" for n in ("query", "key", "value")))
         yield from _linear(f"{ours}.{attention}.out", f"{theirs}.attention.output.dense")
         yield from _linear(f"{ours}.{attention}.norm", f"{theirs}.attention.output.LayerNorm")

@@ -3,6 +3,7 @@ demo's page is asked the same in tests/demo/test_demo.py, where its server runs.
 
 Needs Chromium and its driver (Debian: chromium, chromium-driver); without them these tests skip."""
 
+import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,8 +18,10 @@ from blip_core.checks.expectations import check
 from blip_core.sample.write import write_sample
 from tests.report.test_interim import draw
 from tests.report.test_report import build, run
-from tests.support.browser import NARROW, NoBrowser, asked_elsewhere, assert_stands_alone, start_browser, sticks_out
+from tests.support.browser import NARROW, NoBrowser, asked_elsewhere, assert_stands_alone, start_browser, sticks_out, until
 from tests.support.small import sample_config
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,22 @@ def test_data_docs_stand_alone(driver, tmp_path):
     check(suites, docs=Docs(tmp_path / "gate-r1", "Gate of g1", "0" * 64, notes=["n" * 300]))
     for page in (tmp_path / "index.html", tmp_path / "gate-r1/index.html"):
         assert_stands_alone(driver, page.as_uri())
+
+
+def test_the_plots_of_dvc_are_drawn_without_another_host(driver, tmp_path):
+    """DVC's own page takes the scripts that draw from one."""
+    from dvc.cli import main as dvc
+
+    (tmp_path / ".dvc").mkdir()
+    for name in (".dvc/config", ".dvc/plots.html"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "losses.csv").write_text("step,loss\n1,3.0\n2,1.0\n")
+    (tmp_path / "dvc.yaml").write_text("plots:\n  - losses:\n      x: step\n      y: {losses.csv: loss}\n")
+    (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    assert dvc(["plots", "show", "--cd", str(tmp_path), "--quiet"]) == 0
+    driver.get((tmp_path / "dvc_plots/index.html").as_uri())
+    assert until(lambda: driver.find_elements("css selector", "#losses canvas, #losses svg, .vega-embed canvas"))
+    assert asked_elsewhere(driver) == []
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,7 @@ class World:
         self.root, self.rule = root, config(max_share=0.9)
         self.generation, self.scores = root / "g1", root / "scores"
         self.gate, self.metrics, self.docs = root / "gates" / "g1.json", root / "metrics.json", root / "docs" / "gate-r1"
+        self.summary, self.curve, self.histogram = root / "summary.json", root / "curve.csv", root / "histogram.csv"
         self.controls = planted({"true": 0.6, "mismatched": 0.0, "crawled": 0.0, "perturbed": 0.04})
         self.candidates = [
             candidate
@@ -78,7 +79,7 @@ class World:
 
     def run(self, rule: AssembleConfig | None = None, **changes) -> dict:
         cfg = GateConfig(**(LIMITS | changes))
-        outs = (self.gate, self.metrics, self.docs)
+        outs = (self.gate, self.metrics, self.docs, self.summary, self.curve, self.histogram)
         gate(self.generation, self.scores, as_it_stands(self.root), self.root / "shards", *outs, cfg=cfg, assemble_cfg=rule or self.rule)
         return json.loads(self.gate.read_text())
 
@@ -327,7 +328,7 @@ def test_another_calibration_than_the_generation_was_chosen_by_fails(world):
     world.assemble()
     other = [Calibrated("f", "tuned", Calibration(itm_logit=0.5, itc=0.0, bias=0.0), None)]
     write_calibrations(other, world.root / "calibration.json", facts={})
-    cfg, outs = GateConfig(**LIMITS), (world.gate, world.metrics, world.docs)
+    cfg, outs = GateConfig(**LIMITS), (world.gate, world.metrics, world.docs, world.summary, world.curve, world.histogram)
     with pytest.raises(ValueError, match=r"calibration\.json: missing, or not what the generation was chosen by"):
         gate(
             world.generation, world.scores, world.root / "calibration.json", world.root / "shards", *outs, cfg=cfg, assemble_cfg=world.rule
