@@ -4,6 +4,7 @@ tuned                      the round's own
 a folder or .pth file      a BLIP, ours or a public one (weights/load.py), or what `kinds` opens by the model_type of its config.json
 models:/blip/3             a version of the registry, or an alias as models:/blip@champion; DVC can't see that an alias has moved on
 sieve:CAPTIONER#ENCODER    a filter of two folders (sieve.py)
+openai:URL#MODEL           a model that a server has (endpoint.py)
 """
 
 import functools
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from blip_core.capfilt.blip2 import load_blip2
 from blip_core.capfilt.clip import contrastive_types, load_clip
+from blip_core.capfilt.endpoint import identify_endpoint, open_endpoint_captioner, open_endpoint_judge
 from blip_core.capfilt.judge import load_judge
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
 from blip_core.capfilt.sieve import SieveFilter, load_encoder
@@ -139,7 +141,10 @@ def _open_judge(path: Path, identity: str, *, precision: str, **_: Any) -> Filte
 
 
 BLIP = Kind(_open_writer, _open_judge)
-SCHEMES = {"sieve": Scheme(Kind(filter=_open_sieve), _identify_sieve)}
+SCHEMES = {
+    "sieve": Scheme(Kind(filter=_open_sieve), _identify_sieve),
+    "openai": Scheme(Kind(open_endpoint_captioner, open_endpoint_judge, asks=True), identify_endpoint),
+}
 
 
 def open_blip(path: Path, *, precision: str, vocab: Path | None = None, image_size: int | None = None) -> tuple[MedCaptioner, MedFilter]:

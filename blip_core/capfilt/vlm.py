@@ -21,7 +21,7 @@ from blip_core.config.capfilt import SamplerConfig
 from blip_core.weights.load import read_config
 
 _LONGEST, _STEP = 448, 112  # pixels; multiples of the patches of all families, 28 pixels and less
-_INSTRUCTION = "Describe the image in one sentence."
+INSTRUCTION = "Describe the image in one sentence."
 # of models that were not taught to follow instructions: what they were taught to caption by
 _PROMPTS = {"florence2": "<CAPTION>", "paligemma": "caption en", "git": "", "blip-2": "", "kosmos-2": "An image of", "pix2struct": ""}
 
@@ -143,7 +143,7 @@ def snapped(picture: np.ndarray) -> np.ndarray:
 def load_vlm_captioner(folder: Path, identity: str, *, prompt: str | None, precision: str) -> VlmCaptioner:
     """ValueError when transformers can't read the folder."""
     vlm = load_vlm(folder, precision=precision)
-    return VlmCaptioner(vlm, identity, _PROMPTS.get(vlm.kind, _INSTRUCTION) if prompt is None else prompt)
+    return VlmCaptioner(vlm, identity, _PROMPTS.get(vlm.kind, INSTRUCTION) if prompt is None else prompt)
 
 
 def load_vlm(folder: Path, *, precision: str) -> Vlm:

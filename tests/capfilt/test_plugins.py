@@ -12,10 +12,10 @@ import pytest
 import simplejpeg
 import torch
 
-from blip_core.capfilt.med import score_table
 from blip_core.capfilt.pair_scores import opinions
 from blip_core.capfilt.plugins import identify, identify_captioner, open_captioner
 from blip_core.capfilt.plugins import open_filter as open_any_filter
+from blip_core.capfilt.scoring import score_table
 from blip_core.selection.calibration import read_calibrations
 from blip_core.stages.assemble import assemble
 from blip_core.stages.calibrate import calibrate
@@ -180,7 +180,9 @@ def test_a_round_with_two_captioners_and_an_ensemble_of_filters(ingested, params
     score(tmp_path / "filter", g0, tmp_path / "captions", shards, heldout, tmp_path / "scores", cfg=score_cfg, **options)
     (tmp_path / "labels").mkdir()
     outs = (tmp_path / "calibration.json", tmp_path / "calibration-metrics.json")
-    calibrate(tmp_path / "filter", shards, heldout, tmp_path / "labels", *outs, cfg=params.calibrate, score_cfg=score_cfg, seed=3)
+    calibrate(
+        tmp_path / "filter", shards, heldout, tmp_path / "labels", *outs, cfg=params.calibrate, score_cfg=score_cfg, seed=3, work=tmp_path
+    )
     assert [c.name for c in read_calibrations(outs[0]).values()] == ["tuned", str(judges), str(clip)]
     for votes in (1, 2, 3):
         rule = params.assemble.model_copy(update={"votes": votes, "threshold": {"web": 0.5, "synthetic": 0.5}})
