@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads
 os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
 os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "600")
 os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "300")
+os.environ.pop("OPENAI_API_KEY", None)  # a server of the tests gets none but theirs
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program that a test starts compiles the project anew
 
 

@@ -23,7 +23,8 @@ from side_by_side import ROOT, SIZES, alternate, build, compared, random_texts, 
 from blip_core.config.params import load_params
 from blip_core.config.training import ContrastConfig, OptimConfig
 from blip_core.training.loop import _train_step, learning_rate, make_optimizer, parallel, parameter_groups
-from blip_core.training.objectives import Batch, PretrainObjective, _draws
+from blip_core.training.objectives import PretrainObjective, _draws
+from blip_core.training.step import Batch
 
 SEED = 0
 Step = Callable[[int], dict[str, float]]  # number of the step to losses

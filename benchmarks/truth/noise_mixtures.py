@@ -66,7 +66,8 @@ class World:
         params = load_params(artifacts.resolve().parent / "params.yaml")
         self.confidence, self.batch_size = params.gate.confidence, params.score.batch_size
         self.artifacts, self.images = artifacts, ShardImages(artifacts / "shards", at_once=16)
-        self.filter = open_filter(params.score.filters[0], artifacts / "rounds/r1/filter", precision=params.score.precision, fetch=None)
+        options = {"question": params.score.question, "precision": params.score.precision, "fetch": None}
+        self.filter = open_filter(params.score.filters[0], artifacts / "rounds/r1/filter", **options)
         self.calibrations = read_calibrations(artifacts / "rounds/r1/calibration.json")
         truth = load_truth(data)
         if truth is None:

@@ -11,8 +11,9 @@ import numpy as np
 from blip_core.api.capfilt import Match, SamplerOptions, each_caption, rows_of, scores_of, writer
 from blip_core.api.pictures import Picture, is_picture, read_pictures, require_read
 from blip_core.capfilt.clip import is_clip, load_clip
-from blip_core.capfilt.med import Captioner, Filter, MedCaptioner
+from blip_core.capfilt.med import Captioner, FeatureFilter, MedCaptioner
 from blip_core.capfilt.plugins import identify, open_blip, open_captioner
+from blip_core.capfilt.vlm import VlmCaptioner
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
 from blip_core.selection.calibration import Calibration
 from blip_core.serving.service import calibration_of
@@ -34,7 +35,7 @@ class Model:
 
     source: str
     captioner: Captioner | None = field(repr=False)
-    filter: Filter | None = field(repr=False)
+    filter: FeatureFilter | None = field(repr=False)
     calibration: Calibration | None = field(repr=False, default=None)
 
     def caption(self, image: Picture, *, prompt: str | None = None, seed: int = 0, **options: Unpack[SamplerOptions]) -> str:
@@ -69,7 +70,8 @@ class Model:
             sampler: beam, the most probable caption, as the paper evaluates; or nucleus, more diverse, as its CapFilt writes
                 (section 4.3).
             num_candidates: Captions of each picture; of a beam search at most `beams`.
-            prompt: Put before each caption, and no part of it. None is the one that the model was tuned with, as far as it is known.
+            prompt: Of a BLIP what stands before each caption, and is no part of it; None is the one that it was tuned with, as far as it is
+                known. Of a vision-language model the instruction; None asks for one sentence.
             seed: Of what nucleus draws; 0 or more.
             batch_size: Pictures at a time.
             **options: See `SamplerOptions`.
@@ -139,11 +141,11 @@ class Model:
             raise ValueError(f"{self.source}: can't write captions, for it has no decoder; load a BLIP that has one")
         if prompt is None:
             return self.captioner
-        if not isinstance(self.captioner, MedCaptioner):
-            raise ValueError(f"{self.source}: takes no prompt, which is for a BLIP; leave it out")
+        if not isinstance(self.captioner, MedCaptioner | VlmCaptioner):
+            raise ValueError(f"{self.source}: takes no prompt; leave it out")
         return replace(self.captioner, prompt=prompt)
 
-    def judging(self) -> Filter:
+    def judging(self) -> FeatureFilter:
         """The filter. ValueError when the model can't judge."""
         if self.filter is None:
             raise ValueError(f"{self.source}: can't judge texts; load a BLIP with the heads of ITM and ITC, a CLIP or a SigLIP")
@@ -163,8 +165,9 @@ def load(
     It goes to the GPU of this process where there is one; `CUDA_VISIBLE_DEVICES` says which, and "" says the CPU.
 
     Args:
-        source: A model folder of a chain, as `artifacts/models/g1`; a BLIP, CLIP or SigLIP folder as transformers' `save_pretrained`
-            writes it; a `.pth` file of BLIP's authors; or `models:/NAME/VERSION` or `models:/NAME@ALIAS` in MLflow's registry.
+        source: A model folder of a chain, as `artifacts/models/g1`; a BLIP, CLIP, SigLIP or vision-language folder as transformers'
+            `save_pretrained` writes it; a `.pth` file of BLIP's authors; or `models:/NAME/VERSION` or `models:/NAME@ALIAS` in MLflow's
+            registry.
         vocab: The vocab.txt of a public BLIP, where it is not beside the weights.
         image_size: Of a public BLIP: another side of the pictures, in pixels; its position embeddings are resized.
         precision: What it computes in. auto is bf16 where the device has instructions for it, else fp32.

@@ -1,8 +1,10 @@
-"""CLIP and SigLIP folders of transformers as filters: their cosine is the score that BLIP-2 ranked captions by (section 4.1 there).
+"""CLIP and its family as filters, SigLIP, ALIGN, MetaCLIP 2, Chinese-CLIP and what else has two towers in transformers: their cosine is the
+score that BLIP-2 ranked captions by (section 4.1 there).
 
 They have no ITM head, so `itm` stays empty. transformers reads the weights, the tokenizer and how a picture is to be prepared.
 """
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,25 +13,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blip_core.capfilt.folders import FAULTS, LOCAL, read_model, read_tokenizer
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
 from blip_core.compute.precision import autocast
 from blip_core.weights.load import read_config
 
-TYPES = ("clip", "siglip", "siglip2")
+_BERT, _SHORT = 512, 64  # a tower that was a BERT has so many positions, and has learnt of pictures by the first alone
+_OTHERS = ("blip", "blip-2", "videoprism")  # BLIPs have files of their own; VideoPrism takes no picture
+
+
+@functools.cache
+def contrastive_types() -> tuple[str, ...]:
+    """Each model_type that transformers lists for zero-shot image classification, but for those that are other models."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES as LISTED
+
+    return tuple(kind for kind in LISTED if kind not in _OTHERS)
 
 
 def is_clip(path: Path) -> bool:
     """Whether a folder says that it holds one. ValueError when its config.json can't be read."""
-    return path.is_dir() and read_config(path).get("model_type") in TYPES
+    kind = read_config(path).get("model_type") if path.is_dir() else None
+    return kind not in (None, *_OTHERS) and kind in contrastive_types()
 
 
 @dataclass(frozen=True)
 class ClipFilter:
     """Scores texts by the cosine of the two towers."""
 
-    model: Any  # CLIPModel, SiglipModel or Siglip2Model
+    model: Any  # CLIPModel or one of its family
     tokenizer: Any
     images: Any  # the image processor
     identity: str
@@ -73,27 +86,15 @@ def load_clip(folder: Path, identity: str, *, precision: str) -> ClipFilter:
     """ValueError when transformers can't read the folder."""
     from transformers import AutoImageProcessor, AutoModel
 
-    local = {"local_files_only": True}
+    kind = read_config(folder)["model_type"]
     try:
-        model = AutoModel.from_pretrained(folder, **local).eval().to(device())
-        tokenizer, images = _tokenizer(folder), AutoImageProcessor.from_pretrained(folder, **local)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as e:
-        raise ValueError(f"{folder}: transformers can't read this as a CLIP or SigLIP folder with its processor ({e})") from None
-    text = model.config.text_config
-    fixed = model.config.model_type != "clip"
-    return ClipFilter(model, tokenizer, images, identity, text.max_position_embeddings, fixed, precision)
-
-
-def _tokenizer(folder: Path) -> Any:
-    """SigLIP's own class wants the package sentencepiece; where that is missing, tokenizer.json says the same."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except ImportError:
-        if not (folder / "tokenizer.json").exists():
-            raise ValueError("its tokenizer needs the package sentencepiece, or a tokenizer.json in the folder") from None
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        model = read_model(AutoModel, folder, precision="fp32")
+        tokenizer, images = read_tokenizer(folder), AutoImageProcessor.from_pretrained(folder, **LOCAL)
+    except FAULTS as e:
+        raise ValueError(f"{folder}: transformers can't read this as a {kind} with its processor ({e})") from None
+    positions = model.config.text_config.max_position_embeddings
+    most = positions if positions < _BERT else _SHORT
+    return ClipFilter(model, tokenizer, images, identity, most, kind in ("siglip", "siglip2"), precision)
 
 
 def _unit(features: Any) -> Tensor:

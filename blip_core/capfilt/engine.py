@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from blip_core.compute.work import IDENTITY
+from blip_core.compute.work import IDENTITY, Halt
 from blip_core.config.capfilt import CaptionConfig, RayConfig, ScoreConfig
 from blip_core.runtime.cores import available_cores
 from blip_core.runtime.progress import Progress
@@ -56,6 +56,7 @@ class Done:
     fault: str = ""  # with the shard
     crash: str = ""  # of anything else: a traceback
     where: str = ""
+    halts: bool = False  # every other table would fail too
 
 
 Outcomes = Generator[Done, None, None]
@@ -79,7 +80,7 @@ def make_tables(task: Task, sizes: dict[str, int], staged: Path, *, cfg: Caption
             done += sizes[outcome.name]
             if done != progress.done:
                 progress.update(done)
-            if sum(bool(f.crash) for f in failed) == _MOST_CRASHES:
+            if outcome.halts or sum(bool(f.crash) for f in failed) == _MOST_CRASHES:
                 break
     _require_made(todo, failed, staged, name)
 
@@ -119,7 +120,7 @@ def _attempt(make: Callable[[str, Seen], pa.Table], name: str, staged: Path, see
     try:
         write_table(make(name, _Sum(seen)), staged / name)
     except ValueError as e:
-        return Done(name, fault=str(e))
+        return Done(name, fault=str(e), halts=isinstance(e, Halt))
     return Done(name)
 
 
@@ -155,7 +156,7 @@ class _Worker:
             done = _attempt(self.make, row["name"], self.staged, lambda _: None)
         except Exception:  # noqa: BLE001  # a row of its own: Ray would end the whole job
             done = Done(row["name"], crash=f"on {self.where}:\n{traceback.format_exc()}")
-        return {"name": done.name, "fault": done.fault, "crash": done.crash, "where": self.where}
+        return {"name": done.name, "fault": done.fault, "crash": done.crash, "halts": done.halts, "where": self.where}
 
 
 def _on_ray(task: Task, todo: list[str], staged: Path, cfg: RayConfig) -> Outcomes:

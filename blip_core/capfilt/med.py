@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from blip_core.capfilt.pair_scores import PairScores
-from blip_core.compute.ahead import read_ahead
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
-from blip_core.compute.pixels import load_pixels, read_picture, resized
+from blip_core.compute.pixels import load_pixels, resized
 from blip_core.compute.precision import autocast
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.files.content import hash64
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search, nucleus
-from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
 
 
@@ -152,16 +149,20 @@ class Filter(Protocol):
     def prepare(self, picture: np.ndarray) -> Any:
         """What `score` takes of a uint8 H x W x 3 picture; called in threads."""
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Token ids, special ones included."""
+    def encode(self, texts: list[str]) -> list[Any]:
+        """What `score` takes of texts: token ids, special ones included, or the text itself."""
 
-    def score(self, pictures: list[Any], texts: list[list[list[int]]]) -> PairScores:
+    def score(self, pictures: list[Any], texts: list[list[Any]]) -> PairScores:
         """Of encoded texts[i] against pictures[i]."""
 
-    def image_features(self, pictures: list[Any]) -> Tensor:
-        """Of which `itc` is the cosine: unit length, fp32, a row for each picture."""
 
-    def text_features(self, texts: list[list[int]]) -> Tensor:
+class FeatureFilter(Filter, Protocol):
+    """A filter whose `itc` is the cosine of features."""
+
+    def image_features(self, pictures: list[Any]) -> Tensor:
+        """Unit length, fp32, a row for each picture."""
+
+    def text_features(self, texts: list[Any]) -> Tensor:
         """Likewise of encoded texts."""
 
 
@@ -209,20 +210,3 @@ class MedFilter:
 
     def text_features(self, texts: list[list[int]]) -> Tensor:
         return text_features(self.model, texts, precision=self.precision)
-
-
-def score_table(judge: Filter, table: pa.Table, images: ShardImages, *, batch_size: int) -> PairScores:
-    """Scores of all rows of a table with the columns shard, key and text; each image is encoded once."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for row, image in enumerate(zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True)):
-        groups.setdefault(image, []).append(row)
-    texts = judge.encode(table["text"].to_pylist())
-    itm_logit, itc = np.empty(table.num_rows), np.empty(table.num_rows)
-    # images with equally many texts and texts of one length go together, which keeps the padding small
-    ordered = sorted(groups.items(), key=lambda item: (len(item[1]), max(len(texts[r]) for r in item[1])))
-    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    for batch, pictures in read_ahead(lambda group: judge.prepare(read_picture(images, *group[0])), batches):
-        rows = np.concatenate([rows for _, rows in batch])
-        scores = judge.score(pictures, [[texts[r] for r in rows] for _, rows in batch])
-        itm_logit[rows], itc[rows] = scores.itm_logit, scores.itc
-    return PairScores(itm_logit, itc)

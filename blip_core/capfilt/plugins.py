@@ -1,18 +1,26 @@
 """Captioners and filters by name, as params.yaml has them in `caption.writers` and `score.filters`.
 
-tuned                    the round's own
-a folder or .pth file    a BLIP, ours or a public one (weights/load.py); a CLIP or SigLIP folder as a filter (clip.py)
-models:/blip/3           a version of the registry, or an alias as models:/blip@champion; DVC can't see that an alias has moved on
+tuned                      the round's own
+a folder or .pth file      a BLIP, ours or a public one (weights/load.py), or what `kinds` opens by the model_type of its config.json
+models:/blip/3             a version of the registry, or an alias as models:/blip@champion; DVC can't see that an alias has moved on
+sieve:CAPTIONER#ENCODER    a filter of two folders (sieve.py)
+openai:URL#MODEL           a model that a server has (endpoint.py)
 """
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from blip_core.capfilt.clip import is_clip, load_clip
+from blip_core.capfilt.blip2 import load_blip2
+from blip_core.capfilt.clip import contrastive_types, load_clip
+from blip_core.capfilt.endpoint import identify_endpoint, open_endpoint_captioner, open_endpoint_judge
+from blip_core.capfilt.judge import load_judge
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
+from blip_core.capfilt.sieve import SieveFilter, load_encoder
+from blip_core.capfilt.vlm import load_vlm_captioner
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
 from blip_core.files.content import sha256_file
@@ -23,25 +31,120 @@ from blip_core.weights.load import load_pretrained, read_config
 
 T = TypeVar("T")
 TUNED = "tuned"
-Fetch = Callable[[str], Path]  # models:/NAME/VERSION to the folder where it lies now
+Place = Path | str  # a folder or file; or the name itself, where a scheme as sieve: says what it is
+Fetch = Callable[[str], Place]  # models:/NAME/VERSION to the folder where it lies now
+_DECIDES = (".json", ".txt", ".safetensors", ".bin", ".model", ".jinja")  # also of adapters, processors and pooling in folders below
 _LONGEST = 40  # tokens of a text, where nothing says what a public filter was tuned with: more than the paper's 35
+
+
+class Kind(NamedTuple):
+    """What opens folders of a model_type, in either role; None where it has none."""
+
+    captioner: Callable[..., Captioner] | None = None  # of (place, identity, prompt=, precision=)
+    filter: Callable[..., Filter] | None = None  # of (place, identity, question=, precision=)
+    asks: bool = False  # the filter's scores change with the question
+
+
+class Scheme(NamedTuple):
+    """What a name SCHEME:REST opens."""
+
+    kind: Kind
+    identify: Callable[[str], str]  # of the whole name
+
+
+@functools.cache
+def kinds() -> dict[str, Kind]:
+    """By model_type, beside our own and public BLIPs. What transformers lists is open, so a new family needs no code."""
+    from transformers.models.auto import modeling_auto as known
+
+    answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge, asks=True))
+    contrastive = dict.fromkeys(contrastive_types(), Kind(filter=_open_clip))
+    own = {"blip": BLIP, "blip-2": Kind(load_vlm_captioner, _open_blip2)}
+    return answering | contrastive | own
 
 
 def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str, fetch: Fetch | None) -> Captioner:
     """ValueError when there is no such model, or it can't write."""
-    captioner, _ = open_blip(find_model(name, tuned, fetch), precision=precision)
-    _require(captioner.model, CAPTIONING, f"{name}: can't write captions, as BlipForConditionalGeneration can")
-    return captioner if prompt is None else replace(captioner, prompt=prompt)
+    path = find_model(name, tuned, fetch)
+    kind = kind_of(path)
+    if kind.captioner is None:
+        raise ValueError(f"{_found(path)}, which can't write; expected a BLIP, or a model that transformers lists for image-text-to-text")
+    return kind.captioner(path, identify_captioner(path, prompt), prompt=prompt, precision=precision)
 
 
-def open_filter(name: str, tuned: Path, *, precision: str, fetch: Fetch | None) -> Filter:
+def open_filter(name: str, tuned: Path, *, question: str, precision: str, fetch: Fetch | None) -> Filter:
     """ValueError when there is no such model, or it can't score."""
     path = find_model(name, tuned, fetch)
-    if is_clip(path):
-        return load_clip(path, identify(path), precision=precision)
-    _, judge = open_blip(path, precision=precision)
-    _require(judge.model, RETRIEVAL, f"{name}: can't judge texts, as BlipForImageTextRetrieval can")
+    kind = kind_of(path)
+    if kind.filter is None:
+        lists = "image-text-to-text or zero-shot image classification"
+        raise ValueError(f"{_found(path)}, which can't judge; expected a BLIP, or a model that transformers lists for {lists}")
+    return kind.filter(path, identify_filter(path, question), question=question, precision=precision)
+
+
+def kind_of(path: Place) -> Kind:
+    """ValueError when a folder has no config.json, or its model wants code of its own."""
+    if isinstance(path, str):
+        return SCHEMES[_scheme(path)].kind
+    config = {"model_type": "blip"} if path.is_file() else read_config(path)
+    if "model" in config or config.get("model_type") == "blip":
+        return BLIP
+    kind = kinds().get(str(config.get("model_type")), Kind())
+    if kind == Kind() and "auto_map" in config:
+        raise ValueError(
+            f"{_found(path)} and wants code of its own (auto_map), which is never run; expected a model that transformers knows"
+        )
+    return kind
+
+
+def _found(path: Place) -> str:
+    if isinstance(path, str):
+        return path
+    return f"{path / 'config.json'}: model_type is {read_config(path).get('model_type')!r}"
+
+
+def _open_writer(path: Path, identity: str, *, prompt: str | None, precision: str) -> Captioner:
+    captioner = open_blip(path, precision=precision)[0]
+    _require(captioner.model, CAPTIONING, f"{path}: can't write captions, as BlipForConditionalGeneration can")
+    return captioner if prompt is None else replace(captioner, prompt=prompt, identity=identity)
+
+
+def _open_clip(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
+    return load_clip(path, identity, precision=precision)
+
+
+def _open_blip2(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
+    return load_blip2(path, identity, precision=precision)
+
+
+def _open_sieve(name: str, identity: str, *, precision: str, **_: Any) -> Filter:
+    captioner, encoder = _sieve_parts(name)
+    writes = open_captioner(str(captioner), captioner, prompt=None, precision=precision, fetch=None)
+    return SieveFilter(writes, load_encoder(encoder, precision=precision), identity)
+
+
+def _identify_sieve(name: str) -> str:
+    return hashlib.sha256("+".join(map(identify, _sieve_parts(name))).encode()).hexdigest()[:16]
+
+
+def _sieve_parts(name: str) -> tuple[Path, Path]:
+    captioner, mark, encoder = name.removeprefix("sieve:").partition("#")
+    if not mark or not Path(captioner).exists() or not Path(encoder).is_dir():
+        raise ValueError(f"{name}: expected sieve:CAPTIONER#ENCODER, two folders that are there: of a captioner, and of a sentence encoder")
+    return Path(captioner), Path(encoder)
+
+
+def _open_judge(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
+    judge = open_blip(path, precision=precision)[1]
+    _require(judge.model, RETRIEVAL, f"{path}: can't judge texts, as BlipForImageTextRetrieval can")
     return judge
+
+
+BLIP = Kind(_open_writer, _open_judge)
+SCHEMES = {
+    "sieve": Scheme(Kind(filter=_open_sieve), _identify_sieve),
+    "openai": Scheme(Kind(open_endpoint_captioner, open_endpoint_judge, asks=True), identify_endpoint),
+}
 
 
 def open_blip(path: Path, *, precision: str, vocab: Path | None = None, image_size: int | None = None) -> tuple[MedCaptioner, MedFilter]:
@@ -53,10 +156,12 @@ def open_blip(path: Path, *, precision: str, vocab: Path | None = None, image_si
     return captioner, MedFilter(model, tokenizer, identity, max_tokens, precision)
 
 
-def find_model(name: str, tuned: Path, fetch: Fetch | None) -> Path:
-    """The folder or file behind a name."""
+def find_model(name: str, tuned: Path, fetch: Fetch | None) -> Place:
+    """The folder or file behind a name; the name itself where it has a scheme of ours."""
     if name == TUNED:
         return tuned
+    if _scheme(name) in SCHEMES:
+        return name
     if name.startswith("models:/"):
         if fetch is None:
             raise ValueError(f"{name}: no registry here to fetch it from; name a folder")
@@ -66,16 +171,37 @@ def find_model(name: str, tuned: Path, fetch: Fetch | None) -> Path:
     return Path(name)
 
 
-def identify(path: Path) -> str:
+def identify_captioner(place: Place, prompt: str | None) -> str:
+    """What its texts carry: the model's content hash, and with a prompt of the writer's another."""
+    return identify(place) if prompt is None else _asked(place, prompt)
+
+
+def identify_filter(place: Place, question: str) -> str:
+    """What its scores carry."""
+    return _asked(place, question) if kind_of(place).asks else identify(place)
+
+
+def _asked(place: Place, words: str) -> str:
+    return hashlib.sha256(f"{identify(place)} {words}".encode()).hexdigest()[:16]
+
+
+def identify(path: Place) -> str:
     """Content hash of a model: of ours by what makes it, of others by all their files but texts for people.
 
     ValueError when a folder has no config.json."""
+    if isinstance(path, str):
+        return SCHEMES[_scheme(path)].identify(path)
     if path.is_file():
         return sha256_file(path)[:16]
     if "model" in read_config(path) and all((path / name).exists() for name in ("model.safetensors", "vocab.txt")):
         return model_hash(path)
-    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in (".json", ".txt", ".safetensors", ".bin", ".model"))
-    return hashlib.sha256("".join(f"{p.name} {sha256_file(p)}\n" for p in files).encode()).hexdigest()[:16]
+    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file() and p.suffix in _DECIDES)
+    seen = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # a download leaves a .cache
+    return hashlib.sha256("".join(f"{name} {sha256_file(path / name)}\n" for name in seen).encode()).hexdigest()[:16]
+
+
+def _scheme(name: str) -> str:
+    return name.partition(":")[0]
 
 
 def _require(model: Blip, parts: tuple[str, ...], fault: str) -> None:

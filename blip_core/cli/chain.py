@@ -11,7 +11,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,24 +115,31 @@ def _run_stage(args: argparse.Namespace) -> None:
         _warn(args.verb, flags, params)
         args.meter.write(args.work, args.verb)
         return
-    from blip_core.tracking.passes import NOTE
     from blip_core.tracking.runs import stage_run
 
     inputs = [v for n, v in flags.items() if isinstance(v, Path) and not n.startswith("out")]
-    began = time.time()
     with stage_run(args.run, stage=args.verb, params=offered["cfg"].model_dump(), inputs=inputs, root=Path.cwd()) as run:
-        run.tag(NOTE, f"{STAGES[args.verb]}.")
         if "log" in wanted:
             injected["log"] = run.log
-        try:
-            with args.meter.stage(), interim.shown_where_checks_fail(args, flags, params):
-                outcome = stage(**flags, **injected)
-        finally:  # a gate that fails has measured all the same
-            _tell(run, args.verb, {name: path for name, path in flags.items() if name.startswith("out") and _written(path, began)})
+        with _told(run, args.verb, flags), args.meter.stage(), interim.shown_where_checks_fail(args, flags, params):
+            outcome = stage(**flags, **injected)
         if outcome:
             run.tag("outcome", outcome)
     _warn(args.verb, flags, params)
     args.meter.write(args.work, args.run)
+
+
+@contextmanager
+def _told(run: "StageRun", verb: str, flags: dict[str, Any]) -> Iterator[None]:
+    """Log what the stage does and, however it ends, what it has written: a gate that fails has measured all the same."""
+    from blip_core.tracking.passes import NOTE
+
+    began = time.time()
+    run.tag(NOTE, f"{STAGES[verb]}.")
+    try:
+        yield
+    finally:
+        _tell(run, verb, {name: path for name, path in flags.items() if name.startswith("out") and _written(path, began)})
 
 
 def _written(path: Path, since: float) -> bool:

@@ -13,13 +13,15 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 
-def read_ahead(read: Callable[[Item], Read], batches: Iterable[list[Item]]) -> Iterator[tuple[list[Item], list[Read]]]:
+def read_ahead(
+    read: Callable[[Item], Read], batches: Iterable[list[Item]], *, threads: int | None = None
+) -> Iterator[tuple[list[Item], list[Read]]]:
     """Each batch with what `read` makes of its items, in order; the batch behind it is being read meanwhile, and none further.
 
-    What `read` raises is raised here, that of the first item in order, when its batch is due.
+    What `read` raises is raised here, that of the first item in order, when its batch is due. `threads` suit decoding unless they are set.
     """
     waiting: deque[tuple[list[Item], list[Future[Read]]]] = deque()
-    pool = ThreadPoolExecutor(min(_MOST_THREADS, available_cores()), thread_name_prefix="read-ahead")
+    pool = ThreadPoolExecutor(threads or min(_MOST_THREADS, available_cores()), thread_name_prefix="read-ahead")
     try:
         for batch in batches:
             waiting.append((batch, [pool.submit(read, item) for item in batch]))

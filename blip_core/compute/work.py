@@ -15,6 +15,12 @@ from blip_core.tables.manifest import write_manifest
 
 log = logging.getLogger(__name__)
 IDENTITY = "identity.json"
+ANSWERS = "answers"  # beside the runs: what was paid for, in a folder of each endpoint, serves other runs too
+
+
+class Halt(ValueError):
+    """Why no table can be made any more; another ValueError is the fault of one of them."""
+
 
 # keys of OptimConfig that decide when something is written or said, and no number
 INDIFFERENT = {"checkpoint_every", "workers", "health", "timeout"}

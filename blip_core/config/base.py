@@ -10,6 +10,7 @@ Source = Literal["web", "human", "synthetic"]
 OFF = BeforeValidator(lambda v: "off" if v is False else v)  # YAML 1.1 reads off as false, and DVC writes it without quotes
 Engine = Literal["local", "ray"]
 Precision = Literal["auto", "fp32", "bf16"]  # blip_core/compute/precision.py
+ENDPOINT = "openai:"  # before URL#MODEL: a model that a server has
 MODELS = "the folder of a BLIP, ours or of transformers, a .pth file of the authors, or models:/NAME/VERSION of the registry"
 
 # of every stage that computes with tensors. The demo has 1: a file that several machines share must not mean another sum on each

@@ -36,7 +36,7 @@ class RoundConfig(Config):
 class PretrainedConfig(Config):
     generation: str = Field(description="that the model trains on")
     sources: str = Field(description="the generation's sources that it may use, comma-separated")
-    round: str = Field(description="the MLflow parent run it belongs to")
+    round: str = Field(description="the round that it belongs to, or base")
 
 
 class Params(Config):

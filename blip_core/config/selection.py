@@ -72,7 +72,9 @@ class GateConfig(Config):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_coverage: Share = Field(description="share of the crawl's images that keep a text")
     min_distinct: Share = Field(description="different texts / kept synthetic texts")
-    max_degenerate: Share = Field(description="share of the synthetic candidates that are empty, loops, truncated or overused")
+    max_degenerate: Share = Field(
+        description="share of the synthetic candidates that are empty, marks alone, refusals, loops, truncated or overused"
+    )
     min_controls: Positive = Field(description="planted pairs of each truth; fewer prove nothing")
 
 

@@ -52,7 +52,9 @@ def _why(row: dict[str, Any], rows: list[dict[str, Any]], rule: dict[str, Any]) 
     judged = [_judgement(row, rule)] + [_judgement({**opinion, "source": row["source"]}, rule) for opinion in row["opinions"] or ()]
     why = {
         "source_off": f"texts of this source take no part: assemble.sources is {rule['sources']}",
-        "empty": "it has no word",
+        "empty": "its captioner wrote nothing",
+        "marks": "it has no letter or digit",
+        "refusal": "its captioner says that it can't or won't write",
         "loop": f"it says the same words {rule['max_repeat']} times in a row or more",
         "truncated": "its captioner's limit of tokens cut it off",
         "overused": f"it stands at more than {rule['max_share']:.0%} of the images",

@@ -1,4 +1,5 @@
-"""What a training will need, before it starts: parameters, floating-point work, memory, time, steps. Nothing is trained."""
+"""What a training will need, before it starts: parameters, floating-point work, memory, time, steps; and a captioner of others. Nothing is
+trained."""
 
 import functools
 from pathlib import Path
@@ -11,7 +12,7 @@ from blip_core.config.model import ModelConfig
 from blip_core.config.params import Params
 from blip_core.config.training import OptimConfig
 from blip_core.model.blip import Blip, SpecialTokens
-from blip_core.tokenizer.wordpiece import ROLE_TOKENS, Tokenizer
+from blip_core.preview.writers import writer_needs
 from blip_core.training.objectives import momentum_twin
 
 ROWS = 4096  # tokens in the product that is timed
@@ -35,12 +36,18 @@ def plan(params: Params, vocab: Path) -> str:
         lines.append(f"  {name}: {scaled(count)}")
     for stage in ("pretrain", "tune_captioner", "tune_filter"):
         lines += _describe(stage, params.model, params.section(stage).optim, model)
+    for writer in params.caption.writers:
+        if (needs := writer_needs(writer, params.caption)) is not None:
+            weights, texts = (f"{scaled(part, 1024)}iB" for part in needs)
+            lines.append(f"caption by {writer.captioner}: {weights} for weights, about {texts} for what a batch of texts keeps")
     lines.append("`profile` times real steps: reading and small operations come on top, and are the more the smaller the model")
     return "\n".join(lines)
 
 
 def _vocabulary(params: Params, vocab: Path) -> tuple[int, str]:
     """Entries with [DEC] and [ENC], and in words."""
+    from blip_core.tokenizer.wordpiece import ROLE_TOKENS, Tokenizer  # benchmarks/speed/gpu.py runs where torch alone is
+
     path = params.ingest.vocab or vocab
     if path.exists():
         size = Tokenizer.load(path).size

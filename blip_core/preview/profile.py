@@ -34,7 +34,8 @@ from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import Source, fit
-from blip_core.training.objectives import Batch, CaptionObjective, MicroBatch, Objective, PretrainObjective
+from blip_core.training.objectives import CaptionObjective, PretrainObjective
+from blip_core.training.step import Batch, MicroBatch, Objective
 from blip_core.weights.checkpoint import load_model, new_model
 
 TRAININGS = ("pretrain", "tune_captioner", "tune_filter")

@@ -18,6 +18,7 @@ from blip_core.capfilt.pair_scores import opinions
 from blip_core.checks.expectations import schema_faults
 from blip_core.config.selection import AssembleConfig
 from blip_core.selection.calibration import Calibrated, with_match
+from blip_core.selection.refusals import refuses
 from blip_core.tables.captions import CONTROLS, KEPT, SCHEMA, SCREENS, read_table, table_paths
 from blip_core.tables.counting import Walk, frequent
 from blip_core.tables.manifest import read_manifest
@@ -102,9 +103,11 @@ def choose(table: pa.Table, *, overused: pa.Array, rule: Rule, where: str = "can
     """Fill `reason` of one shard's candidates. The first that applies counts:
 
     source_off       the source takes no part
-    empty            a synthetic text without a word: nothing but the prompt came
+    empty            a synthetic text that is none: nothing but the prompt came
+    marks            one without a letter or digit, as "!!!"
+    refusal          the captioner says that it can't, or won't
     loop             one that says a few words again and again
-    truncated        one that its captioner's limit of tokens cut off
+    truncated        one that its captioner's limit of tokens cut off, perhaps while it still thought
     overused         one that stands at too many images
     file_name, ...   a screen that drops what it hits hits it (screens.py)
     below_threshold  too few filters accept it
@@ -116,12 +119,18 @@ def choose(table: pa.Table, *, overused: pa.Array, rule: Rule, where: str = "can
     cfg, words = rule.cfg, normalised(table["text"])
     synthetic, takes_part = (pc.is_in(table["source"], value_set=pa.array(s, pa.string())) for s in (["synthetic"], cfg.sources))
     table = _screen_synthetic(table, words, synthetic, overused, cfg)
-    hit = hits(table, cfg.screens)
+    hit, nothing, cut = (
+        hits(table, cfg.screens),
+        pc.equal(pc.utf8_trim_whitespace(table["text"]), ""),
+        pc.fill_null(table["truncated"], False),
+    )
     reasons = {
         "source_off": pc.invert(takes_part),
-        "empty": pc.and_(synthetic, pc.equal(words, "")),
+        "empty": pc.and_(pc.and_(synthetic, nothing), pc.invert(cut)),
+        "marks": pc.and_(pc.and_(synthetic, pc.equal(words, "")), pc.invert(nothing)),
+        "refusal": pc.and_(synthetic, refuses(table["text"])),
         "loop": pc.and_(synthetic, pc.is_in(words, value_set=loops(words, cfg.max_repeat))),
-        "truncated": pc.and_(synthetic, pc.fill_null(table["truncated"], False)),
+        "truncated": pc.and_(synthetic, cut),
         "overused": pc.and_(synthetic, pc.is_in(words, value_set=overused)),
         **{name: hit[name] for name in hit if getattr(cfg.screens, name) == "drop"},
         "below_threshold": rejected(table, rule=rule, where=where),

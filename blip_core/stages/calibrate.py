@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from blip_core.capfilt.chat import Terms
 from blip_core.capfilt.controls import plant
-from blip_core.capfilt.med import score_table, set_threads
+from blip_core.capfilt.med import set_threads
+from blip_core.capfilt.pace import begin
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.capfilt.plugins import Fetch, open_filter
+from blip_core.capfilt.scoring import score_table
+from blip_core.compute.work import ANSWERS
 from blip_core.config.capfilt import ScoreConfig
 from blip_core.config.selection import CalibrateConfig
 from blip_core.evaluation.metrics import expected_calibration_error, precision_recall_curve, roc_auc
@@ -48,6 +52,7 @@ def calibrate(
     cfg: CalibrateConfig,
     score_cfg: ScoreConfig,
     seed: int,
+    work: Path,
     fetch: Fetch | None = None,
 ) -> None:
     """Each of `score_cfg.filters`, of which `filter` is the round's own. The metrics are those of the first, the others' below its name."""
@@ -57,8 +62,9 @@ def calibrate(
     images, found = ShardImages(shards), []
     about: dict[str, dict[str, Any]] = {}
     for name in score_cfg.filters:
-        judge = open_filter(name, filter, precision=score_cfg.precision, fetch=fetch)
-        scores = score_table(judge, pairs, images, batch_size=score_cfg.batch_size)
+        judge = open_filter(name, filter, question=score_cfg.question, precision=score_cfg.precision, fetch=fetch)
+        begin([judge], Terms(score_cfg.endpoint, work / ANSWERS, "calibrate"))
+        scores = score_table(judge, pairs, images, batch_size=score_cfg.batch_size, name="calibrate")
         calibration, metrics, curve = fit(scores, pairs, cfg, seed=seed)
         found.append(Calibrated(judge.identity, name, calibration, metrics["threshold_for_precision"]))
         about[judge.identity] = {"metrics": metrics, "curve": curve}

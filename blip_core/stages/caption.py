@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blip_core.capfilt.answers import MOST_SENTENCES, parted
+from blip_core.capfilt.chat import Terms
 from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.med import Captioner, set_threads
-from blip_core.capfilt.plugins import Fetch, find_model, identify, open_captioner
-from blip_core.compute.ahead import read_ahead
+from blip_core.capfilt.pace import begin, paced
+from blip_core.capfilt.plugins import Fetch, Place, find_model, identify_captioner, open_captioner
 from blip_core.compute.pixels import read_picture
-from blip_core.compute.work import publish, run_folder
+from blip_core.compute.work import ANSWERS, publish, run_folder
 from blip_core.config.capfilt import CaptionConfig, WriterConfig
 from blip_core.tables.captions import caption_table, read_table, table_paths
 from blip_core.tables.gates import require_gate
@@ -30,11 +32,16 @@ class Crawled(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """A captioner at work; `first` is the number of its first candidate."""
+    """A captioner at work; `first` is the number of its first candidate. Answer i has the numbers from first + i * `numbers` on."""
 
     captioner: Captioner
     cfg: WriterConfig
     first: int
+
+    @property
+    def numbers(self) -> int:
+        """That each answer has for its candidates."""
+        return MOST_SENTENCES if self.cfg.sentences == "split" else 1
 
 
 def caption(
@@ -54,11 +61,12 @@ def caption(
     Those finished before an interruption are kept."""
     require_gate(gate, generation)
     places = {w.captioner: find_model(w.captioner, captioner, fetch) for w in cfg.writers}
-    identities = [identify(places[w.captioner]) for w in cfg.writers]
-    decides, source = cfg.model_dump(exclude={"engine", "ray"}), content_hash(generation)
+    identities = [identify_captioner(places[w.captioner], w.prompt) for w in cfg.writers]
+    decides, source = cfg.model_dump(exclude={"engine", "ray", "endpoint"}), content_hash(generation)
     staged = run_folder(work, "caption", cfg=decides, seed=seed, captioners=identities, generation=source, round=round)
     sizes = {path.name: num * len(cfg.writers) for path in table_paths(generation) if (num := num_crawled(path))}
-    task = CaptionTask(generation, shards, captioner, places, round, cfg, seed)
+    terms = Terms(cfg.endpoint, work / ANSWERS, staged.name, cfg.workers)
+    task = CaptionTask(generation, shards, captioner, places, round, cfg, seed, terms)
     make_tables(task, sizes, staged, cfg=cfg, name="caption", unit="images")
     publish(staged, out, captioners=identities, round=round)
 
@@ -70,25 +78,39 @@ class CaptionTask:
     generation: Path
     shards: Path
     captioner: Path
-    places: dict[str, Path]
+    places: dict[str, Place]
     round: str
     cfg: CaptionConfig
     seed: int
+    terms: Terms
 
     def open(self) -> Callable[[str, Seen], pa.Table]:
         set_threads(self.cfg.threads)
         writers = open_writers(self.cfg, self.captioner, self.places.__getitem__)
+        begin((w.captioner for w in writers), self.terms)
         return partial(self._captions, writers, ShardImages(self.shards, at_once=16))
 
     def _captions(self, writers: list[Writer], images: ShardImages, name: str, seen: Seen) -> pa.Table:
         """All candidates of the images that a table names."""
         rows = []
         for writer in writers:
-            shared = {"source": "synthetic", "round": self.round, "model": writer.captioner.identity, "sampler": writer.cfg.sampler.label}
-            for batch, pictures in read_shard(images, self.generation / name, writer.captioner, batch_size=self.cfg.batch_size):
-                rows += [{**shared, "seed": self.seed, **row} for row in caption_batch(writer, batch, pictures, seed=self.seed)]
+            shared = {"source": "synthetic", "round": self.round, "model": writer.captioner.identity, "sampler": writer.cfg.label}
+            for batch, made in self._written(writer, images, name):
+                rows += [{**shared, "seed": self.seed, **row} for row in made]
                 seen(len(batch))
         return caption_table(rows)
+
+    def _written(self, writer: Writer, images: ShardImages, name: str) -> Iterator[tuple[list[Crawled], list[dict[str, Any]]]]:
+        """Some of the images that a table names at a time, with the rows of their candidates."""
+
+        def prepare(image: Crawled) -> Any:
+            return writer.captioner.prepare(read_picture(images, Path(name).stem, image.key))
+
+        def write(batch: list[Crawled], pictures: list[Any]) -> list[dict[str, Any]]:
+            return caption_batch(writer, batch, pictures, seed=self.seed)
+
+        found = crawl_images(self.generation / name)
+        return paced(writer.captioner, prepare, write, found, batch_size=self.cfg.batch_size, table=name)
 
 
 def open_writers(cfg: CaptionConfig, tuned: Path, fetch: Fetch | None = None) -> list[Writer]:
@@ -97,15 +119,8 @@ def open_writers(cfg: CaptionConfig, tuned: Path, fetch: Fetch | None = None) ->
     for writer in cfg.writers:
         captioner = open_captioner(writer.captioner, tuned, prompt=writer.prompt, precision=cfg.precision, fetch=fetch)
         writers.append(Writer(captioner, writer, first))
-        first += writer.num_candidates
+        first += writer.num_candidates * writers[-1].numbers
     return writers
-
-
-def read_shard(images: ShardImages, path: Path, captioner: Captioner, *, batch_size: int) -> Iterator[tuple[list[Crawled], list[Any]]]:
-    """The images that a table names, in batches, each with its pictures as the captioner takes them, which are read ahead."""
-    found = crawl_images(path)
-    batches = (found[start : start + batch_size] for start in range(0, len(found), batch_size))
-    return read_ahead(lambda image: captioner.prepare(read_picture(images, path.stem, image.key)), batches)
 
 
 def caption_batch(writer: Writer, batch: list[Crawled], pictures: list[Any], *, seed: int) -> list[dict[str, Any]]:
@@ -114,9 +129,10 @@ def caption_batch(writer: Writer, batch: list[Crawled], pictures: list[Any], *, 
     numbers = {"seed": seed, "num_candidates": writer.cfg.num_candidates, "first": writer.first}
     captions = writer.captioner.captions(pictures, keys, writer.cfg.sampler, **numbers)
     return [
-        {**image._asdict(), "text": written.text, "truncated": written.truncated, "candidate": writer.first + i}
-        for image, candidates in zip(batch, captions, strict=True)
-        for i, written in enumerate(candidates)
+        {**image._asdict(), "text": written.text, "truncated": written.truncated, "candidate": writer.first + i * writer.numbers + part}
+        for image, answers in zip(batch, captions, strict=True)
+        for i, answer in enumerate(answers)
+        for part, written in enumerate(parted(answer, writer.cfg.sentences))
     ]
 
 

@@ -48,7 +48,7 @@ def register(
     seed: int,
 ) -> str:
     """Register the model that `comparison` is of as `challenger`, and as `champion` when it beats the baselines and, by a paired test,
-    the champion.
+    the champion; returns in words which it is, and why.
 
     With cfg.approval it becomes `candidate` instead, and a person makes it champion. A model that is registered already keeps its
     version. Runs in the project's root, where dvc.lock and git are read.
@@ -78,20 +78,21 @@ def register(
         reasons = _promote(registry, str(version.version), evaluation, verdict, cfg=cfg, compare_cfg=compare_cfg, seed=seed, by=who(root))
         describe(registry, version.version)
         aliases = registry.aliases()
+    write_json(_standing(version, aliases) | {"reasons": reasons, "model_hash": identity}, out)
+    standing = next((alias for alias in (CHAMPION, CANDIDATE) if aliases.get(alias) == str(version.version)), "not champion")
+    return f"Version {version.version} of {cfg.name} is {standing}: {reasons[0]}."
+
+
+def _standing(version: "ModelVersion", aliases: dict[str, str]) -> dict[str, Any]:
     champion, number = aliases.get(CHAMPION), str(version.version)
-    result = {
-        "name": cfg.name,
+    return {
+        "name": version.name,
         "version": int(number),
         "promoted": champion == number,
         "candidate": aliases.get(CANDIDATE) == number,
         "champion_version": int(champion) if champion else None,
-        "reasons": reasons,
         "run_id": version.run_id,
-        "model_hash": identity,
     }
-    write_json(result, out)
-    standing = "champion" if result["promoted"] else "candidate" if result["candidate"] else "not champion"
-    return f"Version {number} of {cfg.name} is {standing}: {reasons[0]}."
 
 
 def _promote(

@@ -73,5 +73,10 @@ def _places(found: Findings, out: Path) -> Section:
     if found.params.report.review:
         rows += [[f"texts of {r} for a person to judge", str(out / f"review-{r}.html")] for r in found.rounds]
     rows += [[f"Data Docs of {path.parent.name}", str(path)] for path in docs] or [["Data Docs", MISSING]]
-    rows.append(["runs and models in MLflow", "mlflow ui --backend-store-uri sqlite:///mlflow.db"])
+    rows.append(
+        [
+            "runs and models in MLflow",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db",
+        ]
+    )
     return Section("Where things are", [Table(["what", "where"], rows, left=2)])

@@ -10,12 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blip_core.capfilt.chat import Terms
 from blip_core.capfilt.controls import plant
 from blip_core.capfilt.engine import Seen, make_tables
-from blip_core.capfilt.med import Filter, score_table, set_threads
+from blip_core.capfilt.med import Filter, set_threads
+from blip_core.capfilt.pace import begin
 from blip_core.capfilt.pair_scores import PairScores, set_opinions
-from blip_core.capfilt.plugins import Fetch, find_model, identify, open_filter
-from blip_core.compute.work import publish, run_folder
+from blip_core.capfilt.plugins import Fetch, Place, find_model, identify_filter, open_filter
+from blip_core.capfilt.scoring import score_table
+from blip_core.compute.work import ANSWERS, publish, run_folder
 from blip_core.config.capfilt import ScoreConfig
 from blip_core.files.content import hash64
 from blip_core.tables.captions import CONTROLS, SCHEMA, read_table, table_paths
@@ -43,10 +46,12 @@ def score(
     `filter` is the round's own, which `cfg.filters` calls tuned. Tables finished before an interruption are kept.
     """
     places = {name: find_model(name, filter, fetch) for name in cfg.filters}
-    identities, inputs = [identify(places[n]) for n in cfg.filters], [content_hash(f) for f in (generation, captions, heldout)]
-    decides = cfg.model_dump(exclude={"engine", "ray"})
+    identities = [identify_filter(places[name], cfg.question) for name in cfg.filters]
+    inputs = [content_hash(folder) for folder in (generation, captions, heldout)]
+    decides = cfg.model_dump(exclude={"engine", "ray", "endpoint"})
     staged = run_folder(work, "score", cfg=decides, seed=seed, filters=identities, inputs=inputs)
-    task = ScoreTask(generation, captions, shards, heldout, filter, places, cfg, seed)
+    terms = Terms(cfg.endpoint, work / ANSWERS, staged.name, cfg.workers)
+    task = ScoreTask(generation, captions, shards, heldout, filter, places, cfg, seed, terms)
     sizes = {path.name: num_candidates(generation / path.name, path) for path in table_paths(captions)}
     sizes[CONTROLS] = task.controls().num_rows
     make_tables(task, sizes, staged, cfg=cfg, name="score", unit="texts")
@@ -62,20 +67,25 @@ class ScoreTask:
     shards: Path
     heldout: Path
     filter: Path
-    places: dict[str, Path]
+    places: dict[str, Place]
     cfg: ScoreConfig
     seed: int
+    terms: Terms
 
     def open(self) -> Callable[[str, Seen], pa.Table]:
         set_threads(self.cfg.threads)
         fetch = self.places.__getitem__
-        filters = [open_filter(name, self.filter, precision=self.cfg.precision, fetch=fetch) for name in self.cfg.filters]
+        filters = [
+            open_filter(name, self.filter, question=self.cfg.question, precision=self.cfg.precision, fetch=fetch)
+            for name in self.cfg.filters
+        ]
+        begin(filters, self.terms)
         return partial(self._scored, filters, ShardImages(self.shards, at_once=16))
 
     def _scored(self, filters: list[Filter], images: ShardImages, name: str, seen: Seen) -> pa.Table:
         # a table is read when its turn comes: all of them together may be larger than the memory
         table = self.controls() if name == CONTROLS else candidates(self.generation / name, self.captions / name)
-        scored = scored_table(table, filters, images, batch_size=self.cfg.batch_size)
+        scored = scored_table(table, filters, images, batch_size=self.cfg.batch_size, name=name)
         return scored if name == CONTROLS else scored.drop_columns(["shard"])
 
     def controls(self) -> pa.Table:
@@ -84,9 +94,9 @@ class ScoreTask:
         return plant(pictures, per_image=per_image, seed=self.seed, crawl=crawl)
 
 
-def scored_table(table: pa.Table, filters: list[Filter], images: ShardImages, *, batch_size: int) -> pa.Table:
+def scored_table(table: pa.Table, filters: list[Filter], images: ShardImages, *, batch_size: int, name: str = "") -> pa.Table:
     """The table with its score columns filled, but for `match`, and no decision yet."""
-    scores = [score_table(f, table, images, batch_size=batch_size) for f in filters]
+    scores = [score_table(f, table, images, batch_size=batch_size, name=name) for f in filters]
     identities = [f.identity for f in filters]
     columns = {**_columns(scores[0], identities[0]), "reason": pa.array([""] * table.num_rows, pa.string())}
     for name, values in columns.items():

@@ -20,7 +20,7 @@ CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidate
 VAL = "val"  # the held-out split that choices within the chain may look at; in an evaluation the folder of what was found on it
 SCREENS = ("boilerplate", "file_name", "markup", "repeats", "language")  # told by the text alone, see screens.py
 NO_TEXT = "missing_text"  # of a row without a text: its picture is there for a captioner
-DEGENERATE = ("empty", "loop", "truncated", "overused")  # synthetic texts that are no captions, see choice.py
+DEGENERATE = ("empty", "marks", "refusal", "loop", "truncated", "overused")  # synthetic texts that are no captions, see choice.py
 REASONS = (KEPT, "below_threshold", *DEGENERATE, "duplicate", "outranked", "source_off", NO_TEXT, *SCREENS)
 
 # what a further filter of an ensemble says of a text

@@ -16,7 +16,7 @@ from blip_core.tasks.pictures import read_pixels
 from blip_core.tasks.task import E, Task
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.batches import NUM_DRAWS, augment, finished
-from blip_core.training.objectives import TaskBatch
+from blip_core.training.step import TaskBatch
 
 
 class TaskBatches:

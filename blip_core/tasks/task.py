@@ -16,7 +16,7 @@ from blip_core.model.blip import Blip
 from blip_core.model.network import Network
 from blip_core.tasks.pictures import read_pixels
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.objectives import Objective
+from blip_core.training.step import Objective
 
 
 @dataclass(frozen=True)

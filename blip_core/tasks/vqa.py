@@ -29,7 +29,8 @@ from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, read_rows, split_files
 from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.objectives import Losses, Objective, TaskBatch, entropy
+from blip_core.training.objectives import entropy
+from blip_core.training.step import Losses, Objective, TaskBatch
 
 QUESTION, PICTURE = ("question", "sent"), ("image", "image_id", "imageId", "img_id", "image_name", "file_name")
 IDENTITY = ("question_id", "questionId", "qa_id", "id")

@@ -25,7 +25,7 @@ from blip_core.runtime.cores import loading_workers
 from blip_core.tables.captions import each_table, kept
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.objectives import Batch, MicroBatch
+from blip_core.training.step import Batch, MicroBatch
 
 AnyBatch = TypeVar("AnyBatch", bound=MicroBatch)
 

@@ -22,7 +22,7 @@ from blip_core.files.atomic import new_file
 from blip_core.model.med import MedBlock
 from blip_core.model.vit import Vit, VitBlock
 from blip_core.training.health import Health, History
-from blip_core.training.objectives import MicroBatch, Objective
+from blip_core.training.step import MicroBatch, Objective
 
 log = logging.getLogger(__name__)
 Log = Callable[..., None]

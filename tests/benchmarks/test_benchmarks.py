@@ -223,3 +223,14 @@ def test_every_kind_of_stage_is_killed():
     stages = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
     known = faults.faults([f"{s}@g1" if s == "pretrain" else s for s in stages])
     assert {f"kill-{s}" for s in stages if s != "pretrain"} <= known.keys() and "kill-pretrain@g1" in known
+
+
+def test_a_vision_language_model_writes_and_judges_as_the_plain_loop(tmp_path):
+    import answering
+    import numpy as np
+
+    folder, options = answering.make_model("tiny", tmp_path), {"precision": "fp32", "fetch": None}
+    captioner = answering.open_captioner(str(folder), folder, prompt=None, **options)
+    judge = answering.open_filter(str(folder), folder, question=answering.QUESTION, **options)
+    pictures = list(np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8))
+    assert answering.check(captioner, judge, pictures) < 1e-4

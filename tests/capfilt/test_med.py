@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
-from blip_core.capfilt.med import MedFilter, caption_images, score_table, score_texts, write_captions
+from blip_core.capfilt.med import MedFilter, caption_images, score_texts, write_captions
+from blip_core.capfilt.scoring import score_table
 from blip_core.compute.pixels import read_picture
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.tables.manifest import write_manifest

@@ -12,9 +12,10 @@ import pytest
 import simplejpeg
 import torch
 
-from blip_core.capfilt.med import score_table
 from blip_core.capfilt.pair_scores import opinions
-from blip_core.capfilt.plugins import identify, open_captioner, open_filter
+from blip_core.capfilt.plugins import identify, identify_captioner, open_captioner
+from blip_core.capfilt.plugins import open_filter as open_any_filter
+from blip_core.capfilt.scoring import score_table
 from blip_core.selection.calibration import read_calibrations
 from blip_core.stages.assemble import assemble
 from blip_core.stages.calibrate import calibrate
@@ -28,6 +29,8 @@ from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.peers import peer, randomize, save
 
 TEXTS = ["a red ball", "blue star on grass", "there is a photo of a green box next to a red star"]
+
+open_filter = partial(open_any_filter, question="Does it show {text}?")
 
 
 def pixels(count: int) -> list[np.ndarray]:
@@ -96,7 +99,7 @@ def test_a_public_captioner_and_filter_open_by_their_folder(tokenizer, stored, t
     writes = save(peer("BlipForConditionalGeneration", "equal", tokenizer), tokenizer, tmp_path / "writes")
     judges = save(peer("BlipForImageTextRetrieval", "wide_text", tokenizer), tokenizer, tmp_path / "judges")
     captioner = open_captioner(str(writes), tmp_path, prompt="a photo of", precision="fp32", fetch=None)
-    assert captioner.prompt == "a photo of" and captioner.identity == identify(writes) != identify(judges)
+    assert captioner.prompt == "a photo of" and captioner.identity == identify_captioner(writes, "a photo of") != identify(writes)
     judge = open_filter(str(judges), tmp_path, precision="fp32", fetch=None)
     found = score_table(judge, pa.Table.from_pylist([{"shard": "web-00000", "key": "k0", "text": t} for t in TEXTS]), stored, batch_size=2)
     assert np.isfinite(found.itm_logit).all() and np.isfinite(found.itc).all()
@@ -129,7 +132,7 @@ def test_a_siglip_folder_as_it_is_published_needs_no_sentencepiece(tokenizer, st
         ({"model.safetensors": "", "vocab.txt": ""}, "no config.json"),
         ({"config.json": '{"model_type": "bl'}, "config.json: not valid JSON"),
         ({"config.json": "[1, 2]"}, "config.json: expected the settings of a model as a JSON object, got list"),
-        ({"config.json": '{"model_type": "bert"}', "vocab.txt": "x"}, "config.json: model_type is 'bert'; expected 'blip'"),
+        ({"config.json": '{"model_type": "bert"}', "vocab.txt": "x"}, "config.json: model_type is 'bert', which can't "),
     ],
 )
 def test_a_wrong_folder_is_named_with_what_is_wrong(files, message, tmp_path):
@@ -143,7 +146,7 @@ def test_a_wrong_folder_is_named_with_what_is_wrong(files, message, tmp_path):
 
 
 def test_a_clip_folder_writes_nothing(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="config.json: model_type is 'clip'; expected 'blip'"):
+    with pytest.raises(ValueError, match="config.json: model_type is 'clip', which can't write; expected a BLIP"):
         open_captioner(str(clip_folder("CLIP", tmp_path / "clip", tokenizer)), tmp_path, prompt=None, precision="fp32", fetch=None)
 
 
@@ -170,14 +173,16 @@ def test_a_round_with_two_captioners_and_an_ensemble_of_filters(ingested, params
     options = {"seed": 3, "work": work}
     caption(tmp_path / "captioner", g0, shards, ingested / "gates/g0.json", tmp_path / "captions", round="r1", cfg=cfg, **options)
     made = read_tables(tmp_path / "captions").to_pylist()
-    first = sorted((r["candidate"], r["model"] == identify(writes), r["sampler"]) for r in made if r["key"] == made[0]["key"])
+    first = sorted((r["candidate"], r["model"] == identify_captioner(writes, ""), r["sampler"]) for r in made if r["key"] == made[0]["key"])
     assert first == [(0, False, "nucleus p=0.9"), (1, False, "nucleus p=0.9"), (2, True, "beam 3"), (3, True, "beam 3")]
 
     score_cfg = params.score.model_copy(update={"filters": ("tuned", str(judges), str(clip))})
     score(tmp_path / "filter", g0, tmp_path / "captions", shards, heldout, tmp_path / "scores", cfg=score_cfg, **options)
     (tmp_path / "labels").mkdir()
     outs = (tmp_path / "calibration.json", tmp_path / "calibration-metrics.json")
-    calibrate(tmp_path / "filter", shards, heldout, tmp_path / "labels", *outs, cfg=params.calibrate, score_cfg=score_cfg, seed=3)
+    calibrate(
+        tmp_path / "filter", shards, heldout, tmp_path / "labels", *outs, cfg=params.calibrate, score_cfg=score_cfg, seed=3, work=tmp_path
+    )
     assert [c.name for c in read_calibrations(outs[0]).values()] == ["tuned", str(judges), str(clip)]
     for votes in (1, 2, 3):
         rule = params.assemble.model_copy(update={"votes": votes, "threshold": {"web": 0.5, "synthetic": 0.5}})

@@ -113,7 +113,7 @@ def test_dvc_watches_every_value_but_who_computes(stage, watched):
     """A finished stage need not run again for another engine; for any other value it must."""
     from blip_core.config.params import load_params
 
-    names = set(type(load_params(ROOT / "params.yaml").section(watched)).model_fields) - {"engine", "ray"}
+    names = set(type(load_params(ROOT / "params.yaml").section(watched)).model_fields) - {"engine", "ray", "endpoint"}
     if stage == "calibrate":
         names.remove("controls_per_image")  # it has its own
     found = {p for p in stages()[stage]["params"] if p.startswith(f"{watched}.")}

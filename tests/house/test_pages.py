@@ -55,7 +55,7 @@ def test_data_docs_stand_alone(driver, tmp_path):
         assert_stands_alone(driver, page.as_uri())
 
 
-def test_the_plots_of_dvc_are_drawn_without_another_host(driver, tmp_path):
+def test_the_plots_of_dvc_are_drawn_without_another_host(driver, tmp_path, monkeypatch):
     """DVC's own page takes the scripts that draw from one."""
     from dvc.cli import main as dvc
 
@@ -65,7 +65,8 @@ def test_the_plots_of_dvc_are_drawn_without_another_host(driver, tmp_path):
     (tmp_path / "losses.csv").write_text("step,loss\n1,3.0\n2,1.0\n")
     (tmp_path / "dvc.yaml").write_text("plots:\n  - losses:\n      x: step\n      y: {losses.csv: loss}\n")
     (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-    assert dvc(["plots", "show", "--cd", str(tmp_path), "--quiet"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert dvc(["plots", "show", "--quiet"]) == 0
     driver.get((tmp_path / "dvc_plots/index.html").as_uri())
     assert until(lambda: driver.find_elements("css selector", "#losses canvas, #losses svg, .vega-embed canvas"))
     assert asked_elsewhere(driver) == []

@@ -6,7 +6,8 @@ import torch
 from blip_core.compute.padding import tokenize
 from blip_core.config.training import LanguageConfig
 from blip_core.model.generate import Limits, beam_search, draw_nucleus
-from blip_core.training.objectives import Batch, language_loss
+from blip_core.training.objectives import language_loss
+from blip_core.training.step import Batch
 from blip_core.weights.load import load_pretrained
 from blip_core.weights.pretrained import load_blip
 from tests.support.peers import SIZES, peer, random_pixels, save

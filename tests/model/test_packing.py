@@ -7,7 +7,8 @@ import torch
 
 from blip_core.model import med
 from blip_core.model.packing import Packing
-from blip_core.training.objectives import Batch, PretrainObjective
+from blip_core.training.objectives import PretrainObjective
+from blip_core.training.step import Batch
 
 LENGTHS = [5, 2, 9, 3, 3, 7]
 

@@ -10,8 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from blip_core.config.model import ModelConfig
 from blip_core.config.params import load_params
 from blip_core.preview.plan import cross_flops, duration, keys_values_flops, plan, product_speed, scaled, skeleton, text_flops, vit_flops
+from blip_core.preview.writers import writer_needs
 from blip_core.tokenizer.wordpiece import Tokenizer
 from tests.support.small import small_params
+from tests.support.vlms import make_folder
 
 ROOT = Path(__file__).parents[2]
 NONE = Path("no/vocab.txt")  # before ingest has run
@@ -116,3 +118,18 @@ def test_the_ready_configurations_are_whole(name, millions):
     assert sum(p.numel() for p in skeleton(params.model, 30524).parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
     assert params.pretrain.optim.warmup * params.pretrain.optim.steps == pytest.approx(3000, rel=0.01)
     assert "pretrain" in plan(params, NONE)
+
+
+def test_a_captioner_of_others_says_what_memory_it_needs(tmp_path):
+    """16 tokens beside 400 of the prompt, 2 layers, keys and values of 2 heads of 8 numbers in fp32, 3 candidates of 4 pictures."""
+    params, folder = small_params(), make_folder("llava", tmp_path / "llava")
+    (own,) = params.caption.writers
+    writer = own.model_copy(
+        update={"captioner": str(folder), "num_candidates": 3, "sampler": own.sampler.model_copy(update={"max_tokens": 16})}
+    )
+    caption = params.caption.model_copy(update={"writers": (own, writer), "batch_size": 4, "precision": "fp32"})
+    weights, texts = writer_needs(writer, caption)
+    stored = (folder / "model.safetensors").stat().st_size
+    assert 0.8 * stored < weights <= stored and texts == 12 * 416 * 2 * 2 * 2 * 8 * 4
+    said = plan(params.model_copy(update={"caption": caption}), NONE)
+    assert said.count("caption by ") == 1 and f"caption by {folder}: {scaled(weights, 1024)}iB for weights" in said

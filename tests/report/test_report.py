@@ -293,7 +293,7 @@ def test_filter_models_verdict_intake(out):
     assert "Registered as version 7 of blip: it is the champion now." in table
     assert [row[-1] for row in page_rows(out) if "truncated" in row] == ["2"] and "web 12.3%" in (out / "index.html").read_text()
     assert ["file_name", "31", "29"] in page_rows(out)
-    assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in table
+    assert "mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db" in " ".join(table.split())
 
 
 def test_precision_and_recall_are_told_at_the_thresholds_in_use(own_artifacts, data):

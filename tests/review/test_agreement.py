@@ -332,7 +332,7 @@ def test_calibrate_says_how_many_labels_it_took(ingested, params, tmp_path, capl
     for name in ("labels", "none"):
         (tmp_path / name).mkdir(exist_ok=True)
         outs = {"out": tmp_path / f"{name}-calibration.json", "out_metrics": tmp_path / f"{name}.json"}
-        options = {"cfg": params.calibrate, "score_cfg": params.score, "seed": 0}
+        options = {"cfg": params.calibrate, "score_cfg": params.score, "seed": 0, "work": tmp_path}
         calibrate(tmp_path / "filter", labels=tmp_path / name, **inputs, **outs, **options)
     assert "tuned is not shown to tell true from false pairs" in caplog.text  # its weights are random
     with_labels, without = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("labels", "none"))

@@ -161,7 +161,7 @@ def test_calibrate_tells_that_no_threshold_reaches_the_target_and_which_comes_ne
     (tmp_path / "labels").mkdir()
     inputs = (tmp_path / "filter", ingested / "shards", ingested / "heldout", tmp_path / "labels")
     outs = (tmp_path / "calibration.json", tmp_path / "metrics.json")
-    calibrate(*inputs, *outs, cfg=params.calibrate, score_cfg=params.score, seed=0)
+    calibrate(*inputs, *outs, cfg=params.calibrate, score_cfg=params.score, seed=0, work=tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["threshold_for_precision"] is None and metrics["best_precision"] == pytest.approx(0.5, abs=0.05)
     told = f"the best is {metrics['best_precision']:.3f}, of P(match) from {metrics['best_precision_threshold']:.3f}"

@@ -107,6 +107,37 @@ def test_each_reason():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "I can't help with that.",
+        "I’m sorry, but I can’t assist with this request.",
+        "Sorry, I cannot describe people in images.",
+        "I apologize for the confusion, but I am unable to view it",
+        "Unfortunately, we are not able to identify the person.",
+        "As an AI language model, I do not see pictures.",
+        "I don't have access to the image.",
+        "Je suis désolé, je ne peux pas.",
+        "Lo siento, no puedo ayudar con eso.",
+        "抱歉,我无法描述这张图片。",
+    ],
+)
+def test_a_refusal_is_no_caption(text):
+    assert reasons([row("web-1", text, "synthetic")]) == ["refusal"]
+    assert reasons([row("web-1", text, "web")]) == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a sorry man who cannot swim", "a sign that says I can't", "unfortunate dog", "Aida as an actress", "i canned beans"]
+)
+def test_a_caption_with_such_words_is_no_refusal(text):
+    assert reasons([row("web-1", text, "synthetic")]) == ["kept"]
+
+
+def test_a_text_cut_off_while_its_captioner_thought_is_truncated():
+    assert reasons([row("web-1", "", "synthetic") | {"truncated": True}]) == ["truncated"]
+
+
+@pytest.mark.parametrize(
     "text, reason",
     [
         ("dog dog dog", "loop"),
@@ -117,7 +148,9 @@ def test_each_reason():
         ("dog dog", "kept"),
         ("red red redder", "kept"),
         ("a dog and a dog and a cat", "kept"),
-        ("... !", "empty"),
+        ("... !", "marks"),
+        ("!!!!!!!!", "marks"),
+        (" ", "empty"),
         ("", "empty"),
         ("猫", "kept"),
     ],
@@ -203,7 +236,7 @@ def test_metrics_and_manifest_say_what_was_done(tmp_path):
         "noise_synthetic": 0.25,
         "reason_kept": 3,
         "reason_below_threshold": 3,
-        **{"reason_empty": 0, "reason_loop": 1, "reason_truncated": 0, "reason_overused": 0},
+        **{"reason_empty": 0, "reason_marks": 0, "reason_refusal": 0, "reason_loop": 1, "reason_truncated": 0, "reason_overused": 0},
         "reason_duplicate": 1,
         "reason_outranked": 0,
         "reason_missing_text": 0,

@@ -119,6 +119,7 @@ def test_the_next_generation_holds_every_candidate_with_its_decision(project):
         "missing_text",
         "duplicate",
         "empty",
+        "marks",
         "loop",
         "truncated",
         "overused",

@@ -67,7 +67,9 @@ def chain(params, tmp_path_factory) -> Path:
     score(r1 / "filter", g0, r1 / "captions", shards, heldout, r1 / "scores", cfg=params.score, **common)
     (root / "labels").mkdir()
     outs = (r1 / "calibration.json", a / "metrics/calibration.json")
-    calibrate(r1 / "filter", shards, heldout, root / "labels", *outs, cfg=params.calibrate, score_cfg=params.score, seed=0)
+    calibrate(
+        r1 / "filter", shards, heldout, root / "labels", *outs, cfg=params.calibrate, score_cfg=params.score, seed=0, work=root / "work"
+    )
     assemble(g0, r1 / "scores", r1 / "calibration.json", a / "generations/g1", a / "metrics/assemble.json", cfg=params.assemble)
     evaluate(a / "models/g0", heldout, shards, a / "evaluations/g0", a / "metrics/evaluate.json", cfg=params.evaluate, seed=0)
     return a

@@ -10,16 +10,8 @@ import torch.nn.functional as F
 from blip_core.compute.padding import tokenize
 from blip_core.config.training import ContrastConfig
 from blip_core.files.content import hash64
-from blip_core.training.objectives import (
-    Batch,
-    Contrast,
-    PretrainObjective,
-    _draws,
-    draw_negatives,
-    language_loss,
-    matching_loss,
-    momentum_twin,
-)
+from blip_core.training.objectives import Contrast, PretrainObjective, _draws, draw_negatives, language_loss, matching_loss, momentum_twin
+from blip_core.training.step import Batch
 
 TEXTS = ["a red ball", "a blue star on grass", "there is a green box", "a photo of a red star", "a box and a ball", "a green ball"]
 
