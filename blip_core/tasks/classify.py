@@ -35,7 +35,7 @@ from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, read_rows, split_files
 from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.objectives import Objective
+from blip_core.training.step import Objective
 
 PICTURE = ("image", "file_name", "image_id", "path")
 TOP = 5

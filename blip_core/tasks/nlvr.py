@@ -32,7 +32,8 @@ from blip_core.tasks.records import Row, read_rows, split_files
 from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
 from blip_core.texts.clean import pre_caption
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.objectives import Losses, Objective, TaskBatch, entropy
+from blip_core.training.objectives import entropy
+from blip_core.training.step import Losses, Objective, TaskBatch
 
 _MOST_WORDS = 40
 _SIDES = {"left": "right", "right": "left"}

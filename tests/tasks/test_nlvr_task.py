@@ -13,7 +13,7 @@ from blip_core.stages.evaluate_task import evaluate_task
 from blip_core.stages.tune_task import tune_task
 from blip_core.tasks.nlvr import NlvrTask, sides_swapped
 from blip_core.tasks.task import Result
-from blip_core.training.objectives import TaskBatch
+from blip_core.training.step import TaskBatch
 from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.small import small_params
 
