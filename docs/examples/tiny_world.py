@@ -58,7 +58,7 @@ def make(folder: Path) -> None:
     score(model, g0, a / "captions", shards, heldout, a / "scores", cfg=params.score, **options)
     (folder / "labels").mkdir()
     found = (a / "calibration.json", a / "calibrate.json")
-    calibrate(model, shards, heldout, folder / "labels", *found, cfg=params.calibrate, score_cfg=params.score, seed=params.seed)
+    calibrate(model, shards, heldout, folder / "labels", *found, cfg=params.calibrate, score_cfg=params.score, **options)
     assemble(g0, a / "scores", found[0], a / "generations/g1", a / "assemble.json", cfg=params.assemble)
 
 
