@@ -205,11 +205,7 @@ def served(tmp_path_factory, model_cfg, tokenizer):
 
 @pytest.fixture
 def driver(tmp_path):
-    from tests.support.browser import NoBrowser, start_browser
+    from tests.support.browser import browser
 
-    try:
-        found = start_browser(tmp_path)
-    except NoBrowser as e:
-        pytest.skip(str(e))
-    yield found
-    found.quit()
+    with browser(tmp_path) as found:
+        yield found

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from blip_core.files.atomic import new_file
 def sha256_file(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def hash_files(folder: Path, names: Iterable[str]) -> str:
+    """Of the names and bytes of files below a folder, in this order."""
+    return hashlib.sha256("".join(f"{name} {sha256_file(folder / name)}\n" for name in names).encode()).hexdigest()[:16]
 
 
 def write_json(value: object, path: Path) -> None:

@@ -1,12 +1,10 @@
 """Pictures of the sample world by the shapes in them: a class list with known truth, for zero-shot classification."""
 
-import json
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 
-from blip_core.files.atomic import new_folder
+from blip_core.sample.files import jpeg, whole_folder, write_rows
 from blip_core.sample.scenes import SHAPES, draw_scene, render
 
 _STREAM = 200  # apart from the generators of write.py and questions.py
@@ -17,12 +15,10 @@ def write_classes(out: Path, *, seed: int, pictures: int, several: bool = False)
 
     Each picture shows one thing, and its `label` is the thing's shape; with `several` it shows one or two, and has `labels`.
     """
-    if out.exists():
-        raise ValueError(f"{out} exists already and is not overwritten; delete it or name another folder with --out")
-    with new_folder(out) as temporary:
+    with whole_folder(out) as temporary:
         (temporary / "images").mkdir()
         rows = [_picture(temporary / "images", number, seed, several) for number in range(pictures)]
-        (temporary / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(rows, temporary / "test.jsonl")
         lines = [f"{shape},a {shape},there is a {shape},a photo of a {shape}" for shape in SHAPES]
         (temporary / "classes.csv").write_text("\n".join(["class,prompt,prompt,prompt", *lines]) + "\n")
 
@@ -33,7 +29,7 @@ def _picture(folder: Path, number: int, seed: int, several: bool) -> dict[str, o
     while len(scene.things) > 1 and not several:
         scene = draw_scene(rng)
     name = f"test-{number:06d}.jpg"
-    (folder / name).write_bytes(simplejpeg.encode_jpeg(render(scene, rng), quality=95, colorsubsampling="444", fastdct=False))
+    (folder / name).write_bytes(jpeg(render(scene, rng)))
     shapes = [thing.shape for thing in scene.things]
     row: dict[str, object] = {"image": f"images/{name}", "things": len(shapes), "background": scene.background}
     return {**row, "labels": shapes} if several else {**row, "label": shapes[0]}

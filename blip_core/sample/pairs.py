@@ -1,13 +1,11 @@
 """Sentences about two pictures of the sample world, with true labels, as NLVR2 has them: each sentence has four pairs, two of them true,
 so that the sentence alone tells nothing."""
 
-import json
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 
-from blip_core.files.atomic import new_folder
+from blip_core.sample.files import jpeg, whole_folder, write_rows
 from blip_core.sample.questions import PARTS
 from blip_core.sample.scenes import SHAPES, Scene, draw_scene, render
 
@@ -29,13 +27,11 @@ def write_pairs(out: Path, *, seed: int, sizes: dict[str, int]) -> None:
 
     A row is as NLVR2's: sentence, label ("True" or "False") and identifier, with the kind of sentence besides.
     """
-    if out.exists():
-        raise ValueError(f"{out} exists already and is not overwritten; delete it or name another folder with --out")
-    with new_folder(out) as temporary:
+    with whole_folder(out) as temporary:
         (temporary / "images").mkdir()
         for part, count in sizes.items():
             rows = [row for number in range(count) for row in _sentence(temporary / "images", part, number, seed)]
-            (temporary / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            write_rows(rows, temporary / f"{part}.jsonl")
 
 
 def _sentence(folder: Path, part: str, number: int, seed: int) -> list[dict[str, str]]:
@@ -46,7 +42,7 @@ def _sentence(folder: Path, part: str, number: int, seed: int) -> list[dict[str,
     for pair, (held, label) in enumerate([*((h, True) for h in true), *((h, False) for h in false)]):
         for side, wanted in enumerate(held):
             scene = _scene(rng, shape, wanted)
-            data = simplejpeg.encode_jpeg(render(scene, rng), quality=95, colorsubsampling="444", fastdct=False)
+            data = jpeg(render(scene, rng))
             (folder / f"{part}-{number}-{pair}-img{side}.jpg").write_bytes(data)
         identity = f"{part}-{number}-{pair}-0"
         rows.append({"identifier": identity, "sentence": kind.format(shape), "label": str(label), "kind": kind.format("thing")})

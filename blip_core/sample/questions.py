@@ -3,13 +3,11 @@
 Each picture has its own random generator, by (seed, part, number), and one question of each kind. Ten people agree on each answer.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 
-from blip_core.files.atomic import new_folder
+from blip_core.sample.files import jpeg, whole_folder, write_rows
 from blip_core.sample.scenes import CELL_SIDE, COLOURS, SHAPES, Scene, Thing, draw_scene, render
 
 PARTS = ("train", "val", "test")
@@ -22,20 +20,18 @@ def write_questions(out: Path, *, seed: int, sizes: dict[str, int]) -> None:
 
     A row has image, question, question_id, question_type and the answers of ten people.
     """
-    if out.exists():
-        raise ValueError(f"{out} exists already and is not overwritten; delete it or name another folder with --out")
-    with new_folder(out) as temporary:
+    with whole_folder(out) as temporary:
         (temporary / "images").mkdir()
         for part, count in sizes.items():
             rows = [row for number in range(count) for row in _picture(temporary / "images", part, number, seed)]
-            (temporary / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            write_rows(rows, temporary / f"{part}.jsonl")
 
 
 def _picture(folder: Path, part: str, number: int, seed: int) -> list[dict[str, object]]:
     rng = np.random.Generator(np.random.PCG64([seed, _STREAM + PARTS.index(part), number]))
     scene = draw_scene(rng)
     name = f"{part}-{number:06d}.jpg"
-    (folder / name).write_bytes(simplejpeg.encode_jpeg(render(scene, rng), quality=95, colorsubsampling="444", fastdct=False))
+    (folder / name).write_bytes(jpeg(render(scene, rng)))
     rows: list[dict[str, object]] = []
     for kind in KINDS:
         question, answer = KINDS[kind](rng, scene)

@@ -14,12 +14,11 @@ from blip_core.config.tasks import MeasureConfig, TaskConfig
 from blip_core.evaluation import bootstrap
 from blip_core.files.content import write_json
 from blip_core.model.inference import for_inference
-from blip_core.stages.tune_task import counted
 from blip_core.tables.captions import write_table
 from blip_core.tasks.batches import measured
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import load_network
-from blip_core.tasks.task import Result, Statistic, Task
+from blip_core.tasks.task import Result, Statistic, Task, counted
 
 log = logging.getLogger(__name__)
 

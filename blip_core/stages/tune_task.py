@@ -1,7 +1,6 @@
 """Tune a model of the chain for a downstream task (blip_core/tasks), from the same loop as pretraining."""
 
 import logging
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from blip_core.files.content import write_json
 from blip_core.model.blip import Blip
 from blip_core.tasks.batches import TaskBatches
 from blip_core.tasks.kinds import KINDS
-from blip_core.tasks.network import folder_hash, save_network
-from blip_core.tasks.task import SetAside
+from blip_core.tasks.network import folder_hash, save_tuned
+from blip_core.tasks.task import counted
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.loop import Log, fit, summarize, write_history
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
@@ -56,7 +55,7 @@ def tune_task(
     history = fit(network, kind.objective(cfg), batches, cfg.optim, name=name, folder=folder, seed=seed, report=log)
     if rank() > 0:
         return
-    save_network(network, tokenizer, out, kind=cfg.kind, set_aside=[asdict(a) for a in aside])
+    save_tuned(network, tokenizer, out, kind=cfg.kind, set_aside=[asdict(a) for a in aside])
     write_history(history, out_history)
     write_json({"examples": len(examples), "set_aside": len(aside), **summarize(history)}, out_metrics)
     discard(folder)
@@ -69,10 +68,3 @@ def _keep(base: Blip, tokenizer: Tokenizer, out: Path, out_history: Path, out_me
     save_model(base, tokenizer, out)
     write_history([{"step": 0}], out_history)
     write_json({"examples": 0}, out_metrics)
-
-
-def counted(aside: list[SetAside]) -> str:
-    """Reasons with their counts and the first place of each."""
-    first = {a.reason: a for a in reversed(aside)}
-    counts = Counter(a.reason for a in aside)
-    return "; ".join(f"{n} {reason} (as {first[reason].where}: {first[reason].detail})" for reason, n in counts.most_common()) or "nothing"

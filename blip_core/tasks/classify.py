@@ -32,7 +32,7 @@ from blip_core.intake.walk import below
 from blip_core.model.blip import MATCHING, Blip
 from blip_core.model.network import Network
 from blip_core.tasks.pictures import Pictures
-from blip_core.tasks.records import Row, read_rows, split_files
+from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
 from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.step import Objective
@@ -206,14 +206,7 @@ def _labelled(folder: Path, split: str) -> tuple[list[Labelled], list[SetAside]]
         if by_folder:
             return by_folder, []
         raise ValueError(f"{e}, or pictures in a folder for each class, as {split}/dog/a.jpg") from None
-    rows, aside = read_rows(files, "id")
-    pictures, found = Pictures(folder), []
-    for where, row in rows:
-        try:
-            found.append(_example(row, where, pictures))
-        except Rejected as e:
-            aside.append(SetAside(where, e.reason, e.detail))
-    return found, aside
+    return examples_of(folder, files, "id", _example)
 
 
 def _in_folders(folder: Path, split: str) -> list[Labelled]:
@@ -229,7 +222,7 @@ def _in_folders(folder: Path, split: str) -> list[Labelled]:
 
 def _example(row: Row, where: str, pictures: Pictures) -> Labelled:
     """Rejected says what the row lacks."""
-    picture = next((row[n] for n in PICTURE if row.get(n) not in (None, "")), None)
+    picture = first_of(row, PICTURE)
     several = "labels" in row
     value = row.get("labels" if several else "label")
     if picture is None or (value in (None, "") and not several):
@@ -238,5 +231,5 @@ def _example(row: Row, where: str, pictures: Pictures) -> Labelled:
     labels = (str(value),) if not several else () if value in (None, "", "[]") else texts_of(value, written=True)
     if labels is None:
         raise Rejected("bad_row", f"labels is {value!r}; expected a list of names of classes")
-    facts = {k: v for k, v in row.items() if k not in (*PICTURE, "label", "labels") and isinstance(v, str | int | float | bool)}
+    facts = facts_of(row, (*PICTURE, "label", "labels"))
     return Labelled(str(row.get("id") or where), (pictures.find(picture),), facts, labels, several)

@@ -28,7 +28,7 @@ from blip_core.model.blip import Blip
 from blip_core.model.network import Network
 from blip_core.model.nlvr import Nlvr, nlvr_of
 from blip_core.tasks.pictures import Pictures
-from blip_core.tasks.records import Row, read_rows, split_files
+from blip_core.tasks.records import Row, examples_of, facts_of, split_files
 from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
 from blip_core.texts.clean import pre_caption
 from blip_core.tokenizer.wordpiece import Tokenizer
@@ -59,15 +59,7 @@ class NlvrTask:
     tunes = True
 
     def read(self, folder: Path, split: str, cfg: NlvrConfig) -> tuple[list[Statement], list[SetAside]]:
-        rows, aside = read_rows(split_files(folder, split), "identifier")
-        pictures = Pictures(folder)
-        found: list[Statement] = []
-        for where, row in rows:
-            try:
-                found.append(_statement(row, where, pictures))
-            except Rejected as e:
-                aside.append(SetAside(where, e.reason, e.detail))
-        return checked(found, aside)
+        return checked(*examples_of(folder, split_files(folder, split), "identifier", _statement))
 
     def network(self, base: Blip, cfg: NlvrConfig) -> Nlvr:
         return nlvr_of(base)
@@ -145,7 +137,7 @@ def _statement(row: Row, where: str, pictures: Pictures) -> Statement:
     parts = identifier.split("-")
     group = f"{parts[0]}-{parts[1]}-{parts[3]}" if len(parts) == 4 else sentence
     found = tuple(pictures.find(name) for name in _two(row, parts))
-    facts = {k: v for k, v in row.items() if k not in _USED and isinstance(v, str | int | float | bool)}
+    facts = facts_of(row, _USED)
     return Statement(identifier or where, found, facts, pre_caption(sentence, _MOST_WORDS), label, group)
 
 

@@ -4,7 +4,7 @@ A row is a dict. Files that belong together, as VQA v2's questions and annotatio
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import split_of_name
 from blip_core.intake.formats.rows import kind_of, open_table, scan
 from blip_core.intake.walk import below
-from blip_core.tasks.task import SetAside
+from blip_core.tasks.pictures import Pictures
+from blip_core.tasks.task import E, SetAside
 
 Row = dict[str, Any]
 _LISTS = ("questions", "annotations", "data", "examples")  # below which a JSON object has its rows
@@ -47,6 +48,28 @@ def read_rows(files: list[Path], key: str) -> tuple[list[tuple[str, Row]], list[
             before = rows.get(identity, (where, {}))
             rows[identity] = (before[0], before[1] | {k: v for k, v in row.items() if v is not None})
     return list(rows.values()), aside
+
+
+def examples_of(folder: Path, files: list[Path], key: str, example: Callable[[Row, str, Pictures], E]) -> tuple[list[E], list[SetAside]]:
+    """What `example` makes of each row, its place and the pictures below the folder. What it rejects is set aside. None is decoded."""
+    rows, aside = read_rows(files, key)
+    pictures, found = Pictures(folder), []
+    for where, row in rows:
+        try:
+            found.append(example(row, where, pictures))
+        except Rejected as e:
+            aside.append(SetAside(where, e.reason, e.detail))
+    return found, aside
+
+
+def first_of(row: Row, names: tuple[str, ...]) -> Any:
+    """The first of these columns that holds anything; None when none does."""
+    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
+
+
+def facts_of(row: Row, used: tuple[str, ...]) -> Row:
+    """The row's other columns, as far as they are plain values."""
+    return {k: v for k, v in row.items() if k not in used and isinstance(v, str | int | float | bool)}
 
 
 def _split_of(path: Path) -> str | None:

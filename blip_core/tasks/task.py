@@ -3,6 +3,7 @@
 A new task is a module with a class that fits `Task`, its settings in config/tasks.py, and a line in kinds.py.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,3 +103,10 @@ def _fault(path: Path) -> Rejected | None:
     except Rejected as e:
         return e
     return None
+
+
+def counted(aside: list[SetAside]) -> str:
+    """Reasons with their counts and the first place of each."""
+    first = {a.reason: a for a in reversed(aside)}
+    counts = Counter(a.reason for a in aside)
+    return "; ".join(f"{n} {reason} (as {first[reason].where}: {first[reason].detail})" for reason, n in counts.most_common()) or "nothing"

@@ -26,7 +26,7 @@ from blip_core.model.generate import Limits, beam_search
 from blip_core.model.network import Network
 from blip_core.model.vqa import Vqa, rank_answers, vqa_of
 from blip_core.tasks.pictures import Pictures
-from blip_core.tasks.records import Row, read_rows, split_files
+from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
 from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import entropy
@@ -41,7 +41,7 @@ _MOST_WORDS = 50
 
 @dataclass(frozen=True)
 class Question(Example):
-    """`answers`: what people said, each with its count; none where the file keeps them back."""
+    """`answers`: what people said, each with its share."""
 
     question: str = ""
     answers: tuple[tuple[str, float], ...] = ()
@@ -58,15 +58,7 @@ class VqaTask:
     tunes = True
 
     def read(self, folder: Path, split: str, cfg: VqaConfig) -> tuple[list[Question], list[SetAside]]:
-        rows, aside = read_rows(split_files(folder, split), "question_id")
-        pictures = Pictures(folder)
-        found: list[Question] = []
-        for where, row in rows:
-            try:
-                found.append(_question(row, where, pictures, needs_answer=True))
-            except Rejected as e:
-                aside.append(SetAside(where, e.reason, e.detail))
-        return checked(found, aside)
+        return checked(*examples_of(folder, split_files(folder, split), "question_id", _question))
 
     def network(self, base: Blip, cfg: VqaConfig) -> Vqa:
         return vqa_of(base)
@@ -141,18 +133,18 @@ def answer_list(folder: Path, cfg: VqaConfig) -> list[str]:
     return sorted(counts, key=lambda a: (-counts[a], a))
 
 
-def _question(row: Row, where: str, pictures: Pictures, *, needs_answer: bool) -> Question:
+def _question(row: Row, where: str, pictures: Pictures) -> Question:
     """Rejected says what the row lacks."""
-    question, picture = (next((row[n] for n in names if row.get(n) not in (None, "")), None) for names in (QUESTION, PICTURE))
+    question, picture = first_of(row, QUESTION), first_of(row, PICTURE)
     if not isinstance(question, str) or picture is None:
         lacking = f"question ({', '.join(QUESTION)})" if not isinstance(question, str) else f"picture ({', '.join(PICTURE)})"
         raise Rejected("bad_row", f"no {lacking} among its columns {', '.join(row)}")
     people, direct = _people(row)
-    if needs_answer and not people:
+    if not people:
         raise Rejected("bad_row", f"no answer ({', '.join(ANSWERS)}) among its columns {', '.join(row)}")
     counts = Counter(text for p in people if (text := p.strip()))
     identity = next((row[n] for n in IDENTITY if row.get(n) is not None), where)
-    facts = {k: v for k, v in row.items() if k not in (*QUESTION, *PICTURE, *ANSWERS) and isinstance(v, str | int | float | bool)}
+    facts = facts_of(row, (*QUESTION, *PICTURE, *ANSWERS))
     shares = tuple((text, n / len(people)) for text, n in counts.items())
     return Question(str(identity), (pictures.find(picture),), facts, cleaned(question), shares, tuple(people), direct)
 

@@ -34,7 +34,7 @@ from blip_core.serving.service import Service
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import write_manifest
 from blip_core.weights.checkpoint import load_model, new_model, save_model
-from tests.support.browser import NoBrowser, assert_stands_alone, events, start_browser, until
+from tests.support.browser import assert_stands_alone, browser, events, until
 from tests.support.processes import HANG, heed_interrupts
 from tests.support.reviews import write_shards
 
@@ -214,12 +214,8 @@ class Person:
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
     """One browser for all: the page stores nothing in it."""
-    try:
-        found = start_browser(tmp_path_factory.mktemp("browser"))
-    except NoBrowser as e:
-        pytest.skip(str(e))
-    yield found
-    found.quit()
+    with browser(tmp_path_factory.mktemp("browser")) as found:
+        yield found
 
 
 @pytest.fixture

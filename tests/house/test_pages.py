@@ -18,7 +18,7 @@ from blip_core.checks.expectations import check
 from blip_core.sample.write import write_sample
 from tests.report.test_interim import draw
 from tests.report.test_report import build, run
-from tests.support.browser import NARROW, NoBrowser, asked_elsewhere, assert_stands_alone, start_browser, sticks_out, until
+from tests.support.browser import NARROW, asked_elsewhere, assert_stands_alone, browser, sticks_out, until
 from tests.support.small import sample_config
 
 ROOT = Path(__file__).parents[2]
@@ -26,12 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    try:
-        found = start_browser(tmp_path_factory.mktemp("browser"))
-    except NoBrowser as e:
-        pytest.skip(str(e))
-    yield found
-    found.quit()
+    with browser(tmp_path_factory.mktemp("browser")) as found:
+        yield found
 
 
 def test_what_a_page_takes_from_elsewhere_or_lets_stick_out_is_found(driver, tmp_path):

@@ -4,7 +4,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.support.processes import wait_until
 
@@ -17,6 +20,19 @@ FLAGS = (
 
 class NoBrowser(Exception):
     """Why there is none."""
+
+
+@contextmanager
+def browser(folder: Path):
+    """A browser until the block ends; the test skips where there is none."""
+    try:
+        found = start_browser(folder)
+    except NoBrowser as e:
+        pytest.skip(str(e))
+    try:
+        yield found
+    finally:
+        found.quit()
 
 
 def start_browser(folder: Path):
