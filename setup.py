@@ -8,7 +8,17 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-PACKED = ("dvc.yaml", "params.yaml", "prefect.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "mlflow/serve.py")
+PACKED = (
+    "dvc.yaml",
+    "params.yaml",
+    "prefect.yaml",
+    ".dvc/config",
+    ".dvc/plots.html",
+    ".dvc/.gitignore",
+    ".dvcignore",
+    ".gitignore",
+    "mlflow/serve.py",
+)
 
 
 class WithRepositoryFiles(build_py):

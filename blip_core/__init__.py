@@ -7,18 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blip_core.api.capfilt import caption, score
     from blip_core.api.generations import Generation, open_generation
     from blip_core.api.metrics import evaluate_captions, evaluate_retrieval
-    from blip_core.api.models import Model, load_model
+    from blip_core.api.models import Model, load
 
-__all__ = ["Generation", "Model", "caption", "evaluate_captions", "evaluate_retrieval", "load_model", "open_generation", "score"]
+__all__ = ["Generation", "Model", "evaluate_captions", "evaluate_retrieval", "load", "open_generation"]
 
 _HOMES = {
-    "capfilt": ("caption", "score"),
     "generations": ("Generation", "open_generation"),
     "metrics": ("evaluate_captions", "evaluate_retrieval"),
-    "models": ("Model", "load_model"),
+    "models": ("Model", "load"),
 }
 
 

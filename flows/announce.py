@@ -3,6 +3,7 @@
 The deployment `retrain` waits for this event (`triggers` in prefect.yaml) and runs the chain on the commit that it names.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def announce(payload: dict[str, str | int]) -> None:
 
 
 def main() -> int:
+    description = "Tell Prefect that the last commit has new raw data; the deployment retrain then runs its chain."
+    argparse.ArgumentParser(prog="python -m flows.announce", description=description).parse_args()
     try:
         payload = new_data(Path.cwd())
         announce(payload)

@@ -1,4 +1,4 @@
-"""A person decides about a candidate in Prefect's UI: a run of the deployment `approve/local` stands suspended until somebody resumes it.
+"""A person decides about a candidate in Prefect's UI: a run of the deployment `approve/candidate` is suspended until somebody resumes it.
 
 It does what the verbs `approve` and `reject` do, which need no Prefect. `bootstrap` asks for such a run when `register.approval` is on
 and a candidate waits.
@@ -22,7 +22,7 @@ from pydantic import Field
 
 from flows.publish import COMPARISON, comparison
 
-DEPLOYMENT = "approve/local"
+DEPLOYMENT = "approve/candidate"
 REGISTRATION = Path("artifacts/registration.json")
 PATIENCE = timedelta(days=30)
 
@@ -35,7 +35,7 @@ class Decision(RunInput):
     by: str = Field(min_length=1, description="who decides")
 
 
-@flow(name="approve")
+@flow(name="approve", flow_run_name="approve {version}")
 def approve(version: str, evidence: str = "") -> State:
     """Wait for a person's word on a candidate, then make it champion or turn it down.
 
@@ -71,5 +71,5 @@ def ask_for_approval(root: Path) -> str:
         parameters = {"version": version, "evidence": evidence}
         # one question for a version against a champion, however often the chain runs until it is answered
         question = f"approve {version} in place of {registration['champion_version']}"
-        run = client.create_flow_run_from_deployment(found.id, parameters=parameters, idempotency_key=question)
+        run = client.create_flow_run_from_deployment(found.id, parameters=parameters, idempotency_key=question, name=question)
     return f"{told}: resume the run {run.name} of {DEPLOYMENT}"

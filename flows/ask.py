@@ -4,7 +4,6 @@ What CI does. Needs Prefect alone, PREFECT_API_URL, and PREFECT_API_AUTH_STRING 
 """
 
 import argparse
-import json
 import signal
 import sys
 import time
@@ -15,6 +14,7 @@ from uuid import UUID
 import httpx
 
 from flows.server import check_server
+from flows.values import add_set, run_name
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -32,7 +32,8 @@ def ask(client: "SyncPrefectClient", deployment: str, parameters: dict[str, Any]
 
     However the wait ends, no run stays behind that nobody waits for: after `timeout` seconds, or when this is stopped, it is cancelled.
     """
-    run = client.create_flow_run_from_deployment(client.read_deployment_by_name(deployment).id, parameters=parameters)
+    name = run_name(deployment.rpartition("/")[2], parameters)
+    run = client.create_flow_run_from_deployment(client.read_deployment_by_name(deployment).id, parameters=parameters, name=name)
     print(f"{deployment}: {run.name}, id {run.id}", flush=True)
     deadline, said = time.monotonic() + timeout, None
     try:
@@ -81,7 +82,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.ask", description="Run a deployment, wait, and exit with 1 unless it completed.")
     parser.add_argument("deployment", help="as bootstrap/retrain")
     parser.add_argument("--revision", required=True, help="the commit to run")
-    parser.add_argument("--params", type=json.loads, default={}, metavar="JSON", help="values by dotted key, laid over params.yaml")
+    add_set(parser, "values laid over params.yaml, as assemble.threshold.web=0.7")
     parser.add_argument("--timeout", type=float, default=20000, metavar="SECONDS", help="then the run is cancelled (default %(default)s)")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="append what came of it, in Markdown")
     args = parser.parse_args()
@@ -94,7 +95,7 @@ def main() -> int:
     try:
         check_server(needed=True)
         with get_client(sync_client=True) as client:
-            parameters = {"revision": args.revision, "params": args.params or None}
+            parameters = {"revision": args.revision, "params": args.params}
             run = ask(client, args.deployment, parameters, timeout=args.timeout)
             text = told(client, run)
     except ValueError as e:

@@ -25,31 +25,44 @@ if __name__ == "__main__":  # before Prefect is imported: it reads its settings 
     }
     os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
 
-import json
 import signal
 import subprocess
 from collections import Counter
+from functools import partial
 
-from prefect import flow
+from prefect import allow_failure, flow
 from prefect.client.schemas.objects import State
 from prefect.futures import wait
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blip_core.runtime.cores import available_cores
 from blip_core.tables.stopped import stopped
+from blip_core.tracking.provenance import git
 from flows.approve import ask_for_approval
 from flows.graph import Choice, Node, read_plan
-from flows.publish import TABLE, publish
+from flows.proc import end_with_worker
+from flows.publish import publish
 from flows.remote import Remote, find_workers
 from flows.server import check_server
 from flows.slots import Slots
 from flows.stage import run_stage
+from flows.told import NOT_RUN, tell_once, told
+from flows.values import add_set, run_name
 from flows.workspace import Workspace, only_one
 from flows.worktree import fill, make_worktree, record, tracking_store
 
 
-@flow(name="bootstrap")
+def name_of_run() -> str:
+    """By what was asked for; Prefect's own name for it, as golden-wasp, says nothing."""
+    parameters = dict(flow_run.parameters)
+    if parameters.get("revision"):
+        parameters["revision"] = git(Path.cwd(), "rev-parse", "--verify", "--quiet", parameters["revision"]) or parameters["revision"]
+    return run_name(deployment.name or "bootstrap", parameters)
+
+
+@flow(name="bootstrap", flow_run_name=name_of_run)
 def bootstrap(
     stages: list[str] | None = None,
     from_stage: str | None = None,
@@ -68,6 +81,7 @@ def bootstrap(
                                                                         └─ calibrate@r1 ─────────────┴─ assemble@r1 ─ g1
         g1 ─ gate@r1 ─ pretrain@g1 ─ evaluate@g1 ─ decide@r1 (… r2 …) ─ compare ─ register ─ report
         g1 ─ describe@r1
+        pretrain@g1 ─ tune_task@vqa-g1 ─ evaluate_task@vqa-g1, where params.yaml names tasks
 
     Args:
         stages: only these and what they need; `pretrain` means every `pretrain@…`. None is all.
@@ -80,25 +94,33 @@ def bootstrap(
         gpu: where the stages with `meta.pool: gpu` run: "here", or on the workers of the work pool that the deployment stage/gpu names.
         gpu_wait: seconds without any worker of that pool online, after which a stage that waits for one fails.
     """
-    here = Path.cwd()
+    tell_once()
+    if deployment.id:
+        end_with_worker()
     choice = Choice(stages, from_stage, keep, force)
+    return told(chain_in_folder(choice, revision, params or {}, max_workers, gpu_wait if gpu == "pool" else None))
+
+
+def chain_in_folder(choice: Choice, revision: str | None, params: dict[str, Any], max_workers: int | None, gpu_wait: float | None) -> State:
+    """Run the chain here, or beside this folder where a commit or values are named. Its artifacts follow, and a question to a person."""
+    here = Path.cwd()
     try:
         slots, cores = side_by_side(max_workers, available_cores())
-        root = make_worktree(here, revision=revision, params=params or {}) if revision or params else here
+        root = make_worktree(here, revision=revision, params=params) if revision or params else here
         with only_one(root):
             workspace = Workspace(root, slots=Slots(slots), cores=cores)
             if root != here:
-                fill(root, here, params=params or {}, with_lock=revision is None)
+                fill(root, here, params=params, with_lock=revision is None)
                 workspace.tracking = tracking_store(here)
-            states, told = run_chain(choice, workspace, gpu_wait=gpu_wait if gpu == "pool" else None)
-            state = summary(states, told)
+            states, stopped_before = run_chain(choice, workspace, gpu_wait=gpu_wait)
+            state = summary(states, stopped_before)
             if state.is_completed():
                 elsewhere = f"; in {record(root)}" if root != here else ""
                 asked = ask_for_approval(root) if ran("register", states) else ""
                 state = Completed(message=f"{state.message}{elsewhere}{asked}")
     except ValueError as e:
         return Failed(message=str(e))
-    publish(root, done={name for name, state in states.items() if state.is_completed() and state.name != "Kept"})
+    publish(root, here, states)
     return state
 
 
@@ -150,13 +172,25 @@ def run_plan(plan: list[Node], workspace: Workspace, *, force: bool, remote: Rem
     with ThreadPoolTaskRunner(max_workers=len(plan) + 1) as runner:  # stages that wait for others take no slot
         try:
             for node in plan:
-                arguments = {"node": node, "force": force, "workspace": workspace, "remote": remote}
-                pooled = run_stage.with_options(tags=[node.pool])
-                futures[node.name] = runner.submit(pooled, arguments, wait_for=[futures[name] for name in node.upstream])
+                upstream = {name: futures[name] for name in node.upstream}
+                arguments = {
+                    "node": node,
+                    "missing": partial(unfinished, upstream),
+                    "force": force,
+                    "workspace": workspace,
+                    "remote": remote,
+                }
+                named = run_stage.with_options(name=node.name, tags=[node.pool])
+                futures[node.name] = runner.submit(named, arguments, wait_for=[allow_failure(future) for future in upstream.values()])
             wait(list(futures.values()))
         finally:
             workspace.children.stop()
     return {name: future.state for name, future in futures.items()}
+
+
+def unfinished(futures: dict[str, Any]) -> list[str]:
+    """Those that ended otherwise than they should."""
+    return [name for name, future in futures.items() if not future.state.is_completed()]
 
 
 def ran(stage: str, states: dict[str, State]) -> bool:
@@ -165,7 +199,7 @@ def ran(stage: str, states: dict[str, State]) -> bool:
 
 def summary(states: dict[str, State], stopped_before: dict[str, str]) -> State:
     """One state for the chain: Completed with the counts, and why the rounds stopped, or Failed with each failed stage's own message."""
-    failed = {name: state.message for name, state in states.items() if state.is_failed() or state.is_crashed()}
+    failed = {name: state.message for name, state in states.items() if (state.is_failed() or state.is_crashed()) and state.name != NOT_RUN}
     waiting = [name for name, state in states.items() if not state.is_completed() and name not in failed]
     if failed or waiting:
         told = [f"{name} failed: {message}" for name, message in failed.items()]
@@ -186,7 +220,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keep", nargs="+", metavar="STAGE", help="take what these made as it is, up to date or not")
     parser.add_argument("--force", action="store_true", help="run also what is up to date")
     parser.add_argument("--revision", metavar="COMMIT", help="run this commit in a work tree of its own, below .work/runs")
-    parser.add_argument("--params", type=json.loads, metavar="JSON", help="as '{\"assemble.threshold.web\": 0.7}', in such a work tree")
+    add_set(parser, "as assemble.threshold.web=0.7: lay values over params.yaml, in such a work tree")
     parser.add_argument("--max-workers", type=int, help="stages at a time (default: 2, or 1 on a single core)")
     parser.add_argument("--gpu", choices=("here", "pool"), default="here", help="where GPU stages run (default: here)")
     parser.add_argument("--gpu-wait", type=float, default=600.0, metavar="SECONDS", help="for a worker of the pool (default: %(default)g)")
@@ -209,9 +243,9 @@ def main() -> int:
     if not state.is_completed():
         print(f"\n{state.message}\nWhat was finished is kept: put it right and run the same command again.", file=sys.stderr)
         return 1
-    elsewhere = args.revision or args.params
-    if TABLE.exists() and not elsewhere and (not args.stages or "report" in args.stages):  # else it is an older run's
-        print(TABLE.read_text())
+    elsewhere, table = args.revision or args.params, Path("artifacts/report/table.txt")
+    if table.exists() and not elsewhere and (not args.stages or "report" in args.stages):  # else it is an older run's
+        print(table.read_text())
     print(state.message)
     return 0
 

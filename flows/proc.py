@@ -1,11 +1,32 @@
-"""Run commands that never outlive the flow that asked for them: each below a guardian (blip_core/runtime/guardian.py)."""
+"""Run commands that never outlive the flow that asked for them: each below a guardian (blip_core/runtime/guardian.py).
 
+Nor does a deployment's run outlive its worker: nobody could cancel it any more.
+"""
+
+import os
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from blip_core.runtime.guardian import STOPPED, guarded
+
+_LOOK = 2.0  # seconds
+
+
+def end_with_worker() -> None:
+    """From now on the death of the worker that started this process is a SIGTERM to it. Without this a run would notice when it next has
+    something to print, and a stage can be silent for minutes."""
+    worker = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == worker:
+            time.sleep(_LOOK)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="worker-watch", daemon=True).start()
 
 
 class Children:

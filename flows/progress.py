@@ -5,8 +5,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-# `pretrain  120/500  loss 3.21 …  eta 1:05`
-_STEP = re.compile(r"^\s*[\w@.-]+\s+(\d+)/(\d+)\b")
+# `pretrain g0  120/500  loss 3.21 …  eta 1:05` (blip_core/runtime/progress.py): two blanks stand between the parts
+_STEP = re.compile(r"^\s*\w[^/]*?  (\d+)/(\d+)(?:  |$)")
 # DVC's advice after each stage: once, at the end, would be enough
 _CHATTER = re.compile(
     r"^\s*$|^(Updating|Generating) lock file|^To (track the changes|enable auto staging)|^\t(git add|dvc config)|^Use `dvc push`"

@@ -32,10 +32,25 @@ def reproduce(
     error_file.unlink(missing_ok=True)
     workspace.mend_locks()
     env = {**(env or {}), "BLIP_ERROR_FILE": str(error_file)}
-    code = run_dvc(["repro", "-s", *options, stage], workspace=workspace, on_line=narrator, env=env, locks=locks)
+    on_line = but_the_reason(narrator, stage, error_file)
+    code = run_dvc(["repro", "-s", *options, stage], workspace=workspace, on_line=on_line, env=env, locks=locks)
     if workspace.children.stopped:
         return Failed(name="Stopped", message="stopped before its end")
     return verdict(code, list(narrator.lines), error_file)
+
+
+def but_the_reason(narrator: Narrator, stage: str, error_file: Path) -> Callable[[str], None]:
+    """Passes on what is printed, but for the reason of a failure, which stands in the file already: the flow tells it at its end."""
+
+    def on_line(line: str) -> None:
+        if error_file.exists():
+            error = json.loads(error_file.read_text())
+            told = error["message"].splitlines() if error["kind"] == "input" else []
+            if line.removeprefix(f"{stage.split('@')[0]}: ") in told or line in told or _EXIT.search(line):
+                return
+        narrator(line)
+
+    return on_line
 
 
 def run_dvc(

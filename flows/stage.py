@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from uuid import UUID
 
 import httpx
@@ -18,6 +19,7 @@ from flows.graph import GPU, Node
 from flows.progress import Narrator
 from flows.remote import Remote
 from flows.repro import reproduce
+from flows.told import not_run
 from flows.workspace import Workspace
 
 RETRIED = ("Killed", "Locked")  # states whose cause may be gone; a gate that said no says it again
@@ -28,8 +30,10 @@ def may_recover(_task: object, _task_run: object, state: State) -> bool:
 
 
 @task(task_run_name="{node.name}", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, retry_condition_fn=may_recover)
-def run_stage(node: Node, *, force: bool, workspace: Workspace, remote: Remote | None) -> State:
-    """Bring one stage up to date. All its upstream must be so already, or be kept: `-s` looks at no other stage."""
+def run_stage(node: Node, *, missing: Callable[[], list[str]], force: bool, workspace: Workspace, remote: Remote | None) -> State:
+    """Bring one stage up to date. All its upstream must be so already, or be kept: `-s` looks at no other stage. `missing`: those not."""
+    if names := missing():
+        return not_run(names)
     if node.kept:
         return Completed(name="Kept", message="taken as it is")
     if not node.dirty:

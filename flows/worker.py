@@ -19,10 +19,12 @@ from prefect.states import Completed, Failed
 
 from blip_core.runtime.cores import available_cores
 from flows.gpus import gpu_locks, locked
+from flows.proc import end_with_worker
 from flows.progress import Narrator
 from flows.remote import MADE
 from flows.repro import reproduce, run_dvc, tail
 from flows.slots import Slots
+from flows.told import tell_once, told
 from flows.watch import STAGE_LOG
 from flows.workspace import Workspace
 from flows.worktree import make_stage_tree, resolve, stage_lock, tracking_store
@@ -36,7 +38,7 @@ def project() -> Path:
     return clone
 
 
-@flow(name="stage")
+@flow(name="stage", flow_run_name="{stage}")
 def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: list[str], force: bool = False) -> State:
     """Make one stage's outputs and push them.
 
@@ -48,6 +50,13 @@ def run_stage_here(stage: str, revision: str, params: str, lock: str, upstream: 
         upstream: the stages (and .dvc files) whose outputs it reads.
         force: run it also when the run cache has its outputs, and hand over what dvc.lock then says of it.
     """
+    tell_once()
+    end_with_worker()
+    return told(make_in_tree(stage, revision, params, lock, upstream, force=force))
+
+
+def make_in_tree(stage: str, revision: str, params: str, lock: str, upstream: list[str], *, force: bool) -> State:
+    """In the stage's work tree, at the commit and with the values and the lines of dvc.lock of who asked."""
     from dvc.utils.serialize import load_yaml
 
     log = get_run_logger().getChild(STAGE_LOG)

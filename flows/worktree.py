@@ -21,6 +21,7 @@ from filelock import FileLock
 from blip_core.config.training import SHARED
 from blip_core.tracking.provenance import git, raw_data
 from blip_core.versions.cache import open_cache, run_dvc
+from flows.values import did_you_mean
 
 RUNS = Path(".work/runs")
 STAGES = Path(".work/stages")
@@ -110,12 +111,11 @@ def resolve(root: Path, revision: str | None) -> str:
 
 
 def override(path: Path, params: dict[str, Any]) -> None:
-    """Set values by dotted key in a YAML file; its comments and its form stay. A section that is not there is a ValueError."""
+    """Set values by dotted key in a YAML file; comments and form, which is DVC's, stay. A section that is not there is a ValueError."""
     from ruamel.yaml import YAML
 
     editor = YAML()
     editor.preserve_quotes, editor.width = True, 4096
-    editor.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
     values, expected = editor.load(path), yaml.safe_load(path.read_text())
     for key, value in params.items():
         *parents, last = key.split(".")
@@ -146,12 +146,13 @@ def record(tree: Path) -> str:
 
 
 def _section(values: dict[str, Any], parents: list[str], key: str) -> dict[str, Any]:
+    whole = values
     for depth, name in enumerate(parents):
         if depth == 1 and parents[0] in SHARED.get(name, ()):
             values.setdefault(name, {})  # so far the training takes this part from `training` alone
         section = values.get(name)
         if not isinstance(section, dict):
-            raise ValueError(f"params: {key!r}: params.yaml has no section {name!r}; `blip params` checks the rest")
+            raise ValueError(f"params: {key!r}: params.yaml has no section {name!r}{did_you_mean(key, whole)}")
         values = section
     return values
 

@@ -3,8 +3,9 @@
 Input: rows with `image` (a JPEG, PNG, WebP or GIF file as base64 text), `text`, or both, as the task wants; `params` choose the task and
 how captions are made (blip_core/serving/options.py, and the model's signature). Output: one dict a row. It is not for importing.
 
-A program of one's own may name files by their path. A scoring server takes no paths, whatever its clients send: they are files of the
-server; and it fetches URLs only from hosts that its environment names (blip_core/serving/urls.py).
+A program of one's own may also give bytes, a PIL image or an array, or name a file by its path. A scoring server takes no paths,
+whatever its clients send: they are files of the server; and it fetches URLs only from hosts that its environment names
+(blip_core/serving/urls.py).
 """
 
 import os

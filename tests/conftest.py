@@ -173,8 +173,10 @@ def ingested(tmp_path_factory, params) -> Path:
         a / "gates/g0.json",
         a / "decisions/g0.json",
         a / "metrics/validate.json",
-        a / "docs",
+        a / "docs/validate",
         cfg=params.section("validate"),
+        gate_cfg=params.gate,
+        score_cfg=params.score,
     )
     return a
 
@@ -203,11 +205,7 @@ def served(tmp_path_factory, model_cfg, tokenizer):
 
 @pytest.fixture
 def driver(tmp_path):
-    from tests.support.browser import NoBrowser, start_browser
+    from tests.support.browser import browser
 
-    try:
-        found = start_browser(tmp_path)
-    except NoBrowser as e:
-        pytest.skip(str(e))
-    yield found
-    found.quit()
+    with browser(tmp_path) as found:
+        yield found

@@ -35,7 +35,7 @@ class Trial:
     after: str = ""
 
     def before(self, stage: str, **env: str) -> Project:
-        self.stage, self.verb = stage, stage.split("@")[0]
+        self.stage, self.name = stage, stage.split("@")[0]
         lock = yaml.safe_load((self.reference.root / "dvc.lock").read_text())
         self.run = re.search(r"--run (\S+)", lock["stages"][stage]["cmd"])[1]
         self.project = copy_before(self.reference, stage, self.folder)
@@ -45,7 +45,7 @@ class Trial:
 
     def mid_stage(self) -> psutil.Process:
         """The process of the stage, at a random moment of its work, which begins when its run is open in MLflow."""
-        process = wait_for(lambda: self.project.stage(self.verb))
+        process = wait_for(lambda: self.project.stage(self.name))
         wait_for(lambda: self._is_open() or not process.is_running())
         time.sleep(self.draw.uniform(0, self.own_seconds()))
         return process
@@ -89,7 +89,7 @@ class Trial:
 
 def name(process: psutil.Process) -> list[str]:
     with contextlib.suppress(psutil.Error):
-        return [Path(part).name for part in process.cmdline()[:4]]
+        return [Path(part).name for part in process.cmdline()[:5]]
     return ["?"]
 
 
@@ -139,7 +139,7 @@ def kill_child(trial: Trial, stage: str) -> None:
     for _ in range(TRIES):
         project = trial.before(stage)
         dvc = project.start("dvc", "repro", stage)
-        parent = wait_for(lambda: project.stage(trial.verb))  # noqa: B023 (called at once)
+        parent = wait_for(lambda: project.stage(trial.name))  # noqa: B023 (called at once)
         wait_for(lambda: _children(parent) or not parent.is_running())  # noqa: B023
         time.sleep(trial.draw.uniform(0, 0.1))
         children = _children(parent)
@@ -169,7 +169,7 @@ def stop_flow(trial: Trial, stage: str, by: signal.Signals) -> None:
     flow.send_signal(by)
     code = flow.wait(300)
     with contextlib.suppress(TimeoutError):
-        wait_for(lambda: not project.stage(trial.verb), 15)
+        wait_for(lambda: not project.stage(trial.name), 15)
     trial.look(f"the flow ends with {code}")
     for process in project.processes():  # Prefect's temporary server outlives kill -9
         process.kill()

@@ -91,12 +91,12 @@ class Project:
                     found.append(process)
         return found
 
-    def stage(self, verb: str) -> psutil.Process | None:
+    def stage(self, name: str) -> psutil.Process | None:
         """The process of a stage, if it runs."""
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 command = process.cmdline()
-                if command[1:4] == ["-m", "blip_core", verb]:
+                if command[1:5] == ["-m", "blip_core", "stage", name]:
                     return process
         return None
 

@@ -80,7 +80,7 @@ def kill_prefect(trial: "Trial", stage: str, victim: str) -> None:
         trial.mid_stage()
         {"server": server, "worker": worker}[victim].kill(group=victim == "server")
         time.sleep(1)
-        alive = "goes on" if project.stage(trial.verb) else "is gone"
+        alive = "goes on" if project.stage(trial.name) else "is gone"
         began = time.monotonic()
         wait_for(lambda: not project.processes(), 900)
         trial.look(f"a second later the stage {alive}; {time.monotonic() - began:.0f} s later nothing of the run is left")

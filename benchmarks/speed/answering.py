@@ -18,7 +18,7 @@ import torch
 import transformers
 from side_by_side import alternate, compared, show, write
 
-from blip_core.capfilt.decoding import _Draw, draw_keys
+from blip_core.capfilt.decoding import Draw, draw_keys
 from blip_core.capfilt.judge import JudgeFilter
 from blip_core.capfilt.plugins import open_captioner, open_filter
 from blip_core.capfilt.vlm import VlmCaptioner
@@ -72,7 +72,7 @@ def captions_by_loop(captioner: VlmCaptioner, prepared: list[Any], keys: list[st
     for inputs, key in zip(prepared, keys, strict=True):
         own = []
         for n in range(CANDIDATES):
-            draw = transformers.LogitsProcessorList([_Draw(SAMPLER, draw_keys([key], 1, 0, first=n))])
+            draw = transformers.LogitsProcessorList([Draw(SAMPLER, draw_keys([key], 1, 0, first=n))])
             ids = vlm.model.generate(**inputs, **limits, logits_processor=draw)[:, inputs["input_ids"].shape[1] :]
             own += vlm.decode(ids)
         found.append(own)

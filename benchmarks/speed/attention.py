@@ -5,6 +5,7 @@
 One thread; shapes of the demo's image encoder and of ViT-B/16. Prints the medians of alternating runs, and their ratio.
 """
 
+import argparse
 import statistics
 import time
 
@@ -23,6 +24,7 @@ def seconds(shape: tuple[int, ...], dtype: torch.dtype) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     print(f"{'shape':30} {'bf16 ms':>9} {'fp32 ms':>9} {'ratio':>6}")
     for name, shape in SHAPES.items():

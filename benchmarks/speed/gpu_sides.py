@@ -20,7 +20,8 @@ from blip_core.model.blip import Blip, SpecialTokens  # noqa: E402
 from blip_core.model.generate import Limits, beam_search, nucleus  # noqa: E402
 from blip_core.model.inference import for_inference  # noqa: E402
 from blip_core.training.loop import _train_step, compile_blocks, make_optimizer, parallel, parameter_groups  # noqa: E402
-from blip_core.training.objectives import Batch, PretrainObjective, _draws  # noqa: E402
+from blip_core.training.objectives import PretrainObjective, _draws  # noqa: E402
+from blip_core.training.step import Batch  # noqa: E402
 
 SIZES = ("vit-b16", "vit-l16", "tiny")
 SEED, TOKENS, FIRST_WORD = 0, 15, 5  # all texts as long as the longest of COCO mostly are, so that the work can be counted
@@ -66,7 +67,8 @@ class Setting:
         torch.manual_seed(SEED)
         side, own = self.model_config().vision.image_size, torch.arange(count, device=self.device)
         pixels = torch.randn(count, 3, side, side, device=self.device)
-        return Batch(pixels, *self.texts(count, TOKENS), prompt_tokens=0, image_ids=own, text_ids=own, step=0, progress=0.5, seed=SEED)
+        ids, mask = self.texts(count, TOKENS)
+        return Batch(pixels=pixels, ids=ids, mask=mask, prompt_tokens=0, image_ids=own, text_ids=own, step=0, progress=0.5, seed=SEED)
 
 
 def numbered(batch: Batch, step: int) -> Batch:

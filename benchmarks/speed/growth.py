@@ -152,7 +152,8 @@ def calls(root: Path, params: Params) -> dict[str, Callable[[Callable], object]]
     return {
         "ingest": lambda f: f(root / "data", *outs, cfg=cfg("ingest"), work=work),
         "validate": lambda f: f(
-            g0, heldout, shards, gates / "g0.json", a / "decisions/g0.json", metrics / "v.json", docs / "v", cfg=cfg("validate")
+            *(g0, heldout, shards, gates / "g0.json", a / "decisions/g0.json", metrics / "v.json", docs / "v"),
+            **{"cfg": cfg("validate"), "gate_cfg": cfg("gate"), "score_cfg": cfg("score")},
         ),
         "caption": lambda f: f(a / "captioner", g0, shards, gates / "g0.json", a / "captions", round="r1", cfg=cfg("caption"), **shared),
         "score": lambda f: f(a / "filter", g0, a / "captions", shards, heldout, a / "scored", cfg=cfg("score"), **shared),

@@ -24,7 +24,8 @@ from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import _train_step, make_optimizer, parallel
-from blip_core.training.objectives import Batch, PretrainObjective
+from blip_core.training.objectives import PretrainObjective
+from blip_core.training.step import Batch
 from blip_core.weights.checkpoint import new_model
 
 WITH, WITHOUT = "with padding", "without"

@@ -23,7 +23,8 @@ from side_by_side import ROOT, SIZES, alternate, build, compared, random_texts, 
 from blip_core.config.params import load_params
 from blip_core.config.training import ContrastConfig, OptimConfig
 from blip_core.training.loop import _train_step, learning_rate, make_optimizer, parallel, parameter_groups
-from blip_core.training.objectives import Batch, PretrainObjective, _draws
+from blip_core.training.objectives import PretrainObjective, _draws
+from blip_core.training.step import Batch
 
 SEED = 0
 Step = Callable[[int], dict[str, float]]  # number of the step to losses
@@ -46,7 +47,7 @@ def make_batch(tokenizer, step: int, *, image_size: int, batch_size: int) -> Bat
     ids, mask = random_texts(tokenizer, lengths, seed=step)
     pixels = torch.randn(batch_size, 3, image_size, image_size, generator=generator)
     own = torch.arange(batch_size) + step * batch_size
-    return Batch(pixels, ids, mask, prompt_tokens=0, image_ids=own, text_ids=own, step=step, progress=0.5, seed=SEED)
+    return Batch(pixels=pixels, ids=ids, mask=mask, prompt_tokens=0, image_ids=own, text_ids=own, step=step, progress=0.5, seed=SEED)
 
 
 def our_step(model, tokenizer, contrast: ContrastConfig, optim: OptimConfig, batch_size: int) -> tuple[PretrainObjective, Callable]:

@@ -14,25 +14,29 @@ Differences = dict[str, dict[str, list[tuple[float, float, float] | None]]]  # m
 
 
 def show(file: Path, page: Path | None) -> str:
-    """The section of what the file of results holds. Draws the figure beside the page, or the file where there is none; writes the page."""
+    """The section of what the file of results holds. With a page it is put there, and its figure beside it; else nothing is written."""
+    results = read_results(file)
+    if page is None:
+        return section(results, figure=None)
+    figure = page.with_name("ablations.png")
+    _draw(results, figure)
+    write_page(page, text := section(results, figure=figure.name))
+    return text
+
+
+def _draw(results: dict[str, Any], figure: Path) -> None:
     from blip_core.report.figures import difference_rows
 
-    results = read_results(file)
-    figure = page.with_name("ablations.png") if page else file.with_suffix(".png")
     baseline = results["baselines"][0]
     panels = {METRICS[metric]: rows for metric, rows in differences(results, baseline).items()}
     with new_file(figure) as temporary:
         temporary.write_bytes(difference_rows(panels, baseline=baseline))
-    text = section(results, figure=figure.name)
-    if page:
-        write_page(page, text)
-    return text
 
 
-def section(results: dict[str, Any], *, figure: str) -> str:
-    """All of it; `figure` is the path of the picture as the page names it."""
+def section(results: dict[str, Any], *, figure: str | None) -> str:
+    """All of it; `figure` is the path of the picture as the page names it, None where there is no page."""
     shown = f"Differences to {results['baselines'][0]}: a point for each seed, with its interval"
-    parts = [_conditions(results), _means(results), f"![{shown}]({figure})", f"{shown}."]
+    parts = [_conditions(results), _means(results), *([f"![{shown}]({figure})", f"{shown}."] if figure else [])]
     compared = [b for b in results["baselines"] if differences(results, b)["cider"]]
     for baseline in compared:
         about = f"Against {baseline}: the mean over the seeds, and at how many the interval lies above or below 0."

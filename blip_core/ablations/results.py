@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from blip_core.ablations.graph import Own
 from blip_core.config.evaluation import CompareConfig
 from blip_core.config.params import Params
+from blip_core.files.content import read_json
 from blip_core.sample.truth import TrueNoise, caption_truth, load_truth, synthetic_noise, web_noise
 from blip_core.selection.choice import Rule
 from blip_core.selection.outcome import NoiseRatio
@@ -57,7 +58,7 @@ def _apart(one: object, other: object) -> tuple[object, object]:
 def read_results(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise ValueError(f"{file}: no such file; `blip ablate` writes it")
-    return json.loads(file.read_text())
+    return read_json(file)
 
 
 def measure_row(clone: Path, model: str, own: Own, params: Params, *, against: dict[str, str], compare: Compare) -> dict[str, Any]:

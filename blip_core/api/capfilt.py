@@ -1,14 +1,14 @@
-"""The captioner and the filter of a loaded model, asked about pictures of one's own (paper section 3.3)."""
+"""A captioner and a filter at work on pictures of one's own (paper section 3.3): what stands behind the methods of `Model`."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Literal, TypedDict, Unpack
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from blip_core.api.models import Model
-from blip_core.api.pictures import Picture, read_pictures
+from blip_core.api.pictures import Picture, read_each, require_read
+from blip_core.capfilt.med import Captioner, Filter
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.config.capfilt import WriterConfig
 from blip_core.config.reading import checked
@@ -39,86 +39,82 @@ class SamplerOptions(TypedDict, total=False):
     repetition_penalty: float
 
 
-def caption(
-    model: Model,
-    images: Sequence[Picture],
-    *,
-    sampler: Literal["beam", "nucleus"] = "beam",
-    num_candidates: int = 1,
-    prompt: str | None = None,
-    seed: int = 0,
-    batch_size: int = 32,
-    **options: Unpack[SamplerOptions],
-) -> list[list[str]]:
-    """Captions of pictures by a BLIP.
+@dataclass(frozen=True)
+class Match:
+    """How well texts fit pictures: arrays float64, or single numbers of one picture with one text.
 
-    A sampled caption follows from the seed and the picture's own pixels, whatever stands beside it and in whichever form it comes.
-
-    Args:
-        model: From `load_model`; it must have a decoder.
-        images: Paths, the bytes of files (JPEG, PNG, WebP, GIF), PIL images or arrays, uint8 [height, width, 3].
-        sampler: beam, the most probable caption, as the paper evaluates; or nucleus, more diverse, as its CapFilt writes (section 4.3).
-        num_candidates: Captions of each picture; of a beam search at most `beams`.
-        prompt: Put before each caption, and no part of it. None is the one that the model was tuned with, as far as it is known.
-        seed: Of what nucleus draws; 0 or more.
-        batch_size: Pictures at a time.
-        **options: See `SamplerOptions`.
-
-    Returns:
-        For each picture its captions: the best first of a beam search, in the order of drawing of nucleus.
-
-    Raises:
-        ValueError: A picture can't be read, an option has no such value, or the model can't write.
+    Attributes:
+        itm: Raw P(match) of the ITM head with [ENC] first, as trained (paper section 3.2); NaN of a CLIP or SigLIP, which has no such head.
+        itm_logit: Its log-odds.
+        itc: Cosine of the ITC features, -1 to 1.
+        match: Calibrated P(match), by which a round decides; None of a model that no round has calibrated.
     """
-    if model.captioner is None:
-        raise ValueError(f"{type(model.model).__name__} can't write captions, for it has no decoder; load a BLIP")
-    about = {"captioner": model.identity, "prompt": prompt, "fuses": None, "sentences": "all", "num_candidates": num_candidates}
-    cfg = checked(WriterConfig, about | {"sampler": _USUAL | {"name": sampler} | options}, "caption")
-    captioner = model.captioner if prompt is None else replace(model.captioner, prompt=prompt)
-    found: list[list[str]] = []
-    for pictures in read_pictures(images, captioner.prepare, batch_size=batch_size):
-        keys = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
-        numbers = {"seed": seed, "num_candidates": num_candidates, "first": 0}
-        found += [[c.text for c in own] for own in captioner.captions(pictures, keys, cfg.sampler, **numbers)]
-    return found
+
+    itm: np.ndarray
+    itm_logit: np.ndarray
+    itc: np.ndarray
+    match: np.ndarray | None
 
 
-def score(model: Model, images: Sequence[Picture], texts: Sequence[str] | Sequence[Sequence[str]], *, batch_size: int = 64) -> PairScores:
-    """How well texts fit pictures, by a BLIP, or by a CLIP or SigLIP.
-
-    `texts[i]` is a text of `images[i]`, or a list of them, equally many of each picture, as `caption` gives them. All texts with all
-    pictures are `score(model, images, [texts] * len(images))`; where the cosine will do, the product of `model.image_features` and
-    `model.text_features` is far quicker.
-
-    Args:
-        model: From `load_model`; a BLIP must have what ITM and ITC need.
-        images: N pictures, as in `caption`.
-        texts: N texts, or N lists of K. A text is cut to as many tokens as the model was tuned with.
-        batch_size: Pairs at a time, but at least those of one picture.
-
-    Returns:
-        Arrays float64 [N], or [N, K]: `itm`, the raw P(match) of the ITM head with [ENC] first, as trained (paper section 3.2);
-            `itm_logit`, its log-odds; `itc`, the cosine of the ITC features, -1 to 1. A CLIP or SigLIP has no such head: its `itm` is
-            NaN. What a round decides by is the calibrated `match` of its scores, made of both.
-
-    Raises:
-        ValueError: A picture can't be read, a text is no string, the numbers do not fit, or the model lacks a head.
-    """
-    single = all(isinstance(text, str) for text in texts)
-    rows = [list(text) if isinstance(text, Iterable) and not isinstance(text, str) else [text] for text in texts]
-    _check(rows, len(images))
-    width = len(rows[0])
-    found, at = [], 0
-    for pictures in read_pictures(images, model.filter.prepare, batch_size=max(1, batch_size // width)):
-        encoded = [model.filter.encode(row) for row in rows[at : at + len(pictures)]]
-        found.append(model.filter.score(pictures, encoded))
-        at += len(pictures)
-    shape = (len(rows),) if single else (len(rows), width)
-    itm_logit, itc = (np.concatenate(parts).reshape(shape) for parts in zip(*((f.itm_logit, f.itc) for f in found), strict=True))
-    return PairScores(itm_logit, itc)
+def writer(
+    identity: str, *, sampler: Literal["beam", "nucleus"], num_candidates: int, prompt: str | None, options: SamplerOptions
+) -> WriterConfig:
+    """The checked settings of a captioner. ValueError names an option that has no such value."""
+    about = {"captioner": identity, "prompt": prompt, "fuses": None, "sentences": "all", "num_candidates": num_candidates}
+    return checked(WriterConfig, about | {"sampler": _USUAL | {"name": sampler} | options}, "caption")
 
 
-def _check(rows: list[list[str]], num_images: int) -> None:
+def each_caption(
+    captioner: Captioner, images: Sequence[Picture], cfg: WriterConfig, *, seed: int, batch_size: int
+) -> Iterator[list[str] | ValueError]:
+    """The captions of each picture, in order; of one that can't be read, why."""
+
+    def prepared(picture: np.ndarray) -> tuple[str, Any]:
+        return hashlib.sha256(picture.tobytes()).hexdigest(), captioner.prepare(picture)
+
+    numbers = {"seed": seed, "num_candidates": cfg.num_candidates, "first": 0}
+    for batch in read_each(images, prepared, batch_size=batch_size):
+        readable = [found for found in batch if not isinstance(found, ValueError)]
+        keys, pictures = [key for key, _ in readable], [picture for _, picture in readable]
+        made = iter(captioner.captions(pictures, keys, cfg.sampler, **numbers) if pictures else [])
+        yield from (found if isinstance(found, ValueError) else [caption.text for caption in next(made)] for found in batch)
+
+
+def each_score(
+    judge: Filter, images: Sequence[Picture], texts: Sequence[list[str]], *, batch_size: int
+) -> Iterator[PairScores | ValueError]:
+    """The scores of texts[i] against images[i], in order; of a picture that can't be read, why. Each has equally many texts."""
+    at, width = 0, len(texts[0])
+    for batch in read_each(images, judge.prepare, batch_size=max(1, batch_size // width)):
+        own = texts[at : at + len(batch)]
+        readable = [(found, row) for found, row in zip(batch, own, strict=True) if not isinstance(found, ValueError)]
+        scores = judge.score([found for found, _ in readable], [judge.encode(row) for _, row in readable]) if readable else None
+        places = iter(np.arange(len(readable) * width).reshape(-1, width))
+        for found in batch:
+            if isinstance(found, ValueError):
+                yield found
+            else:
+                assert scores is not None
+                yield scores.where(next(places))
+        at += len(batch)
+
+
+def scores_of(judge: Filter, images: Sequence[Picture], texts: list[list[str]], *, batch_size: int) -> PairScores:
+    """Flat, of all pairs. ValueError names a picture that can't be read, or texts that do not fit."""
+    check_texts(texts, len(images))
+    each = each_score(judge, images, texts, batch_size=batch_size)
+    found = [require_read(scores, number) for number, scores in enumerate(each)]
+    return PairScores(*(np.concatenate([getattr(f, name) for f in found]) for name in ("itm_logit", "itc")))
+
+
+def rows_of(texts: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
+    """A list of texts for each picture, where a picture may have a single one."""
+    if isinstance(texts, str):
+        raise ValueError(f"texts: expected a list, a text or more for each picture, got {texts!r:.80}")
+    return [list(text) if isinstance(text, Iterable) and not isinstance(text, str) else [text] for text in texts]
+
+
+def check_texts(rows: list[list[str]], num_images: int) -> None:
     if len(rows) != num_images or not rows:
         raise ValueError(f"{num_images} pictures and texts for {len(rows)}: expected a text, or a list of texts, for each of at least one")
     for number, row in enumerate(rows):

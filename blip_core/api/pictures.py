@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,24 +21,45 @@ Prepared = TypeVar("Prepared")
 _LIMITS = ImageLimits(min_side=1, max_side=MOST_PIXELS, max_pixels=MOST_PIXELS, max_aspect=MOST_PIXELS, max_bytes=sys.maxsize)
 
 
-def read_pictures(images: Sequence[Picture], prepare: Callable[[np.ndarray], Prepared], *, batch_size: int) -> Iterator[list[Prepared]]:
-    """What `prepare` makes of each picture, uint8 H x W x 3, in batches. ValueError names the place of one that can't be read."""
-    if isinstance(images, str | Path | bytes | Image.Image) or not len(images):
+def is_picture(images: "Picture | Sequence[Picture]") -> TypeGuard[Picture]:
+    """Whether it is one picture, and no list of them. An array of three dimensions is one."""
+    return isinstance(images, str | os.PathLike | bytes | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
+
+
+def read_each(
+    images: Sequence[Picture], prepare: Callable[[np.ndarray], Prepared], *, batch_size: int
+) -> Iterator[list[Prepared | ValueError]]:
+    """What `prepare` makes of each picture, uint8 H x W x 3, in batches; for one that can't be read, why."""
+    if is_picture(images) or not len(images):
         raise ValueError(f"images: expected a list of one or more pictures, got {images!r:.80}; of a single one write [picture]")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
 
-    def read(number: int) -> Prepared:
+    def read(picture: Picture) -> Prepared | ValueError:
         try:
-            return prepare(np.require(pixels(pictures[number]), requirements=["C", "W"]))  # torch takes no other
+            array = np.require(pixels(picture), requirements=["C", "W"])  # torch takes no other
         except (ValueError, OSError) as e:
-            why = f"{e} ({REASONS[e.reason]})" if isinstance(e, Rejected) else e
-            raise ValueError(f"images[{number}]: {why}") from None
+            return ValueError(f"{e} ({REASONS[e.reason]})" if isinstance(e, Rejected) else str(e))
+        return prepare(array)
 
     pictures = list(images)
-    numbers = list(range(len(pictures)))
-    batches = (numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size))
-    return (prepared for _, prepared in read_ahead(read, batches))
+    batches = (pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size))
+    return (read for _, read in read_ahead(read, batches))
+
+
+def read_pictures(images: Sequence[Picture], prepare: Callable[[np.ndarray], Prepared], *, batch_size: int) -> Iterator[list[Prepared]]:
+    """The same where all must be readable: ValueError names the place of one that is not."""
+    done = 0
+    for batch in read_each(images, prepare, batch_size=batch_size):
+        yield [require_read(found, number) for number, found in enumerate(batch, start=done)]
+        done += len(batch)
+
+
+def require_read(found: Prepared | ValueError, number: int) -> Prepared:
+    """ValueError when picture `number` could not be read."""
+    if isinstance(found, ValueError):
+        raise ValueError(f"images[{number}]: {found}")
+    return found
 
 
 def pixels(image: Picture) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from blip_core.capfilt.vlm import repeat_cache
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.files.content import hash64
 from blip_core.model.generate import Limits, most_probable, restrict, shape_logits
@@ -25,13 +26,13 @@ def write(
     limits = {"max_new_tokens": sampler.max_tokens, "min_new_tokens": sampler.min_tokens}
     # what a folder's generation_config.json says of sampling is overruled: the sampler is what the candidates carry
     ours = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": None}
-    penalty = _Penalty(sampler.repetition_penalty)
+    penalty = Penalty(sampler.repetition_penalty)
     if sampler.name == "beam":
         search = {"num_beams": sampler.beams, "num_return_sequences": num_candidates}
         ids = model.generate(**inputs, **limits, **ours, **search, logits_processor=LogitsProcessorList([penalty]))
         ids = ids[:, penalty.prompt :]
     else:
-        processors = LogitsProcessorList([penalty, _Draw(sampler, draw_keys(keys, num_candidates, seed, first=first).to(model.device))])
+        processors = LogitsProcessorList([penalty, Draw(sampler, draw_keys(keys, num_candidates, seed, first=first).to(model.device))])
         decode = _sharing_prompts(num_candidates)
         ids = model.generate(**inputs, **limits, **ours, num_beams=1, logits_processor=processors, custom_generate=decode)
     return ids.unflatten(0, (len(keys), num_candidates))
@@ -57,7 +58,7 @@ def _signed(bits: int) -> int:
     return bits - (1 << 64) if bits >> 63 else bits
 
 
-class _Penalty(LogitsProcessor):
+class Penalty(LogitsProcessor):
     """The repetition penalty on what is written alone: transformers' own counts the prompt, and its tokens of the picture."""
 
     def __init__(self, penalty: float):
@@ -69,7 +70,7 @@ class _Penalty(LogitsProcessor):
         return restrict(scores_RV, ids_RL[:, self.prompt :], self.limits, num_new=0, sep=0)
 
 
-class _Draw(LogitsProcessor):
+class Draw(LogitsProcessor):
     """Noise upon the logits by temperature, top-k and top-p, so that the largest is the token drawn."""
 
     def __init__(self, sampler: SamplerConfig, keys_R: Tensor):
@@ -95,7 +96,7 @@ def _sharing_prompts(copies: int) -> Callable[..., Tensor]:
         kind = {"is_encoder_decoder": model.config.is_encoder_decoder}
         outputs = model._prefill(input_ids, generation_config, model_kwargs)
         kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs, **kind)
-        kwargs["past_key_values"].batch_repeat_interleave(copies)
+        repeat_cache(kwargs["past_key_values"], len(outputs.logits), copies)
         ids, kwargs = model._expand_inputs_for_generation(expand_size=copies, input_ids=input_ids, **kind, **kwargs)
         logits, alive, pad = outputs.logits[:, -1].repeat_interleave(copies, 0), ids.new_ones(len(ids)), generation_config._pad_token_tensor
         while True:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blip_core.capfilt.pair_scores import PairScores
-from blip_core.capfilt.vlm import Vlm, alike, load_vlm, together
+from blip_core.capfilt.vlm import Vlm, alike, load_vlm, repeat_cache, together
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
 
@@ -82,7 +82,7 @@ class JudgeFilter:
         most = max(map(len, texts))
         rows = [text for own in texts for text in own + own[:1] * (most - len(own))]  # equally many of each picture
         past = self.vlm.model(**together(pictures), use_cache=True, logits_to_keep=1).past_key_values
-        past.batch_repeat_interleave(most)
+        repeat_cache(past, len(pictures), most)
         ids, last = pad(rows, 0)[0].to(device()), torch.tensor([len(row) - 1 for row in rows], device=device())
         lengths, place = last.unique(return_inverse=True)
         logits = self.vlm.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=lengths).logits
@@ -99,14 +99,14 @@ def load_judge(folder: Path, identity: str, *, question: str, precision: str) ->
         raise ValueError(
             f"{fault}expected a decoder that has the picture among its tokens, as of Qwen2-VL or LLaVA; it may do as a captioner"
         )
+    if vlm.opens_thoughts(question):
+        raise ValueError(f"{fault}its template opens a block of thoughts, so an answer does not begin with yes or no; change the template")
     yes, no = (_spellings(vlm, word) for word in ("yes", "no"))
     if not yes or not no:
         raise ValueError(f"{fault}its tokenizer has no token of its own for {'no' if yes else 'yes'}")
     judge = JudgeFilter(vlm, identity, question, Ending.of(vlm), yes, no)
     if not _goes_on(judge):
-        raise ValueError(
-            f"{fault}what it makes of the picture depends on the text behind it, so texts can't be judged one beside the other"
-        )
+        raise ValueError(f"{fault}what it makes of the picture depends on the text behind it, and here the texts of a picture share that")
     return judge
 
 

@@ -24,7 +24,7 @@ from blip_core.capfilt.sieve import SieveFilter, load_encoder
 from blip_core.capfilt.vlm import load_vlm_captioner
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
-from blip_core.files.content import sha256_file
+from blip_core.files.content import hash_files, sha256_file
 from blip_core.model.blip import CAPTIONING, RETRIEVAL, Blip
 from blip_core.model.inference import for_inference
 from blip_core.weights.checkpoint import model_hash
@@ -210,7 +210,7 @@ def identify(path: Place) -> str:
         return model_hash(path)
     names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file() and p.suffix in _DECIDES)
     seen = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # a download leaves a .cache
-    return hashlib.sha256("".join(f"{name} {sha256_file(path / name)}\n" for name in seen).encode()).hexdigest()[:16]
+    return hash_files(path, seen)
 
 
 def _scheme(name: str) -> str:

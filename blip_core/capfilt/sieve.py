@@ -23,8 +23,8 @@ from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
 from blip_core.config.capfilt import SamplerConfig
 
-_CAPTIONS = 8
-_SAMPLER = SamplerConfig(name="nucleus", p=0.9, top_k=0, temperature=1.0, beams=1, min_tokens=5, max_tokens=20, repetition_penalty=1.0)
+CAPTIONS = 8
+SAMPLER = SamplerConfig(name="nucleus", p=0.9, top_k=0, temperature=1.0, beams=1, min_tokens=5, max_tokens=20, repetition_penalty=1.0)
 _MEDIUM = re.compile(
     r"\b(?:an?|the|this)?\s*\b(?:image|picture|photo|photograph|painting|drawing|illustration|screenshot|view) (?:of|shows)\b", re.I
 )
@@ -65,11 +65,11 @@ class SieveFilter:
     @torch.inference_mode()
     def score(self, pictures: list[tuple[str, Any]], texts: list[list[list[int]]]) -> PairScores:
         keys, prepared = [key for key, _ in pictures], [picture for _, picture in pictures]
-        written = self.captioner.captions(prepared, keys, _SAMPLER, seed=0, num_candidates=_CAPTIONS, first=0)
+        written = self.captioner.captions(prepared, keys, SAMPLER, seed=0, num_candidates=CAPTIONS, first=0)
         captions = self.encoder.features(self.encoder.encode([caption.text for own in written for caption in own]))
         found = self.encoder.features([text for row in texts for text in row])
         owner = torch.repeat_interleave(torch.arange(len(texts)), torch.tensor([len(row) for row in texts])).to(device())
-        itc = torch.einsum("te,tce->tc", found, captions.unflatten(0, (len(pictures), _CAPTIONS))[owner]).amax(-1).double().cpu().numpy()
+        itc = torch.einsum("td,tcd->tc", found, captions.unflatten(0, (len(pictures), CAPTIONS))[owner]).amax(-1).double().cpu().numpy()
         return PairScores(np.full(len(itc), np.nan), itc)
 
 

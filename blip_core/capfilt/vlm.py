@@ -131,6 +131,11 @@ def together(pictures: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([p[name] for p in pictures]).to(device()) for name in pictures[0]}
 
 
+def repeat_cache(cache: Any, rows: int, copies: int) -> None:
+    """Each of so many rows as often, in order. By what beam search uses: caches of linear attention have nothing else."""
+    cache.reorder_cache(torch.arange(rows).repeat_interleave(copies))
+
+
 def snapped(picture: np.ndarray) -> np.ndarray:
     """The picture with sides that are multiples of 112 pixels, 448 at most."""
     scale = min(1.0, _LONGEST / max(picture.shape[:2]))

@@ -39,7 +39,7 @@ def check_folder(folder: Path, shards: Path | None = None) -> str:
         scored = Walk(lambda: _scored(paths))
         if any(table.num_rows for table in scored):
             suites["scores"] = (scored, score_expectations())
-        results = check(suites, docs=None, title="check")
+        results = check(suites, docs=None)
     if len(faults) > _MOST_FAULTS:
         faults = [*faults[:_MOST_FAULTS], f"and {len(faults) - _MOST_FAULTS} more"]
     require(broken(faults) if faults else results, what=f"{folder} does not keep the contract of caption tables", remedy=_REMEDY, docs=None)
@@ -51,11 +51,11 @@ def row_expectations(*, max_chars: int | None, reasons: tuple[str, ...] = REASON
     """Of the tables of `each_row`. `max_chars`: of texts that were read, by ingest.texts; None where nobody noted it."""
     expectations = [
         never_null("text", "rows without a text"),
-        never_null("image_id", "rows without the identity of their picture"),
-        matches("key_form", "key", KEY.pattern, f"rows whose key is not of the form {KEY.pattern}"),
-        matches("image_id_form", "image_id", _IDENTITY, "rows whose image_id is empty, longer than 1000 characters or holds control ones"),
+        never_null("round", "rows without a round"),
+        matches("key_form", "key", KEY.pattern, f"rows without a key, or whose key is not of the form {KEY.pattern}"),
+        matches("image_id_form", "image_id", _IDENTITY, "rows whose image_id is missing, longer than 1000 characters or not printable"),
         unique("key_source_candidate", ("key", "source", "round", "candidate"), "rows that share key, source, round, number with another"),
-        within("candidate", 0, 2**31 - 1, "rows whose candidate number is negative"),
+        within("candidate", 0, 2**31 - 1, "rows whose candidate number is missing or negative"),
         one_of("source", "source", SOURCES, f"rows whose source is none of {', '.join(SOURCES)}"),
         one_of("reason", "reason", reasons, f"rows whose reason is none of {', '.join(reasons)}"),
         one_of("text_missing", "text", ("",), "rows of pictures without a text that have one", where=("reason", NO_TEXT)),
@@ -74,26 +74,28 @@ def row_expectations(*, max_chars: int | None, reasons: tuple[str, ...] = REASON
 
 
 def score_expectations() -> list[Expect]:
-    return [within(name, low, high, f"texts whose {name} is beyond {low:g} to {high:g}") for name, (low, high) in RANGES.items()]
+    return [within(name, low, high, f"texts whose {name} is missing or beyond {low:g} to {high:g}") for name, (low, high) in RANGES.items()]
 
 
 def each_row(paths: list[Path], columns: list[str], shards: Path) -> Iterator[pa.Table]:
     """The tables with `shard` and `row`, by which a row is found again, whether it `has_text` or stands for a picture without one,
-    `form` and `chars`, the text and its length where it has one, and whether the picture is `in_shard`."""
+    `form` and `chars`, the text and its length where it has one, and whether the picture is `in_shard`. Of a value that is missing
+    these say nothing: an expectation of its own does."""
     listed = read_manifest(shards)["files"]
     for path in paths:
         table, index = read_table(path, columns), index_path(shards, path.stem)
         held = read_index(index) if index.name in listed else None
-        identities = pc.fill_null(table["image_id"], "null")
-        there = pc.is_in(_identity(table), value_set=_identity(held).combine_chunks()) if held else pa.repeat(False, table.num_rows)
-        without = pc.fill_null(pc.equal(table["reason"], NO_TEXT), False)
+        identity = _identity(table)
+        there = pc.is_in(identity, value_set=_identity(held).combine_chunks()) if held else pa.repeat(False, table.num_rows)
+        there = pc.or_(there, pc.is_null(identity))
+        without = pc.or_(pc.fill_null(pc.equal(table["reason"], NO_TEXT), False), pc.is_null(table["text"]))
         added = {
             "shard": pa.repeat(path.stem, table.num_rows),
             "row": pa.array(range(table.num_rows), pa.int64()),
             "chars": pc.if_else(without, 1, pc.utf8_length(table["text"])),
             "form": pc.if_else(without, "-", table["text"]),
             "has_text": pc.if_else(without, "no", "yes"),
-            "in_shard": pc.if_else(pc.fill_null(there, False), "yes", pc.binary_join_element_wise("image_id", identities, " ")),
+            "in_shard": pc.if_else(there, "yes", pc.binary_join_element_wise("image_id", table["image_id"], " ")),
         }
         for name, values in added.items():
             table = table.append_column(name, values)

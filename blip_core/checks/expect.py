@@ -23,9 +23,9 @@ _PLACE = ("shard", "row", "key")  # columns that tell where a row stands
 class Expect:
     """One expectation: of an aggregate (bounds `low`, `high`), or of every row (the number of rows that break it must be 0)."""
 
-    name: str  # unique within a check; users read it in messages, gate files and Data Docs
+    name: str  # unique within a check; messages, gate files and Data Docs have it
     kind: str  # of _BREAKS, or unique | rows | mean | noise | max | min
-    says: str  # what is measured, as Data Docs and messages put it
+    says: str  # what is measured, as a reader of Data Docs and messages understands it
     columns: tuple[str, ...] = ()
     low: float = -math.inf
     high: float = math.inf
@@ -40,9 +40,12 @@ class Expect:
     def limit(self) -> str:
         if self.row_wise:
             return "0 rows"
-        if math.isinf(self.low):
-            return f"at most {self.high:g}"
-        return f"at least {self.low:g}" if math.isinf(self.high) else f"from {self.low:g} to {self.high:g}"
+        return f"at most {number(self.high)}" if math.isinf(self.low) else f"at least {number(self.low)}"
+
+
+def number(value: float) -> str:
+    """As people read it: 15,971 or 0.7394."""
+    return f"{value:,.0f}" if math.isfinite(value) and value == round(value) else f"{value:.4g}"
 
 
 def at_most(name: str, limit: float, says: str) -> Expect:
@@ -61,7 +64,7 @@ def share_at_most(name: str, column: str, limit: float, says: str, *, kind: str 
 
 
 def within(column: str, low: float, high: float, says: str) -> Expect:
-    """Every value is a number from `low` to `high`."""
+    """Every row has a number from `low` to `high`."""
     return Expect(f"{column}_range", "within", says, (column,), low=_finite(column, low), high=_finite(column, high))
 
 
@@ -70,7 +73,7 @@ def never_null(column: str, says: str) -> Expect:
 
 
 def unique(name: str, columns: tuple[str, ...], says: str) -> Expect:
-    """No two rows agree in all these columns."""
+    """No two rows agree in all these columns. That each has a value is for other expectations to say."""
     return Expect(name, "unique", says, columns)
 
 
@@ -94,24 +97,25 @@ def _finite(name: str, limit: float) -> float:
     return float(limit)
 
 
-# by kind: the rows of a table that break the expectation; a value that is missing is never_null's affair
+# by kind: the rows of a table that break the expectation; a value that is missing breaks each
 _BREAKS = {
     "never_null": lambda table, e: pc.is_null(table[e.columns[0]], nan_is_null=True),
-    "one_of": lambda table, e: pc.and_not(table[e.columns[0]].is_valid(), pc.is_in(table[e.columns[0]], pa.array(e.values))),
+    "one_of": lambda table, e: pc.invert(pc.is_in(table[e.columns[0]], pa.array(e.values))),
     "pairs": lambda table, e: pc.invert(_is_pair(table, e)),
-    "matches": lambda table, e: pc.fill_null(pc.invert(pc.match_substring_regex(table[e.columns[0]], rf"^(?:{e.values[0]})\z")), False),
-    "within": lambda table, e: pc.fill_null(_is_beyond(table[e.columns[0]], e), False),
+    "matches": lambda table, e: pc.fill_null(pc.invert(pc.match_substring_regex(table[e.columns[0]], rf"^(?:{e.values[0]})\z")), True),
+    "within": lambda table, e: pc.fill_null(pc.invert(_is_within(table[e.columns[0]], e)), True),
 }
 
 
 def _is_pair(table: pa.Table, e: Expect) -> pa.ChunkedArray:
     a, b = (table[c] for c in e.columns)
     found = [pc.and_(pc.equal(a, one), pc.equal(b, other)) for one, other in e.values]
-    return pc.or_(pc.fill_null(reduce(pc.or_, found), False), pc.and_(a.is_null(), b.is_null()))
+    return pc.fill_null(reduce(pc.or_, found), False)
 
 
-def _is_beyond(column: pa.ChunkedArray, e: Expect) -> pa.ChunkedArray:
-    return pc.or_(pc.less(column, e.low), pc.greater(column, e.high))
+def _is_within(column: pa.ChunkedArray, e: Expect) -> pa.ChunkedArray:
+    """NaN is not."""
+    return pc.and_(pc.greater_equal(column, e.low), pc.less_equal(column, e.high))
 
 
 @dataclass
@@ -121,32 +125,41 @@ class Tally:
     expect: Expect
     rows: int = 0  # that are there (kind rows), or that break it
     examples: list[str] = field(default_factory=list)  # of these
-    numbers: int = 0  # what follows is of the numbers of a column
+    missing: int = 0  # rows of a column without a number
+    numbers: int = 0  # what follows is of the numbers
     total: float = 0.0
     low: float = math.inf
     high: float = -math.inf
-    fault: str | None = None  # why it can't be counted
+    error: str | None = None  # why it can't be counted
+
+    @property
+    def unmeasured(self) -> str | None:
+        """Why there is no number to judge."""
+        if self.error or self.expect.row_wise or self.expect.kind == "rows":
+            return self.error
+        if not self.numbers:
+            return "nothing to measure"
+        return f"{number(self.missing)} of {number(self.missing + self.numbers)} rows have no value" if self.missing else None
 
     @property
     def observed(self) -> float | None:
-        """None when there is nothing to measure."""
-        if self.fault:
+        if self.unmeasured:
             return None
         if self.expect.row_wise or self.expect.kind == "rows":
             return float(self.rows)
-        mean = self.total / max(1, self.numbers)
-        return {"max": self.high, "min": self.low, "mean": mean, "noise": mean}[self.expect.kind] if self.numbers else None
+        mean = self.total / self.numbers
+        return {"max": self.high, "min": self.low, "mean": mean, "noise": mean}[self.expect.kind]
 
     def add(self, table: pa.Table) -> None:
         e = self.expect
         missing = [c for c in (*e.columns, *(e.where or ())[:1]) if c not in table.column_names]
         try:
             if missing:
-                self.fault = f"error: no column {', '.join(missing)} among {table.column_names}"
+                self.error = f"error: no column {', '.join(missing)} among {table.column_names}"
             elif e.kind != "unique":  # that no table tells by itself
                 self._add(table if e.where is None else table.filter(pc.equal(table[e.where[0]], e.where[1])))
         except pa.ArrowException as error:  # text in place of numbers
-            self.fault = f"error: {', '.join(e.columns)}: {error}"
+            self.error = f"error: {', '.join(e.columns)}: {error}"
 
     def _add(self, table: pa.Table) -> None:
         if self.expect.kind == "rows":
@@ -158,6 +171,7 @@ class Tally:
             numbers = column.filter(pc.invert(pc.is_null(column, nan_is_null=True)))
             self.total += pc.sum(numbers, min_count=0).as_py()
             self.numbers += len(numbers)
+            self.missing += len(column) - len(numbers)
             extremes = pc.min_max(numbers).as_py()
             if len(numbers):
                 self.low, self.high = min(self.low, float(extremes["min"])), max(self.high, float(extremes["max"]))
@@ -173,7 +187,8 @@ class Tally:
 def _told(row: dict[str, Any], e: Expect) -> str:
     """What stands in the row, and where the row stands if its table says so."""
     values = {c: row[c] for c in e.columns}
-    told = str(values if e.kind == "unique" else tuple(values.values()) if len(values) > 1 else row[e.columns[0]])
+    one = row[e.columns[0]]
+    told = str(values if e.kind == "unique" else tuple(values.values()) if len(values) > 1 else "no value" if one is None else one)
     told = "" if e.kind == "never_null" else told
     if "row" not in row:
         return told
@@ -187,6 +202,6 @@ def tally(tables: Iterable[pa.Table], expectations: list[Expect]) -> list[Tally]
         for t in tallies:
             t.add(table)
     for t in tallies:
-        if t.expect.kind == "unique" and not t.fault:
+        if t.expect.kind == "unique" and not t.error:
             t.blame(repeated(tables, t.expect.columns))
     return tallies

@@ -1,9 +1,9 @@
 """What must hold of caption tables, judged by Great Expectations; the only home of that library.
 
-`check` runs lists of `Expect` over tables and can write Data Docs; `require` turns what failed into one message. Great Expectations
-would take a data set whole, as one pandas table; so Arrow counts what breaks an expectation while the tables go by (expect.py), and
-Great Expectations judges the counts. It lets pass what it should not: no rows at all, a number that is missing or NaN, a limit
-that is missing or NaN, a suite without expectations. Here each of these fails.
+`check` runs lists of `Expect` over tables and can write Data Docs (docs.py); `require` turns what failed into one message. Great
+Expectations would take a data set whole, as one pandas table; so Arrow counts what breaks an expectation while the tables go by
+(expect.py), and Great Expectations judges the counts. It lets pass what it should not: no rows at all, a number that is missing or NaN,
+a limit that is missing or NaN, a suite without expectations. Here each of these fails.
 """
 
 import logging
@@ -18,51 +18,56 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_core.checks.expect import Expect, Tally, tally
-from blip_core.files.atomic import new_folder
+from blip_core.checks.docs import INDEX, Docs, write_docs
+from blip_core.checks.expect import Expect, Tally, number, tally
 from blip_core.files.content import sha256_file
 from blip_core.tables.captions import SCHEMA, table_paths
 from blip_core.tables.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.data_context import EphemeralDataContext
     from great_expectations.datasource.fluent import PandasDatasource
     from great_expectations.expectations import Expectation
 
 
-def check(
-    suites: Mapping[str, tuple[pa.Table | Iterable[pa.Table], list[Expect]]], *, docs: Path | None, title: str
-) -> list[dict[str, Any]]:
+class ChecksFailed(ValueError):
+    """The message lists each failed check with what was observed and its limit."""
+
+
+def check(suites: Mapping[str, tuple[pa.Table | Iterable[pa.Table], list[Expect]]], *, docs: Docs | None) -> list[dict[str, Any]]:
     """Judge tables by name of the suite, each by its expectations. Several tables of a suite count as one; it must be possible to
     walk over them more than once.
 
-    Returns one {name, says, observed, limit, passed} per expectation, those that were added to close gaps included: the
-    suite has rows, every column that is judged has no null. Data Docs replace the folder `docs`.
+    Returns one {name, says, observed, limit, passed} per expectation, with `examples` where rows broke it. A suite whose rows are judged
+    must have some. Data Docs are written where `docs` says.
     """
     for suite, (_, expectations) in suites.items():
         if not expectations:
             raise ValueError(f"{suite}: no expectation given, so nothing would be checked")
     context = _context()
-    source, results = context.data_sources.add_pandas("tables"), []
+    source, results, answers = context.data_sources.add_pandas("tables"), [], {}
     for suite, (tables, expectations) in suites.items():
         tables = [tables] if isinstance(tables, pa.Table) else tables
-        results += _run(context, source, suite, tally(tables, [*_closing(suite, expectations), *expectations]), title)
+        tallies = tally(tables, [*_some_rows(suite, expectations), *expectations])
+        answer = _run(context, source, suite, tallies, docs.title if docs else "check")
+        results += _verdicts(tallies, answer.results)
+        answers[suite] = answer.to_json_dict()
     if docs is not None:
-        _write_docs(context, docs)
+        write_docs(docs, results, answers=answers)
     return results
 
 
 def require(results: list[dict[str, Any]], *, what: str, remedy: str, docs: Path | None) -> None:
-    """ValueError listing each failed check with what was observed and its limit."""
+    """ChecksFailed listing each failed check with what was observed and its limit."""
     if not results:
         raise ValueError(f"{what}: no check ran, so nothing is known")
     failed = [r for r in results if r["passed"] is not True]
     if not failed:
         return
-    lines = [f"  {r['name']}: {_number(r['observed'])}, expected {r['limit']} ({r['says']}{_examples(r.get('examples'))})" for r in failed]
-    where = [f"Data Docs: {docs / 'index.html'}"] if docs is not None and (docs / "index.html").exists() else []
-    raise ValueError("\n".join([f"{what}: {len(failed)} of {len(results)} checks failed", *lines, remedy, *where]))
+    lines = [f"  {r['name']}: {_shown(r['observed'])}, expected {r['limit']} ({r['says']}{_examples(r.get('examples'))})" for r in failed]
+    where = [f"Data Docs: {docs / INDEX}"] if docs is not None and (docs / INDEX).exists() else []
+    raise ChecksFailed("\n".join([f"{what}: {len(failed)} of {len(results)} checks failed", *lines, remedy, *where]))
 
 
 def schema_faults(path: Path, schema: pa.Schema = SCHEMA, *, exact: bool = True) -> list[str]:
@@ -98,17 +103,9 @@ def broken(faults: list[str]) -> list[dict[str, Any]]:
     return [{**shared, "observed": fault} for fault in faults]
 
 
-def _closing(suite: str, expectations: list[Expect]) -> list[Expect]:
-    """What Great Expectations takes for granted: the table has rows, and judged columns have no null (NaN counts as null)."""
-    own = {(e.columns[0], e.where) for e in expectations if e.kind == "never_null"}
-    judged = {(c, e.where): None for e in expectations if e.kind != "never_null" for c in e.columns}
-    added = [
-        Expect("_".join(name), "never_null", f"rows without a value in {column}", (column,), where=where)
-        for column, where in judged
-        for name in [[suite, column, "known", *(where or ())[1:]]]
-        if (column, where) not in own and (column, None) not in own
-    ]
-    return [Expect(f"{suite}_rows", "rows", f"rows of the table of {suite}", low=1.0), *added]
+def _some_rows(suite: str, expectations: list[Expect]) -> list[Expect]:
+    """Of no rows at all none breaks anything."""
+    return [Expect(f"{suite}_rows", "rows", f"{suite} in all", low=1.0)] if any(e.row_wise for e in expectations) else []
 
 
 @cache
@@ -142,7 +139,9 @@ def _context() -> "EphemeralDataContext":
     return context
 
 
-def _run(context: "EphemeralDataContext", source: "PandasDatasource", suite: str, tallies: list[Tally], title: str) -> list[dict[str, Any]]:
+def _run(
+    context: "EphemeralDataContext", source: "PandasDatasource", suite: str, tallies: list[Tally], title: str
+) -> "ExpectationSuiteValidationResult":
     import great_expectations as gx
     import pandas as pd
 
@@ -151,23 +150,28 @@ def _run(context: "EphemeralDataContext", source: "PandasDatasource", suite: str
     definition = context.validation_definitions.add(gx.ValidationDefinition(name=suite, data=data, suite=judged))
     run_id = gx.RunIdentifier(run_name=title, run_time=datetime.now(UTC))
     counts = pd.DataFrame({t.expect.name: pd.Series([t.observed], dtype=float) for t in tallies})
-    answers = definition.run(batch_parameters={"dataframe": counts}, result_format="SUMMARY", run_id=run_id).results
+    return definition.run(batch_parameters={"dataframe": counts}, result_format="SUMMARY", run_id=run_id)
+
+
+def _verdicts(tallies: list[Tally], answers: "list[ExpectationValidationResult]") -> list[dict[str, Any]]:
     by_name = {a.expectation_config.meta["name"]: a for a in answers}
-    assert len(by_name) == len(tallies), f"{suite}: {len(tallies)} expectations, {len(by_name)} answers"
+    assert len(by_name) == len(tallies), f"{len(tallies)} expectations, {len(by_name)} answers"
     return [_verdict(t, by_name[t.expect.name]) for t in tallies]
 
 
 def _verdict(t: Tally, answer: "ExpectationValidationResult") -> dict[str, Any]:
     """Great Expectations' answer, and passed only where the count itself says so too."""
-    e, observed = t.expect, answer.result.get("observed_value")
-    verdict = {"name": e.name, "says": e.says, "limit": e.limit}
-    if t.observed is None or observed is None:
-        return {**verdict, "observed": t.fault or _exception(answer) or "nothing to measure", "passed": False}
-    if e.row_wise:
-        examples = {"examples": t.examples} if t.examples else {}
-        return {**verdict, "observed": t.rows, "passed": answer.success is True and t.rows == 0, **examples}
-    observed = float(observed)
-    return {**verdict, "observed": observed, "passed": answer.success is True and math.isfinite(observed) and e.low <= observed <= e.high}
+    e, measured = t.expect, answer.result.get("observed_value")
+    observed: float | str
+    if t.observed is None or measured is None:
+        observed, within = t.unmeasured or _exception(answer) or "nothing to measure", False
+    elif e.row_wise:
+        observed, within = t.rows, t.rows == 0
+    else:
+        observed = float(measured)
+        within = math.isfinite(observed) and e.low <= observed <= e.high
+    verdict = {"name": e.name, "says": e.says, "limit": e.limit, "observed": observed, "passed": within and answer.success is True}
+    return {**verdict, "examples": t.examples} if t.examples else verdict
 
 
 def _exception(answer: "ExpectationValidationResult") -> str | None:
@@ -177,18 +181,8 @@ def _exception(answer: "ExpectationValidationResult") -> str | None:
     return f"error: {str(found[0]['exception_message']).strip()}" if found else None
 
 
-def _write_docs(context: "EphemeralDataContext", docs: Path) -> None:
-    """Static HTML, replaced as a whole."""
-    with new_folder(docs) as temporary:
-        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(temporary.absolute())}
-        index = {"class_name": "DefaultSiteIndexBuilder"}
-        site = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store, "show_how_to_buttons": False}
-        context.add_data_docs_site("docs", site)
-        context.build_data_docs(site_names=["docs"])
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _shown(observed: object) -> str:
+    return number(observed) if isinstance(observed, float) else str(observed)
 
 
 def _examples(examples: list[str] | None) -> str:

@@ -1,4 +1,4 @@
-"""The verbs of the chain: one for each stage, made from its function's own signature, and behind them those of costs.py.
+"""The verb `stage` with one below it for each stage, made from its function's own signature, and behind it those of costs.py.
 
 A stage's flags are its paths; its values come from params.yaml.
 """
@@ -10,22 +10,35 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from blip_core.cli import costs
+from blip_core.cli import costs, interim
 from blip_core.cli.verbs import Verbs, read_params
 from blip_core.files.atomic import clear_killed
+from blip_core.files.content import write_json
 from blip_core.runtime.installed import repository_file, require_same_code
 from blip_core.stages import STAGES
 from blip_core.tables.stopped import stopped, write_stopped
 
-INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "score_cfg", "params", "seed", "work", "log", "fetch"}
+if TYPE_CHECKING:
+    from blip_core.config.params import Params
+    from blip_core.tracking.runs import StageRun
+
+INJECTED = {"cfg", "model_cfg", "assemble_cfg", "compare_cfg", "gate_cfg", "score_cfg", "params", "seed", "work", "log", "fetch", "drawn"}
+STAGE = "stage"  # the verb
 
 
 def add_verbs(verbs: Verbs) -> None:
-    for name, summary in STAGES.items():
-        verbs.add(name, _run_stage, summary, example="")
+    summary = "run one stage of dvc.yaml by hand: ingest, pretrain, caption, …"
+    parser = verbs.add(STAGE, _run_stage, summary, example="ingest --help")
+    stages = Verbs(parser.add_subparsers(dest="verb", metavar="NAME", required=True))
+    for name, says in STAGES.items():
+        stages.add(name, _run_stage, says, example="")
+    interim.add_verbs(verbs)
     costs.add_verbs(verbs)
 
 
@@ -34,11 +47,11 @@ def add_flags(parser: argparse.ArgumentParser, stage: str) -> None:
     for name, parameter in inspect.signature(_function(stage)).parameters.items():
         if name not in INJECTED:
             required = parameter.default is inspect.Parameter.empty
-            parser.add_argument(
-                f"--{name.replace('_', '-')}", type=parameter.annotation, required=required, default=None if required else parameter.default
-            )
+            role = "is written" if name.startswith("out") else "is read" if parameter.annotation is Path else "as dvc.yaml has it"
+            default = None if required else parameter.default
+            parser.add_argument(f"--{name.replace('_', '-')}", type=parameter.annotation, required=required, default=default, help=role)
     parser.add_argument("--after", type=Path, help="a decision; does it say to stop, only placeholders are left")
-    parser.add_argument("--run", help="MLflow run as parent/child; without it nothing is tracked")
+    parser.add_argument("--run", help="its name in MLflow as round/stage; without it nothing is tracked")
     parser.epilog = f"example: %(prog)s {_example(stage)}"
 
 
@@ -53,11 +66,14 @@ def _example(stage: str) -> str:
     if "foreach" in body:
         key, item = next(iter(values[body["foreach"].strip("${}")].items()))
         known |= {"key": key} | {f"item.{name}": value for name, value in item.items()}
-    flags = body.get("do", body)["cmd"].partition(f" {stage} ")[2]
+    elif "matrix" in body:
+        task, model = next(iter(values["tasks"]), "vqa"), next(iter(values["models"]))
+        known |= {"key": f"{task}-{model}", "item.task": task, "item.model": model}
+    flags = body.get("do", body)["cmd"].partition(f" {STAGE} {stage} ")[2]
     return re.sub(r"\$\{([\w.]+)\}", lambda found: known[found[1]], flags)
 
 
-def _function(stage: str) -> Callable[..., None]:
+def _function(stage: str) -> Callable[..., str | None]:
     return getattr(importlib.import_module(f"blip_core.stages.{stage}"), stage)
 
 
@@ -73,10 +89,11 @@ def _run_stage(args: argparse.Namespace) -> None:
     wanted = inspect.signature(stage).parameters
     flags = {n: getattr(args, n) for n in wanted if n not in INJECTED}
     offered = {
-        "cfg": params.section(args.verb),
+        "cfg": params.task(flags["task"]) if "task" in flags else params.section(args.verb),
         "model_cfg": params.model,
         "assemble_cfg": params.assemble,
         "compare_cfg": params.compare,
+        "gate_cfg": params.gate,
         "score_cfg": params.score,
         "params": params,
         "seed": params.seed,
@@ -90,9 +107,12 @@ def _run_stage(args: argparse.Namespace) -> None:
         require_noted(args.data, params.ingest)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the one that writes
         clear_killed(*(v for n, v in flags.items() if n.startswith("out")))
+    if "drawn" in wanted:
+        injected["drawn"] = interim.drawn(Path.cwd())
     if not args.run:
-        with args.meter.stage():
+        with args.meter.stage(), interim.shown_where_checks_fail(args, flags, params):
             stage(**flags, **injected)
+        _warn(args.verb, flags, params)
         args.meter.write(args.work, args.verb)
         return
     from blip_core.tracking.runs import stage_run
@@ -101,13 +121,62 @@ def _run_stage(args: argparse.Namespace) -> None:
     with stage_run(args.run, stage=args.verb, params=offered["cfg"].model_dump(), inputs=inputs, root=Path.cwd()) as run:
         if "log" in wanted:
             injected["log"] = run.log
-        with args.meter.stage():
-            stage(**flags, **injected)
-        if "out_metrics" in flags:
-            run.log({k: v for k, v in json.loads(flags["out_metrics"].read_text()).items() if isinstance(v, int | float)})
-        if args.verb == "report":  # its figures are what a person looks for in MLflow
-            run.artifact(flags["out"])
+        with _told(run, args.verb, flags), args.meter.stage(), interim.shown_where_checks_fail(args, flags, params):
+            outcome = stage(**flags, **injected)
+        if outcome:
+            run.tag("outcome", outcome)
+    _warn(args.verb, flags, params)
     args.meter.write(args.work, args.run)
+
+
+@contextmanager
+def _told(run: "StageRun", verb: str, flags: dict[str, Any]) -> Iterator[None]:
+    """Log what the stage does and, however it ends, what it has written: a gate that fails has measured all the same."""
+    from blip_core.tracking.passes import NOTE
+
+    began = time.time()
+    run.tag(NOTE, f"{STAGES[verb]}.")
+    try:
+        yield
+    finally:
+        _tell(run, verb, {name: path for name, path in flags.items() if name.startswith("out") and _written(path, began)})
+
+
+def _written(path: Path, since: float) -> bool:
+    return path.exists() and path.stat().st_mtime >= since
+
+
+def _tell(run: "StageRun", verb: str, outs: dict[str, Path]) -> None:
+    """Log what the stage has written: its metrics, what the whole pass is judged by, which model it is, and the report."""
+    from blip_core.tracking.passes import NOTE, with_intervals
+
+    if "out_metrics" in outs:
+        points, table = with_intervals(json.loads(outs["out_metrics"].read_text()))
+        run.log(points)
+        if table:
+            run.tag(NOTE, f"{STAGES[verb]}.\n\n{table}")
+    if "out_summary" in outs:
+        run.headline(json.loads(outs["out_summary"].read_text()))
+    if verb == "pretrain" and "out" in outs:  # by this its registered version finds its training
+        from blip_core.weights.checkpoint import model_hash
+
+        run.tag("model_hash", model_hash(outs["out"]))
+    if verb == "report" and "out" in outs:  # its figures are what a person looks for in MLflow
+        run.artifact(outs["out"])
+
+
+def _warn(stage: str, flags: dict[str, Any], params: "Params") -> None:
+    """Behind ingest: what a later stage will find too few."""
+    if stage == "ingest":
+        from blip_core.preview.enough import lacking_after_ingest
+
+        for line in lacking_after_ingest(json.loads(flags["out_metrics"].read_text()), flags["out_heldout"], params):
+            logging.getLogger("blip_core").warning("too few for a later stage: %s", line)
+
+
+def named_stage(argv: list[str]) -> str | None:
+    """The stage that a command line is about."""
+    return next((name for name in argv[1:2] if argv[0] == STAGE and name in STAGES), None)
 
 
 def leave_out(argv: list[str]) -> bool:
@@ -115,13 +184,13 @@ def leave_out(argv: list[str]) -> bool:
 
     Before the stage's module is imported, for that is what would take the time; so the flags are read as DVC writes them.
     """
-    if not argv or argv[0] not in STAGES:
+    if not named_stage(argv):
         return False
-    flags = {flag: Path(value) for flag, value in zip(argv[1::2], argv[2::2], strict=False)}
-    inputs, outs = ([path for flag, path in flags.items() if flag.startswith("--out") == out] for out in (False, True))
-    reason = next(filter(None, map(stopped, inputs)), None)
+    flags = {flag: Path(value) for flag, value in zip(argv[2::2], argv[3::2], strict=False)}
+    outs = {flag: path for flag, path in flags.items() if flag.startswith("--out")}
+    reason = next(filter(None, (stopped(path) for flag, path in flags.items() if flag not in outs)), None)
     if reason and os.environ.get("RANK", "0") == "0":  # of several processes the first one
-        for path in outs:
-            write_stopped(reason, path)
+        for flag, path in outs.items():
+            write_json({}, path) if flag == "--out-summary" else write_stopped(reason, path)  # a table of metrics has no room for reasons
         logging.getLogger("blip_core").info("not run, for the rounds stopped before it: %s", reason)
     return reason is not None

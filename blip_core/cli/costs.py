@@ -1,6 +1,7 @@
-"""The verbs on the chain as a whole: what it will cost, what it did cost, and what each part of it is worth."""
+"""The verbs on the chain as a whole: what it will cost, what it made and did cost, and what each part of it is worth."""
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,18 +10,22 @@ from blip_core.runtime.times import read_times
 
 
 def add_verbs(verbs: Verbs) -> None:
-    verbs.add(
-        "plan", _plan, "parameters, work and memory of the trainings of a params.yaml; trains nothing", example="--params params.yaml"
-    )
+    summary = "parameters, work and memory of the trainings of a params.yaml; trains nothing"
+    plan = verbs.add("plan", _plan, summary, example="--params params.yaml")
+    plan.add_argument("--vocab", type=Path, default=Path("artifacts/vocab.txt"), help="that of ingest, once it ran; default: %(default)s")
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )
-    profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"))
+    profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"), help="the stage")
     profile.add_argument("--artifacts", type=Path, help="read its pictures and texts (and models, to caption and score); default: made up")
     profile.add_argument("--steps", type=int, default=5, help="steps that are timed; default: 5")
     profile.add_argument("--batch-size", type=int, help="images in a step; default: that of params.yaml")
     profile.add_argument("--out", type=Path, help="default: the folder profile in --work")
     verbs.add("times", _times, "what each stage cost when it last ran here: seconds, memory", example="")
+    show = verbs.add(
+        "show", _show, "serve the pages of artifacts/ to a browser on this machine: report, review sheets, Data Docs", example=""
+    )
+    show.add_argument("--port", type=int, default=8765, help="default: 8765; 0 takes any that is free")
     verbs.add("outbox", _outbox, "send MLflow what stages logged while it was away; each stage does so too", example="")
     _add_ablate(verbs)
 
@@ -31,15 +36,15 @@ def _add_ablate(verbs: Verbs) -> None:
     ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     ablate.add_argument("--arms", nargs="+", metavar="ARM", help="default: all of ablations.yaml")
     ablate.add_argument("--out", type=Path, default=Path("benchmarks/results/ablations.json"), help="all numbers; default: %(default)s")
-    ablate.add_argument("--page", type=Path, help="a Markdown page to put tables and figure into, as docs/results.md")
-    ablate.add_argument("--show", action="store_true", help="run nothing: tables and figure of what --out holds")
+    ablate.add_argument("--page", type=Path, help="a Markdown page to put the tables into, with a figure beside it, as docs/results.md")
+    ablate.add_argument("--show", action="store_true", help="run nothing: print the tables of what --out holds")
     ablate.add_argument("--join", type=Path, nargs="+", default=[], metavar="FILE", help="other seeds, run elsewhere, that go into --out")
 
 
 def _plan(args: argparse.Namespace) -> None:
     from blip_core.preview.plan import plan
 
-    print(plan(read_params(args)))
+    print(plan(read_params(args), args.vocab))
 
 
 def _profile(args: argparse.Namespace) -> None:
@@ -58,6 +63,16 @@ def _times(args: argparse.Namespace) -> None:
     if not times:
         raise ValueError(f"{args.work}: no stage has run with this folder for its unfinished work; run the chain, or name it with --work")
     print(as_text("What the stages cost", [cost_section(times)]), end="")
+
+
+def _show(args: argparse.Namespace) -> None:
+    from blip_core.cli.show import lines, serve
+
+    root = Path.cwd()
+    with serve(root, args.port) as server:
+        print("\n".join(lines(root, server.server_port)), flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # that is how it ends
+            server.serve_forever()
 
 
 def _outbox(args: argparse.Namespace) -> None:

@@ -6,18 +6,21 @@ from pathlib import Path
 from blip_core.cli import generations
 from blip_core.cli.verbs import Verbs, read_params, read_params_or_own
 
+TASK_PICTURES = {"train": 2000, "val": 200, "test": 400}  # of the sample's tasks
+
 
 def add_verbs(verbs: Verbs) -> None:
     sample = verbs.add("sample", _sample, "write the built-in sample data", example="--out data")
-    sample.add_argument("--out", type=Path, required=True)
+    sample.add_argument("--out", type=Path, required=True, help="a new folder")
+    sample.add_argument("--tasks", action="store_true", help="instead, the files of the downstream tasks: docs/tasks.md")
     _add_inspect(verbs)
     summary = "note what lies of ingest.web and ingest.clean in S3 or behind links, so that DVC sees a change"
     listing = verbs.add("list", _list, summary, example="")
     listing.add_argument("--data", type=Path, default=Path("data"), help="folder for the listings; default: data")
     summary = "whether a folder of caption tables keeps its contract: every row, and its picture"
-    check = verbs.add("check", _check, summary, example="artifacts/generations/g1")
-    check.add_argument("folder", type=Path, help="as artifacts/generations/g1, artifacts/heldout or artifacts/rounds/r1/scores")
-    check.add_argument("--shards", type=Path, help="default: shards of the artifacts that the folder lies in")
+    contract = verbs.add("contract", _contract, summary, example="artifacts/generations/g1")
+    contract.add_argument("folder", type=Path, help="as artifacts/generations/g1, artifacts/heldout or artifacts/rounds/r1/scores")
+    contract.add_argument("--shards", type=Path, help="default: shards of the artifacts that the folder lies in")
     generations.add_verbs(verbs)
     _add_export(verbs)
 
@@ -49,17 +52,29 @@ def _add_export(verbs: Verbs) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
+    from blip_core.sample.classes import write_classes
+    from blip_core.sample.pairs import write_pairs
+    from blip_core.sample.questions import write_questions
     from blip_core.sample.write import write_sample
 
-    write_sample(args.out, read_params_or_own(args).sample)
+    cfg = read_params_or_own(args).sample
+    if args.tasks:
+        write_questions(args.out / "vqa", seed=cfg.seed, sizes=TASK_PICTURES)
+        write_classes(args.out / "shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"])
+        write_classes(args.out / "all-shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"], several=True)
+        write_pairs(args.out / "nlvr", seed=cfg.seed, sizes={part: n // 4 for part, n in TASK_PICTURES.items()})
+    else:
+        write_sample(args.out, cfg)
 
 
 def _inspect(args: argparse.Namespace) -> None:
     from blip_core.config.intake import FieldsConfig
+    from blip_core.preview.enough import Least
     from blip_core.preview.inspect import inspect
 
     fields = FieldsConfig(image=args.image, text=args.text, split=args.split)
-    print(inspect(args.path, cfg=read_params_or_own(args).ingest, limit=args.limit, fields=fields))
+    params = read_params_or_own(args)
+    print(inspect(args.path, cfg=params.ingest, limit=args.limit, fields=fields, least=Least.of(params)))
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -70,7 +85,7 @@ def _list(args: argparse.Namespace) -> None:
     print("\n".join([*write_listings(args.data, cfg), *note_unseen(args.data, cfg)]))
 
 
-def _check(args: argparse.Namespace) -> None:
+def _contract(args: argparse.Namespace) -> None:
     from blip_core.checks.contract import check_folder
 
     print(check_folder(args.folder, args.shards))

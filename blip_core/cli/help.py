@@ -12,18 +12,23 @@ SHELLS = ("bash", "zsh", "tcsh", "fish")
 def add_verbs(verbs: Verbs) -> None:
     init = verbs.add("init", _init, "begin a project of your own, without a clone: chain, values, deployments, labels", example="my-crawl")
     init.add_argument("folder", type=Path, help="a new folder, or one that has none of these files yet")
-    verbs.add("params", read_params, "check params.yaml", example="--params params.yaml")
+    verbs.add("params", _params, "check params.yaml", example="--params params.yaml")
     version = verbs.add("version", _version, "which package this is: its version, and a hash of its code", example="")
     version.add_argument("--out", type=Path, help="write both to this JSON file instead, as a project's chain does for DVC to watch")
     summary = "a script by which a shell completes verbs, flags and paths; made in seconds, so keep it in a file"
     completion = verbs.add("completion", _completion, summary, example="bash > ~/.local/share/bash-completion/completions/blip")
-    completion.add_argument("shell", choices=SHELLS)
+    completion.add_argument("shell", choices=SHELLS, help="whose script is printed")
 
 
 def _init(args: argparse.Namespace) -> None:
     from blip_core.cli.init import init
 
     print(init(args.folder))
+
+
+def _params(args: argparse.Namespace) -> None:
+    read_params(args)
+    print(f"{args.params}: all values are fine")
 
 
 def _version(args: argparse.Namespace) -> None:

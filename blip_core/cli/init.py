@@ -14,7 +14,7 @@ import yaml
 from blip_core.runtime.installed import NOTED, installed, named, repository_file
 from blip_core.tracking.provenance import git
 
-AS_THEY_ARE = ("params.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+AS_THEY_ARE = ("params.yaml", ".dvc/config", ".dvc/plots.html", ".dvc/.gitignore", ".dvcignore", ".gitignore")
 NOTES_THE_CODE = f"""stages:
   # The code of the stages is that of the installed package. All of them depend on what this one notes, so other code runs them again.
   version:

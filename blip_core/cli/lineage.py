@@ -12,7 +12,7 @@ from blip_core.cli.verbs import Verbs, read_params
 from blip_core.report.wording import listed
 from blip_core.tables.captions import WRITTEN, made_of
 
-ASIDE = ("artifacts/metrics/", "artifacts/history/")  # outputs that nothing is made from
+ASIDE = ("artifacts/metrics/", "artifacts/summary/", "artifacts/history/", "artifacts/plots/")  # outputs that nothing is made from
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -87,7 +87,7 @@ def _version_lines(found: dict[str, Any]) -> Iterable[str]:
         "filter": found["filter"] or "-",
         "kept": _rule(found),
         "gate": f"{found['gate']['result'] or 'no record'}{f', {len(checks)} checks' if checks else ''}",
-        "run": by["run"] + "".join(f", {run} of {name}" for name, run in found["runs"].items() if name == f"pretrain-{model['model']}"),
+        "run": by["run"] + "".join(f", {run} of {name}" for name, run in found["runs"].items() if name == f"pretrain@{model['model']}"),
         "measured": ", ".join(f"{metric} {value}" for metric, value in found["intervals"].items()),
     }
     yield from (f"  {name:<10} {value}" for name, value in rows.items())
@@ -124,7 +124,8 @@ def _caption_lines(found: dict[str, Any]) -> Iterable[str]:
     for version in found["generations"]:
         yield f"{version['version']}{' (in the workspace)' if version['workspace'] else ''}:"
         for row in version["texts"]:
-            made = f" {row['round']}#{row['candidate']}{made_of(row)} by captioner {row['model']}" if row["source"] in WRITTEN else ""
+            parents = made_of(row, version["texts"])
+            made = f" {row['round']}#{row['candidate']}{parents} by captioner {row['model']}" if row["source"] in WRITTEN else ""
             score = f", match {row['match']:.3f} by filter {row['filter']}" if row["match"] is not None else ""
             yield f"  {row['reason'] or 'undecided'}: {row['text']!r}, {row['source']}{made}{score}"
             if row["models"]:

@@ -11,12 +11,11 @@ import sys
 import traceback
 from pathlib import Path
 
-from blip_core.cli.chain import leave_out
+from blip_core.cli.chain import leave_out, named_stage
 from blip_core.cli.parser import make_parser
 from blip_core.files.atomic import disk_full
 from blip_core.runtime.cores import limit_threads
 from blip_core.runtime.times import Meter
-from blip_core.stages import STAGES
 
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -44,7 +43,7 @@ def main(argv: list[str] | None = None, *, prog: str = "blip") -> int:
     except ValueError as e:
         print(e, file=sys.stderr)
         return 1
-    args = make_parser(prog, stages=[name for name in argv[:1] if name in STAGES]).parse_args(argv)
+    args = make_parser(prog, stages=filter(None, [named_stage(argv)])).parse_args(argv)
     args.meter = meter
     try:
         args.act(args)

@@ -1,11 +1,11 @@
-"""The verbs about models: try one, know what made it (lineage.py), make it again, and decide which is champion."""
+"""The verbs about models: ask one (ask.py), try one on a page, know what made it (lineage.py), make it again, choose the champion."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip_core.cli import lineage
+from blip_core.cli import ask, lineage
 from blip_core.cli.verbs import Verbs, read_params
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_verbs(verbs: Verbs) -> None:
+    ask.add_verbs(verbs)
     _add_demo(verbs)
     lineage.add_verbs(verbs)
     summary = "train a registered version again, in a clone, and compare the weights"

@@ -4,7 +4,7 @@ import argparse
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blip_core.config.params import Params
@@ -16,13 +16,15 @@ Act = Callable[[argparse.Namespace], object]
 class Verbs:
     """The verbs of a group, and what is said of each. What a verb needs is imported when it acts, so that each starts at once."""
 
-    def __init__(self, subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"):
+    def __init__(self, subparsers: "argparse._SubParsersAction[Any]"):
         self._subparsers = subparsers
         self.summaries: dict[str, str] = {}
 
     def add(self, name: str, act: Act, summary: str, *, example: str) -> argparse.ArgumentParser:
         """`example`: what stands behind the verb in one that works."""
-        parser = self._subparsers.add_parser(name, help=summary, description=summary, epilog=f"example: %(prog)s {example}".rstrip())
+        parser: argparse.ArgumentParser = self._subparsers.add_parser(
+            name, help=summary, description=summary, epilog=f"example: %(prog)s {example}".rstrip()
+        )
         parser.formatter_class = argparse.RawDescriptionHelpFormatter  # an example stays on its line
         parser.set_defaults(act=act)
         self.summaries[name] = summary

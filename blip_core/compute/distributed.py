@@ -2,7 +2,7 @@
 
 On one machine (the `--` keeps torchrun from reading our --run as one of its own flags):
 
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 OMP_NUM_THREADS=4 torchrun --nproc-per-node 8 --max-restarts 3 -m -- blip_core pretrain ...
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 OMP_NUM_THREADS=4 torchrun --nproc-per-node 8 --max-restarts 3 -m -- blip_core stage pretrain ...
 
 All processes read the inputs and checkpoints from folders that they share; process 0 alone writes. The batch of a step is
 divided among them, so their number changes no loss and no gradient (but for dropout and stochastic depth, which each draws for

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Source = Literal["web", "human", "synthetic", "fused"]
 CrawlSource = Literal["web", "synthetic", "fused"]
+OFF = BeforeValidator(lambda v: "off" if v is False else v)  # YAML 1.1 reads off as false, and DVC writes it without quotes
 Engine = Literal["local", "ray"]
 Precision = Literal["auto", "fp32", "bf16"]  # blip_core/compute/precision.py
 ENDPOINT = "openai:"  # before URL#MODEL: a model that a server has

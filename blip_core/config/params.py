@@ -18,6 +18,7 @@ from blip_core.config.model import ModelConfig
 from blip_core.config.reading import checked, read_values
 from blip_core.config.sample import SampleConfig
 from blip_core.config.selection import AssembleConfig, CalibrateConfig, DescribeConfig, GateConfig
+from blip_core.config.tasks import TaskConfig
 from blip_core.config.training import CaptionerConfig, FilterConfig, PretrainConfig, SharedConfig, shared_place, with_shared
 
 
@@ -35,7 +36,7 @@ class RoundConfig(Config):
 class PretrainedConfig(Config):
     generation: str = Field(description="that the model trains on")
     sources: str = Field(description="the generation's sources that it may use, comma-separated")
-    round: str = Field(description="the MLflow parent run it belongs to")
+    round: str = Field(description="the round that it belongs to, or base")
 
 
 class Params(Config):
@@ -67,10 +68,20 @@ class Params(Config):
     compare: CompareConfig
     register_: RegisterConfig = Field(alias="register")
     report: ReportConfig
+    tasks: dict[str, TaskConfig] = Field(
+        {}, description="downstream tasks by name; the files of task NAME lie in tasks/NAME (docs/tasks.md)"
+    )
+
+    def task(self, name: str) -> TaskConfig:
+        """The settings of one task. ValueError when there is none of that name."""
+        if name not in self.tasks:
+            raise ValueError(f"no task {name!r} in the section tasks; it has {', '.join(self.tasks) or 'none'}")
+        return self.tasks[name]
 
     def section(self, stage: str) -> Any:
-        """The settings of one stage, by its name; each has a class of its own."""
-        return getattr(self, {"validate": "validate_", "register": "register_"}.get(stage, stage))
+        """The settings of one stage, by its name; each has a class of its own, and the stages of tasks have those of all tasks."""
+        names = {"validate": "validate_", "register": "register_", "tune_task": "tasks", "evaluate_task": "tasks"}
+        return getattr(self, names.get(stage, stage))
 
     @model_validator(mode="before")
     @classmethod
@@ -97,6 +108,17 @@ class Params(Config):
                     raise ValueError(
                         f"rounds.{name} needs a model that trains on {g!r} and has its name: models.{g}: {{generation: {g}, …}}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _sound_limits(self) -> Self:
+        """What a stage would else say hours later."""
+        for stage in ("pretrain", "tune_captioner", "tune_filter"):
+            tokens, most = self.section(stage).optim.max_tokens, self.model.text.max_positions
+            if tokens > most:
+                raise ValueError(f"{stage}.optim.max_tokens is {tokens}, but model.text.max_positions is {most}")
+        if lacking := [source for source in self.assemble.sources if source not in self.gate.max_noise]:
+            raise ValueError(f"gate.max_noise says nothing of {' and '.join(lacking)}, which assemble.sources has; add a limit")
         return self
 
     @model_validator(mode="after")

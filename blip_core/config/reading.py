@@ -15,14 +15,36 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 Place = tuple[int | str, ...]  # of a value in nested mappings and lists
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML lets a later key win over an earlier one of the same name, which would be lost in silence; here it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for name, mark in ((str(key.value), key.start_mark) for key, _ in node.value):
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"{name!r} stands here a second time", problem_mark=mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def read_values(path: Path) -> dict[str, Any]:
-    """A YAML file of sections, unchecked."""
+    """A YAML file of sections, unchecked. ValueError says in which line it is none."""
     try:
-        values = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; run from the project's root or name the file with --params") from None
-    except yaml.YAMLError as e:
-        raise ValueError(f"{path}: not valid YAML: {e}") from None
+    except OSError as e:
+        raise ValueError(f"{path}: can't be read ({e.strerror}); expected a YAML file as params.yaml") from None
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: no text in UTF-8 ({e}); expected a YAML file as params.yaml") from None
+    try:
+        values = yaml.load(text, _Loader)  # which is a SafeLoader
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{path}{where}: not valid YAML: {e.problem}") from None
+    except yaml.reader.ReaderError as e:
+        raise ValueError(f"{path}, line {text.count(chr(10), 0, e.position) + 1}: not valid YAML: {e.reason}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
     return values
@@ -50,18 +72,29 @@ def checked(
 
 def _explain(path: Path | str, cls: type[Config], place: Place, fault: ErrorDetails) -> str:
     """One line for one pydantic error: where, what was got, what to do."""
-    where = ".".join(str(p) for p in place)
+    where = ".".join(str(p) for p in place if p != "[key]")
     if fault["type"] == "extra_forbidden":
-        *parents, key = fault["loc"]
-        close = difflib.get_close_matches(str(key), _known_keys(cls, parents), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"{path}: {where}: unknown key{hint}"
+        return f"{path}: {where}: unknown key{_meant(cls, list(fault['loc'][:-1]), str(fault['loc'][-1]))}"
     if fault["type"] == "missing":
         return f"{path}: {where}: missing"
     text = isinstance(fault["input"], str) and fault["type"] == "float_parsing" and "e" in fault["input"]
     hint = " (YAML reads 3e-4 as text: write 3.0e-4)" if text else ""
     got = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
-    return f"{path}: {where or 'file'}: {fault['msg']}{got}{hint}"
+    return f"{path}: {where}{': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}{got}{hint}"
+
+
+def _meant(cls: type, parents: list[int | str], key: str) -> str:
+    """The nearest known key, if any; of a key with dots, which belong to command lines, how YAML has it."""
+    spelt: list[int | str] = []
+    for part in key.split("."):
+        known = _known_keys(cls, [*parents, *spelt])
+        close = [part] if part in known or not known else difflib.get_close_matches(part, known, n=1)
+        if not close:
+            return ""
+        spelt += close
+    if len(spelt) == 1:
+        return f"; did you mean {spelt[0]!r}?"
+    return f"; did you mean {': {'.join(map(str, spelt))}: …{'}' * (len(spelt) - 1)}?"
 
 
 def _known_keys(cls: type, parents: list[int | str]) -> list[str]:

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from blip_core.config.base import Config, Positive, Share
+from blip_core.config.base import OFF, Config, Positive, Share
 
-Screen = Annotated[Literal["off", "mark", "drop"], BeforeValidator(lambda v: "off" if v is False else v)]  # YAML reads off as false
+Screen = Annotated[Literal["off", "mark", "drop"], OFF]
 
 
 class ScreensConfig(Config):

@@ -51,6 +51,12 @@ class AssembleConfig(Config):
     def _fits(self) -> Self:
         if "calibrated" in self.threshold.values() and self.score != "match":
             raise ValueError(f"threshold is calibrated, which is a P(match), but score is {self.score}; expected score: match")
+        low, what = (-1, "a cosine") if self.score == "itc" else (0, "a probability")
+        for source, limit in self.threshold.items():
+            if limit != "calibrated" and not low <= limit <= 1:
+                raise ValueError(f"threshold.{source} is {limit:g}, but {self.score} is {what}; expected {low} to 1")
+        if lacking := [source for source in self.sources if source not in self.threshold]:
+            raise ValueError(f"threshold says nothing of {' and '.join(lacking)}, which sources has; add a number")
         return self
 
 

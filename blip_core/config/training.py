@@ -1,11 +1,11 @@
 """The sections `training`, `pretrain`, `tune_captioner` and `tune_filter`."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from blip_core.config.base import THREADS, Config, Positive, Precision, Share
+from blip_core.config.base import OFF, THREADS, Config, Positive, Precision, Share
 from blip_core.config.reading import Place, laid_over
 
 # part of the section `training` to the sections that take it; what a section says itself wins, key by key
@@ -54,11 +54,17 @@ class OptimConfig(Config):
     )
     checkpoint_every: Positive = Field(description="steps between checkpoints of a running training")
     log_every: Positive = Field(description="steps between lines of the history")
-    health: Literal["warn", "stop", "off"] = Field(
+    health: Annotated[Literal["warn", "stop", "off"], OFF] = Field(
         description="when a training learns nothing (blip_core/training/health.py): say so, end it, or neither"
     )
     timeout: Positive = Field(description="seconds that one of several processes waits for the others before it gives up")
     augment: AugmentConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr is {self.min_lr:g}, more than lr, {self.lr:g}")
+        return self
 
 
 class ContrastConfig(Config):
@@ -73,6 +79,13 @@ class ContrastConfig(Config):
     )
     temperature: float = Field(gt=0, description="initial value; learned within temperature_range")
     temperature_range: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        low, high = self.temperature_range
+        if not 0 < low <= self.temperature <= high:
+            raise ValueError(f"temperature is {self.temperature:g}, temperature_range [{low:g}, {high:g}]; expected it within, above 0")
+        return self
 
 
 class LanguageConfig(Config):
@@ -128,12 +141,21 @@ def with_shared(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(shared, dict):
         return values
     filled = dict(values)
+    if isinstance(tasks := values.get("tasks"), dict) and isinstance(shared.get("optim"), dict):
+        filled["tasks"] = {name: _with_optim(task, shared["optim"]) for name, task in tasks.items()}
     for part, sections in SHARED.items():
         for name in sections:
             section = filled.get(name)
             if isinstance(shared.get(part), dict) and isinstance(section, dict) and isinstance(section.get(part, {}), dict):
                 filled[name] = {**section, part: laid_over(shared[part], section.get(part, {}))}
     return filled
+
+
+def _with_optim(task: object, optim: dict[str, Any]) -> object:
+    """A task's own optim laid over what the trainings share; a task that trains nothing names none."""
+    if not isinstance(task, dict) or not isinstance(task.get("optim"), dict):
+        return task
+    return {**task, "optim": laid_over(optim, task["optim"])}
 
 
 def shared_place(values: dict[str, Any], place: Place) -> Place:

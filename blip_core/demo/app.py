@@ -30,8 +30,16 @@ HEADERS = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-opti
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # no fonts of other hosts
 CSS = """
 .gradio-container { width: 100%; max-width: 76rem !important; margin: auto; }
+#picture img, #hits img, #maps img { width: 100%; height: 100%; object-fit: contain; }
+img.small { image-rendering: pixelated; }
 .caption-label { max-width: 100% !important; white-space: normal !important; font-size: .75rem !important; padding: 0 .3rem !important; }
 """
+# a small picture is enlarged, and its pixels stay squares
+ENLARGED = """<script>
+document.addEventListener("load", ({ target: t }) => {
+  if (t.tagName === "IMG") t.classList.toggle("small", Math.max(t.naturalWidth, t.naturalHeight) < 192);
+}, true);
+</script>"""
 
 
 def make_app(service: Service, index: PictureIndex | None, *, title: str, hosts: list[str], cache: Path) -> FastAPI:
@@ -43,7 +51,7 @@ def make_app(service: Service, index: PictureIndex | None, *, title: str, hosts:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     page = make_page(service, index, title=title, cache=cache)
     page.has_launched = True  # mounted, it would not count as launched, and take any file of this machine for an upload
-    looks = {"theme": THEME, "css": CSS, "footer_links": []}
+    looks = {"theme": THEME, "css": CSS, "head": ENLARGED, "footer_links": []}
     closed = {"allowed_paths": [], "show_error": False, "run_history": False, "ssr_mode": False, "pwa": False, "mcp_server": False}
     gr.mount_gradio_app(app, page, path="/", max_file_size=most, enable_monitoring=False, **looks, **closed)
     app.state.end = partial(_end, page, app.routes[-1].app)  # type: ignore[attr-defined]  # what was mounted last

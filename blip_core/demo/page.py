@@ -91,13 +91,13 @@ def _ask(button: gr.Button, answer: Callable[..., Any], inputs: Parts, outputs: 
     gr.on(events, told, inputs, outputs, concurrency_id="model", concurrency_limit=1, api_visibility="private", show_progress_on=outputs)
 
 
-def _row(service: Service, path: str | None, text: str | None, task: Task) -> Row:
+def _rows(service: Service, path: str | None, texts: list[str | None], task: Task) -> list[Row]:
+    """The picture with each of the texts."""
     if path is None:
         raise BadRequest("choose a picture first")
     if not Path(path).is_file():
         raise BadRequest("the page no longer has this picture: choose it again")
-    [row] = read_rows([path], [text], task, service.settings, paths=True)
-    return row
+    return read_rows([path] * len(texts), texts, task, service.settings, paths=True)
 
 
 def _caption_tab(service: Service, picture: Picture) -> Parts:
@@ -120,25 +120,29 @@ def _caption_tab(service: Service, picture: Picture) -> Parts:
         own = {"beams": num_beams} if name == "beam" else dict(zip(("p", "top_k", "temperature", "seed"), of_nucleus, strict=True))
         asked = {"task": "caption", "sampler": name, "num_captions": num_captions, **own}
         options = choose(asked, service.settings)
-        return "\n".join(service.answer([_row(service, path, None, "caption")], options)[0]["captions"])
+        return "\n".join(service.answer(_rows(service, path, [None], "caption"), options)[0]["captions"])
 
     _ask(button, caption, [picture, sampler, count, beams, p, top_k, temperature, seed], [answer])
     return [answer]
 
 
 def _match_tab(service: Service, picture: Picture) -> Parts:
-    text = gr.Textbox(label="Text", placeholder="does this fit the picture?", elem_id="match-text")
+    text = gr.Textbox(label="Texts, one on each line", lines=4, placeholder="which of these fits the picture?", elem_id="match-text")
     button = gr.Button("Score", variant="primary", elem_id="ask-match")
     names = [name for name in SCORES if name != "match" or service.calibration is not None]
-    with gr.Row():
-        scores = [gr.Number(label=SCORES[name], interactive=False, elem_id=f"score-{name}") for name in names]
+    legend = "; ".join(f"{name}: {SCORES[name]}" for name in names)
+    table = gr.Dataframe(headers=[*names, "text"], datatype="str", interactive=False, wrap=True, buttons=[],
+                         label=f"The best first. {legend}", elem_id="scores")  # fmt: skip
 
-    def match(path: str | None, asked: str) -> list[float]:
-        [found] = service.answer([_row(service, path, asked, "match")], choose({"task": "match"}, service.settings))
-        return [round(found[name], 4) for name in names]
+    def match(path: str | None, asked: str) -> list[list[str]]:
+        texts: list[str | None] = [line for line in asked.splitlines() if line.strip()]
+        rows = _rows(service, path, texts or [""], "match")
+        found = zip(rows, service.answer(rows, choose({"task": "match"}, service.settings)), strict=True)
+        best = sorted(found, key=lambda pair: -pair[1][names[0]])
+        return [[*(f"{scores[name]:.4f}" for name in names), str(row.text)] for row, scores in best]
 
-    _ask(button, match, [picture, text], scores, text=text)
-    return scores
+    _ask(button, match, [picture, text], [table], text=text)
+    return [table]
 
 
 def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: Path) -> None:
@@ -186,7 +190,7 @@ def _attention_tab(service: Service, picture: Picture) -> Parts:
     gr.Markdown(HOW_MAPS_READ)
 
     def attention(path: str | None, asked: str, which: Kind, number: float) -> list[tuple[np.ndarray, str]]:
-        row = _row(service, path, asked, "match")
+        [row] = _rows(service, path, [asked], "match")
         whole = decode_rgb(admitted(row, service.settings))
         found = word_maps(service, replace(row, picture=whole), layer=int(number) - 1, kind=which)
         return [(overlay(whole, word["weights"], found["side"]), word["word"]) for word in found["words"]]

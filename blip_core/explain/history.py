@@ -23,7 +23,7 @@ def history(key: str, artifacts: Path) -> str:
     lines = []
     for manifest in generations:
         if rows := rows_of(key, manifest.parent):
-            lines += [f"{manifest.parent.name}:", *(f"  {_describe(row)}" for row in rows)]
+            lines += [f"{manifest.parent.name}:", *(f"  {_describe(row, rows)}" for row in rows)]
     aside = artifacts / "quarantine.parquet"
     if aside.exists():
         bare = key.split("-", 1)[-1]
@@ -67,10 +67,10 @@ def _number(key: str) -> float:
     return int(tail) if tail.isdecimal() else math.inf
 
 
-def _describe(row: dict[str, Any]) -> str:
+def _describe(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     origin = row["source"]
     if origin in WRITTEN:
-        origin += f" {row['round']}#{row['candidate']}{made_of(row)} ({row['sampler']}, captioner {row['model']}, seed {row['seed']})"
+        origin += f" {row['round']}#{row['candidate']}{made_of(row, rows)} ({row['sampler']}, captioner {row['model']}, seed {row['seed']})"
     scores = [f"{name} {row[name]:.3f}" for name in ("match", "itm", "itc") if row[name] is not None]
     judged = f"; {', '.join(scores)} by filter {row['filter']}" if scores else ""
     marks = [name for name in SCREENS if row.get(name) is True] + [row["language"]] * bool(row.get("language"))

@@ -30,7 +30,7 @@ def explain(key: str, generation: Path) -> str:
     rows.sort(key=lambda row: (row["reason"] != KEPT, -(row[rule["score"]] or 0.0)))
     lines = [f"{generation.name}: {_rule_words(rule)}"]
     for row in rows:
-        lines += [f"{row['reason']}: {row['text']!r}, {_origin(row)}", *(f"    {line}" for line in _why(row, rows, rule))]
+        lines += [f"{row['reason']}: {row['text']!r}, {_origin(row, rows)}", *(f"    {line}" for line in _why(row, rows, rule))]
     return "\n".join(lines)
 
 
@@ -41,11 +41,11 @@ def _rule_words(rule: dict[str, Any]) -> str:
     return f"kept is what has {rule['score']} of at least {limits}{votes}{best}"
 
 
-def _origin(row: dict[str, Any]) -> str:
-    made = (
-        f" {row['round']}#{row['candidate']}{made_of(row)} ({row['sampler']}, captioner {row['model']})" if row["source"] in WRITTEN else ""
-    )
-    return row["source"] + made
+def _origin(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    if row["source"] not in WRITTEN:
+        return row["source"]
+    by = f"{row['sampler']}, captioner {row['model']}"
+    return f"{row['source']} {row['round']}#{row['candidate']}{made_of(row, rows)} ({by})"
 
 
 def _why(row: dict[str, Any], rows: list[dict[str, Any]], rule: dict[str, Any]) -> list[str]:
@@ -83,4 +83,4 @@ def _twin(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     words = normalised(pa.array([r["text"] for r in rows])).to_pylist()
     own = words[rows.index(row)]
     found = next((r for r, w in zip(rows, words, strict=True) if w == own and r["reason"] in (KEPT, "outranked") and r is not row), None)
-    return "a better text of the image" if found is None else f"{found['text']!r} ({_origin(found)})"
+    return "a better text of the image" if found is None else f"{found['text']!r} ({_origin(found, rows)})"

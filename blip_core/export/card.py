@@ -12,10 +12,12 @@ from blip_core.tables.captions import KEPT
 _NOISE = {
     "noise_web": "web texts that the filter rejected (the paper's noise ratio)",
     "noise_synthetic": "synthetic texts that the filter rejected",
+    "noise_fused": "fused texts that the filter rejected",
     "residual_noise_web": "noise left in the kept web texts, estimated from planted controls",
     "residual_noise_web_upper": "its upper confidence bound",
     "coverage": "of the crawl's images that keep a text",
     "distinct_share_synthetic": "different texts among the kept synthetic ones",
+    "distinct_share_fused": "different texts among the kept fused ones",
 }
 _FILES = {"webdataset": "data/{split}-*.tar", "imagefolder": "{folder}/**", "parquet": "data/{split}-*.parquet"}
 _HUGGING_FACE = """\

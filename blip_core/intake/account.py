@@ -14,19 +14,19 @@ from pathlib import Path
 from blip_core.files.content import hash64
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import RejectedRow
-from blip_core.intake.formats.columns import IMAGE_ENDS
+from blip_core.intake.formats.columns import IMAGE_ENDS, shown
+from blip_core.intake.formats.files import head_of
+from blip_core.intake.formats.nearest import is_archive
 from blip_core.intake.formats.rows import kind_of, open_table
 from blip_core.intake.walk import Below, is_hidden
 
-_NOTES = (
-    "readme|licen[cs]e|copying|notice|citation|changelog|authors|contributing|dataset_infos?|dataset_dict|state|manifest|_success|_metadata|"
-    r"_common_metadata|md5sums?|sha\d+sums?"
-)
+_TOPICS = r"readme|licen[cs]es?|copying|notice|citation|changelog|authors|contributing|manifest|md5sums?|sha\d+sums?"
+_NOTES = rf"(?:{_TOPICS})(?:[_-]\w+)?(?:\.txt)?"
+_FACTS = r"(?:(?:web|clean)\.(?:files|objects)|dataset_infos?|dataset_dict|state|manifest)\.json|_success|_metadata|_common_metadata"
 _NOTES_END = r"md|rst|pdf|html?|sh|py|ipynb|log|md5|sha\d+|crc|lock|ya?ml|toml|bib|cff|idx|index|url|urls"
-_ASIDE = re.compile(rf"(?:web|clean)\.(?:files|objects)\.json|(?:{_NOTES})(?:[._-].*)?|.*\.(?:{_NOTES_END})", re.IGNORECASE)
-_ARCHIVE = re.compile(r".*\.(?:zip|7z|rar|gz|bz2|xz|zst|lz4|tar(?:\..*)?|tgz)", re.IGNORECASE)
+_ASIDE = re.compile(rf"{_NOTES}|{_FACTS}|.*\.(?:{_NOTES_END})", re.IGNORECASE)
 _OTHER_TASK = re.compile(rb'"(?:bbox|segmentation|keypoints|categories)"\s*:')
-_HEAD = 1 << 20
+_TEXT = re.compile(rb'"(?:captions?|texts?|sentences?|phrases?)"\s*:\s*["\[]', re.IGNORECASE)
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Account:
 def account(found: Below, used: Callable[[str], bool], *, texts: int) -> Account:
     """Of files on this machine, with a look into those that were not `used`. `texts`: how many came of the used ones, by whose bytes an
     unread list or archive is weighed."""
-    pictures = found.stems(IMAGE_ENDS)
+    pictures = found.stems(IMAGE_ENDS) | {name for name in found.names if name.lower().endswith(IMAGE_ENDS)}
     made = _account(
         found.names,
         used,
@@ -99,25 +99,41 @@ def _without_samples(root: Path, name: str, pictures: set[str]) -> str | None:
     own = name.rpartition("/")[2]
     if is_hidden(name):
         return "hidden"
-    if _ASIDE.fullmatch(own) or not root.joinpath(name).stat().st_size:
+    if not root.joinpath(name).stat().st_size:
+        return None if _may_hold_samples(root / name) else "notes"
+    if _ASIDE.fullmatch(own) and not (own.lower().endswith(".json") and head_of(root / name).startswith(b"[")):  # facts are an object
         return "notes"
-    if own.lower().endswith((".json", ".npy", ".npz")) and name.rpartition(".")[0] in pictures:
+    main = _modality_of(name) if own.lower().endswith(IMAGE_ENDS) else name.rpartition(".")[0]
+    if own.lower().endswith((".json", ".npy", ".npz", *IMAGE_ENDS)) and main in pictures:
         return "beside a picture"
-    if own.lower().endswith(".json") and _OTHER_TASK.search(_head(root / name)):
+    if own.lower().endswith(".json") and _OTHER_TASK.search(head := head_of(root / name)) and not _TEXT.search(head):
         return "annotations of another task"
     return None
 
 
+def _may_hold_samples(path: Path) -> bool:
+    """By its name, of an empty file: a download that failed."""
+    return path.name.lower().endswith((".json", *IMAGE_ENDS)) or is_archive(path.name) or kind_of(path) is not None
+
+
+def _modality_of(name: str) -> str:
+    """The stem of the picture beside which 7.depth.png stands; empty for a name with one dot."""
+    folder, slash, own = name.rpartition("/")
+    return folder + slash + own.partition(".")[0] if own.count(".") > 1 else ""
+
+
 def _told(path: Path) -> str:
     """What is in a file that nobody read: its columns, its keys, or its first bytes."""
-    if _ARCHIVE.fullmatch(path.name):
+    if not path.stat().st_size:
+        return "an empty file"
+    if is_archive(path.name):
         return "an archive: unpack it"
     if kind_of(path):
         try:
-            return f"a table with the columns {', '.join(map(repr, open_table(path).names[:12])) or 'none'}"
+            return f"a table with the columns {shown(open_table(path).names)}"
         except Rejected as e:
             return f"a table: {e.detail}"
-    head = _head(path)
+    head = head_of(path)
     if path.suffix.lower() == ".json":
         return f"JSON{_keys(head)}"
     return f"begins with {head[:24]!r}"
@@ -126,8 +142,3 @@ def _told(path: Path) -> str:
 def _keys(head: bytes) -> str:
     keys = dict.fromkeys(re.findall(rb'"([A-Za-z_][\w -]{0,40})"\s*:', head))
     return f" with the keys {', '.join(key.decode() for key in list(keys)[:12])}" if keys else f" that begins with {head[:24]!r}"
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_HEAD)

@@ -99,7 +99,6 @@ def write_listings(data: Path, cfg: IngestConfig) -> list[str]:
     for part in PARTS:
         place, path = getattr(cfg, part), _listing_path(data, part)
         if not is_remote(place):
-            lines.append(f"ingest.{part}: {_written(place)} lies on this machine, nothing to list")
             continue
         listing = _find(place, cfg.remote)
         _check_names(listing)
@@ -108,7 +107,7 @@ def write_listings(data: Path, cfg: IngestConfig) -> list[str]:
         if old != json.loads(json.dumps(value)):
             write_json(value, path)
         size = sum(stored.size for stored in listing.objects.values())
-        lines.append(f"{path}: {len(listing.objects)} objects, {size / 1e9:.3f} GB at {_written(place)}; {_difference(old, value)}")
+        lines.append(f"{path}: {len(listing.objects)} objects, {size / 1e9:.3f} GB at {as_written(place)}; {_difference(old, value)}")
     return lines
 
 
@@ -116,7 +115,7 @@ def is_remote(place: Place) -> bool:
     """Whether the part lies in S3 or elsewhere on the net. ValueError for a list that mixes schemes."""
     schemes = {scheme_of(name) for name in _names(place)}
     if len(schemes) != 1:
-        raise ValueError(f"{_written(place)}: expected names that all lie on this machine or all at one scheme (s3://), at least one")
+        raise ValueError(f"{as_written(place)}: expected names that all lie on this machine or all at one scheme (s3://), at least one")
     return schemes.pop() != "file"
 
 
@@ -129,7 +128,7 @@ def scheme_of(name: str) -> str:
 def shown(data: Path, cfg: IngestConfig, part: str) -> str:
     """Where the part lies, for a message."""
     place = getattr(cfg, part)
-    return _written(place) if is_remote(place) else ", ".join(map(str, local_files(data, place)[:3]))
+    return as_written(place) if is_remote(place) else ", ".join(map(str, local_files(data, place)[:3]))
 
 
 def expand(place: Place) -> list[str]:
@@ -163,7 +162,7 @@ def _options(inside: str) -> list[str]:
     return inside.split(",") if "," in inside else [f"{{{inside}}}"]
 
 
-def _written(place: Place) -> str:
+def as_written(place: Place) -> str:
     return place if isinstance(place, str) else ", ".join(place)
 
 
@@ -181,7 +180,7 @@ def _open_local(data: Path, place: Place, chosen: str | None, fields: FieldsConf
     if len(paths) == 1:
         module = recognise(paths[0], chosen, fields)
         return Source(
-            _written(place), module.__name__.rpartition(".")[2], units(module, paths[0], fields), paths[0], notes=_notes(module, paths[0])
+            as_written(place), module.__name__.rpartition(".")[2], units(module, paths[0], fields), paths[0], notes=_notes(module, paths[0])
         )
     webdataset = format_module("webdataset")
     for path in paths:
@@ -263,7 +262,7 @@ def _entry(stored: Stored) -> dict[str, Any]:
 def _read_listing(data: Path, part: str, place: Place) -> Listing:
     path, advice = _listing_path(data, part), "`blip list` writes it, `dvc add data` notes the change"
     if not path.exists():
-        raise ValueError(f"{path}: missing, the listing of ingest.{part} = {_written(place)}; {advice}")
+        raise ValueError(f"{path}: missing, the listing of ingest.{part} = {as_written(place)}; {advice}")
     try:
         value = json.loads(path.read_bytes())
         source, base = value["source"], value["base"]
@@ -271,7 +270,7 @@ def _read_listing(data: Path, part: str, place: Place) -> Listing:
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path}: not a listing ({type(e).__name__} {e}); {advice}") from None
     if _names(source) != _names(place):
-        raise ValueError(f"{path}: lists {_written(source)}, but ingest.{part} is {_written(place)}; {advice}")
+        raise ValueError(f"{path}: lists {as_written(source)}, but ingest.{part} is {as_written(place)}; {advice}")
     return Listing(base, objects)
 
 

@@ -73,6 +73,22 @@ def temporary_folders(tasks: list[Task]) -> list[Path]:
     return [folder for folder in begun if folder.name.split(".")[1] in names]
 
 
+def split_of(record: Record, part: str, cfg: IngestConfig) -> str:
+    """web for the crawl; of the clean set the split that the record declares, else the one that its image is dealt."""
+    if part == "web":
+        return "web"
+    if cfg.split.by == "declared" and record.split:
+        return record.split
+    shares = {"train": cfg.split.train, "val": cfg.split.val, "test": cfg.split.test}
+    return deal_split(record.image_id or record.key, shares, seed=cfg.split.seed)
+
+
+def chain_key(key: str, part: str, split: str | None) -> str:
+    """By which the image is known from ingest on; a row without a key has none."""
+    prefix = "web" if part == "web" else split
+    return f"{prefix}-{key}" if key and prefix else key
+
+
 def quarantine_row(part: str, key: str, where: str, reason: str, detail: str) -> dict[str, str]:
     """A row whose texts, which may come from a hostile file, fit into a table and on a screen."""
     row = {"key": key, "where": where, "reason": reason, "detail": detail, "part": part}
@@ -105,7 +121,7 @@ class _Intake:
             self._used.add(hash64(item.file))
         if isinstance(item, RejectedRow):
             split = item.split if self.task.cfg.split.by == "declared" else None
-            self._set_aside(self._key(item.key, split), item.where, Rejected(item.reason, item.detail), texts=item.lost)
+            self._set_aside(chain_key(item.key, self.task.part, split), item.where, Rejected(item.reason, item.detail), texts=item.lost)
         else:
             self._take_record(item)
 
@@ -120,8 +136,8 @@ class _Intake:
         write_json({"lost": self.lost}, self.folder / "counts.json")
 
     def _take_record(self, record: Record) -> None:
-        split = self._split(record)
-        key = self._key(record.key, split)
+        split = split_of(record, self.task.part, self.task.cfg)
+        key = chain_key(record.key, self.task.part, split)
         texts = self._texts(record, key)
         if not texts and not self._captioned(record, key):
             return
@@ -159,20 +175,6 @@ class _Intake:
         if not texts:
             alone = {"key": key, "image_id": image_id, "text": "", "raw": "", "source": source, "candidate": 0, "reason": NO_TEXT}
             self._captions[stem].append(alone)
-
-    def _split(self, record: Record) -> str:
-        if self.task.part == "web":
-            return "web"
-        split = self.task.cfg.split
-        if split.by == "declared" and record.split:
-            return record.split
-        shares = {"train": split.train, "val": split.val, "test": split.test}
-        return deal_split(record.image_id or record.key, shares, seed=split.seed)
-
-    def _key(self, key: str, split: str | None) -> str:
-        """The key by which the image is known from here on; a row without one has none."""
-        prefix = "web" if self.task.part == "web" else split
-        return f"{prefix}-{key}" if key and prefix else key
 
     def _captioned(self, record: Record, key: str) -> bool:
         """Whether a picture without a usable text stays, for a captioner; told where it does not and nothing said so yet."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from blip_core.config.intake import IngestConfig, Place
 from blip_core.files.content import write_json
-from blip_core.intake.sources import PARTS, identity, is_remote, local_files
+from blip_core.intake.sources import PARTS, as_written, identity, is_remote, local_files
 from blip_core.intake.walk import below
 
 _WAYS = (
@@ -25,7 +25,10 @@ def note_unseen(data: Path, cfg: IngestConfig) -> list[str]:
     lines = []
     for part in PARTS:
         place, note = getattr(cfg, part), _note_path(data, part)
-        if is_remote(place) or not (why := next(_unseen(data, place), None)):
+        if is_remote(place):
+            continue
+        if not (why := next(_unseen(data, place), None)):
+            lines.append(f"ingest.{part}: {as_written(place)} lies in the data folder, where DVC sees its files; nothing to note")
             continue
         found = _state(data, part, place)
         changed = _noted(note) != found

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blip_core.config.model import InitConfig, ModelConfig
 from blip_core.model.med import KeysValues, Med
+from blip_core.model.network import Network
 from blip_core.model.vit import Vit
 
 # what a checkpoint may have or lack
@@ -44,7 +45,7 @@ class SpecialTokens:
     enc: int
 
 
-class Blip(nn.Module):
+class Blip(Network):
     """Random weights; loading others is a separate call (blip_core/weights/checkpoint.py, blip_core/weights/load.py).
 
     `missing` names the parts that a loaded checkpoint lacked. What needs one of them raises ValueError; whoever trains them empties it.
@@ -117,13 +118,27 @@ class Blip(nn.Module):
 
 def init_weights(model: Blip, cfg: InitConfig) -> None:
     """Normal weights, zero biases, as BERT and ViT; the standard deviations are parameters because a tiny model needs others."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=cfg.weight)
-            nn.init.zeros_(module.bias)
-    nn.init.normal_(model.vit.patches.weight, std=cfg.patch)
-    nn.init.zeros_(model.vit.patches.bias)  # type: ignore[arg-type]  # a convolution may have none; this one has
-    nn.init.normal_(model.vit.cls, std=cfg.weight)
-    nn.init.normal_(model.vit.positions, std=cfg.image_position)
-    nn.init.normal_(model.med.tokens.weight, std=cfg.token)
-    nn.init.normal_(model.med.positions.weight, std=cfg.text_position)
+    init_linear(model, cfg)
+    init_vit(model.vit, cfg)
+    init_med(model.med, cfg)
+
+
+def init_linear(module: nn.Module, cfg: InitConfig) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=cfg.weight)
+            nn.init.zeros_(part.bias)
+
+
+def init_vit(vit: Vit, cfg: InitConfig) -> None:
+    """What is no linear layer."""
+    nn.init.normal_(vit.patches.weight, std=cfg.patch)
+    nn.init.zeros_(vit.patches.bias)  # type: ignore[arg-type]  # a convolution may have none; this one has
+    nn.init.normal_(vit.cls, std=cfg.weight)
+    nn.init.normal_(vit.positions, std=cfg.image_position)
+
+
+def init_med(med: Med, cfg: InitConfig) -> None:
+    """Likewise."""
+    nn.init.normal_(med.tokens.weight, std=cfg.token)
+    nn.init.normal_(med.positions.weight, std=cfg.text_position)

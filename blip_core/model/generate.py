@@ -8,14 +8,27 @@ I images, K beams or samples per image, L tokens so far, V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from blip_core.model.blip import CAPTIONING, Blip
-from blip_core.model.med import KeysValues
+from blip_core.model.blip import CAPTIONING, SpecialTokens
+from blip_core.model.med import KeysValues, Med
 
 NEVER = -1.0e9
+
+
+class Writer(Protocol):
+    """What is asked to write: a Blip, or another network whose `med` decodes (model/vqa.py)."""
+
+    @property
+    def med(self) -> Med: ...
+
+    @property
+    def special(self) -> SpecialTokens: ...
+
+    def require(self, *parts: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,7 @@ class Limits:
 
 @torch.inference_mode()
 def nucleus(
-    model: Blip,
+    model: Writer,
     images: list[KeysValues],
     prompt: list[int],
     limits: Limits,
@@ -62,13 +75,13 @@ def shape_logits(logits_BV: Tensor, *, top_k: int, temperature: float) -> Tensor
 
 
 @torch.inference_mode()
-def greedy(model: Blip, images: list[KeysValues], prompt: list[int], limits: Limits) -> Tensor:
+def greedy(model: Writer, images: list[KeysValues], prompt: list[int], limits: Limits) -> Tensor:
     """The most probable token at each step: ids of new tokens, I x L, [PAD] behind [SEP]."""
     return _one_by_one(model, images, prompt, limits, 1, lambda logits, i: logits.argmax(-1)).squeeze(1)
 
 
 def _one_by_one(
-    model: Blip, images: list[KeysValues], prompt: list[int], limits: Limits, num_samples: int, choose: Callable[[Tensor, int], Tensor]
+    model: Writer, images: list[KeysValues], prompt: list[int], limits: Limits, num_samples: int, choose: Callable[[Tensor, int], Tensor]
 ) -> Tensor:
     """Grow each sample by what `choose` makes of the logits and the number of the token, until all ended: I x K x L."""
     model.require(*CAPTIONING)
@@ -126,7 +139,7 @@ def restrict(scores_BV: Tensor, ids_BL: Tensor, limits: Limits, *, num_new: int,
 
 @torch.inference_mode()
 def beam_search(
-    model: Blip,
+    model: Writer,
     images: list[KeysValues],
     prompt: list[int],
     limits: Limits,

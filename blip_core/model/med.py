@@ -27,7 +27,8 @@ from blip_core.model.memory import keep_input
 from blip_core.model.packing import Packing
 from blip_core.model.vit import ACTIVATIONS
 
-KeysValues = tuple[Tensor, Tensor]  # each I x H x N x d
+# each I x H x N x d; behind them a mask I x 1 x 1 x N, True where a token stands, if what is attended to has padding
+KeysValues = tuple[Tensor, ...]
 
 
 class _Attention(nn.Module):
@@ -87,26 +88,29 @@ class CrossAttention(_Attention):
         self.out = nn.Linear(cfg.width, cfg.width)
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
 
-    def keys_values(self, image_IND: Tensor) -> KeysValues:
+    def keys_values(self, image_IND: Tensor, mask_IN: Tensor | None = None) -> KeysValues:
         k, v = (split_heads(lift(t), self.num_heads) for t in self.kv(image_IND).chunk(2, dim=-1))
-        return k, v
+        return (k, v) if mask_IN is None else (k, v, mask_IN[:, None, None, :])
 
     def forward(self, x_MD: Tensor, texts: Packing, *groups: KeysValues) -> Tensor:
         """The texts fall to the groups of images in equal parts, and within a group to its images in equal parts."""
+        return self._finish(x_MD, self.attended(x_MD, texts, *groups))
+
+    def attended(self, x_MD: Tensor, texts: Packing, *groups: KeysValues) -> Tensor:
+        """What the texts found, before the last linear layer: M x D."""
         queries = texts.spread(self.query(x_MD)).chunk(len(groups))
-        out_BTD = torch.cat([self._attend(q, *images) for q, images in zip(queries, groups, strict=True)])
-        return self._finish(x_MD, texts.pack(out_BTD))
+        return texts.pack(torch.cat([self._attend(q, *images) for q, images in zip(queries, groups, strict=True)]))
 
     def step(self, x_BTD: Tensor, image: KeysValues) -> Tensor:
         """The same for texts of equal lengths, as captions have them while they are written."""
         return self._finish(x_BTD, self._attend(self.query(x_BTD), *image))
 
-    def _attend(self, q_BTD: Tensor, k_IHNd: Tensor, v_IHNd: Tensor) -> Tensor:
+    def _attend(self, q_BTD: Tensor, k_IHNd: Tensor, v_IHNd: Tensor, mask_I11N: Tensor | None = None) -> Tensor:
         num_texts, num_images = len(q_BTD), len(k_IHNd)
         assert num_texts % num_images == 0, f"{num_texts} texts do not divide among {num_images} images"
         # the texts of one image become one long query, so that its keys and values are read once and never repeated
         q = split_heads(q_BTD.reshape(num_images, -1, q_BTD.shape[-1]), self.num_heads)
-        out = attend(q, k_IHNd, v_IHNd, dropout=self.dropout if self.training else 0.0)
+        out = attend(q, k_IHNd, v_IHNd, mask=mask_I11N, dropout=self.dropout if self.training else 0.0)
         return join_heads(out).reshape(q_BTD.shape)
 
 
@@ -164,9 +168,9 @@ class Med(nn.Module):
         x_BTD = self.embedding_norm(self.tokens(ids_BT) + self.positions.weight[start:end])
         return F.dropout(x_BTD, self.cfg.dropout, self.training)
 
-    def keys_values(self, image_IND: Tensor) -> list[KeysValues]:
-        """Cross-attention keys and values of the images, per layer."""
-        return [block.cross_attention.keys_values(image_IND) for block in self.blocks]
+    def keys_values(self, image_IND: Tensor, mask_IN: Tensor | None = None) -> list[KeysValues]:
+        """Cross-attention keys and values of the images, per layer; with a mask those of texts, whose padding nobody may see."""
+        return [block.cross_attention.keys_values(image_IND, mask_IN) for block in self.blocks]
 
     def encode(self, ids_BT: Tensor, mask_BT: Tensor, *, first_only: bool = False) -> Tensor:
         """B x T x D, or B x 1 x D with `first_only`. What stands at padding means nothing."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from blip_core.config.intake import FieldsConfig, IngestConfig
 from blip_core.files.content import hash64
@@ -14,18 +13,18 @@ from blip_core.files.rejected import REASONS, Rejected
 from blip_core.intake.account import Account, hashed
 from blip_core.intake.formats import FORMATS, SPLITS, Record, RejectedRow, format_module
 from blip_core.intake.formats.columns import SEARCH
-from blip_core.intake.sources import Source, look
+from blip_core.intake.sources import PARTS, Source, expand, is_remote, local_files, look
+from blip_core.intake.units import chain_key, split_of
 from blip_core.pictures.images import admit
-from blip_core.preview.text_findings import TextFindings
+from blip_core.preview.enough import Least
+from blip_core.preview.sampling import estimated, spread
+from blip_core.preview.text_findings import WIDE, TextFindings, screen_lines, short
 from blip_core.tables.shards import KEY
 from blip_core.texts.clean import lost_texts, usable
-from blip_core.texts.screens import BY_TEXT, UNKNOWN
 
 _MOST_UNITS = 50  # that a limited look opens
 _MOST_FETCHED = 3  # of tars that must be fetched
 _ROWS = 5
-_WIDE = 72
-_LANGUAGES = 8
 
 
 @dataclass
@@ -33,6 +32,7 @@ class Findings:
     """Counts over what was looked at. `rejected`: reason -> how often, with the first row in `examples`."""
 
     told: TextFindings
+    part: str | None  # of the data; None: the chain does not read it yet
     records: int = 0
     texts: Counter[int] = field(default_factory=Counter)  # usable images by the number of their usable texts
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -42,6 +42,8 @@ class Findings:
     rows: list[str] = field(default_factory=list)
     keys: set[tuple[str | None, str]] = field(default_factory=set)
 
+    samples: int = 0  # of the whole, by the sizes of the units where not all were looked at
+    picture_bytes: int = 0
     lost: int = 0  # texts that were set aside
     bare: int = 0  # usable images without a usable text
     used: set[int] = field(default_factory=set)  # hashes of the files that were read
@@ -52,46 +54,68 @@ class Findings:
         return self.texts.total()
 
 
-def inspect(path: str | Path, *, cfg: IngestConfig, limit: int = 1000, fields: FieldsConfig = SEARCH) -> str:
-    """Lines for a person. Looks at `limit` samples, from units spread over the whole; 0 looks at all. `path` may be in S3 (sources.py).
+def inspect(
+    path: str | Path,
+    *,
+    cfg: IngestConfig,
+    limit: int = 1000,
+    fields: FieldsConfig = SEARCH,
+    data: Path = Path("data"),
+    least: Least | None = None,
+) -> str:
+    """Lines for a person. Looks at `limit` samples that stand for the whole; 0 looks at all. `path` may be in S3 (sources.py).
+    Where it is a part of `data`, keys are those of the chain. `least`: what later stages will ask for; None says nothing of it.
 
     ValueError when no format is recognised (it lists those that were looked for) or nothing of what was looked at is usable."""
     if limit < 0:
         raise ValueError(f"--limit {limit}: expected a number of samples, or 0 for all")
     with TemporaryDirectory() as scratch:
-        return _inspect(str(path), look(str(path), cfg.remote, scratch=Path(scratch), fields=fields), cfg, limit)
+        source, part = look(str(path), cfg.remote, scratch=Path(scratch), fields=fields), part_of(str(path), cfg, data)
+        return _inspect(str(path), source, cfg, limit, part, least)
 
 
-def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int) -> str:
+def part_of(path: str, cfg: IngestConfig, data: Path) -> str | None:
+    """The part that the chain reads there, web or clean; None where it is neither."""
+    for part in PARTS:
+        place = getattr(cfg, part)
+        if is_remote(place):
+            found = path in expand(place)
+        else:
+            found = any(Path(path).resolve().is_relative_to(known.resolve()) for known in local_files(data, place))
+        if found:
+            return part
+    return None
+
+
+def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str | None, least: Least | None) -> str:
     module, units = format_module(source.format), source.units
-    found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat)), True
+    found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat), part), True
     found.used = hashed(name for unit in units for name in unit.files)
-    chosen, each = _spread(units, limit, most=_MOST_FETCHED if source.format.startswith("remote") else _MOST_UNITS)
-    for unit in chosen:
+    chosen = spread(units, limit, most=_MOST_FETCHED if source.format.startswith("remote") else _MOST_UNITS)
+    for unit, each in chosen:
         items = module.read(unit)
         for item in islice(items, each):
             _look(item, found, cfg)
         whole &= next(items, None) is None
     whole &= len(chosen) == len(units)
+    tars = source.format.endswith("webdataset")
+    if whole:
+        found.samples = found.records
+    else:
+        found.samples = estimated(units, looked=found.records, picture_bytes=found.picture_bytes, tars=tars)
     found.told.flush()
     left = source.account(found.used, texts=found.told.total)
     if not whole:  # which pictures the rest of a list names is not known
         left.rows = [row for row in left.rows if row.reason != "not_listed"]
     for row in left.rows:
         _set_aside(found, row.key, row.where, Rejected(row.reason, row.detail), lost=row.lost)
-    report = "\n".join(_report(path, source, len(chosen), each, whole, found, left, cfg))
+    lines = _report(path, source, len(chosen), whole, found, left, cfg)
+    if whole and least:  # a part of it can't be too small
+        lines += [f"too few      {line}" for line in _too_few(found, cfg, least)]
+    report = "\n".join(lines)
     if not found.images:
         raise ValueError(f"no usable image with a text\n{report}")
     return report
-
-
-def _spread(units: list[Any], limit: int, *, most: int) -> tuple[list[Any], int | None]:
-    """Units from all over the data set, and how many samples of each to look at."""
-    if not limit or not units:
-        return units, None
-    count = min(len(units), most, limit)
-    chosen = [units[i * len(units) // count] for i in range(count)]
-    return chosen, -(-limit // count)
 
 
 def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> None:
@@ -101,6 +125,7 @@ def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> Non
     if isinstance(item, RejectedRow):
         _set_aside(found, item.key, item.where, Rejected(item.reason, item.detail), lost=item.lost)
         return
+    found.picture_bytes += len(item.image)
     texts = _usable_texts(item, found, cfg)
     try:
         if texts or cfg.without_text == "caption":
@@ -109,7 +134,7 @@ def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> Non
             if (item.split, item.key) in found.keys:
                 raise Rejected("duplicate_key", "an earlier sample has it")
             image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality, format=cfg.format)
-            _count(item, texts, (image.width, image.height), found)
+            _count(item, texts, (image.width, image.height), found, cfg)
         elif not item.texts:
             raise Rejected("missing_text", "no text with it")
     except Rejected as e:
@@ -125,7 +150,7 @@ def _usable_texts(record: Record, found: Findings, cfg: IngestConfig) -> list[st
     return [raw for raw, _ in usable(record.texts, cfg.texts, set_aside)]
 
 
-def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findings) -> None:
+def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findings, cfg: IngestConfig) -> None:
     found.keys.add((record.split, record.key))
     if not texts:
         found.bare += 1
@@ -136,7 +161,8 @@ def _count(record: Record, texts: list[str], size: tuple[int, int], found: Findi
     found.told.add(texts)
     if len(found.rows) < _ROWS:
         more = f"  (+{len(texts) - 1})" if len(texts) > 1 else ""
-        found.rows.append(f"{record.key}  {size[0]}x{size[1]}  {_short(texts[0])}{more}")
+        key = chain_key(record.key, found.part, split_of(record, found.part, cfg)) if found.part else record.key
+        found.rows.append(f"{key}  {size[0]}x{size[1]}  {short(texts[0])}{more}")
 
 
 def _set_aside(found: Findings, key: str, where: str, rejected: Rejected, *, lost: int = 1) -> None:
@@ -144,13 +170,7 @@ def _set_aside(found: Findings, key: str, where: str, rejected: Rejected, *, los
     found.rejected[rejected.reason] += 1
     found.lost += lost
     told = f"{f'{key} ' if key else ''}at {where}: {rejected.detail or 'no detail'}"
-    found.examples.setdefault(rejected.reason, _short(told, 2 * _WIDE))
-
-
-def _short(text: str, most: int = _WIDE) -> str:
-    """On one line, and printable: names and texts come from an unknown hand."""
-    text = "".join(c if c.isprintable() else " " for c in text[: 4 * most].encode("utf-8", "backslashreplace").decode())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    found.examples.setdefault(rejected.reason, short(told, 2 * WIDE))
 
 
 # lines
@@ -160,7 +180,6 @@ def _report(
     path: str,
     source: Source,
     num_chosen: int,
-    each: int | None,
     whole: bool,
     found: Findings,
     left: Account,
@@ -173,12 +192,17 @@ def _report(
     if whole:
         lines.append(f"looked at    all {found.records} samples")
     else:
-        lines.append(f"looked at    {found.records} samples, up to {each} of each of {num_chosen} units; --limit 0 looks at all")
+        told = f"{found.records} of some {found.samples} samples, in {num_chosen} units, of each as its size says"
+        lines.append(f"looked at    {told}; --limit 0 looks at all")
     bare = f", and {found.bare} without a usable one, which a captioner gets in a crawl" if found.bare else ""
     lines.append(f"usable       {found.images} images with {found.told.total} texts{bare}")
     lines += [f"note         {note}" for note in source.notes]
     if found.images:
-        lines += [*_describe(found, cfg, whole=whole), *_screens(found, cfg, whole=whole)]
+        part = None if whole else found.records / found.samples
+        lines += [
+            *_describe(found, cfg, whole=whole),
+            *screen_lines(found.told, cfg.screens, images=found.images, part=part),
+        ]
     share = f"{found.lost} of {found.lost + found.told.total} texts, {found.lost / max(1, found.lost + found.told.total):.1%}"
     lines.append(f"set aside    {share}" if found.rejected else "set aside    nothing")
     for reason, count in sorted(found.rejected.items(), key=lambda r: (-r[1], r[0])):
@@ -197,6 +221,27 @@ def _others(path: str, name: str) -> list[str]:
     return [n for n in names if format_module(n).recognises(Path(path))]
 
 
+def _too_few(found: Findings, cfg: IngestConfig, least: Least) -> list[str]:
+    """By the part that it is; of what is neither by both, unless it names splits as a clean set does."""
+    crawl, clean = (found.part == part for part in PARTS)
+    lines = []
+    if not clean and not found.splits.keys() & {"val", "test"}:
+        lines += [("" if crawl else "as a crawl: ") + line for line in least.lacking({"web": found.images})]
+    if not crawl:
+        parts = _parts(found, cfg)
+        controls = parts["val"] / 2 * min(least.per_image, found.told.total / max(1, found.images))
+        lines += [("" if clean else "as a clean set: ") + line for line in least.lacking(parts, controls=controls)]
+    return lines
+
+
+def _parts(found: Findings, cfg: IngestConfig) -> dict[str, float]:
+    """Images of train, val and test: those that are named, and of those that are dealt the share."""
+    shares = {split: getattr(cfg.split, split) for split in SPLITS}
+    dealt = found.images if cfg.split.by == "dealt" else found.splits[None]
+    named = Counter() if cfg.split.by == "dealt" else found.splits
+    return {split: named[split] + dealt * share / sum(shares.values()) for split, share in shares.items()}
+
+
 def _describe(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
     parts = [cfg.split.train, cfg.split.val, cfg.split.test]
     shares = "/".join(f"{100 * share / sum(parts):g}" for share in parts)
@@ -206,9 +251,9 @@ def _describe(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
     elif found.splits[None]:
         dealt = f"a clean set is dealt {shares} by image"
         splits = f"{splits}, {found.splits[None]} without: {dealt}" if splits else f"none named; {dealt}"
-    elif lacking := [split for split in SPLITS if split not in found.splits]:
+    elif whole and (lacking := [split for split in SPLITS if split not in found.splits]):
         splits += f"; a clean set needs {' and '.join(lacking)} too: ingest.split.by: dealt deals all of it {shares} by image"
-    sample = "" if whole else " (of what was looked at, which holds more of small splits)"
+    sample = "" if whole else " (of what was looked at)"
     short, long = ([f(s) for s in found.sizes] for f in (min, max))
     common = max(found.sizes, key=lambda s: (found.sizes[s], s))
     words = found.told.words
@@ -218,9 +263,15 @@ def _describe(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
         f"words in a text {min(words)} to {max(words)}, half have {_median(words)} or more",
         f"sizes        short side {min(short)} to {max(short)}, long side {min(long)} to {max(long)}; "
         f"most often {common[0]}x{common[1]} ({found.sizes[common]} of {found.images})",
-        "first rows",
+        f"first rows   {_whose_keys(found.part)}",
         *(f"  {row}" for row in found.rows),
     ]
+
+
+def _whose_keys(part: str | None) -> str:
+    if part:
+        return "by the keys of the chain, which `blip history` takes"
+    return "by their own keys; the chain puts web- before those of a crawl, train-, val- or test- before those of a clean set"
 
 
 def _median(counts: Counter[int]) -> int:
@@ -230,25 +281,3 @@ def _median(counts: Counter[int]) -> int:
         if seen > counts.total() // 2:
             return value
     raise AssertionError("nothing was counted")
-
-
-def _screens(found: Findings, cfg: IngestConfig, *, whole: bool) -> list[str]:
-    """What the screens would hit, whether they are on or not. A limit in numbers of images says nothing of a sample."""
-    told, screens = found.told, cfg.screens
-    languages = [f"{code} {n}" for code, n in told.languages.most_common(_LANGUAGES)]
-    languages += [f"{len(told.languages) - _LANGUAGES} more"] * (len(told.languages) > _LANGUAGES)
-    limit = int(max(1, min(screens.max_share * found.images, screens.max_images if whole and screens.max_images else found.images)))
-    count, frequent = told.boilerplate(limit)
-    often = f"; most often {', '.join(f'{_short(text, 40)!r} {n}' for text, n in frequent)}" if frequent else ""
-    lines = [
-        f"languages    {', '.join(languages)} ({UNKNOWN}: too short to tell)",
-        "screens      would hit of a crawl's texts, where ingest.screens turns them on:",
-        f"  {count:6d}  boilerplate: at more than {limit} of the {found.images} images{often}",
-    ]
-    for name in (*BY_TEXT, "repeats"):
-        examples = f": {', '.join(repr(_short(text, 40)) for text in told.examples.get(name, ()))}" if told.hits[name] else ""
-        lines.append(f"  {told.hits[name]:6d}  {name}{examples}")
-    if screens.languages:
-        away = sum(n for code, n in told.languages.items() if code not in (*screens.languages, UNKNOWN))
-        lines.append(f"  {away:6d}  language: in another than {', '.join(screens.languages)}")
-    return lines

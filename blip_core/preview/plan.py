@@ -2,6 +2,7 @@
 trained."""
 
 import functools
+from pathlib import Path
 
 import torch
 
@@ -19,15 +20,15 @@ BERT_VOCABULARY = 30524  # bert-base-uncased with [DEC] and [ENC]
 OVERHEAD = 1.25  # a step of ViT-B/16 in fp32 on a CPU grew by 0.37 GiB per image, where counting tensors gives 0.30
 
 
-def plan(params: Params) -> str:
+def plan(params: Params, vocab: Path) -> str:
     """Lines for a person: the model, then each training of params.yaml. Seconds are those of this machine.
 
-    The vocabulary is BERT's where `ingest.vocab` names one, else as large as the one that ingest builds may get."""
-    vocabulary = BERT_VOCABULARY if params.ingest.vocab else params.ingest.vocab_size
+    `vocab`: what ingest has written of the texts. Before it, the vocabulary counts as large as ingest may make it."""
+    vocabulary, by = _vocabulary(params, vocab)
     model = skeleton(params.model, vocabulary)
     parts = {"image encoder": model.vit, "text transformer": model.med, "projections and ITM head": None}
     total = sum(p.numel() for p in model.parameters())
-    lines = [f"model: {scaled(total)} parameters (vocabulary of {'' if params.ingest.vocab else 'at most '}{vocabulary:,})"]
+    lines = [f"model: {scaled(total)} parameters (vocabulary of {by})"]
     known = 0
     for name, part in parts.items():
         count = sum(p.numel() for p in part.parameters()) if part is not None else total - known
@@ -41,6 +42,20 @@ def plan(params: Params) -> str:
             lines.append(f"caption by {writer.captioner}: {weights} for weights, about {texts} for what a batch of texts keeps")
     lines.append("`profile` times real steps: reading and small operations come on top, and are the more the smaller the model")
     return "\n".join(lines)
+
+
+def _vocabulary(params: Params, vocab: Path) -> tuple[int, str]:
+    """Entries with [DEC] and [ENC], and in words."""
+    from blip_core.tokenizer.wordpiece import ROLE_TOKENS, Tokenizer  # benchmarks/speed/gpu.py runs where torch alone is
+
+    path = params.ingest.vocab or vocab
+    if path.exists():
+        size = Tokenizer.load(path).size
+        return size, f"{size:,}, by {path}"
+    if params.ingest.vocab:
+        return BERT_VOCABULARY, f"{BERT_VOCABULARY:,}, BERT's"
+    size = params.ingest.vocab_size + len(ROLE_TOKENS)
+    return size, f"at most {size:,}; fewer where the texts have fewer words, which ingest will tell"
 
 
 def skeleton(cfg: ModelConfig, vocabulary: int) -> Blip:

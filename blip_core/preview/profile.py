@@ -34,7 +34,8 @@ from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import Source, fit
-from blip_core.training.objectives import Batch, CaptionObjective, Objective, PretrainObjective
+from blip_core.training.objectives import CaptionObjective, PretrainObjective
+from blip_core.training.step import Batch, MicroBatch, Objective
 from blip_core.weights.checkpoint import load_model, new_model
 
 TRAININGS = ("pretrain", "tune_captioner", "tune_filter")
@@ -165,7 +166,7 @@ class Watched:
     def __init__(self, batches: Source, watch: Watch):
         self.batches, self.watch = batches, watch
 
-    def loader(self, start: int) -> Iterator[Batch]:
+    def loader(self, start: int) -> Iterator[MicroBatch]:
         self.watch.enter("data")
         for batch in self.batches.loader(start):
             self.watch.enter("momentum, zero_grad")
@@ -189,7 +190,19 @@ class MadeUp:
             step, part = divmod(place, cfg.accumulate)
             ids, mask = tokenize(self.tokenizer, _texts(self.tokenizer, size, seed=place), max_tokens=cfg.max_tokens)
             own, pixels = torch.arange(size) + place * size, torch.randn(size, 3, side, side)
-            made = Batch(pixels, ids, mask, 0, own, own, step, step / cfg.steps, self.params.seed, part=part, parts=cfg.accumulate)
+            made = Batch(
+                pixels=pixels,
+                ids=ids,
+                mask=mask,
+                prompt_tokens=0,
+                image_ids=own,
+                text_ids=own,
+                step=step,
+                progress=step / cfg.steps,
+                seed=self.params.seed,
+                part=part,
+                parts=cfg.accumulate,
+            )
             yield made.to(device())
 
 

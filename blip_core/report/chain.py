@@ -20,12 +20,12 @@ def chain_section(found: Findings) -> Section:
         helped = f", with {listed(further)}" if further else ""
         rows.append(_generation(found, one.next, f"assemble@{r}", f"the texts of {one.base} and new captions, by {r}'s two{helped}"))
         rows += _models(found, models, one.next)
-    version = f"{found.registration['name']}/{found.registration['version']}"
-    about = (
-        f"content: the first {HASH} digits of a hash of what is in it; candidates and scores carry those of captioner and filter. "
-        f"`blip lineage {version}` tells code, values and data of the registered version, `… history KEY` the way of a text."
-    )
-    return Section("6. What was made of what", [Table(["what", "by stage", "of", "content"], rows, left=4), about])
+    about = f"content: the first {HASH} digits of a hash of what is in it; candidates and scores carry those of captioner and filter. "
+    if found.registration:
+        version = f"{found.registration['name']}/{found.registration['version']}"
+        about += f"`blip lineage {version}` tells code, values and data of the registered version. "
+    about += "`blip history KEY` tells the way of a text."
+    return Section("What was made of what", [Table(["what", "by stage", "of", "content"], rows, left=4), about])
 
 
 def _generation(found: Findings, name: str, stage: str, of: str) -> list[str]:
@@ -34,7 +34,7 @@ def _generation(found: Findings, name: str, stage: str, of: str) -> list[str]:
 
 def _models(found: Findings, models: list[str], generation: str) -> list[list[str]]:
     own = [(name, found.params.models[name]) for name in models if found.params.models[name].generation == generation]
-    registered = {found.comparison["challenger"]: found.registration.get("model_hash", "")}
+    registered = {found.comparison.get("challenger"): found.registration.get("model_hash")}
     return [
         [f"model {n}", f"pretrain@{n}", f"the {listed(m.sources.split(','))} texts of generation {generation}", registered.get(n) or "-"]
         for n, m in own

@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from blip_core.report.digest import Example
+from blip_core.report.examples import Example
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"  # told apart by colour-blind eyes too
 COLOURS = {"true": BLUE, "false": ORANGE, "unknown": GREY, "mismatched": ORANGE, "crawled": GREEN, "perturbed": PURPLE}
@@ -50,10 +50,10 @@ def loss_curves(histories: dict[str, list[dict[str, float]]]) -> bytes:
         return _png(figure)
 
 
-def score_histograms(rounds: dict[str, dict[str, dict[str, np.ndarray]]], *, thresholds: dict[str, float]) -> bytes:
+def score_histograms(rounds: dict[str, dict[str, dict[str, np.ndarray]]], *, thresholds: dict[str, dict[str, float]]) -> bytes:
     """A row of panels per round, a panel per group of texts (web, synthetic, controls), an outline per truth.
 
-    `rounds`: round -> group -> truth -> counts in equal bins from 0 to 1. `thresholds` by group; absent ones are not drawn.
+    `rounds`: round -> group -> truth -> counts in equal bins from 0 to 1. `thresholds` by round and group; absent ones are not drawn.
     """
     groups = [(r, group, counts) for r, by_group in rounds.items() for group, counts in by_group.items() if counts]
     with _panels(len(groups), columns=3, size=(4.0, 2.9)) as (figure, panels):
@@ -62,8 +62,8 @@ def score_histograms(rounds: dict[str, dict[str, dict[str, np.ndarray]]], *, thr
                 edges = np.linspace(0, 1, len(values) + 1)
                 panel.stairs(values, edges, color=COLOURS[truth], label=f"{truth} ({int(values.sum()):,})", fill=False, linewidth=1.6)
                 panel.stairs(values, edges, color=COLOURS[truth], fill=True, alpha=0.12)
-            if group in thresholds:
-                panel.axvline(thresholds[group], color="#222222", linestyle="--", linewidth=1, label="threshold")
+            if group in thresholds[r]:
+                panel.axvline(thresholds[r][group], color="#222222", linestyle="--", linewidth=1, label="threshold")
             panel.set_yscale("symlog", linthresh=1)
             _label(panel, f"{r}: {group}", "calibrated P(match)", "texts (log scale)")
             panel.set(xlim=(0, 1), ylim=(0, 20 * max(1, *(v.max() for v in counts.values()))))
@@ -73,15 +73,19 @@ def score_histograms(rounds: dict[str, dict[str, dict[str, np.ndarray]]], *, thr
         return _png(figure)
 
 
-def precision_recall(curves: dict[str, tuple[list[float], list[float]]], points: dict[str, tuple[float, float]]) -> bytes:
+def precision_recall(
+    curves: dict[str, tuple[list[float], list[float]]], points: dict[str, dict[float, tuple[float | None, float]]]
+) -> bytes:
     """A line per filter of a round, from held-out pairs of known truth, true and false ones weighing the same.
 
-    `points`: precision and recall at P(match) >= 0.5.
+    `points`: by threshold in use, precision and recall; where nothing is kept, there is no precision and no point.
     """
     with _panels(1, columns=1, size=(5.2, 4.0)) as (figure, panels):
         for (name, (precision, recall)), colour in zip(curves.items(), _cycle(), strict=False):
             panels[0].plot(recall, precision, color=colour, label=name, linewidth=1.6)
-            panels[0].plot(points[name][1], points[name][0], "o", color=colour, label=f"{name}: P(match) $\\geq$ 0.5")
+            for (threshold, (y, x)), marker in zip(points[name].items(), "os^v", strict=False):
+                if y is not None:
+                    panels[0].plot(x, y, marker, color=colour, label=f"{name}: P(match) $\\geq$ {threshold:.3g}, in use")
         _label(panels[0], "Filter on held-out pairs of known truth", "recall (true pairs kept)", "precision (kept pairs that are true)")
         panels[0].set(xlim=(0, 1.02), ylim=(0, 1.03))
         panels[0].legend(fontsize=9, loc="lower left")

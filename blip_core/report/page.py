@@ -1,37 +1,27 @@
 """A report as sections of paragraphs, tables and pictures, written as plain text for a terminal or as one HTML page.
 
-The page holds its pictures and its style in itself and runs no script. Texts of the crawl are shown on it, so every string is escaped.
+The page holds its pictures and its style (page.css) in itself and runs no script. Texts of the crawl are shown on it, so every string is
+escaped. It is light or dark as the reader's screen is, and no wider: what is too wide is moved by itself.
 """
 
 import base64
 import io
+import re
 import textwrap
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 
 from PIL import Image
 
-from blip_core.report.digest import Example, ExampleText
+from blip_core.report.examples import Example, ExampleText
 
 TEXT_WIDTH = 100
 GAP = 2  # spaces between columns
 MIN_COLUMN = 12  # characters; a column is not wrapped to less
 THUMBNAIL = 192  # pixels of the longer side
 
-CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; margin: .8rem 0; } th, td { padding: .25rem .8rem; text-align: right; vertical-align: top; }
-th { border-bottom: 1px solid #888; font-weight: 600; vertical-align: bottom; } tbody tr:nth-child(even) { background: #f6f6f6; }
-.left { text-align: left; } p { max-width: 60rem; white-space: pre-line; } img.figure { max-width: 100%; display: block; margin: 1rem 0; }
-.cards { display: flex; flex-wrap: wrap; gap: 1rem; }
-.card { width: 16rem; border: 1px solid #ddd; border-radius: 6px; padding: .7rem; overflow-wrap: anywhere; }
-.card img { width: 9rem; height: 9rem; object-fit: contain; display: block; margin-bottom: .4rem; }
-.card img.small { image-rendering: pixelated; }
-.key { color: #666; font-size: .8rem; } .text { margin: .5rem 0 0; } .note { color: #555; font-size: .82rem; }
-.badge { font-size: .75rem; border-radius: 4px; padding: .05rem .4rem; background: #e8e8e8; color: #444; }
-.badge.kept { background: #d5f0e4; color: #00563c; }
-"""
+LONG = 40  # characters from which a cell is given room of its own
 
 
 @dataclass(frozen=True)
@@ -41,6 +31,7 @@ class Table:
     header: list[str]
     rows: list[list[str]]
     left: int = 1
+    folded: str = ""  # on the page it opens by a click on these words
 
 
 @dataclass(frozen=True)
@@ -62,9 +53,18 @@ class Section:
     in_text: int | None = None  # None: all
 
 
-def as_text(title: str, sections: list[Section]) -> str:
+def write_report(title: str, sections: list[Section], folder: Path, *, drawn: str | None) -> None:
+    """index.html, table.txt and figures/NAME.png in a folder that is there. `drawn`: when, and by which code; below the title."""
+    (folder / "figures").mkdir()
+    for picture in (p for section in sections for p in section.pictures):
+        (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+    (folder / "index.html").write_text(as_html(title, sections, drawn), encoding="utf-8")
+    (folder / "table.txt").write_text(as_text(title, sections, drawn), encoding="utf-8")
+
+
+def as_text(title: str, sections: list[Section], drawn: str | None = None) -> str:
     """The short form, lines of at most TEXT_WIDTH characters. Sections that are for the page alone are left out."""
-    blocks = [[title.upper(), "=" * len(title)]]
+    blocks = [[title.upper(), "=" * len(title), *([drawn] if drawn else [])]]
     for section in sections:
         lines = [_table_lines(part) if isinstance(part, Table) else _paragraph_lines(part) for part in section.parts[: section.in_text]]
         if lines:
@@ -72,11 +72,15 @@ def as_text(title: str, sections: list[Section]) -> str:
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks) + "\n"
 
 
-def as_html(title: str, sections: list[Section]) -> str:
+def as_html(title: str, sections: list[Section], drawn: str | None = None) -> str:
     """One self-contained page."""
-    body = "\n".join(_section_html(section) for section in sections)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{CSS}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n'
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{style}</style>'
+    top = f"<h1>{escape(title)}</h1>" + (f'<p class="drawn">{escape(drawn)}</p>' if drawn else "")
+    links = "".join(f'<li><a href="#s{i}">{escape(section.title)}</a></li>' for i, section in enumerate(sections))
+    body = "\n".join(_section_html(section, f"s{i}") for i, section in enumerate(sections))
+    page = f'<header>{top}<nav aria-label="contents"><ul>{links}</ul></nav></header>\n<main>{body}</main>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{page}\n</body></html>\n'
 
 
 def _paragraph_lines(text: str) -> list[str]:
@@ -117,21 +121,39 @@ def _width(cell: str) -> int:
     return max(len(line) for line in cell.split("\n"))
 
 
-def _section_html(section: Section) -> str:
-    parts = [_table_html(p) if isinstance(p, Table) else f"<p>{escape(p)}</p>" for p in section.parts]
-    parts += [f'<img class="figure" alt="{escape(p.alt)}" src="{_data_url(p.png)}">' for p in section.pictures if p.on_page]
+def _section_html(section: Section, anchor: str) -> str:
+    parts = [_table_html(p) if isinstance(p, Table) else f"<p>{_words(p)}</p>" for p in section.parts]
+    parts += [_wide(f'<img alt="{escape(p.alt)}" src="{_data_url(p.png)}">', "figure") for p in section.pictures if p.on_page]
     if section.examples:
         parts.append(f'<div class="cards">{"".join(map(_card_html, section.examples))}</div>')
-    return f"<section><h2>{escape(section.title)}</h2>\n{chr(10).join(parts)}</section>"
+    return f'<section id="{anchor}"><h2>{escape(section.title)}</h2>\n{chr(10).join(parts)}</section>'
+
+
+def _words(text: str) -> str:
+    """What stands in backticks is code."""
+    return re.sub("`([^`\n]+)`", r"<code>\1</code>", escape(text))
+
+
+def _wide(inner: str, kind: str) -> str:
+    """tabindex: so that the arrow keys move it as well."""
+    return f'<div class="wide {kind}" tabindex="0">{inner}</div>'
 
 
 def _table_html(table: Table) -> str:
     def row(cells: list[str], tag: str) -> str:
-        marks = [' class="left"' if i < table.left else "" for i in range(len(cells))]
-        inner = (escape(cell).replace("\n", "<br>") for cell in cells)
-        return "<tr>" + "".join(f"<{tag}{mark}>{text}</{tag}>" for mark, text in zip(marks, inner, strict=True)) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}{_classes(i, cell)}>{_lines(cell)}</{tag}>" for i, cell in enumerate(cells)) + "</tr>"
 
-    return f"<table><thead>{row(table.header, 'th')}</thead><tbody>{''.join(row(r, 'td') for r in table.rows)}</tbody></table>"
+    def _classes(column: int, cell: str) -> str:
+        names = [name for name, holds in (("left", column < table.left), ("long", _width(cell) > LONG)) if holds]
+        return f' class="{" ".join(names)}"' if names else ""
+
+    rows = "".join(row(r, "td") for r in table.rows)
+    found = _wide(f"<table><thead>{row(table.header, 'th')}</thead><tbody>{rows}</tbody></table>", "table")
+    return f"<details><summary>{escape(table.folded)}</summary>{found}</details>" if table.folded else found
+
+
+def _lines(cell: str) -> str:
+    return escape(cell).replace("\n", "<br>")
 
 
 def _card_html(example: Example) -> str:

@@ -21,11 +21,11 @@ def rounds_section(found: Findings) -> Section:
     words += [f"{name} was not run: {named(reason)}." for name, reason in found.not_run.items() if name in found.params.rounds]
     if models := [name for name in found.not_run if name in found.params.models]:
         words.append(f"Not trained because of it: {listed(models)}.")
-    return Section("5. Rounds", [Table(header, rows, left=4), "\n".join(words), about], in_text=2)
+    return Section("Rounds", [Table(header, rows, left=4), "\n".join(words), about], in_text=2)
 
 
 def _gain(found: Findings, r: str, metric: str) -> str:
-    if r in found.not_run:
+    if r not in found.decisions:
         return MISSING
     test = found.decisions[r]["metrics"][metric]
     difference, low, high = (metric_change(metric, test[k]) for k in ("difference", "low", "high"))
@@ -33,7 +33,9 @@ def _gain(found: Findings, r: str, metric: str) -> str:
 
 
 def _then(found: Findings, r: str) -> str:
-    return "not run" if r in found.not_run else "on" if found.decisions[r]["go_on"] else "stop"
+    if r not in found.decisions:
+        return "not run" if r in found.not_run else "not yet"
+    return "on" if found.decisions[r]["go_on"] else "stop"
 
 
 def _then_words(found: Findings, r: str) -> str:

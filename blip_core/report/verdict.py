@@ -30,7 +30,7 @@ def verdict_section(found: Findings) -> Section:
     words = "\n".join([verdict_words(found), *instead_words(found), *reasons])
     further = [reason for reason in found.registration["reasons"] if reason not in comparison["reasons"]]
     registration = "\n".join([registration_words(found.registration), *(f"- {named(reason)}" for reason in further)])
-    return Section("4. Did it help?", [Table(header, rows, left=3), words, registration], in_text=1)
+    return Section("Did it help?", [Table(header, rows, left=3), words, registration], in_text=1)
 
 
 def _compared(metric: str, values: dict[str, Any]) -> list[str]:

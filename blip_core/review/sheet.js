@@ -158,6 +158,10 @@
   }
 
   function takeBack() {
+    if (isOpen(rows[state.at])) {
+      say("There is nothing to take back: this text is not judged yet.");
+      return;
+    }
     mark(rows[state.at], null);
     go(state.at, true);
     say("taken back");

@@ -24,7 +24,7 @@ FOLDER = "times"  # below the folder of unfinished work
 class StageTime:
     """Of a stage's last run that ended well. One that was interrupted before does not count what was lost or kept from it."""
 
-    run: str  # parent/child as in MLflow, or the verb
+    run: str  # round/stage as --run has it, or the verb
     seconds: float  # by the clock, from the start of the CLI to the end
     cpu_seconds: float  # of the process, and of its children that have ended
     overhead_seconds: float  # the part of the above outside the stage's own function: imports, parameters, tracking

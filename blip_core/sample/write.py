@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import simplejpeg
 
 from blip_core.config.sample import SampleConfig, WebKind
-from blip_core.files.atomic import new_folder
 from blip_core.files.content import write_json
+from blip_core.sample.files import jpeg, whole_folder
 from blip_core.sample.scene_texts import human_captions, is_true, web_text
 from blip_core.sample.scenes import IMAGE_SIDE, Scene, draw_scene, render, scene_to_json
 from blip_core.tables.captions import write_table
@@ -71,20 +70,13 @@ def write_sample(out: Path, cfg: SampleConfig) -> None:
 
     truth.parquet says for each image, by the key that ingest gives it, what kind of text it has, whether that is true, and its
     scene. It is for reports and tests; nothing else may read it."""
-    if out.exists():
-        raise ValueError(f"{out} exists already and is not overwritten; delete it or name another folder with --out")
-    with new_folder(out) as temporary:
+    with whole_folder(out) as temporary:
         truth = _write_web(temporary / "web", cfg) + _write_clean(temporary / "clean", cfg)
         write_table(pa.Table.from_pylist(truth, TRUTH_SCHEMA), temporary / "truth.parquet")
 
 
 def _generator(cfg: SampleConfig, part: str, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([cfg.seed, PARTS.index(part), number]))
-
-
-def _jpeg(pixels: np.ndarray) -> bytes:
-    """The accurate integer DCT gives the same bytes with any instruction set."""
-    return simplejpeg.encode_jpeg(pixels, quality=95, colorspace="RGB", colorsubsampling="444", fastdct=False)
 
 
 def _write_web(folder: Path, cfg: SampleConfig) -> list[dict[str, Any]]:
@@ -122,8 +114,8 @@ def _web_rows(cfg: SampleConfig, shard: int, numbers: range) -> Iterator[tuple[d
 def _web_pair(rng: np.random.Generator, kinds: Mapping[WebKind, float]) -> _WebPair:
     scene = draw_scene(rng)
     kind, text = web_text(rng, scene, kinds)
-    jpeg = _jpeg(render(scene, rng))
-    pair = _WebPair(scene, kind, text, jpeg, hashlib.sha256(jpeg).hexdigest(), _url(rng))
+    encoded = jpeg(render(scene, rng))
+    pair = _WebPair(scene, kind, text, encoded, hashlib.sha256(encoded).hexdigest(), _url(rng))
     return _spoilt(rng, pair) if rng.random() < DEFECT_SHARE else pair
 
 
@@ -197,7 +189,7 @@ def _write_clean(folder: Path, cfg: SampleConfig) -> list[dict[str, Any]]:
             split = "restval" if part == "train" and number % RESTVAL_EVERY == RESTVAL_EVERY - 1 else part
             image = _karpathy_image(len(images), split, captions)
             images.append(image)
-            (folder / "images" / image["filename"]).write_bytes(_jpeg(render(scene, rng)))
+            (folder / "images" / image["filename"]).write_bytes(jpeg(render(scene, rng)))
             truth.append(_truth(f"{part}-{Path(image['filename']).stem}", "human", all(is_true(scene, c) for c in captions), scene))
     write_json({"images": images, "dataset": "sample"}, folder / "dataset_karpathy.json")
     return truth

@@ -46,16 +46,10 @@ class Rule:
 
     def threshold(self, source: str, filter: str) -> float:
         """Below it this filter rejects a text of the source. A source that is off needs none: none of its texts stays anyway."""
-        named = self.cfg.threshold.get(source, math.nan)  # type: ignore[call-overload]  # it may be any source
-        limit = self.applied.get(filter, {}).get(source, named)
-        if source not in self.cfg.threshold and source not in self.cfg.sources:
+        if source not in self.cfg.threshold:
             return -math.inf
-        if limit == "calibrated":
-            limit = self._calibrated(source, filter)
-        if not math.isfinite(limit):
-            got = f"expected a finite number for source {source!r}, got {self.cfg.threshold.get(source)}"
-            raise ValueError(f"assemble.threshold: {got}; set it in params.yaml")
-        return limit
+        limit = self.applied.get(filter, {}).get(source, self.cfg.threshold[source])
+        return self._calibrated(source, filter) if limit == "calibrated" else limit
 
     def _calibrated(self, source: str, filter: str) -> float:
         found = self.calibrated.get(filter)

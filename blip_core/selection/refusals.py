@@ -6,9 +6,7 @@ import pyarrow.compute as pc
 _SORRY = (
     r"(?:(?:i['’]?m|i am|we['’]?re|we are) (?:so |very |really )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately)\b[^.!?]*?[\s,.!;:]+"
 )
-_CANNOT = (
-    r"(?:i|we) ?(?:can['’]?t|cannot|can not|couldn['’]?t|could not|won['’]?t|will not|(?:['’]?m|am|['’]?re|are) (?:unable|not able))\b"
-)
+_CANNOT = r"(?:i|we) ?(?:can(?:['’]?t|not| not)|could(?:n['’]?t| not)|won['’]?t|will not|(?:['’]?m|am|['’]?re|are) (?:unable|not able))\b"
 _REFUSAL = (
     rf"(?i)^\W*(?:(?:{_SORRY})?(?:but |that )?{_CANNOT}"
     r"|as an? (?:ai|artificial|large language|language model)\b"

@@ -3,21 +3,24 @@
 import base64
 import binascii
 import hashlib
+import io
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from blip_core.compute.pixels import resized
 from blip_core.files.rejected import REASONS, Rejected
-from blip_core.pictures.images import admit, decode_rgb
+from blip_core.pictures.images import admit, decode_rgb, to_rgb
 from blip_core.serving.options import BadRequest, Settings, Task
 from blip_core.serving.urls import fetch, is_url
 from blip_core.texts.clean import clean_text
 
 FORMATS = "a JPEG, PNG, WebP or GIF file"
+PICTURE = f"{FORMATS} as base64 text; a program of one's own may also give its path, its bytes, a PIL image or an array"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Row:
 def read_rows(images: list[Any], texts: list[Any], task: Task, settings: Settings, *, paths: bool) -> list[Row]:
     """Rows of what a request holds for each, None where it has nothing. Equally many of either. BadRequest names the row at fault.
 
-    `paths`: an image may also be named by its path, which is for a program of one's own."""
+    `paths`: an image may also be named by its path, which is for a program of one's own. Bytes, PIL images and arrays come of such
+    a program alone: no request over a network holds any."""
     assert len(images) == len(texts)
     if not images:
         raise BadRequest("no row: expected at least one, with `image` or `text` (columns of any other name are not read)")
@@ -90,9 +94,14 @@ def _check_presence(number: int, task: Task, image: object, text: object) -> Non
 
 
 def _file(value: object, max_bytes: int, *, paths: bool) -> bytes:
-    """The file that a value holds or names."""
-    if not isinstance(value, str):
-        raise BadRequest(f"expected {FORMATS} as base64 text, got {type(value).__name__} {str(value)[:60]!r}")
+    """The file that a value holds or names, or a PNG of its pixels."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, Image.Image | np.ndarray):
+        return _png(value)
+    if not isinstance(value, str | Path):
+        raise BadRequest(f"expected {PICTURE}; got {type(value).__name__} {str(value)[:60]!r}")
+    value = str(value)
     if is_url(value):
         return fetch(value, max_bytes=max_bytes)
     if len(value) > 4 * max_bytes // 3 + 4:
@@ -104,6 +113,16 @@ def _file(value: object, max_bytes: int, *, paths: bool) -> bytes:
     except (binascii.Error, ValueError):
         expected = "base64 text, or the path of a file" if paths else "base64 text; paths are not taken here"
         raise BadRequest(f"expected {FORMATS} as {expected}; got {value[:80]!r}") from None
+
+
+def _png(picture: Image.Image | np.ndarray) -> bytes:
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise BadRequest(f"expected an array uint8 (height, width, 3), got {picture.dtype} {picture.shape}")
+        picture = Image.fromarray(picture)
+    file = io.BytesIO()
+    to_rgb(ImageOps.exif_transpose(picture))[0].save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _text(number: int, value: object, settings: Settings) -> str:

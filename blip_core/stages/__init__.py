@@ -19,6 +19,8 @@ STAGES = {
     "gate": "let a generation pass to training, or stop",
     "describe": "tell what a round did to the texts: noise by origin, knowledge kept and lost, diversity",
     "evaluate": "retrieval and captioning on the held-out test images, and on val for decide",
+    "tune_task": "tune a model for a downstream task",
+    "evaluate_task": "measure it there, on held-out examples",
     "decide": "shall another round follow? What the last one brought on the held-out val images",
     "compare": "is the challenger better than the baselines, by paired tests?",
     "register": "a version in the MLflow registry; champion when it is better",

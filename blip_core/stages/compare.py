@@ -26,8 +26,12 @@ BLEU = {f"bleu{n}": n - 1 for n in (1, 2, 3, 4)}  # corpus metrics: no mean over
 logger = logging.getLogger(__name__)
 
 
-def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cfg: CompareConfig, params: Params, seed: int) -> None:
-    """Compare evaluations/<challenger> with each of the comma-separated baselines and write the verdict to `out`.
+def compare(
+    evaluations: Path, challenger: str, baselines: str, out: Path, out_summary: Path, *, cfg: CompareConfig, params: Params, seed: int
+) -> str:
+    """Compare evaluations/<challenger> with each of the comma-separated baselines and write the verdict to `out`; returns it in words.
+
+    `out_summary` has the challenger's metrics that must gain, and whether it is better.
 
     Where the rounds stopped before it, the newest model that was trained is the challenger, and the verdict says why.
 
@@ -45,6 +49,7 @@ def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cf
         if not (evaluations / name).is_dir():
             raise ValueError(f"{evaluations / name}: no such evaluation; run the stage evaluate of model {name!r} first")
     results = {name: paired_comparison(evaluations / challenger, evaluations / name, cfg=cfg, seed=seed) for name in names}
+    reasons = [f"against {name}: {reason}" for name, result in results.items() for reason in result["reasons"]]
     verdict = {
         "challenger": challenger,
         "asked": asked,
@@ -53,10 +58,13 @@ def compare(evaluations: Path, challenger: str, baselines: str, out: Path, *, cf
         "evaluation": evaluation_hash(evaluations / challenger),
         "models": {name: facts_of(evaluations / name, bootstrap=cfg.bootstrap, confidence=cfg.confidence, seed=seed) for name in everyone},
         "baselines": {name: result["metrics"] for name, result in results.items()},
-        "reasons": [f"against {name}: {reason}" for name, result in results.items() for reason in result["reasons"]],
+        "reasons": reasons,
     }
     write_json(verdict, out)
+    gains = {m: test["challenger"] for result in results.values() for m, test in result["metrics"].items() if m in cfg.metrics}
+    write_json({"better": verdict["better"], **gains}, out_summary)
     logger.info("%s", "\n".join(_outcome(verdict)))
+    return "\n".join([f"{next(_outcome(verdict))}.", *(f"  - {reason}" for reason in reasons)])
 
 
 def paired_tests(

@@ -1,17 +1,22 @@
 """Let a generation pass to training, or stop. Whatever is missing, unreadable or unknown stops it as well."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.csv import write_csv
 
 from blip_core.checks.contract import COLUMNS, RANGES, each_row, max_chars, row_expectations, score_expectations
+from blip_core.checks.docs import RESULTS, Docs, write_docs
 from blip_core.checks.expect import Expect, at_least, at_most, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
 from blip_core.config.base import CrawlSource
 from blip_core.config.selection import AssembleConfig, GateConfig
+from blip_core.files.atomic import new_file
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations, with_match
 from blip_core.selection.choice import Rule, candidate_paths, choose, judged_candidates, overused, rejected
@@ -23,6 +28,9 @@ from blip_core.tables.counting import Walk, hashes
 from blip_core.tables.manifest import content_hash, listed_hash, read_manifest
 
 REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."
+# the short names that `dvc metrics show` and MLflow's table of passes have
+SUMMARY = {"noise_before": "noise_web", "noise_after": "residual_noise_web", "coverage": "coverage", "texts": "texts_kept"}
+NUM_BINS = 40
 CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])
 
 
@@ -34,30 +42,41 @@ def gate(
     out_gate: Path,
     out_metrics: Path,
     out_docs: Path,
+    out_summary: Path,
+    out_curve: Path,
+    out_histogram: Path,
     *,
     cfg: GateConfig,
     assemble_cfg: AssembleConfig,
-) -> None:
-    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed, behind
-    what is the reason of many: a source that keeps nothing. Metrics are written either way.
+) -> str:
+    """Write the gate file of `generation` only when every check passed; ChecksFailed lists those that failed, behind
+    what is the reason of many: a source that keeps nothing. All else is written either way, where the tables can be read: metrics and
+    Data Docs, `out_docs` and the index of all beside it; `out_summary`, the numbers that a round is judged by; `out_curve`, precision and
+    recall of the first filter; `out_histogram`, how many texts of each source have which score.
 
     `scores` and `calibration` are those that the generation was chosen by: its reasons are compared with the rule applied anew, and
     the planted controls among the scores go through the same rule.
     """
-    for path in (out_gate, out_metrics):
+    for path in (out_gate, out_metrics, out_summary, out_curve, out_histogram, out_docs / RESULTS):
         path.unlink(missing_ok=True)
     parents = read_manifest(generation).get("parents", {})
     faults = [*folder_faults(generation), *_score_faults(scores, calibration, parents)]
+    docs = Docs(out_docs, f"Gate of {generation.name}", listed_hash(generation))
     if faults:
-        results, docs, facts, nothing = broken(faults), None, {}, []
+        results, facts, nothing = broken(faults), {}, []
+        write_docs(docs, results, answers={})
     else:
         rule = Rule(assemble_cfg, read_calibrations(calibration))
-        facts, docs = _facts(generation, scores, cfg=cfg, rule=rule), out_docs
+        facts = _facts(generation, scores, cfg=cfg, rule=rule)
         nothing = kept_nothing(table_paths(generation), facts, rule=rule)
-        results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=out_docs, title="gate")
+        results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=replace(docs, notes=nothing))
+        write_json({name: facts[fact] for name, fact in SUMMARY.items() if fact in facts}, out_summary)
+        _write_csv(_curve(calibration), out_curve)
+        _write_csv(_histogram(generation, rule), out_histogram)
     write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
-    require(results, what="\n".join([*nothing, f"{generation} does not pass its gate"]), remedy=REMEDY, docs=docs)
+    require(results, what="\n".join([*nothing, f"{generation} does not pass its gate"]), remedy=REMEDY, docs=out_docs)
     write_json({"passed": True, "generation": listed_hash(generation), "parents": parents, "checks": results}, out_gate)
+    return f"{generation.name} passed all {len(results)} checks."
 
 
 def _score_faults(scores: Path, calibration: Path, parents: dict[str, Any]) -> list[str]:
@@ -189,8 +208,30 @@ def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
         at_least("controls_false", cfg.min_controls, "planted false pairs"),
     ]
     for source in _written(rule):
-        expectations.append(at_least(f"distinct_share_{source}", cfg.min_distinct, f"different texts among the kept {source} ones"))
+        says = f"share of different texts among the kept {source} ones"
+        expectations.append(at_least(f"distinct_share_{source}", cfg.min_distinct, says))
     if "web" in rule.cfg.sources:
         says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls"
         expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))
     return expectations
+
+
+def _curve(calibration: Path) -> pa.Table:
+    """Precision and recall of the first filter, that decides, by rising threshold of P(match)."""
+    return pa.table(json.loads(calibration.read_text())["filters"][0]["curve"])
+
+
+def _histogram(generation: Path, rule: Rule) -> pa.Table:
+    """Texts of the crawl by source in equal bins of the score that the rule asks for."""
+    ends = np.linspace(*((-1, 1) if rule.cfg.score == "itc" else (0, 1)), NUM_BINS + 1)
+    counts = {str(source): np.zeros(NUM_BINS, dtype=np.int64) for source in rule.cfg.sources}
+    for table in each_table(generation, ["source", rule.cfg.score]):
+        for source in counts:
+            scores = table.filter(pc.equal(table["source"], source))[rule.cfg.score].drop_null().to_numpy()
+            counts[source] += np.histogram(scores[~np.isnan(scores)], bins=ends)[0]
+    return pa.table({str(rule.cfg.score): ends[:-1].round(4), **counts})
+
+
+def _write_csv(table: pa.Table, path: Path) -> None:
+    with new_file(path) as temporary:
+        write_csv(table, temporary)

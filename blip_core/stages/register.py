@@ -21,6 +21,7 @@ from blip_core.serving.options import CALIBRATION, choose, defaults, packed_sett
 from blip_core.stages.compare import evaluation_hash, paired_comparison
 from blip_core.tables.gates import require_gate
 from blip_core.tracking.champion import CANDIDATE, CHALLENGER, CHAMPION, TEST, crown, describe, withdrawn
+from blip_core.tracking.passes import with_intervals
 from blip_core.tracking.provenance import provenance, read_lock, stale, who
 from blip_core.tracking.registry import Registry, open_registry
 from blip_core.weights.checkpoint import model_hash
@@ -45,9 +46,9 @@ def register(
     compare_cfg: CompareConfig,
     params: Params,
     seed: int,
-) -> None:
+) -> str:
     """Register the model that `comparison` is of as `challenger`, and as `champion` when it beats the baselines and, by a paired test,
-    the champion.
+    the champion; returns in words which it is, and why.
 
     With cfg.approval it becomes `candidate` instead, and a person makes it champion. A model that is registered already keeps its
     version. Runs in the project's root, where dvc.lock and git are read.
@@ -75,19 +76,23 @@ def register(
         _record(registry, version, evaluation, measured, verdict)
         registry.point(CHALLENGER, version)
         reasons = _promote(registry, str(version.version), evaluation, verdict, cfg=cfg, compare_cfg=compare_cfg, seed=seed, by=who(root))
+        describe(registry, version.version)
         aliases = registry.aliases()
+    write_json(_standing(version, aliases) | {"reasons": reasons, "model_hash": identity}, out)
+    standing = next((alias for alias in (CHAMPION, CANDIDATE) if aliases.get(alias) == str(version.version)), "not champion")
+    return f"Version {version.version} of {cfg.name} is {standing}: {reasons[0]}."
+
+
+def _standing(version: "ModelVersion", aliases: dict[str, str]) -> dict[str, Any]:
     champion, number = aliases.get(CHAMPION), str(version.version)
-    result = {
-        "name": cfg.name,
+    return {
+        "name": version.name,
         "version": int(number),
         "promoted": champion == number,
         "candidate": aliases.get(CANDIDATE) == number,
         "champion_version": int(champion) if champion else None,
-        "reasons": reasons,
         "run_id": version.run_id,
-        "model_hash": identity,
     }
-    write_json(result, out)
 
 
 def _promote(
@@ -227,7 +232,7 @@ def _record(registry: Registry, version: "ModelVersion", evaluation: Path, measu
     tests = {name: brief(metrics) for name, metrics in verdict.get("baselines", {}).items()}
     tags = {"better": "yes" if verdict.get("better") is True else "no", **{f"metric.{m}": text for m, text in shown.items()}}
     tags |= {"reasons": json.dumps(verdict.get("reasons", [])), "baseline_tests": json.dumps(tests)}
-    registry.record(version, evaluation=evaluation, metrics=metrics)
+    registry.record(version, evaluation=evaluation, metrics=with_intervals(metrics)[0])
     registry.tag(version, {**tags, "evaluation_hash": known.hexdigest()})
     describe(registry, version.version)
 

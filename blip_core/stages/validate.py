@@ -9,12 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.checks.contract import COLUMNS, each_row, max_chars, row_expectations
+from blip_core.checks.docs import RESULTS, Docs, write_docs
 from blip_core.checks.expect import Expect, at_least, at_most, pairs, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require
+from blip_core.config.capfilt import ScoreConfig
 from blip_core.config.intake import ValidateConfig
+from blip_core.config.selection import GateConfig
 from blip_core.files.content import write_json
 from blip_core.tables.captions import KEPT, NO_TEXT, SCHEMA, SCREENS, kept, read_table, table_paths
 from blip_core.tables.counting import Walk, hashes, num_distinct, repeated
+from blip_core.tables.heldout import num_true_controls
 from blip_core.tables.manifest import listed_hash, read_manifest
 from blip_core.tables.shards import INDEX_SCHEMA, read_index
 
@@ -33,25 +37,33 @@ def validate(
     out_docs: Path,
     *,
     cfg: ValidateConfig,
+    gate_cfg: GateConfig,
+    score_cfg: ScoreConfig,
 ) -> None:
-    """Write the gate file of `generation` only when every check passed; ValueError lists those that failed.
+    """Write the gate file of `generation` only when every check passed; ChecksFailed lists those that failed.
 
-    Metrics are written either way. With the gate goes the decision that a round may start from this generation: there is no model before
-    its own that it could have brought no gain over. Of the later generations `decide` says so.
+    Metrics and Data Docs are written either way: `out_docs`, and the index of all beside it. With the gate goes the decision that a
+    round may start from this generation: there is no model before its own that it could have brought no gain over. Of the later
+    generations `decide` says so.
+
+    The held-out val must be large enough for the controls that the gate of a round will ask for: hours later it would stop there.
     """
-    for path in (out_gate, out_decision, out_metrics):
+    for path in (out_gate, out_decision, out_metrics, out_docs / RESULTS):
         path.unlink(missing_ok=True)
     faults = folder_faults(generation, heldout)
+    docs = Docs(out_docs, f"Validation of {generation.name}", listed_hash(generation))
     if faults:
-        results, docs = broken(faults), None
+        results = broken(faults)
+        write_docs(docs, results, answers={})
         write_json({"checks": len(faults), "checks_failed": len(faults)}, out_metrics)
     else:
-        facts, docs = _facts(generation, heldout, shards), out_docs
+        facts = _facts(generation, heldout, shards)
+        facts["controls_true"] = num_true_controls(heldout, score_cfg.controls_per_image)
         texts, images = Walk(lambda: _texts(generation, heldout, shards)), pa.Table.from_pylist([facts])
-        suites = {"texts": (texts, _text_expectations(generation, cfg)), "images": (images, _fact_expectations(cfg))}
-        results = check(suites, docs=out_docs, title="validate")
+        suites = {"texts": (texts, _text_expectations(generation, cfg)), "images": (images, _fact_expectations(cfg, gate_cfg))}
+        results = check(suites, docs=docs)
         write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
-    require(results, what=f"{generation} does not keep its contract", remedy=REMEDY, docs=docs)
+    require(results, what=f"{generation} does not keep its contract", remedy=REMEDY, docs=out_docs)
     write_json({"passed": True, "generation": listed_hash(generation), "checks": results}, out_gate)
     write_json({"go_on": True}, out_decision)
 
@@ -78,10 +90,11 @@ def _text_expectations(generation: Path, cfg: ValidateConfig) -> list[Expect]:
     ]
 
 
-def _fact_expectations(cfg: ValidateConfig) -> list[Expect]:
-    enough = {"web": cfg.min_images, "human": cfg.min_images, "val": cfg.min_heldout_images, "test": cfg.min_heldout_images}
+def _fact_expectations(cfg: ValidateConfig, gate_cfg: GateConfig) -> list[Expect]:
     return [
-        *[at_least(f"images_{part}", least, f"images of {part} with a kept text") for part, least in enough.items()],
+        *[at_least(f"images_{part}", cfg.min_images, f"{part} images with a kept text") for part in ("web", "human")],
+        *[at_least(f"images_{part}", cfg.min_heldout_images, f"held-out images ({part}) with a kept text") for part in ("val", "test")],
+        at_least("controls_true", gate_cfg.min_controls, "true pairs that score can plant of half of val (gate.min_controls)"),
         at_most("images_without_text", 0, "images of the shards without a text"),
         at_most("keys_repeated", 0, "keys that several images have"),
         at_most("heldout_in_training", 0, "pictures (image_id) that are both held out and trained on"),

@@ -68,9 +68,13 @@ def caption_table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def made_of(row: dict[str, Any]) -> str:
-    """The parents of a fused text, for people; "" of any other."""
-    return f" of web#{row['fused_web']} and synthetic {row['round']}#{row['fused_synthetic']}" if row["source"] == "fused" else ""
+def made_of(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The parents of a fused text for people, with what they say among the rows of its key; "" of any other text."""
+    if row["source"] != "fused":
+        return ""
+    texts = {(r["source"], r["round"], r["candidate"]): f" {r['text']!r}" for r in rows}
+    web, caption = ("web", "", row["fused_web"]), ("synthetic", row["round"], row["fused_synthetic"])
+    return f" of web#{web[-1]}{texts.get(web, '')} and synthetic {caption[1]}#{caption[-1]}{texts.get(caption, '')}"
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -31,3 +31,8 @@ def heldout_halves(heldout: Path) -> tuple[list[Picture], list[Picture]]:
     """The pictures of the held-out split val in two disjoint halves: one calibrates, the other controls."""
     items = heldout_pictures(heldout, "val")
     return [p for p in items if hash64(p.image_id) % 2 == 0], [p for p in items if hash64(p.image_id) % 2]
+
+
+def num_true_controls(heldout: Path, per_image: int) -> int:
+    """How many true pairs `score` plants: up to so many captions of each picture of its half."""
+    return sum(min(len(picture.texts), per_image) for picture in heldout_halves(heldout)[1])

@@ -34,7 +34,10 @@ _TAIL = (
     "at|am|pm|um|of|von|de|copy|kopie|copia|edit(?:ed)?|hdr|resized?|rotated|cropped|scaled|small|medium|large|thumb|web|px|jpe?g|png|x|e|v"
 )
 # what programs write where there is no text
-_NOTHING = r"nan|null|none|nil|n/?a|undefined|no\s(?:caption|description|title|alt|alt\stext|text|image)(?:\savailable)?"
+_NOTHING = (
+    r"[<(\[\#]?(?:nan|null|none|nil|n[/.]?a|undefined|unknown|untitled|missing|placeholder|not\savailable|alt\stext|"
+    r"no\s(?:caption|description|title|alt|alt\stext|text|image)(?:\savailable)?)[>)\]]? | \\n"
+)
 _FILE_NAME = re.compile(
     rf"""(?:{_NOTHING})[.!]?
     | .*\S\.(?:{_ENDS})(?:[?#]\S*)?[\W\d_x]*            # whatever ends as a file
@@ -48,7 +51,7 @@ _FILE_NAME = re.compile(
 _TAGS = (
     "a|abbr|article|b|big|blockquote|body|br|button|caption|center|code|dd|div|dl|dt|em|embed|figure|figcaption|font|footer|form|h[1-6]|"
     "head|header|hr|html|i|iframe|img|input|label|li|link|meta|nav|noscript|object|ol|option|p|picture|pre|script|section|select|small|"
-    "source|span|strike|strong|style|sub|sup|svg|table|tbody|td|th|thead|title|tr|u|ul|video|wbr"
+    "ref|source|span|strike|strong|style|sub|sup|svg|table|tbody|td|th|thead|title|tr|u|ul|video|wbr"
 )
 _MARKUP = re.compile(
     rf"""</?(?:{_TAGS})\s*/?> | <(?:{_TAGS})\s+[a-z-]+\s*= | <!-- | <!doctype
@@ -56,6 +59,8 @@ _MARKUP = re.compile(
     | `[^`\n]+`__?(?!\w) | ``(?!\s)(?:(?!'')[^`\n])+(?<!\s)`` | (?:^|\n)\s*\.\.\s[\w-]+::  # reST; ``x'' are quotation marks
     | :[a-z][\w.+-]*(?::[\w.+-]+)?:`[^`\n]+`                    # :doc:`x`, :py:func:`x`
     | \[\[[^\[\]\n]+\]\] | \{{\{{[^{{}}\n]+\}}\}} | ^\s*(={{2,6}})[^=\n]+\1\s*$  # wiki
+    | !?\[[^\[\]\n]*\]\([^()\s]+\) | (?<!\w)\*\*(?=\S)[^*\n]+(?<=\S)\*\*(?!\w) | ^\#{{1,6}}\s\S  # Markdown
+    | \[/(?:b|i|u|s|url|img|code|color|list|quote|size)\]      # BBCode
     | (?<![\w'])'{{2,3}}(?=[^\s'])(?:[^'\n]|'(?!'))+(?<!\s)'{{2,3}}(?![\w'])  # ''x'', where 5'' x 7'' are inches
     | \\[a-z]+\*?\s?[{{\[] | \\\([^\n]+?\\\) | \\\[[^\n]+?\\\]  # LaTeX
     | \$(?=[^$\n]*\$)[^$\n]*?\\[a-z] | \$[^$\s]*\^[^$\s]*\$    # its mathematics, where $5 to $10 is a price""",
@@ -70,7 +75,7 @@ def is_file_name(text: str) -> bool:
 
 
 def has_markup(text: str) -> bool:
-    """HTML tags and entities, URLs, e-mail addresses; what reST, wikis and LaTeX write. CC12M's <PERSON> is none."""
+    """HTML tags and entities, URLs, e-mail addresses; what reST, wikis, LaTeX, Markdown and forums write. CC12M's <PERSON> is none."""
     return _MARKUP.search(text) is not None or any(name in html.entities.html5 for name in _ENTITY.findall(text))
 
 

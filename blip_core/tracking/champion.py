@@ -6,6 +6,7 @@ version whose gate is not recorded as passed.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
 CHAMPION, CANDIDATE, CHALLENGER = "champion", "candidate", "challenger"
 TEST, APPROVAL, ROLLBACK, REJECTION = "paired test", "approval", "roll-back", "rejection"
 WITHDRAWN = "withdrawn"
+SHOWN = ("tr_r1", "ir_r1", "cider")
+# tags by which a version says where it comes from, and what a reader calls them
+ORIGIN = {
+    "model": "model",
+    "sources": "sources of texts",
+    "generation": "generation",
+    "generation_dvc_md5": "generation's md5",
+    "data_dvc_md5": "raw data's md5",
+    "git_rev": "code",
+    "git_dirty": "code changed since",
+    "captioner": "captioner",
+    "filter": "filter",
+    "gate": "gate",
+}
 
 
 @dataclass(frozen=True)
@@ -141,16 +156,42 @@ def require_gate_tag(registry: Registry, version: "ModelVersion") -> None:
 
 
 def describe(registry: Registry, number: str | int) -> None:
-    """Bring a version's description up to date with its tags."""
+    """Bring a version's description, and that of all versions together, up to date with their tags."""
     version = registry.version(number)
     tags = version.tags
     lines = [f"Better than the baselines: {tags.get('better', 'not tested')}.", *json.loads(tags.get("reasons", "[]"))]
     lines += ["", "| metric | value [interval] |", "|---|---|"]
     lines += [f"| {k.removeprefix('metric.')} | {v} |" for k, v in tags.items() if k.startswith("metric.")]
+    lines += ["", "| made of | |", "|---|---|", *(f"| {title} | {tags[tag]} |" for tag, title in ORIGIN.items() if tags.get(tag))]
     lines += ["", *(f"Champion since {move}" for move in moves(version))]
     if taken := withdrawn(version):
         lines.append(f"Withdrawn {taken}" if taken.how == REJECTION else f"Rolled back {taken.at[:19]}Z, by {taken.by}: {taken.why}")
     registry.describe(version, "\n".join(lines).strip())
+    registry.describe_all("\n".join(_all_versions(registry)))
+
+
+def _all_versions(registry: Registry) -> Iterator[str]:
+    """A row for each version, the newest first: what a team asks of a model."""
+    names: dict[str, list[str]] = {}
+    for alias, number in registry.aliases().items():
+        names.setdefault(number, []).append(alias)
+    yield f"A model that captions, matches and searches: `mlflow models serve -m models:/{registry.name}@{CHAMPION}`."
+    yield ""
+    yield f"| version | is | model | {' | '.join(SHOWN)} | better than the baselines | learned from |"
+    yield "|---" * (len(SHOWN) + 5) + "|"
+    for version in reversed(registry.versions()):
+        tags = version.tags
+        metrics = [tags.get(f"metric.{name}", "") for name in SHOWN]
+        learned = f"{tags.get('sources', '')} texts of {tags.get('generation', '')}"
+        cells = [
+            version.version,
+            ", ".join(names.get(str(version.version), [])),
+            tags.get("model", ""),
+            *metrics,
+            tags.get("better", ""),
+            learned,
+        ]
+        yield f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 def _begun(known: set[tuple[str, Move]], number: str, before: str, how: str) -> Move | None:

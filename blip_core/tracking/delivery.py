@@ -4,11 +4,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from blip_core.tracking.outbox import Journal
+from blip_core.tracking.passes import find_pass, log_params, settle
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MAX_BATCH, MAX_METRICS = 100, 1000  # MLflow's limits on params or tags, and on metrics, in one call
+MAX_METRICS = 1000  # MLflow's limit in one call
 
 
 def deliver(journal: Journal, client: "MlflowClient", experiment: str) -> None:
@@ -49,16 +50,24 @@ def _known(client: "MlflowClient", run_id: str) -> bool:
 def _open(journal: Journal, client: "MlflowClient", experiment: str) -> str:
     """The id of the journal's run: made, or found where an earlier try was cut off behind its making."""
     about = journal.header
-    tags = about["tags"] | {"mlflow.parentRunId": _find_parent(client, experiment, about["round"], about["chain"]), "journal": journal.name}
+    parent = find_pass(client, experiment, about)
+    tags = about["tags"] | {"mlflow.parentRunId": parent, "journal": journal.name}
     found = client.search_runs([experiment], f"tags.journal = '{journal.name}'", max_results=1)
     run = found[0] if found else client.create_run(experiment, start_time=about["start"], tags=tags, run_name=about["name"])
-    _log_params(client, run.info.run_id, about["params"])
+    log_params(client, run.info.run_id, about["params"])
     _log_datasets(client, run.info.run_id, about["datasets"], about["tags"]["stage"])
-    _settle(client, experiment, tags["mlflow.parentRunId"])
+    origins = {path: md5 for path, md5 in about["datasets"].items() if path == "data" or path.startswith("artifacts/generations/")}
+    _log_datasets(client, parent, origins, "pass")
+    settle(client, experiment, parent)
     return run.info.run_id
 
 
 def _send(entry: dict[str, Any], journal: Journal, client: "MlflowClient", experiment: str) -> None:
+    from mlflow.entities import Metric
+
+    if "headline" in entry:
+        parent = client.get_run(journal.run_id).data.tags["mlflow.parentRunId"]
+        client.log_batch(parent, metrics=[Metric(*m) for m in entry["headline"]])
     if "tag" in entry:
         client.set_tag(journal.run_id, *entry["tag"])
     if "artifact" in entry:
@@ -69,7 +78,7 @@ def _send(entry: dict[str, Any], journal: Journal, client: "MlflowClient", exper
         if error:
             client.set_tag(journal.run_id, "error", error)
         client.set_terminated(journal.run_id, status, ended)
-        _settle(client, experiment, client.get_run(journal.run_id).data.tags["mlflow.parentRunId"])
+        settle(client, experiment, client.get_run(journal.run_id).data.tags["mlflow.parentRunId"])
 
 
 def _log_datasets(client: "MlflowClient", run_id: str, md5s: dict[str, str], context: str) -> None:
@@ -80,32 +89,3 @@ def _log_datasets(client: "MlflowClient", run_id: str, md5s: dict[str, str], con
     datasets = [Dataset(name, md5[:36], "dvc", json.dumps({"path": path, "md5": md5})) for name, (path, md5) in named.items()]
     if datasets:
         client.log_inputs(run_id, [DatasetInput(d, [InputTag("mlflow.data.context", context)]) for d in datasets])
-
-
-def _log_params(client: "MlflowClient", run_id: str, params: dict[str, str]) -> None:
-    from mlflow.entities import Param
-
-    entries = [Param(k, v[:6000]) for k, v in params.items()]
-    for start in range(0, len(entries), MAX_BATCH):
-        client.log_batch(run_id, params=entries[start : start + MAX_BATCH])
-
-
-def _find_parent(client: "MlflowClient", experiment: str, name: str, chain: str) -> str:
-    """The run of this round and chain; made when there is none. Of two, made by two machines at once, the older."""
-    found = client.search_runs([experiment], f"tags.parent_of = '{name}@{chain}'", order_by=["attributes.start_time ASC"], max_results=1)
-    if found:
-        return found[0].info.run_id
-    return client.create_run(experiment, tags={"parent_of": f"{name}@{chain}", "round": name, "chain": chain}, run_name=name).info.run_id
-
-
-def _settle(client: "MlflowClient", experiment: str, parent_id: str) -> None:
-    """A parent is RUNNING while a stage of it is, then FAILED or KILLED if the last try of any stage is, else FINISHED."""
-    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent_id}'", order_by=["attributes.start_time DESC"])
-    latest: dict[str, str] = {}
-    for child in children:
-        latest.setdefault(child.info.run_name, child.info.status)
-    status = next((s for s in ("RUNNING", "FAILED", "KILLED") if s in latest.values()), "FINISHED")
-    if status == "RUNNING":
-        client.update_run(parent_id, status)
-    else:
-        client.set_terminated(parent_id, status)

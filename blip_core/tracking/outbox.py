@@ -47,7 +47,7 @@ class Journal:
         """Records that are not marked as sent, in batches of at most about `most` metrics; each is marked when the next is asked for."""
         batch, count = [], 0
         for entry, end in self._read(self._sent):
-            if not entry.keys() & {"metrics", "tag", "artifact", "end"}:
+            if not entry.keys() & {"metrics", "headline", "tag", "artifact", "end"}:
                 continue
             batch.append(entry)
             count += len(entry.get("metrics", ()))

@@ -91,6 +91,21 @@ def stale(lock: Lock, paths: list[str]) -> list[str]:
     return faults
 
 
+def outdated(root: Path) -> set[str]:
+    """Outputs that are of an earlier run of the chain: a stage behind them read what has been made anew since, or is gone."""
+    lock = read_lock(root)
+    made_now = {path: md5 if (root / path).exists() else "" for made in lock.values() for path, md5 in made.outs.items()}
+    old: set[str] = set()
+
+    def behind(made: Made) -> bool:
+        read_another = any(made_now.get(dep, md5) != md5 for dep, md5 in made.deps.items())
+        return read_another or any(path == dep or path.startswith(f"{dep}/") for dep in made.deps for path in old)
+
+    while new := {path for made in lock.values() if behind(made) for path in made.outs} - old:
+        old |= new
+    return old
+
+
 def dvc_md5s(root: Path) -> dict[str, str]:
     """Path to md5 of what the stages made (dvc.lock) and of the raw data (data.dvc), as DVC knows them; folders end in `.dir`."""
     path = root / "data.dvc"

@@ -98,13 +98,19 @@ class Registry:
     def describe(self, version: "ModelVersion", text: str) -> None:
         self._client.update_model_version(self.name, version.version, text)
 
+    def describe_all(self, text: str) -> None:
+        self._client.update_registered_model(self.name, text)
+
     def add(self, *, tags: dict[str, str], files: dict[str, str], **package: Any) -> "ModelVersion":
-        """A new version with a run of its own.
+        """A new version with a run of its own, in the pass that it belongs to; the model itself hangs on the run that trained it.
 
         `files`: name to text of what rebuilds it. `package`: what mlflow.pyfunc.save_model takes, and for its signature `params`: each
         name that a request may set, with its default.
         """
-        run_id = self._client.create_run(self._experiment, tags=tags, run_name=f"{self.name}-{tags['model_hash']}").info.run_id
+        known = self._client.search_runs([self._experiment], f"tags.pass = '{tags.get('chain', '')}'", max_results=1)
+        below = {"mlflow.parentRunId": known[0].info.run_id} if known else {}
+        title = f"{self.name}-{tags['model_hash']}"
+        run_id = self._client.create_run(self._experiment, tags=tags | below, run_name=title).info.run_id
         try:
             for name, text in files.items():
                 self._client.log_text(run_id, text, f"{PROVENANCE}/{name}")
@@ -128,6 +134,8 @@ class Registry:
         running = f"tags.model_hash = '{identity}' and attributes.status = 'RUNNING'"
         kept = {version.run_id for version in self.versions()}
         for run in self._client.search_runs([self._experiment], running):
+            if "stage" in run.data.tags:  # the training itself
+                continue
             self._client.set_terminated(run.info.run_id, "FINISHED" if run.info.run_id in kept else "KILLED")
 
     def _upload(self, run_id: str, tags: dict[str, str], package: dict[str, Any]) -> tuple[str, str]:
@@ -136,16 +144,22 @@ class Registry:
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        signature = _signature(package.pop("params"))
-        logged = self._client.create_logged_model(self._experiment, self.name, run_id, tags, model_type="image-text")
+        signature, training = _signature(package.pop("params")), self._training(tags["model_hash"]) or run_id
+        logged = self._client.create_logged_model(self._experiment, self.name, training, tags, model_type="image-text")
         model_id, place = logged.model_id, logged.artifact_location
-        about = Model(artifact_path=place, run_id=run_id, model_uuid=model_id, model_id=model_id)
+        about = Model(artifact_path=place, run_id=training, model_uuid=model_id, model_id=model_id)
         with tempfile.TemporaryDirectory(dir=self._work) as folder:
             mlflow.pyfunc.save_model(f"{folder}/model", mlflow_model=about, signature=signature, **package)
             self._client.log_model_artifacts(model_id, f"{folder}/model")
         self._client.finalize_logged_model(model_id, "READY")
-        self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        self._client.log_outputs(training, [LoggedModelOutput(model_id, step=0)])
         return model_id, place
+
+    def _training(self, identity: str) -> str | None:
+        """The run that trained this model; None where it was tracked elsewhere."""
+        trained = f"tags.stage = 'pretrain' and tags.model_hash = '{identity}'"
+        found = self._client.search_runs([self._experiment], trained, order_by=["attributes.start_time DESC"], max_results=1)
+        return found[0].info.run_id if found else None
 
     def record(self, version: "ModelVersion", *, evaluation: Path, metrics: dict[str, float]) -> None:
         """Keep an evaluation with a version: its files as artifacts of the version's run, for later paired tests."""

@@ -20,7 +20,8 @@ from filelock import FileLock
 
 from blip_core.tracking.delivery import deliver, deliver_late
 from blip_core.tracking.outbox import Journal, begin, folder, left
-from blip_core.tracking.provenance import chain_id, flatten, git_state, inputs_md5s
+from blip_core.tracking.passes import dress
+from blip_core.tracking.provenance import chain_id, dvc_md5s, flatten, git_state, inputs_md5s
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,12 +39,12 @@ QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINT
 
 @contextmanager
 def stage_run(name: str, *, stage: str, params: dict[str, Any], inputs: list[Path], root: Path) -> Iterator["StageRun"]:
-    """A run of MLflow around a stage. `name` is parent/child: r1/caption stands below the one run r1 of this params.yaml and data.
+    """A run of MLflow around a stage. `name` is round/stage: r1/caption. It stands below the one run of this params.yaml and data.
 
     The run ends as FINISHED, as FAILED with the message in its tag `error`, or as KILLED after Ctrl-C and SIGTERM.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"run {name!r}: expected parent/child of letters, digits, '_', '-' and '.', as in r1/caption")
+        raise ValueError(f"run {name!r}: expected round/stage of letters, digits, '_', '-' and '.', as in r1/caption")
     run = StageRun(name, stage, params, inputs, root)
     try:
         yield run
@@ -85,6 +86,12 @@ class StageRun:
             else:
                 self._warn(key, f"metric {key} is {value} at step {step}: not logged, nor are later ones that are not finite")
         if self._note(metrics=kept) and time.monotonic() >= self._flush_at:
+            self._attempt("logging metrics", self._flush)
+
+    def headline(self, metrics: dict[str, float]) -> None:
+        """Keep what people look for first, for the run of the whole pass."""
+        now = int(time.time() * 1000)
+        if self._note(headline=[(safe_name(key), float(value), now, 0) for key, value in metrics.items()]):
             self._attempt("logging metrics", self._flush)
 
     def figure(self, fig: "Figure", path: str) -> None:
@@ -175,21 +182,31 @@ class StageRun:
 
 def _header(name: str, stage: str, params: dict[str, Any], inputs: list[Path], root: Path) -> dict[str, Any]:
     """What opens the run, now or later."""
-    parent, child = name.split("/")
-    rev, md5s, chain = git_state(root), inputs_md5s(inputs, root), chain_id(root)
-    tags = {"stage": stage, "round": parent, "chain": chain, **rev} | {safe_name(f"dvc.{path}"): md5 for path, md5 in md5s.items()}
+    rev, md5s, chain, values = git_state(root), inputs_md5s(inputs, root), chain_id(root), root / "params.yaml"
+    tags = {"stage": stage, "round": name.partition("/")[0], "chain": chain, **rev} | {
+        safe_name(f"dvc.{path}"): md5 for path, md5 in md5s.items()
+    }
     tags |= {"mlflow.source.git.commit": rev["git_rev"], "mlflow.source.name": f"blip_core/stages/{stage}.py"}
     tags["mlflow.user"] = os.environ.get("USER", "")
     return {
         "uri": uri(root),
-        "name": child,
-        "round": parent,
+        "name": dvc_name(name),
         "chain": chain,
+        "values": values.read_text() if values.exists() else "",
+        "data": dvc_md5s(root).get("data", ""),
         "start": int(time.time() * 1000),
         "tags": tags,
         "params": {safe_name(k): v for k, v in flatten(params).items()},
         "datasets": {p: m for p, m in md5s.items() if m.endswith(".dir") and not (root / p / "model.safetensors").exists()},
     }
+
+
+def dvc_name(name: str) -> str:
+    """The stage's name in dvc.yaml: base/pretrain-g0 is pretrain@g0, r1/gate is gate@r1, base/ingest is ingest."""
+    group, stage = name.split("/")
+    if "-" in stage:
+        return stage.replace("-", "@", 1)
+    return stage if group == "base" else f"{stage}@{group}"
 
 
 def send_kept(root: Path) -> str:
@@ -263,7 +280,8 @@ def connect(root: Path) -> tuple["MlflowClient", str]:
     client = MlflowClient(tracking_uri=uri(root), registry_uri=uri(root))
     name = os.environ.get("BLIP_EXPERIMENT", "blip")
     found = client.get_experiment_by_name(name)
-    if found:
-        return client, found.experiment_id
-    local = None if os.environ.get("MLFLOW_TRACKING_URI") else (root.resolve() / "mlruns").as_uri()
-    return client, client.create_experiment(name, artifact_location=local)
+    if found is None:
+        local = None if os.environ.get("MLFLOW_TRACKING_URI") else (root.resolve() / "mlruns").as_uri()
+        found = client.get_experiment(client.create_experiment(name, artifact_location=local))
+    dress(client, found)
+    return client, found.experiment_id

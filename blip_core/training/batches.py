@@ -7,6 +7,7 @@ a resumed run goes on exactly where it stopped. No loader holds state.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,9 @@ from blip_core.runtime.cores import loading_workers
 from blip_core.tables.captions import WRITTEN, each_table, kept
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.objectives import Batch
+from blip_core.training.step import Batch, MicroBatch
+
+AnyBatch = TypeVar("AnyBatch", bound=MicroBatch)
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ class Batches:
         yield from map(finished, loader)
 
 
-def finished(batch: Batch) -> Batch:
+def finished(batch: AnyBatch) -> AnyBatch:
     """On this process's device, normalised there."""
     batch = batch.to(device())
     return replace(batch, pixels=normalize(batch.pixels))

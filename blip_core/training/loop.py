@@ -19,11 +19,10 @@ from blip_core.compute.distributed import agree, average, device, rank, world_si
 from blip_core.compute.precision import autocast
 from blip_core.config.training import OptimConfig
 from blip_core.files.atomic import new_file
-from blip_core.model.blip import Blip
 from blip_core.model.med import MedBlock
-from blip_core.model.vit import VitBlock
+from blip_core.model.vit import Vit, VitBlock
 from blip_core.training.health import Health, History
-from blip_core.training.objectives import Batch, Objective
+from blip_core.training.step import MicroBatch, Objective
 
 log = logging.getLogger(__name__)
 Log = Callable[..., None]
@@ -32,7 +31,7 @@ Log = Callable[..., None]
 class Source(Protocol):
     """Where batches come from, as training/batches.py: one step needs torch alone (benchmarks/speed/gpu.py)."""
 
-    def loader(self, start: int) -> Iterator[Batch]: ...
+    def loader(self, start: int) -> Iterator[MicroBatch]: ...
 
 
 @dataclass
@@ -50,7 +49,7 @@ class TrainState:
 
 
 def fit(
-    model: Blip, objective: Objective, batches: Source, cfg: OptimConfig, *, name: str, folder: Path, seed: int, report: Log | None
+    model: nn.Module, objective: Objective, batches: Source, cfg: OptimConfig, *, name: str, folder: Path, seed: int, report: Log | None
 ) -> History:
     """Train `model` in place for cfg.steps and return the history, one row per cfg.log_every steps.
 
@@ -90,11 +89,11 @@ def fit(
 class _Step(nn.Module):
     """Model and objective as one module, so that data-parallel training sees every parameter in one forward."""
 
-    def __init__(self, model: Blip, objective: Objective):
+    def __init__(self, model: nn.Module, objective: Objective):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: MicroBatch) -> dict[str, Tensor]:
         return self.objective(self.model, batch)
 
 
@@ -105,10 +104,12 @@ def _inner(stepper: Stepper) -> _Step:
     return stepper.module if isinstance(stepper, DistributedDataParallel) else stepper
 
 
-def parallel(model: Blip, objective: Objective, *, recompute: int = 0, compiled: bool = False) -> Stepper:
+def parallel(model: nn.Module, objective: Objective, *, recompute: int = 0, compiled: bool = False) -> Stepper:
     """Both on this process's device in training mode, as one module from a micro-batch to its losses."""
     model.to(device()).train()
-    model.vit.recompute = recompute
+    for part in model.modules():
+        if isinstance(part, Vit):
+            part.recompute = recompute
     step = _Step(model, objective.to(device()))
     if compiled:
         compile_blocks(step)
@@ -133,7 +134,7 @@ def compile_blocks(module: nn.Module, *, backend: str = "inductor") -> None:
                 setattr(block, name, MethodType(role, block))
 
 
-def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+def grouped(batches: Iterator[MicroBatch], size: int) -> Iterator[list[MicroBatch]]:
     """The micro-batches of each step."""
     batches = iter(batches)
     while group := list(islice(batches, size)):
@@ -141,7 +142,7 @@ def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def _train_step(
-    stepper: Stepper, optimizer: torch.optim.Optimizer, parts: list[Batch], cfg: OptimConfig, seed: int
+    stepper: Stepper, optimizer: torch.optim.Optimizer, parts: list[MicroBatch], cfg: OptimConfig, seed: int
 ) -> dict[str, Tensor | float]:
     """Move the weights once; returns what a row of the history shows."""
     step, inner = parts[0].step, _inner(stepper)
@@ -158,7 +159,7 @@ def _train_step(
     return {"loss": sum(losses.values()), **losses, **inner.objective.after_step(), "grad_norm": norm, "lr": rate}
 
 
-def backward(stepper: Stepper, parts: list[Batch], *, precision: str) -> dict[str, Tensor]:
+def backward(stepper: Stepper, parts: list[MicroBatch], *, precision: str) -> dict[str, Tensor]:
     """Add up the gradients of a step's micro-batches; returns its losses. Processes exchange gradients once, with the last."""
     shares = _inner(stepper).objective.shares(parts) if len(parts) > 1 else {}
     sums: dict[str, Tensor] = {}
@@ -172,7 +173,7 @@ def backward(stepper: Stepper, parts: list[Batch], *, precision: str) -> dict[st
     return sums
 
 
-def _require_finite(losses: dict[str, Tensor], norm: Tensor, parts: list[Batch]) -> None:
+def _require_finite(losses: dict[str, Tensor], norm: Tensor, parts: list[MicroBatch]) -> None:
     """The one place in a step that waits for the device: what is not finite must not reach the weights."""
     if torch.isfinite(torch.stack([*losses.values(), norm])).all():
         return

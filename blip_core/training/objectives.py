@@ -21,30 +21,7 @@ from blip_core.compute.distributed import gather, global_mean, rank, total, worl
 from blip_core.config.training import ContrastConfig, LanguageConfig
 from blip_core.model.blip import Blip
 from blip_core.model.med import KeysValues
-
-Losses = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pairs of image and text, one micro-batch of a step. Identities are hashes: equal numbers mean the same picture, or the same text."""
-
-    pixels: Tensor  # B x 3 x H x W, normalised
-    ids: Tensor  # B x T: [CLS] text [SEP], padding behind
-    mask: Tensor  # B x T, True where a token stands
-    prompt_tokens: int  # leading tokens of each text that LM does not learn, [CLS] not counted
-    image_ids: Tensor  # B
-    text_ids: Tensor  # B
-    step: int
-    progress: float  # share of the steps done, in [0, 1)
-    seed: int
-    keys: tuple[str, ...] = ()  # B, of the images in their shards
-    part: int = 0  # which micro-batch of the step
-    parts: int = 1
-
-    def to(self, device: torch.device) -> "Batch":
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return Batch(**{**vars(self), **moved})
+from blip_core.training.step import Batch, Losses, Objective
 
 
 @dataclass(frozen=True)
@@ -164,7 +141,7 @@ def matching_loss(
     image, has_image = draw_negatives(similarities.text_to_image_BG, similarities.related_BG, draws[1], hardness)
     all_ids, all_masks = gather_texts(batch.ids, batch.mask, pad=model.special.pad)
     if world_size() == 1:
-        negative_images = [(k[image], v[image]) for k, v in keys_values]
+        negative_images: list[KeysValues] = [(k[image], v[image]) for k, v in keys_values]
     else:
         negative_images = model.keys_values(gather(image_tokens)[image])
     ids, mask = (torch.cat([t[own], t[text], t[own]]) for t in (all_ids, all_masks))
@@ -228,12 +205,17 @@ def language_shares(batches: list[Batch]) -> Tensor:
 
 
 def word_entropy(batch: Batch) -> float:
-    """Entropy in nats of the tokens that LM learns, by their frequency in the batch: what knowing frequencies alone would cost."""
-    _, counts = batch.ids[:, 1:][counted_tokens(batch)].unique(return_counts=True)
+    """Of the tokens that LM learns."""
+    return entropy(batch.ids[:, 1:][counted_tokens(batch)])
+
+
+def entropy(tokens: Tensor) -> float:
+    """In nats, by their frequency in the batch: what knowing frequencies alone would cost."""
+    _, counts = tokens.unique(return_counts=True)
     return float(torch.distributions.Categorical(counts.float()).entropy())
 
 
-class PretrainObjective(nn.Module):
+class PretrainObjective(Objective):
     """ITC + ITM + LM, one image pass for all three (paper Figure 2)."""
 
     def __init__(self, model: Blip, contrast: ContrastConfig, language: LanguageConfig | None):
@@ -257,30 +239,23 @@ class PretrainObjective(nn.Module):
         return losses
 
     def shares(self, batches: list[Batch]) -> dict[str, Tensor]:
-        """Weights of the micro-batches of a step, by loss; one that is not named is a plain mean."""
         return {} if self.language is None else {"lm": language_shares(batches)}
 
     def after_step(self) -> dict[str, Tensor]:
-        """Called behind the optimizer: bounds the temperature; returns what is worth a line in the log."""
+        """Bounds the temperature."""
         self.contrast.clamp_temperature()
         return {"temperature": self.contrast.temperature.detach()}
 
     def vitals(self, batch: Batch) -> dict[str, float]:
-        """What tells whether anything is learned. Waits for the device: only for steps that are logged."""
         return self.contrast.vitals() | ({} if self.language is None else {"lm_chance": word_entropy(batch)})
 
 
-class CaptionObjective(nn.Module):
+class CaptionObjective(Objective):
     """LM alone: fine-tunes the captioner."""
-
-    uses_all_parameters = False
 
     def __init__(self, language: LanguageConfig):
         super().__init__()
-        self.language, self.bounds = language, dict[str, tuple[float, float]]()
-
-    def before_step(self, model: Blip) -> None:
-        """Nothing to do."""
+        self.language = language
 
     def forward(self, model: Blip, batch: Batch) -> Losses:
         keys_values = model.keys_values(model.image_tokens(batch.pixels))
@@ -289,11 +264,5 @@ class CaptionObjective(nn.Module):
     def shares(self, batches: list[Batch]) -> dict[str, Tensor]:
         return {"lm": language_shares(batches)}
 
-    def after_step(self) -> dict[str, Tensor]:
-        return {}
-
     def vitals(self, batch: Batch) -> dict[str, float]:
         return {"lm_chance": word_entropy(batch)}
-
-
-Objective = PretrainObjective | CaptionObjective

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from blip_core.config.model import ModelConfig
 from blip_core.files.atomic import new_folder
@@ -28,17 +29,25 @@ log = logging.getLogger(__name__)
 def new_model(cfg: ModelConfig, tokenizer: Tokenizer, *, seed: int) -> Blip:
     """A model with random weights drawn from the seed."""
     torch.manual_seed(seed)
-    special = SpecialTokens(tokenizer.size, tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.dec, tokenizer.enc)
-    return Blip(cfg, special)
+    return Blip(cfg, special_tokens(tokenizer))
+
+
+def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
+    return SpecialTokens(tokenizer.size, tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.dec, tokenizer.enc)
 
 
 def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts: Any) -> None:
     """Write a model folder by rename; `facts` go into its config.json. An older folder of that name is replaced."""
+    about = {"model": model.cfg.model_dump(), "match_token": model.match_token, "missing": sorted(model.missing)}
+    save_network(model, tokenizer, folder, **about, **facts)
+
+
+def save_network(network: nn.Module, tokenizer: Tokenizer, folder: Path, **about: Any) -> None:
+    """The same of any network: `about` is its config.json."""
     with new_folder(folder) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
+        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary / "model.safetensors")
         tokenizer.save(temporary / "vocab.txt")
-        about = {"model": model.cfg.model_dump(), "match_token": model.match_token, "missing": sorted(model.missing)}
-        write_json({**about, **facts}, temporary / "config.json")
+        write_json(about, temporary / "config.json")
 
 
 def load_model(folder: Path) -> tuple[Blip, Tokenizer]:
@@ -51,11 +60,16 @@ def load_model(folder: Path) -> tuple[Blip, Tokenizer]:
     with torch.device("meta"):  # weights that are about to be replaced need not be drawn
         model = new_model(ModelConfig(**about["model"]), tokenizer, seed=0)
     model.match_token, model.missing = about["match_token"], frozenset(about["missing"])
+    load_weights(model, folder)
+    return model.eval(), tokenizer
+
+
+def load_weights(network: nn.Module, folder: Path) -> None:
+    """Those of a model folder. ValueError when they do not fit, or the file is damaged."""
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+        network.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
     except (SafetensorError, OSError, RuntimeError) as e:
         raise ValueError(f"{folder / 'model.safetensors'}: does not load ({e}); run the stage that makes it again") from None
-    return model.eval(), tokenizer
 
 
 def model_hash(folder: Path) -> str:

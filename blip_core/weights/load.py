@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from blip_core.config.model import ModelConfig
+from blip_core.files.content import read_json
 from blip_core.model.blip import Blip
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.weights.checkpoint import load_model, new_model
@@ -26,7 +28,11 @@ _POSITIONS = {"vision_model.embeddings.position_embedding", "visual_encoder.pos_
 
 
 def load_pretrained(
-    path: Path, *, vocab: Path | None = None, image_size: int | None = None, match_token: Literal["enc", "cls"] = "enc"
+    path: str | Path,
+    *,
+    vocab: str | Path | None = None,
+    image_size: int | None = None,
+    match_token: Literal["enc", "cls"] = "enc",
 ) -> tuple[Blip, Tokenizer]:
     """A BLIP in eval mode from a folder of transformers, a .pth file of the authors, or a model folder of ours, and its tokenizer.
 
@@ -34,12 +40,25 @@ def load_pretrained(
     `image_size` resizes the position embeddings; `match_token` "cls" gives the ITM scores of the public inference code, which
     forgets [ENC] (it is a property of this object: a saved model folder does not keep it). ValueError says what does not fit.
     """
+    path, vocab = Path(path), Path(vocab) if vocab else None
+    if path.is_dir() and "model" in read_config(path):
+        if vocab or image_size or match_token != "enc":
+            raise ValueError(f"{path}: a model folder of ours loads as it is; vocab, image_size and match_token are for public ones")
+        return load_model(path)
+    cfg, tensors, tokenizer = read_public(path, vocab=vocab, image_size=image_size)
+    model = new_model(cfg, tokenizer, seed=0)
+    report(load_blip(model, tensors, source=str(path)), str(path))
+    model.match_token = match_token
+    if "match" not in model.missing:
+        log.info("%s: ITM scores have [%s] first (trained: [ENC]; the public inference code leaves [CLS])", path, match_token.upper())
+    return model.eval(), tokenizer
+
+
+def read_public(path: Path, *, vocab: Path | None, image_size: int | None) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer]:
+    """Sizes, tensors under their public names, and tokenizer of a folder of transformers or a .pth file of the authors. ValueError says
+    what does not fit."""
     if path.is_dir():
         config = read_config(path)
-        if "model" in config:
-            if vocab or image_size or match_token != "enc":
-                raise ValueError(f"{path}: a model folder of ours loads as it is; vocab, image_size and match_token are for public ones")
-            return load_model(path)
         cfg = huggingface_config(config, path)
         tensors, tokenizer = read_tensors(path), read_tokenizer(path, vocab)
         check_vocabulary(config["text_config"], tokenizer, path)
@@ -52,12 +71,7 @@ def load_pretrained(
         cfg = resized(cfg, image_size)
         for key in _POSITIONS & tensors.keys():
             tensors[key] = resize_positions(tensors[key], image_size // cfg.vision.patch_size, source=str(path))
-    model = new_model(cfg, tokenizer, seed=0)
-    report(load_blip(model, tensors, source=str(path)), str(path))
-    model.match_token = match_token
-    if "match" not in model.missing:
-        log.info("%s: ITM scores have [%s] first (trained: [ENC]; the public inference code leaves [CLS])", path, match_token.upper())
-    return model.eval(), tokenizer
+    return cfg, tensors, tokenizer
 
 
 def initialize(model: Blip, *, vit: Path | None = None, bert: Path | None = None) -> Loaded:
@@ -127,10 +141,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{folder}: no config.json; expected a folder as transformers' save_pretrained writes it")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ValueError(f"{path}: not valid JSON: {e}") from None
+    found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected the settings of a model as a JSON object, got {type(found).__name__}")
     return found

@@ -69,6 +69,33 @@ def blip_layout(keys: Iterable[str], *, vision_depth: int, text_depth: int) -> L
     return Layout(required, copies, left_out)
 
 
+def vqa_layout(keys: Iterable[str], *, vision_depth: int, text_depth: int) -> Layout:
+    """Of a question answering BLIP, transformers' BlipForQuestionAnswering or the authors' BLIP_VQA: two text stacks of their own."""
+    authors = "visual_encoder.cls_token" in set(keys)
+    head = "text_decoder.cls.predictions."
+    required = list(timm_vision("visual_encoder.", vision_depth) if authors else huggingface_vision(vision_depth))
+    required += text_stack("text_encoder.", text_depth, attention="encoder_attention", med="question")
+    required += [*text_stack("text_decoder.bert.", text_depth, attention="decoder_attention"), *language_head(head)]
+    return Layout(required, list(tied_output(head)), (POSITION_IDS, *(AUTHORS_LEFT_OUT if authors else ())))
+
+
+def nlvr_layout(*, vision_depth: int, text_depth: int) -> Layout:
+    """Of the authors' BLIP_NLVR, whose text encoder has two cross-attentions a layer, numbered 0 and 1."""
+    required = list(timm_vision("visual_encoder.", vision_depth))
+    required += text_stack("text_encoder.", text_depth, attention="encoder_attention", cross=False)
+    for i in range(text_depth):
+        ours, theirs = f"med.blocks.{i}.cross_attention", f"text_encoder.encoder.layer.{i}.crossattention"
+        for n, twin in enumerate(("left", "right")):
+            required += _linear(f"{ours}.{twin}.query", f"{theirs}.self{n}.query")
+            required += _linear(f"{ours}.{twin}.kv", *(f"{theirs}.self{n}.{part}" for part in ("key", "value")))
+            required += _linear(f"{ours}.{twin}.out", f"{theirs}.output.dense{n}")
+        required += _linear(f"{ours}.norm", f"{theirs}.output.LayerNorm")
+        if i >= text_depth // 2:
+            required += _linear(f"{ours}.merge", f"{theirs}.output.merge_layer")
+    required += [*_linear("head.0", "cls_head.0"), *_linear("head.2", "cls_head.2")]
+    return Layout(required, [], (POSITION_IDS, *AUTHORS_LEFT_OUT))
+
+
 def bert_layout(keys: Iterable[str], *, depth: int) -> Layout:
     """Of transformers' BertModel, BertForMaskedLM or BertForPreTraining: both self-attentions of our blocks get BERT's."""
     keys = set(keys)
@@ -128,13 +155,13 @@ def _vision(
     yield from _linear("vit.norm", f"{prefix}{norm}")
 
 
-def text_stack(prefix: str, depth: int, *, attention: str, cross: bool = True) -> Iterator[Pair]:
-    """A BERT: its self-attention becomes `attention` of our blocks; everything else is what all roles share."""
-    yield "med.tokens.weight", (f"{prefix}embeddings.word_embeddings.weight",)
-    yield "med.positions.weight", (f"{prefix}embeddings.position_embeddings.weight",)
-    yield from _linear("med.embedding_norm", f"{prefix}embeddings.LayerNorm")
+def text_stack(prefix: str, depth: int, *, attention: str, cross: bool = True, med: str = "med") -> Iterator[Pair]:
+    """A BERT: its self-attention becomes `attention` of the blocks of our `med`; everything else is what all roles share."""
+    yield f"{med}.tokens.weight", (f"{prefix}embeddings.word_embeddings.weight",)
+    yield f"{med}.positions.weight", (f"{prefix}embeddings.position_embeddings.weight",)
+    yield from _linear(f"{med}.embedding_norm", f"{prefix}embeddings.LayerNorm")
     for i in range(depth):
-        ours, theirs = f"med.blocks.{i}", f"{prefix}encoder.layer.{i}"
+        ours, theirs = f"{med}.blocks.{i}", f"{prefix}encoder.layer.{i}"
         yield from _linear(f"{ours}.{attention}.qkv", *(f"{theirs}.attention.self.{n}" for n in ("query", "key", "value")))
         yield from _linear(f"{ours}.{attention}.out", f"{theirs}.attention.output.dense")
         yield from _linear(f"{ours}.{attention}.norm", f"{theirs}.attention.output.LayerNorm")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip_core.model.blip import CAPTIONING, PARTS, RETRIEVAL, Blip
 from blip_core.weights.names import (
@@ -91,9 +91,16 @@ def report(loaded: Loaded, source: str) -> None:
         log.info("%s: left out %s: %s", source, _listed(sorted(k for k, r in loaded.left_out.items() if r == reason)), reason)
 
 
-@torch.no_grad()
 def fill(model: Blip, tensors: dict[str, Tensor], layout: Layout, *, source: str) -> Loaded:
     """Copy tensors into the model by a layout. ValueError, and an untouched model, unless every key and every shape fits."""
+    values, left_out = copy_in(model, tensors, layout, source=source)
+    incomplete = {part_of(name) for name in model.state_dict().keys() - values}
+    return Loaded(frozenset(PARTS) - incomplete, left_out)
+
+
+@torch.no_grad()
+def copy_in(model: nn.Module, tensors: dict[str, Tensor], layout: Layout, *, source: str) -> tuple[set[str], dict[str, str]]:
+    """The same of any network: the names of what was filled, and the keys that were left out with their reasons."""
     pairs = [*layout.required, *(pair for pair in layout.copies if all(key in tensors for key in pair[1]))]
     left_out = _account(pairs, tensors, layout, source)
     state = model.state_dict()
@@ -111,8 +118,7 @@ def fill(model: Blip, tensors: dict[str, Tensor], layout: Layout, *, source: str
             )
     for ours, value in values.items():
         state[ours].copy_(value)
-    incomplete = {part_of(name) for name in state.keys() - values.keys()}
-    return Loaded(frozenset(PARTS) - incomplete, left_out)
+    return set(values), left_out
 
 
 def _account(pairs: list[Pair], tensors: dict[str, Tensor], layout: Layout, source: str) -> dict[str, str]:
@@ -148,7 +154,7 @@ def captioning_weights(model: Blip) -> dict[str, Tensor]:
     """The tensors of transformers' BlipForConditionalGeneration. ValueError when the model lacks a part of it."""
     model.require(*CAPTIONING)
     prefix, depth = "text_decoder.", model.cfg.text.depth
-    return _theirs(
+    return theirs(
         model,
         [
             *huggingface_vision(model.cfg.vision.depth),
@@ -162,10 +168,11 @@ def retrieval_weights(model: Blip) -> dict[str, Tensor]:
     """The tensors of transformers' BlipForImageTextRetrieval. ValueError when the model lacks a part of it."""
     model.require(*RETRIEVAL)
     stack = text_stack("text_encoder.", model.cfg.text.depth, attention="encoder_attention")
-    return _theirs(model, [*huggingface_vision(model.cfg.vision.depth), *stack, *retrieval_heads()])
+    return theirs(model, [*huggingface_vision(model.cfg.vision.depth), *stack, *retrieval_heads()])
 
 
-def _theirs(model: Blip, pairs: list[Pair]) -> dict[str, Tensor]:
+def theirs(model: nn.Module, pairs: list[Pair]) -> dict[str, Tensor]:
+    """Our tensors under the names of others."""
     state = model.state_dict()
     return {key: piece.clone() for ours, theirs in pairs for key, piece in zip(theirs, state[ours].chunk(len(theirs)), strict=True)}
 

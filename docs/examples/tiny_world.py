@@ -4,6 +4,7 @@ not what they are worth.
     python docs/examples/tiny_world.py FOLDER
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +58,12 @@ def make(folder: Path) -> None:
     score(model, g0, a / "captions", shards, heldout, a / "scores", cfg=params.score, **options)
     (folder / "labels").mkdir()
     found = (a / "calibration.json", a / "calibrate.json")
-    calibrate(model, shards, heldout, folder / "labels", *found, cfg=params.calibrate, score_cfg=params.score, seed=params.seed)
+    calibrate(model, shards, heldout, folder / "labels", *found, cfg=params.calibrate, score_cfg=params.score, **options)
     assemble(g0, a / "scores", found[0], a / "generations/g1", a / "assemble.json", cfg=params.assemble)
 
 
 if __name__ == "__main__":
-    with new_folder(Path(sys.argv[1])) as folder:
+    parser = argparse.ArgumentParser(description="Draw sample data, and one round with an untrained model.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
+    with new_folder(parser.parse_args().folder) as folder:
         make(folder)

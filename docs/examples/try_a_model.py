@@ -8,7 +8,7 @@ from tiny_world import artifacts
 
 import blip_core
 
-model = blip_core.load_model(artifacts() / "models/g1")
+model = blip_core.load(artifacts() / "models/g1")
 
 # %% Pictures that no training saw, with what people wrote about them
 heldout = blip_core.open_generation(artifacts() / "heldout")
@@ -18,14 +18,14 @@ references = dict(list(rows.groupby("key")["text"].apply(list).items())[:20])
 pictures = [heldout.picture(key) for key in references]
 
 # %% A caption of each, by beam search, and how close they come
-captions = [texts[0] for texts in blip_core.caption(model, pictures)]
+captions = [texts[0] for texts in model.captions(pictures)]
 for caption, (key, texts) in list(zip(captions, references.items(), strict=True))[:3]:
     print(f"{key}: {caption!r}; people: {texts[0]!r}")
 print(blip_core.evaluate_captions(dict(zip(references, captions, strict=True)), references))
 
 # %% Three captions by nucleus sampling, and which of them the filter likes best
-sampled = blip_core.caption(model, pictures, sampler="nucleus", num_candidates=3, seed=1)
-scores = blip_core.score(model, pictures, sampled)
+sampled = model.captions(pictures, sampler="nucleus", num_candidates=3, seed=1)
+scores = model.match(pictures, sampled)
 print(scores.itm.shape, sampled[0][scores.itm[0].argmax()])
 
 # %% Retrieval by ITC: each picture among all texts, each text among all pictures

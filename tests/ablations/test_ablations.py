@@ -16,7 +16,7 @@ import yaml
 from blip_core.ablations.arms import arm_values, chosen, read_arms
 from blip_core.ablations.equal import equal_texts
 from blip_core.ablations.graph import Chain, derive
-from blip_core.ablations.page import BEGIN, END, differences, section, write_page
+from blip_core.ablations.page import BEGIN, END, differences, section, show, write_page
 from blip_core.ablations.results import METRICS, joined
 from blip_core.ablations.shared import tune_shared
 from blip_core.config.params import Params
@@ -130,7 +130,7 @@ def test_further_rounds_share_the_first(tmp_path, arms):
 
 
 def test_no_arm_is_in_the_default_graph():
-    assert not [*ROOT.glob("ablations/**/dvc.yaml")] and "ablations" not in (ROOT / "dvc.yaml").read_text().replace(
+    assert not [*ROOT.glob("ablations/**/dvc.yaml")] and "artifacts/ablations" not in (ROOT / "dvc.yaml").read_text().replace(
         "blip_core/ablations", ""
     )
 
@@ -308,8 +308,13 @@ def test_a_second_run_trains_nothing_and_says_the_same(ablated):
     assert "Running stage" not in again and (folder / "results.json").read_bytes() == before
 
 
-def test_nothing_to_show_yet_is_said(tmp_path):
-    from blip_core.ablations.page import show
+def test_to_show_tables_writes_nothing(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(planted()))
+    told = show(tmp_path / "results.json", None)
+    assert told == section(planted(), figure=None) and "+0.200" in told and "![" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
+
+def test_nothing_to_show_yet_is_said(tmp_path):
     with pytest.raises(ValueError, match="no such file; `blip ablate` writes it"):
         show(tmp_path / "results.json", None)

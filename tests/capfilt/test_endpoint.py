@@ -8,10 +8,12 @@ import httpx
 import pytest
 import yaml
 
-from blip_core.capfilt.chat import KEY, Address
+from blip_core.capfilt.chat import KEY, Address, Terms
 from blip_core.capfilt.completion import Likely
 from blip_core.capfilt.endpoint import log_odds
-from blip_core.capfilt.plugins import identify, identify_captioner, open_filter
+from blip_core.capfilt.fuse import FUSE, filled
+from blip_core.capfilt.pace import begin, paced
+from blip_core.capfilt.plugins import identify, identify_captioner, open_filter, open_fuser
 from blip_core.config.capfilt import EndpointConfig, WriterConfig
 from blip_core.stages.calibrate import calibrate
 from blip_core.stages.caption import caption
@@ -143,6 +145,24 @@ def test_a_round_by_a_server_stops_at_its_budget_and_goes_on(llama, ingested, pa
     outs = tmp_path / "calibration.json", tmp_path / "metrics.json"
     calibrate(tmp_path, shards, heldout, tmp_path / "labels", *outs, cfg=cfg, score_cfg=score_cfg, seed=3, work=work)
     assert outs[0].exists()
+
+
+def test_a_server_fuses_texts(llama, tmp_path):
+    """It sees both texts and no picture."""
+    llama.breaks()
+    fuser = open_fuser(named(llama.port), tmp_path, prompt=None, precision="fp32", fetch=None)
+    begin([fuser], Terms(EndpointConfig(**LIMITS), tmp_path, "r"))
+    sampler, pair = SAMPLER.model_copy(update={"top_k": 1}), ("Anna in Rome, 2019", "a red ball")
+
+    def work(keys, prepared):
+        return fuser.captions(prepared, keys, sampler, seed=1, num_candidates=1, first=0)
+
+    for _ in range(2):
+        [(_, [[found]])] = paced(fuser, lambda _: fuser.prepare_pair(*pair), work, ["k"], batch_size=4, table="t")
+        assert posts(llama) == 1  # of the second time none
+    body = {"messages": [{"role": "user", "content": filled(FUSE, *pair)}], "temperature": 0, "max_tokens": sampler.max_tokens}
+    answer = httpx.post(f"http://127.0.0.1:{llama.port}/v1/chat/completions", json=body, timeout=60).json()
+    assert found.text == answer["choices"][0]["message"]["content"]
 
 
 def test_a_killed_run_goes_on_row_by_row(llama, ingested, tmp_path):

@@ -42,9 +42,10 @@ class World:
         outs = [root / name for name in ("shards", "generations/g0", "heldout", "vocab.txt", "quarantine.parquet", "metrics.json")]
         ingest(root / "data", *outs, cfg=self.params.ingest, work=root / "work")
         judged = [
-            root / name for name in ("generations/g0", "heldout", "shards", "gates/g0.json", "decisions/g0.json", "validate.json", "docs")
+            root / name
+            for name in ("generations/g0", "heldout", "shards", "gates/g0.json", "decisions/g0.json", "validate.json", "docs/validate")
         ]
-        validate(*judged, cfg=self.params.section("validate"))
+        validate(*judged, cfg=self.params.section("validate"), gate_cfg=self.params.gate, score_cfg=self.params.score)
         tokenizer = Tokenizer.load(root / "vocab.txt")
         for seed, name in enumerate(("captioner", "filter")):
             save_model(new_model(self.params.model, tokenizer, seed=seed), tokenizer, root / name, prompt="", max_tokens=24)
@@ -74,7 +75,7 @@ class World:
         words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)] + ["--round", "r1"] * (stage == "caption")
         env = environment(RAY_ADDRESS=address, **RAY)
         return subprocess.Popen(
-            [sys.executable, "-m", "blip_core", stage, *words], cwd=self.root, env=env, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "blip_core", "stage", stage, *words], cwd=self.root, env=env, stderr=subprocess.PIPE, text=True
         )
 
 

@@ -1,5 +1,7 @@
 """Fused texts: what a text model makes of a web text and a caption, alone as in a batch, and with both parents named."""
 
+import json
+
 import pyarrow.compute as pc
 import pytest
 import torch
@@ -9,8 +11,17 @@ from pydantic import ValidationError
 from blip_core.capfilt.fuse import filled
 from blip_core.capfilt.plugins import open_captioner, open_fuser
 from blip_core.config.capfilt import SamplerConfig
+from blip_core.explain.history import history
+from blip_core.explain.image import explain
+from blip_core.stages.assemble import assemble
+from blip_core.stages.calibrate import calibrate
 from blip_core.stages.caption import caption
+from blip_core.stages.describe import describe
+from blip_core.stages.gate import gate
+from blip_core.stages.score import score
 from blip_core.tables.captions import read_tables
+from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.vlms import TEMPLATE, TEXT, make_tokenizer, spread
 
 SAMPLER = SamplerConfig(name="nucleus", p=0.9, top_k=0, temperature=1.3, beams=3, min_tokens=2, max_tokens=6, repetition_penalty=1.0)
@@ -73,22 +84,42 @@ def test_a_writer_fuses_one_before_it(params):
         type(params.caption)(**cfg)
 
 
-def test_each_fused_text_names_its_parents(ingested, params, tmp_path):
+def test_a_round_fuses_judges_and_tells_of_it(ingested, params, tmp_path):
+    """Each fused text names its parents, is scored and chosen as all are, and people are shown what it is made of."""
     folder = make_text_model("gpt2", tmp_path / "gpt2")
     (own,) = params.caption.writers
     fuser = own.model_copy(update={"captioner": str(folder), "fuses": 0, "num_candidates": 1, "sampler": SAMPLER})
-    first = fuser.model_copy(update={"captioner": "tuned", "fuses": None, "num_candidates": 2})
-    cfg = params.caption.model_copy(update={"writers": (first, fuser), "precision": "fp32"})
-    from blip_core.tokenizer.wordpiece import Tokenizer
-    from blip_core.weights.checkpoint import new_model, save_model
-
-    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    first = own.model_copy(update={"num_candidates": 2})
+    tokenizer, artifacts, work = Tokenizer.load(ingested / "vocab.txt"), tmp_path / "artifacts", tmp_path / "work"
     save_model(new_model(params.model, tokenizer, seed=1), tokenizer, tmp_path / "own", prompt="", max_tokens=24)
-    g0 = ingested / "generations/g0"
-    options = {"round": "r1", "cfg": cfg, "seed": 3, "work": tmp_path / "work"}
-    caption(tmp_path / "own", g0, ingested / "shards", ingested / "gates/g0.json", tmp_path / "out", **options)
-    made = read_tables(tmp_path / "out")
+    g0, g1, shards, heldout = ingested / "generations/g0", artifacts / "generations/g1", ingested / "shards", ingested / "heldout"
+    captions, scores, calibration = (artifacts / name for name in ("captions", "scores", "calibration.json"))
+
+    cfg = params.caption.model_copy(update={"writers": (first, fuser)})
+    caption(tmp_path / "own", g0, shards, ingested / "gates/g0.json", captions, round="r1", cfg=cfg, seed=3, work=work)
+    made = read_tables(captions)
     fused = made.filter(pc.equal(made["source"], "fused")).to_pylist()
     written = {(r["key"], r["candidate"]) for r in made.to_pylist() if r["source"] == "synthetic" and r["text"].strip()}
     assert fused and {(r["key"], r["fused_synthetic"]) for r in fused} <= written
     assert {(r["candidate"], r["fused_synthetic"], r["fused_web"]) for r in fused} == {(2, 0, 0), (3, 1, 0)}
+
+    score(tmp_path / "own", g0, captions, shards, heldout, scores, cfg=params.score, seed=3, work=work)
+    (tmp_path / "labels").mkdir()
+    options = {"cfg": params.calibrate, "score_cfg": params.score, "seed": 3, "work": work}
+    calibrate(tmp_path / "own", shards, heldout, tmp_path / "labels", calibration, tmp_path / "calibrate.json", **options)
+    limits = {"threshold": {"web": 0.0, "synthetic": 0.0, "fused": 0.0}, "sources": ("web", "synthetic", "fused")}
+    rule = params.assemble.model_copy(update=limits)
+    assemble(g0, scores, calibration, g1, tmp_path / "assemble.json", cfg=rule)
+    gate_cfg = params.gate.model_copy(update={"max_noise": dict.fromkeys(limits["sources"], 1.0)})
+    outs = [tmp_path / name for name in ("gate.json", "metrics.json", "docs/g", "summary.json", "curve.csv", "histogram.csv")]
+    gate(g1, scores, calibration, shards, *outs, cfg=gate_cfg, assemble_cfg=rule)
+    checks = {check["name"] for check in json.loads(outs[0].read_text())["checks"]}
+    assert {"noise_fused", "degenerate_share_fused", "distinct_share_fused"} <= checks
+    describe(g0, g1, tmp_path / "described.json", tmp_path / "numbers.json", cfg=params.section("describe"))
+    assert json.loads((tmp_path / "described.json").read_text())["sources"]["fused"]["judged"] == len(fused)
+
+    rows = {(r["key"], r["source"], r["candidate"]): r for r in read_tables(g1).to_pylist()}
+    one = next(r for r in rows.values() if r["source"] == "fused" and r["reason"] == "kept")
+    parents = [rows[one["key"], source, one[f"fused_{source}"]]["text"] for source in ("web", "synthetic")]
+    said = f"of web#0 {parents[0]!r} and synthetic r1#{one['fused_synthetic']} {parents[1]!r} ("
+    assert said in explain(one["key"], g1) and said in history(one["key"], artifacts)

@@ -86,6 +86,14 @@ def test_a_model_that_cannot_judge_so_is_told(family, why, tmp_path):
         opened(make_folder(family, tmp_path / family))
 
 
+def test_a_template_that_always_thinks_cannot_judge(tmp_path):
+    folder = make_folder("llava", tmp_path / "llava")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(template.replace("<turn>assistant\n{%", "<turn>assistant\n<think>\n{%"))
+    with pytest.raises(ValueError, match="its template opens a block of thoughts"):
+        opened(folder)
+
+
 def test_a_round_by_a_model_that_writes_and_judges(ingested, params, tmp_path):
     """One folder is captioner and judge, through calibration, controls and choice; its sentences are candidates."""
     folder, work = make_folder("llava", tmp_path / "llava"), tmp_path / "work"
@@ -109,7 +117,9 @@ def test_a_round_by_a_model_that_writes_and_judges(ingested, params, tmp_path):
     score(folder, g0, tmp_path / "captions", shards, heldout, tmp_path / "scores", cfg=score_cfg, **options)
     (tmp_path / "labels").mkdir()
     outs = (tmp_path / "calibration.json", tmp_path / "metrics.json")
-    calibrate(folder, shards, heldout, tmp_path / "labels", *outs, cfg=params.calibrate, score_cfg=score_cfg, seed=3)
+    calibrate(
+        folder, shards, heldout, tmp_path / "labels", *outs, cfg=params.calibrate, score_cfg=score_cfg, seed=3, work=tmp_path / "work"
+    )
     assemble(g0, tmp_path / "scores", outs[0], tmp_path / "g1", tmp_path / "m.json", cfg=params.assemble)
     chosen = read_tables(tmp_path / "g1")
     judged = chosen.filter(pc.equal(chosen["filter"], identify_filter(folder, QUESTION)))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from blip_core.capfilt.clip import contrastive_types
 from blip_core.capfilt.plugins import identify, kinds, open_captioner, open_filter
+from blip_core.capfilt.sieve import CAPTIONS, SAMPLER
 from tests.support.peers import peer, randomize, save
 from tests.support.vlms import make_folder
 
@@ -132,10 +133,8 @@ def test_sieve_compares_a_text_with_captions_of_the_picture(sieve, tmp_path):
     assert judge.score(prepared[1:], encoded[1:]).itc == pytest.approx(found[2:], abs=1e-5), "alone as beside others"
     assert judge.encode(["a photo of a green box"]) == judge.encode(["a green box"])
 
-    from blip_core.capfilt.sieve import _SAMPLER
-
     key, picture = prepared[0]
-    own = judge.captioner.captions([picture], [key], _SAMPLER, seed=0, num_candidates=8, first=0)[0]
+    own = judge.captioner.captions([picture], [key], SAMPLER, seed=0, num_candidates=CAPTIONS, first=0)[0]
     own_words = judge.score(prepared[:1], [judge.encode([own[3].text])]).itc
     assert own_words == pytest.approx([1.0], abs=1e-5) and found.max() < 1, "its own words fit best"
 

@@ -36,7 +36,7 @@ def failures(folder: Path) -> dict[str, str]:
 def test_a_folder_that_keeps_it(tmp_path, capsys):
     folder = generation(tmp_path)
     assert re.fullmatch(r".*g1: 10 texts in 2 tables keep the contract \(\d+ checks\)", check_folder(folder))
-    assert main(["check", str(folder), "--params", str(Path(__file__).parents[2] / "params.yaml")]) == 0
+    assert main(["contract", str(folder), "--params", str(Path(__file__).parents[2] / "params.yaml")]) == 0
     assert "keep the contract" in capsys.readouterr().out
 
 
@@ -53,7 +53,16 @@ FAULTS = {
     "itm_range": {"itm": -0.01},
     "itc_range": {"itc": 1.5},
     "texts_without_image": {"key": "web-9"},
-    "scores_match_known": {"match": None},
+}
+MISSING = {
+    "key_form": "key",
+    "image_id_form": "image_id",
+    "text_known": "text",
+    "source": "source",
+    "round_known": "round",
+    "candidate_range": "candidate",
+    "reason": "reason",
+    "match_range": "match",
 }
 
 
@@ -62,6 +71,14 @@ def test_each_fault_is_named_with_its_place(tmp_path, name):
     found = failures(generation(tmp_path, **FAULTS[name]))
     key = FAULTS[name].get("key", "web-2")
     assert found[name].startswith("1, expected 0 rows (") and found[name].endswith(f"in web-00000.parquet, row 2, key {key})")
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_value_that_is_missing_is_told_once(tmp_path, name):
+    column = MISSING[name]
+    found = failures(generation(tmp_path, **{column: None}))
+    assert set(found) == {name} and found[name].startswith("1, expected 0 rows (")
+    assert found[name].endswith(f"in web-00000.parquet, row 2, key {'None' if column == 'key' else 'web-2'})")
 
 
 def test_rows_that_must_be_unique(tmp_path):

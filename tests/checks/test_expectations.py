@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from blip_core.checks.docs import Docs
 from blip_core.checks.expect import Expect, at_least, at_most, matches, never_null, one_of, pairs, share_at_most, unique, within
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
 from blip_core.tables.captions import SCHEMA, caption_table, write_table
@@ -17,7 +18,7 @@ NAN = float("nan")
 
 
 def verdicts(columns: dict, *expectations: Expect) -> dict[str, dict]:
-    results = check({"t": (pa.table(columns), list(expectations))}, docs=None, title="test")
+    results = check({"t": (pa.table(columns), list(expectations))}, docs=None)
     return {r["name"]: r for r in results}
 
 
@@ -147,19 +148,19 @@ def test_tables_of_a_suite_count_as_one_however_they_are_cut():
         at_most("score", 0.5, "greatest score"),
         at_least("n", 0, "least number"),
     ]
-    whole = check({"t": (table, expectations)}, docs=None, title="test")
+    whole = check({"t": (table, expectations)}, docs=None)
     found = {r["name"]: (r["observed"], r.get("examples")) for r in whole}
     assert found["t_rows"] == (8.0, None) and found["keys"] == (2, ["{'key': 'b', 'n': 0}"] * 2)
-    assert found["noise"] == (0.4, None) and found["score"] == (float("inf"), None)
-    assert found["score_range"] == (3, ["2.0", "-1.0", "inf"]) and found["form"] == (2, ["d", "e"])
+    assert found["noise"] == (0.4, None) and found["score"] == ("2 of 8 rows have no value", None)
+    assert found["score_range"] == (5, ["2.0", "nan", "-1.0"]) and found["form"] == (3, ["no value", "d", "e"])
     assert found["pair"] == (3, ["(None, 'robot')", "('a', 'human')", "('e', None)"])
     for size in (1, 3):
         parts = [table.slice(start, size) for start in range(0, 8, size)]
-        assert check({"t": ([*parts, table.slice(0, 0)], expectations)}, docs=None, title="test") == whole
+        assert check({"t": ([*parts, table.slice(0, 0)], expectations)}, docs=None) == whole
 
 
 def test_no_table_at_all_fails():
-    results = check({"t": ([], [never_null("key", "rows without a key")])}, docs=None, title="test")
+    results = check({"t": ([], [never_null("key", "rows without a key")])}, docs=None)
     assert [r["name"] for r in results if not r["passed"]] == ["t_rows"]
 
 
@@ -169,8 +170,8 @@ def test_the_message_names_each_failed_check_with_observed_limit_and_report(tmp_
         "texts": (texts, [one_of("source", "source", ("web",), "rows of an unknown source")]),
         "generation": (generation, [at_least("coverage", 0.2, "share of images"), at_least("distinct", 0.2, "texts")]),
     }
-    docs = tmp_path / "docs"
-    results = check(suites, docs=docs, title="gate")
+    docs = tmp_path / "docs/gate-r1"
+    results = check(suites, docs=Docs(docs, "Gate of g1", "0" * 64))
     with pytest.raises(ValueError) as e:
         require(results, what="g1 does not pass its gate", remedy="Mend it.", docs=docs)
     lines = str(e.value).splitlines()
@@ -180,15 +181,12 @@ def test_the_message_names_each_failed_check_with_observed_limit_and_report(tmp_
     assert lines[3:] == ["Mend it.", f"Data Docs: {docs / 'index.html'}"]
 
 
-def test_data_docs_say_what_was_measured_and_replace_the_old_ones(tmp_path):
-    docs = tmp_path / "docs"
-    (docs / "old").mkdir(parents=True)
-    suite = [share_at_most("noise_web", "rejected", 0.25, "noise ratio: share that the filter rejected", kind="noise")]
-    check({"candidates": (pa.table({"rejected": [1.0, 0.0]}), suite)}, docs=docs, title="gate")
-    pages = "".join(p.read_text() for p in docs.rglob("*.html"))
-    assert "noise_web: noise ratio: share that the filter rejected: at most 0.25" in pages and "Failed" in pages
-    assert (docs / "index.html").exists() and not (docs / "old").exists()
-    assert list(tmp_path.iterdir()) == [docs]
+@pytest.mark.parametrize("number", [NAN, None])
+def test_a_number_that_is_missing_is_told_once(number):
+    found = verdicts({"coverage": pa.array([number], pa.float64())}, at_least("coverage", 0.2, "coverage"))
+    assert [v["observed"] for v in found.values()] == ["nothing to measure"]
+    some = verdicts({"rejected": pa.array([0.0, number, 1.0], pa.float64())}, share_at_most("noise", "rejected", 0.5, "noise"))
+    assert [v["observed"] for v in some.values()] == ["1 of 3 rows have no value"]
 
 
 def test_checking_imports_late_and_talks_to_nobody(tmp_path):
@@ -199,8 +197,9 @@ def test_checking_imports_late_and_talks_to_nobody(tmp_path):
         "import blip_core.checks.expectations, blip_core.stages.gate, blip_core.stages.validate\n"
         "assert not {'great_expectations', 'scipy', 'pandas', 'torch'} & set(sys.modules), 'imported too early'\n"
         "import pyarrow as pa; from blip_core.checks.expect import at_most; from blip_core.checks.expectations import check\n"
+        "from blip_core.checks.docs import Docs\n"
         "socket.socket.connect = refuse\n"
-        f"results = check({{'t': (pa.table({{'a': [1]}}), [at_most('a', 1, 'a')])}}, docs=Path({str(tmp_path / 'docs')!r}), title='t')\n"
+        f"results = check({{'t': (pa.table({{'a': [1]}}), [at_most('a', 1, 'a')])}}, docs=Docs(Path({str(tmp_path / 'd')!r}), 't', ''))\n"
         "assert all(r['passed'] for r in results) and os.environ['GX_ANALYTICS_ENABLED'] == 'false'\n"
     )
     env = {k: v for k, v in os.environ.items() if k != "GX_ANALYTICS_ENABLED"}

@@ -13,22 +13,18 @@ import pytest
 import yaml
 
 from blip_core.cli.main import main
-from blip_core.cli.parser import GROUPS, make_parser
+from blip_core.cli.parser import GROUPS, below, make_parser
 from blip_core.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "mlflow", "pandas", "numpy", "pyarrow", "transformers", "gradio", "dvc", "shtab", "yaml"}
 
 
-def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    return next((action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)), {})
-
-
 @pytest.fixture(scope="module")
 def verbs() -> dict[str, argparse.ArgumentParser]:
-    """All of them with their flags, those below generations too."""
-    found = subparsers(make_parser("blip", stages=STAGES))
-    return found | {f"generations {name}": parser for name, parser in subparsers(found["generations"]).items()}
+    """All of them with their flags, those below generations and stage too."""
+    found = below(make_parser("blip", stages=STAGES))
+    return found | {f"{verb} {name}": parser for verb in ("generations", "stage") for name, parser in below(found[verb]).items()}
 
 
 def test_the_help_lists_every_verb_once_in_its_group(verbs, capsys):
@@ -37,7 +33,7 @@ def test_the_help_lists_every_verb_once_in_its_group(verbs, capsys):
     shown = capsys.readouterr().out
     assert end.value.code == 0 and shown.startswith("usage: blip VERB")
     groups = {part.split(":")[0]: re.findall(r"^  (\S+) +\S", part, re.M) for part in shown.split("\n\n") if part.split(":")[0] in GROUPS}
-    assert list(groups) == list(GROUPS) and groups["chain"][: len(STAGES)] == list(STAGES)
+    assert list(groups) == list(GROUPS)
     assert sorted(name for names in groups.values() for name in names) == sorted(name for name in verbs if " " not in name)
 
 
@@ -47,23 +43,56 @@ def test_every_verb_has_an_example_that_it_understands(verbs):
     for name, verb in verbs.items():
         words = shlex.split(re.search(r"^example: (.*)", verb.format_help(), re.M)[1], comments=True)
         words = words[: words.index(">")] if ">" in words else words
-        assert words[0] == "blip" and " ".join(words[1:]).startswith(name.split()[0]), name
-        assert parser.parse_args(words[1:]).act, name
+        assert words[0] == "blip" and words[1] == name.split()[0], name
+        if words[-1] == "--help":
+            with pytest.raises(SystemExit) as end:
+                parser.parse_args(words[1:])
+            assert end.value.code == 0, name
+        else:
+            assert parser.parse_args(words[1:]).act, name
+
+
+def test_every_flag_says_what_it_is(verbs):
+    of_itself = argparse._SubParsersAction
+    assert not [(n, a.dest) for n, verb in verbs.items() for a in verb._actions if not a.help and not isinstance(a, of_itself)]
+
+
+@pytest.mark.parametrize(
+    "words,hint",
+    [
+        (["captoin", "a.jpg"], "no 'captoin' here; did you mean caption?"),
+        (["ingest", "--data", "data"], "no 'ingest' here; a stage is run by: stage ingest"),
+        (["stage", "pretrian"], "no 'pretrian' here; did you mean pretrain?"),
+        (["completion", "nu"], "no 'nu' here; there are bash, zsh, tcsh, fish"),
+        (["caption", "a.jpg", "--samplr", "beam"], "unrecognized arguments: --samplr beam"),
+    ],
+)
+def test_a_misspelt_word_is_told_with_what_was_meant(words, hint, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2 and hint in capsys.readouterr().err
+
+
+def test_values_may_stand_before_or_behind_an_inner_verb():
+    parser = make_parser("blip", stages=[])
+    for words in (["--params", "x.yaml", "get"], ["get", "--params", "x.yaml"]):
+        args = parser.parse_args(["generations", *words, "g1@HEAD", "--out", "o"])
+        assert str(args.params) == "x.yaml" and str(args.work) == ".work"
 
 
 @pytest.mark.parametrize("verb", ["ingest", "pretrain", "calibrate", "compare"])
 def test_a_stage_shows_the_command_of_the_chain(verb, capsys):
     with pytest.raises(SystemExit) as end:
-        main([verb, "--help"], prog="python -m blip_core")
+        main(["stage", verb, "--help"], prog="python -m blip_core")
     shown = capsys.readouterr().out
-    assert end.value.code == 0 and f"\nexample: python -m blip_core {verb} --run " in shown and "${" not in shown
+    assert end.value.code == 0 and f"\nexample: python -m blip_core stage {verb} --run " in shown and "${" not in shown
     body = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][verb]
     assert set(re.findall(r" (--[\w-]+)", body.get("do", body)["cmd"])) <= set(re.findall(r"^  (--[\w-]+)", shown, re.M))
 
 
 def test_help_of_a_verb_ends_well(verbs, capsys):
     for name in verbs:
-        if name not in STAGES:
+        if not name.startswith("stage "):
             with pytest.raises(SystemExit) as end:
                 main([*name.split(), "--help"])
             assert end.value.code == 0 and f"usage: blip {name}" in capsys.readouterr().out
@@ -105,11 +134,11 @@ def completion(tmp_path_factory):
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
 def test_bash_completes_verbs_flags_and_paths(completion, verbs, tmp_path):
     assert sorted(completion("")) == sorted(name for name in verbs if " " not in name)
-    assert set(completion("in")) == {"inspect", "ingest", "init"}
-    assert set(completion("ingest", "--out-h")) == {"--out-heldout"} and "--gate" in completion("pretrain", "--g")
+    assert set(completion("in")) == {"inspect", "init", "interim"} and completion("stage", "in") == ["ingest"]
+    assert set(completion("stage", "ingest", "--out-h")) == {"--out-heldout"} and "--gate" in completion("stage", "pretrain", "--g")
     assert completion("generations", "d") == ["diff"] and completion("completion", "z") == ["zsh"]
     (tmp_path / "crawl").mkdir()
-    assert completion("ingest", "--data", f"{tmp_path}/cr") == [f"{tmp_path}/crawl"]
+    assert completion("stage", "ingest", "--data", f"{tmp_path}/cr") == [f"{tmp_path}/crawl"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "tcsh", "fish"])

@@ -33,9 +33,9 @@ def test_each_stage_clears_its_own_outputs(ingested, tmp_path):
     """By the command, as DVC runs it."""
     (tmp_path / "_tmp.gate.json.0123").write_text("half")
     flags = {"generation": ingested / "generations/g0", "heldout": ingested / "heldout", "shards": ingested / "shards"}
-    flags |= {"out-gate": "gate.json", "out-decision": "d.json", "out-metrics": "m.json", "out-docs": "docs"}
+    flags |= {"out-gate": "gate.json", "out-decision": "d.json", "out-metrics": "m.json", "out-docs": "docs/validate"}
     params = Path(__file__).parents[2] / "params.yaml"
-    command = [sys.executable, "-m", "blip_core", "validate", "--params", str(params), *(f"--{n}={v}" for n, v in flags.items())]
+    command = [sys.executable, "-m", "blip_core", "stage", "validate", "--params", str(params), *(f"--{n}={v}" for n, v in flags.items())]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "gate.json").read_text())["passed"] and not list(tmp_path.glob("_tmp.*"))

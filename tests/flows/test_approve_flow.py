@@ -35,7 +35,7 @@ def test_a_suspended_run_makes_the_candidate_champion_when_a_person_says_so(serv
     pool = f"people-{root.name}"
     (root / "prefect.yaml").write_text(
         f"pull:\n  - prefect.deployments.steps.set_working_directory: {{directory: {root}}}\n"
-        f"deployments:\n  - {{name: local, entrypoint: flows.approve.approve, work_pool: {{name: {pool}}}}}\n"
+        f"deployments:\n  - {{name: candidate, entrypoint: flows.approve.approve, work_pool: {{name: {pool}}}}}\n"
     )
     prefect("work-pool", "create", pool, "--type", "process", cwd=root, server=server)
     prefect("--no-prompt", "deploy", "--all", cwd=root, server=server)

@@ -166,14 +166,15 @@ def test_who_waits_in_ci_is_told_that_no_worker_is_there(capsys):
         def read_deployment_by_name(self, name):
             return FlowRun(flow_id=uuid4())
 
-        def create_flow_run_from_deployment(self, deployment, *, parameters):
-            return FlowRun(flow_id=uuid4(), name="fox")
+        def create_flow_run_from_deployment(self, deployment, *, parameters, name):
+            return FlowRun(flow_id=uuid4(), name=name)
 
         def read_flow_run(self, run_id):
             return FlowRun(flow_id=uuid4(), name="fox", state=next(states))
 
     assert ask(Server(), "bootstrap/retrain", {}, timeout=60, pause=0).state.is_completed()
-    told = capsys.readouterr().out.splitlines()[1:]
+    asked, *told = capsys.readouterr().out.splitlines()
+    assert asked.startswith("bootstrap/retrain: retrain, id ")  # it is called so before it runs
     assert [line.split(":")[1].strip() for line in told] == ["Late", "Pending", "Running", "Completed"]
     assert "no worker has taken it" in told[0]
 

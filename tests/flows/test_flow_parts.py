@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from flows.graph import Choice, changed, out_of_date, read_graph, up_to
 from flows.proc import STOPPED, Children
 from flows.progress import Narrator, parse_step
 from flows.worker import project
+from tests.support.processes import gone, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,12 +116,22 @@ def test_the_stages_own_message_is_the_failure(tmp_path):
 def test_progress_lines_are_thinned_and_the_rest_kept():
     seen, percents, now = [], [], iter(range(0, 1000, 3))
     narrator = Narrator(seen.append, percents.append, interval=10, clock=lambda: next(now))
-    for line in ["Running stage 'x':", *(f"pretrain  {i}/10  loss 1.0" for i in range(1, 11)), "", "\tgit add dvc.lock", "saved"]:
+    for line in ["Running stage 'x':", *(f"pretrain g0  {i}/10  loss 1.0" for i in range(1, 11)), "", "\tgit add dvc.lock", "saved"]:
         narrator(line)
-    assert seen[0] == "Running stage 'x':" and seen[-2:] == ["pretrain  10/10  loss 1.0", "saved"]
+    assert seen[0] == "Running stage 'x':" and seen[-2:] == ["pretrain g0  10/10  loss 1.0", "saved"]
     assert 4 <= len(seen) <= 7 and percents[-1] == 100.0
     assert list(narrator.lines) == ["Running stage 'x':", "saved"]
-    assert parse_step("shard 3/0") is None and parse_step("loss 3/4") == (3, 4) and parse_step("ratio 0.3/4") is None
+
+
+@pytest.mark.parametrize(("name", "total"), [("ingest", 7), ("pretrain g0", 500), ("evaluate human", 3), ("caption r1", 12)])
+def test_a_line_of_progress_is_known_whatever_the_stage_calls_itself(name, total, capsys):
+    """By the lines that the stages write, not by a copy of their form."""
+    from blip_core.runtime.progress import Progress
+
+    Progress(name, total, unit="images").update(total, loss=0.25)
+    assert parse_step(capsys.readouterr().err.rstrip()) == (total, total)
+    for other in ("shard  3/0", "read 3/4 of it", "ratio  0.3/4", f"{name}: 3/4", "https://x/1/2"):
+        assert parse_step(other) is None, other
 
 
 def test_commands_report_their_exit_code_and_output(tmp_path):
@@ -140,6 +152,20 @@ def test_stop_ends_what_runs_and_lets_nothing_start(tmp_path):
     sleeper = int(lines[0])
     assert not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE
     assert children.run(["sh", "-c", "echo never"], cwd=tmp_path, env=dict(os.environ), on_line=lines.append) == STOPPED and len(lines) == 1
+
+
+RUN = "import os, time; from flows.proc import end_with_worker; end_with_worker(); print(os.getpid(), flush=True); time.sleep(3600)"
+
+
+def test_a_run_that_says_nothing_ends_with_its_worker():
+    """Prefect alone leaves it there until it next prints something: 193 s were seen."""
+    worker = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {RUN!r}])"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(worker, env=env, stdout=subprocess.PIPE, text=True) as started:
+        run = int(started.stdout.readline())
+        assert psutil.pid_exists(run)
+        started.kill()
+        assert wait_until(lambda: gone(run))
 
 
 def test_gpus_are_those_that_a_stage_would_see(tmp_path, monkeypatch):
@@ -187,21 +213,65 @@ def test_a_gpu_is_free_when_the_stage_is_gone_and_not_when_its_flow_is(tmp_path)
             assert len(said) == 2  # told to stop, it waits no longer
 
 
-def test_gate_checks_and_links_show_what_is_there(tmp_path):
-    from flows.publish import gate_checks, links
+def check(name: str, passed: bool, observed: object) -> dict:
+    return {"name": name, "passed": passed, "observed": observed, "limit": "at most 0.5", "says": "noise | that is left"}
 
-    (tmp_path / "gates").mkdir()
-    (tmp_path / "gates/g1.json").write_text(json.dumps({"checks": [{"name": "noise", "value": 0.2, "limits": [0, 0.5], "passed": True}]}))
-    (tmp_path / "metrics").mkdir()
-    (tmp_path / "metrics/gate-r1.json").write_text(json.dumps({"noise_web": 0.2}))
-    assert gate_checks(tmp_path) == [
-        {"gate": "g1", "name": "noise", "value": 0.2, "limits": "[0, 0.5]", "passed": True},
-        {"gate": "gate-r1", "check": "noise_web", "value": 0.2},
+
+def test_failed_checks_come_first_in_words_and_each_check_once(tmp_path):
+    """A gate that passed has its verdict in two files, one that failed beside its Data Docs alone."""
+    from flows.publish import as_page, gate_checks
+
+    passed, failed = (
+        {"generation": g, "checks": c} for g, c in (("a", [check("b", True, 3.0)]), ("c", [check("d", True, 0), check("e", False, 0.61)]))
+    )
+    for name, verdict in (("gates/g0", passed), ("docs/validate/results", passed), ("docs/gate-r1/results", failed)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.json").write_text(json.dumps(verdict))
+    lines = as_page(gate_checks(tmp_path)).splitlines()
+    assert lines[0] == "**1 of 3 checks failed.**"
+    assert lines[2] == "- **e** of gate-r1: found 0.61, expected at most 0.5 (noise \\| that is left)"
+    table = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
+    assert table[0] == ["", "gate", "check", "found", "expected", "what it is"]
+    assert [row[:4] for row in table[2:]] == [
+        ["**failed**", "gate-r1", "e", "0.61"],
+        ["passed", "gate-r1", "d", "0"],
+        ["passed", "validate", "b", "3"],
     ]
-    page = tmp_path / "docs/gate-r1/index.html"
-    page.parent.mkdir(parents=True)
-    page.touch()
-    assert links(tmp_path)["data docs gate-r1"] == page.as_uri() and "report" not in links(tmp_path)
+
+
+def test_the_summary_is_a_list_and_tables_stay_as_they_are():
+    from flows.publish import results
+
+    table = "WHAT IT DID\n===========\n\nIN SHORT\n--------\nr1: 61% -> 6%\n![x](http://a/b)\n\n"
+    table += "3. THE MODELS\n-------------\nmodel  R@1\n-----  ---\ng0      3%\n"
+    assert results(table).split("\n\n") == [
+        "## In short",
+        "- r1: 61% -\\> 6%\n- \\!\\[x\\](http://a/b)",
+        "## 3. The models",
+        "```\nmodel  R@1\n-----  ---\ng0      3%\n```\n",
+    ]
+    assert results("no headings") == "```\nno headings\n```"
+
+
+@pytest.mark.parametrize("run", ["", ".work/runs/1a2b"])
+def test_pages_are_named_by_the_address_at_which_they_are_served(tmp_path, monkeypatch, run):
+    """Also those of a run beside the folder; no link leads to a file."""
+    from flows.publish import where_to_look
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    root = tmp_path / run
+    assert "blip show" not in where_to_look(root, tmp_path)
+    for name in ("report/index.html", "docs/gate-r1/index.html", "report/figures/x.png"):
+        (root / "artifacts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "artifacts" / name).touch()
+    text = where_to_look(root, tmp_path)
+    base = f"http://127.0.0.1:8765/{run + '/' if run else ''}artifacts"
+    assert re.findall(r"\[(.*?)\]\((.*?)\)", text) == [
+        ("report", f"{base}/report/index.html"),
+        ("docs/gate-r1", f"{base}/docs/gate-r1/index.html"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+    ]
+    assert f"`blip show` runs in `{tmp_path}`" in text and "file:" not in text
 
 
 def test_the_verdict_is_a_table_with_its_reasons():

@@ -178,6 +178,7 @@ def test_a_failing_gate_stops_what_follows_and_says_why(toy, server):
     assert door.returncode == 1 and "Traceback" not in door.stderr
     said = ["gate failed: gate: noise 0.7 > 0.5; clean the data", "not run because of it: retrain, report"]
     assert door.stderr.splitlines()[-3:-1] == said
+    assert door.stderr.count("noise 0.7 > 0.5") == 1
     assert sorted(runs(toy)) == ["g0", "g0", "gate", "human"]  # tried once: a gate that said no says it again
     assert (toy / "a/models/human").exists() and not (toy / "a/gate").exists()
 
@@ -186,6 +187,34 @@ def test_a_failing_gate_stops_what_follows_and_says_why(toy, server):
 
     assert bootstrap(return_state=True).is_completed()
     assert runs(toy)[4:] == ["gate", "g1", "table.txt"]
+
+
+def test_who_opens_a_failed_run_on_the_server_reads_once_what_failed(toy, server):
+    """In its log; and each stage has its own name, also one that never ran."""
+    from flows.bootstrap import bootstrap
+
+    set_params(toy, noise=0.7)
+    state = bootstrap(force=True, return_state=True)
+    assert state.message == "gate failed: gate: noise 0.7 > 0.5; clean the data\nnot run because of it: retrain, report"
+    run = str(state.state_details.flow_run_id)
+    assert httpx.get(f"{server}/flow_runs/{run}").json()["name"] == "bootstrap anew"
+
+    def logged() -> list[str]:
+        wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in httpx.post(f"{server}/logs/filter", json=wanted).json()]
+
+    wait_until(lambda: "Finished in state Failed" in logged()[-2:], pause=0.5)
+    told = "\n".join(logged())
+    assert told.count("noise 0.7 > 0.5") == 1 and "gate failed: gate: noise 0.7 > 0.5; clean the data\nnot run" in told
+    assert "Upstream" not in told and "ERROR: failed to reproduce" not in told and "NotRun" not in told
+
+    wanted = {"task_runs": {"flow_run_id": {"any_": [run]}}}
+    tasks = lambda: {t["name"]: t["state"] for t in httpx.post(f"{server}/task_runs/filter", json=wanted).json()}  # noqa: E731
+    stages = {"data.dvc", "ingest", "pretrain@g0", "pretrain@human", "gate", "retrain", "report"}
+    wait_until(lambda: set(tasks()) == stages and tasks()["report"]["name"] == "NotRun", pause=0.5)
+    assert tasks()["retrain"]["message"] == "waited for gate, which did not come to its end"
+    assert tasks()["report"]["message"] == "waited for retrain, which did not come to its end"
+    assert tasks()["gate"]["message"] == "gate: noise 0.7 > 0.5; clean the data"
 
 
 def test_a_killed_stage_is_tried_again(toy, server, monkeypatch):
@@ -287,7 +316,7 @@ def test_deployments_reach_a_server_and_ci_waits_for_no_worker(server, tmp_path,
         done = subprocess.run([BIN / "prefect", *command.split()], cwd=ROOT, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     found = {d["name"]: d for d in httpx.post(f"{server}/deployments/filter", json={}).json()}
-    assert set(found) == {"local", "retrain", "capfilt", "evaluate", "gpu"}
+    assert set(found) == {"local", "retrain", "capfilt", "evaluate", "gpu", "candidate"}
     assert found["retrain"]["parameters"]["revision"] == "HEAD" and found["capfilt"]["parameters"]["stages"] == ["gate"]
     (automation,) = httpx.post(f"{server}/automations/filter", json={}).json()
     assert automation["actions"][0]["deployment_id"] == found["retrain"]["id"]

@@ -128,7 +128,7 @@ def test_a_stage_has_one_name_everywhere():
     for stage in STAGES:
         assert f"def {stage}(" in (ROOT / f"blip_core/stages/{stage}.py").read_text()
         assert params.section(stage) is not None
-        assert f"python -m blip_core {stage} " in stages()[stage]["cmd"]
+        assert f"python -m blip_core stage {stage} " in stages()[stage]["cmd"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Every file below a part is read, or told: whatever the format, whatever lies beside, whichever way it is linked."""
 
+import gzip
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from blip_core.files.content import hash64
 from blip_core.intake.account import Account, hashed
 from blip_core.intake.formats import Record, format_module
-from blip_core.intake.sources import look
+from blip_core.intake.sources import look, open_source
 from blip_core.intake.walk import below
 from tests.intake.test_formats_fuzzed import WRITERS, karpathy, parquet, plain_tar, sidecar, table_csv
 from tests.stages.test_ingest import CFG, data, quarantine, run  # noqa: F401
@@ -118,7 +119,6 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("end", ["tar.xz", "tar.bz2", "tgz", "tar.zst"])
 def test_packed_tars_are_read_like_the_others(tmp_path, end):
     import bz2
-    import gzip
     import lzma
 
     pack = {"tar.xz": lzma.compress, "tar.bz2": bz2.compress, "tgz": gzip.compress, "tar.zst": lambda d: bytes(pa.compress(d, "zstd"))}[end]
@@ -127,6 +127,62 @@ def test_packed_tars_are_read_like_the_others(tmp_path, end):
     (tmp_path / f"web/1.{end}").write_bytes(pack(tar_bytes(sample("b"))))
     records, _, account = read(tmp_path / "web", tmp_path)
     assert [r.texts for r in records] == [("picture a",), ("picture b",)] and not account.rows
+
+
+def test_tars_of_one_stem_are_read_each(tmp_path):
+    """Packed and plain, in a folder and named one by one."""
+    web = tmp_path / "data/web"
+    web.mkdir(parents=True)
+    (web / "0.tar").write_bytes(tar_bytes(sample("a")))
+    (web / "0.TAR.GZ").write_bytes(gzip.compress(tar_bytes(sample("a"))))
+    records, used, account = read(web, tmp_path)
+    assert len(records) == len({r.key for r in records}) == len(used) == 2 and not account.rows
+    cfg = CFG.model_copy(update={"web": ("web/0.tar", "web/0.TAR.GZ")})
+    assert len(open_source(tmp_path / "data", "web", cfg, scratch=tmp_path / "scratch").units) == 2
+
+
+def test_what_is_called_like_notes_and_holds_samples_is_told(tmp_path):
+    """A name that begins as a README's says nothing of a table, a picture or an archive; neither do boxes of a list of texts, nor a
+    download that is empty."""
+    root = tmp_path / "set"
+    table_csv(root)
+    strange = {
+        "manifest.jsonl": b'{"a": 1}\n{"a": 2}\n',
+        "state-of-the-art.csv": b"x,y\n1,2\n",
+        "manifest.json": b'[{"a": "b.jpg", "c": "two"}]',
+        "readme-pictures.zip": b"PK",
+        "license.png": jpeg("license"),
+        "regions.json": b'[{"img": "a.jpg", "phrase": "left man", "bbox": [1, 2, 3, 4]}]',
+        "empty.zip": b"",
+        "empty.jpg": b"",
+    }
+    notes = {
+        "README-old.txt": b"x",
+        "dataset_info.json": b"{}",
+        "sub/manifest.json": b'{"files": {}}',
+        "boxes.json": b'{"categories": [1]}',
+        "nothing": b"",
+    }
+    (root / "sub").mkdir()
+    for name, content in (strange | notes).items():
+        (root / name).write_bytes(content)
+    _, _, account = read(root, tmp_path)
+    told = {row.where: row for row in account.rows}
+    assert set(told) == set(strange) and account.aside.total() == len(notes)
+    assert told["empty.zip"].detail == "an empty file" and told["license.png"].reason == "not_listed"
+
+
+def test_other_modalities_beside_pictures_are_counted_and_left(tmp_path):
+    """As in tars: beside a list they are no fault, beside sidecars no pictures that want a text."""
+    for write in (table_csv, sidecar):
+        root = tmp_path / write.__name__
+        write(root)
+        for name in ("a.depth.png", "a.seg.png"):
+            (root / name).write_bytes(jpeg(name))
+        (root / "a.jpg.json").write_text("{}")
+        records, used, account = read(root, tmp_path)
+        assert len(records) == 2 and not account.rows
+        assert account.aside["beside a picture"] + len(used & {"a.depth.png", "a.seg.png"}) == 3
 
 
 # ingest
@@ -168,14 +224,24 @@ def test_a_side_by_side_of_all_formats_is_told_whole(tmp_path):
     shutil.rmtree(root)
 
 
-def test_an_accent_may_be_one_character_in_the_list_and_two_on_the_disk(tmp_path):
-    """As between macOS and the rest."""
+@pytest.mark.parametrize("name", ["café0.jpg", "café0.JPG"])
+def test_an_accent_may_be_one_character_in_the_list_and_two_on_the_disk(tmp_path, name):
+    """As between macOS and the rest; the ending may differ in case as well."""
     root = tmp_path / "set"
     root.mkdir()
-    (root / unicodedata.normalize("NFD", "café0.jpg")).write_bytes(jpeg("café0"))
+    (root / unicodedata.normalize("NFD", name)).write_bytes(jpeg("café0"))
     (root / "c.csv").write_text(unicodedata.normalize("NFC", "image,caption\ncafé0.jpg,one\n"), encoding="utf-8")
     records, used, account = read(root, tmp_path)
     assert [r.texts for r in records] == [("one",)] and not account.rows and len(used) == 2
+
+
+def test_an_accent_of_a_text_beside_its_picture(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / unicodedata.normalize("NFD", "café.jpg")).write_bytes(jpeg("café"))
+    (root / unicodedata.normalize("NFC", "café.txt")).write_text("one")
+    (record,), used, account = read(root, tmp_path)
+    assert record.texts == ("one",) and len(used) == 2 and not account.rows
 
 
 def test_karpathy_pictures_are_claimed_by_its_records(tmp_path):

@@ -194,6 +194,72 @@ def test_coco_faults(tmp_path):
         recognise(tmp_path).units(tmp_path)
 
 
+def write_coco_lists(root: Path, **lists: tuple[list, list]) -> None:
+    """Images and annotations of each list, by its name."""
+    for name, (images, notes) in lists.items():
+        (root / f"{name}.json").write_text(json.dumps({"images": images, "annotations": notes}))
+
+
+def test_coco_ids_and_paths_as_tools_write_them(tmp_path):
+    """1, 1.0, "1.0" and "000001" are one id; a path may be another machine's, with either slash or both."""
+    for name in ("x/a.jpg", "x/b.jpg", "x/y/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(Path(name).stem))
+    names = ["C:\\data\\x\\a.jpg", "/home/me/x/b.jpg", "x/y\\c.jpg"]
+    images = [{"id": i, "file_name": n} for i, n in zip([1.0, "000002", 3], names, strict=True)]
+    write_coco_lists(tmp_path, captions=(images, [{"image_id": i, "caption": f"{i}"} for i in ("1", "1.0", 2, "0003")]))
+    records, rejected = read_all(tmp_path)
+    assert not rejected and {(r.texts, r.image) for r in records} == {
+        (("1", "1.0"), jpeg("a")),
+        (("2",), jpeg("b")),
+        (("0003",), jpeg("c")),
+    }
+
+
+def test_an_image_that_coco_lists_twice_has_its_captions_once(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg("a"))
+    image = {"id": 1, "file_name": "a.jpg"}
+    write_coco_lists(tmp_path, captions=([image, image], [{"image_id": 1, "caption": "one"}]))
+    (record,), (again,) = read_all(tmp_path)
+    assert record.texts == ("one",) and (again.reason, again.lost) == ("duplicate_key", 1)
+
+
+def test_a_list_of_boxes_beside_one_of_captions_costs_nothing(tmp_path):
+    """Whatever they are called; a list whose captions are all null is one of captions."""
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(jpeg(name[0]))
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
+    write_coco_lists(
+        tmp_path,
+        boxes=(images, [{"image_id": 1, "bbox": [1, 2, 3, 4]}]),
+        mine_train=(images[:1], [{"image_id": 1, "caption": "one"}]),
+        mine_val=(images[1:], [{"image_id": 2, "caption": None}]),
+    )
+    records, rejected = read_all(tmp_path)
+    assert [r.texts for r in records] == [("one",), ()] and [r.reason for r in rejected] == ["bad_row"]
+
+
+def test_a_sentence_without_words_is_told(tmp_path):
+    """The others stay; a plain string is one."""
+    image = {**karpathy_image("a", 0, "train"), "sentences": [{"raw": "one"}, {"raw": None}, "two", {}, {"tokens": ["a", "dog"]}]}
+    write_karpathy(tmp_path, [image, karpathy_image("b", 1, "holiday")])
+    (record,), rejected = read_all(tmp_path)
+    assert record.texts == ("one", "two", "a dog")
+    assert [(r.where.partition(":")[2], r.reason, r.lost) for r in rejected] == [
+        ("images[0].sentences[1]", "bad_row", 1),
+        ("images[0].sentences[3]", "bad_row", 1),
+        ("images[1]", "unknown_split", 2),
+    ]
+
+
+def test_karpathy_paths_of_another_machine(tmp_path):
+    write_karpathy(tmp_path, [karpathy_image("a", 0, "train")])
+    path = tmp_path / "dataset_karpathy.json"
+    path.write_text(path.read_text().replace("a.jpg", "D:\\\\data\\\\images\\\\a.jpg"))
+    (record,), rejected = read_all(tmp_path)
+    assert record.image == jpeg("a") and not rejected
+
+
 def test_adding_a_format_is_a_module_and_its_name(tmp_path, monkeypatch):
     """The recipe in the package's docstring."""
     (tmp_path / "pairs.tsv").write_text("a red ball\t1.jpg\n")

@@ -48,15 +48,35 @@ CAPSFUSION = {"image_url": URL, "laion_2b": "oak", "laion_coco": "a table", "cap
     [(LAION, "URL", "TEXT"), (LAION_5B, "URL", "TEXT"), (LAION_COCO, "URL", "TEXT"), (COYO, "url", "text"), (DATACOMP, "url", "text")]
     + [(CAPSFUSION, "image_url", "COLUMN")],
 )
-@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "json"])
 def test_tables_of_urls(tmp_path, row, url, text, kind):
-    if kind == "parquet":
+    """The command names the columns as they are written."""
+    if kind == "json":
+        (tmp_path / "part.json").write_text(json.dumps([row]))
+    elif kind == "parquet":
         pq.write_table(pa.Table.from_pylist([row]), tmp_path / "part-00000.parquet")
     else:
         (tmp_path / "part.jsonl").write_text(json.dumps(row))
     with pytest.raises(ValueError, match=f"--input_format {kind} --url_col {url} --caption_col {text} ") as e:
         recognise(tmp_path)
     assert ("laion_2b, laion_coco, capsfusion" in str(e.value)) == (text == "COLUMN")
+
+
+@pytest.mark.parametrize("name", ["image", "link"])
+def test_a_column_of_urls_is_known_by_its_cells(tmp_path, name):
+    (tmp_path / "list.jsonl").write_text(json.dumps({name: URL, "caption": "oak"}))
+    with pytest.raises(ValueError, match=f"--url_col {name} --caption_col caption "):
+        recognise(tmp_path)
+
+
+def test_pictures_with_several_columns_that_may_be_texts_want_one_named(tmp_path):
+    """Not to be downloaded: they are there."""
+    write_images(tmp_path, "a.jpg")
+    (tmp_path / "list.jsonl").write_text(json.dumps({"url": URL, "image": "a.jpg", "blip_caption": "one", "caption_en": "two"}))
+    with pytest.raises(
+        ValueError, match="which column holds their texts is not plain: blip_caption, caption_en; name it in ingest.web_fields"
+    ):
+        recognise(tmp_path)
 
 
 @pytest.mark.parametrize(("line", "order"), [(f"a bus station\t{URL}", "caption, url"), (f"{URL}\tphotos of <PERSON>", "url, caption")])
@@ -107,7 +127,27 @@ def test_json_of_a_sample_may_be_a_list_or_hold_one(tmp_path):
     assert texts(tmp_path) == {"0-0": ("one", "two"), "0-1": ("one", "two")}
 
 
+@pytest.mark.parametrize("name", ["0.json", "0.text", "0.jpg.txt"])
+def test_texts_beside_a_picture_are_those_of_a_tar(tmp_path, name):
+    """A caption in JSON, other endings, the text's name with the picture's ending."""
+    write_images(tmp_path, "0.jpg", "1.jpg")
+    (tmp_path / name).write_text('{"caption": ["one", "two"]}' if name.endswith(".json") else "one\ntwo\n")
+    (tmp_path / "1.caption").write_text("three")
+    assert sorted(texts(tmp_path).values()) == [("one", "two"), ("three",)]
+
+
 # lists beside images
+
+
+def test_a_bad_line_of_json_costs_itself_alone(tmp_path):
+    """Among lists, lines are lines: a separator of lines within a text is none."""
+    write_images(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    write_list(tmp_path / "train.json", [{"image": "a.jpg", "caption": "one"}])
+    rows = [{"image": "b.jpg", "caption": "two\u2028 lines"}, {"image": "c.jpg", "caption": "three"}]
+    (tmp_path / "val.json").write_text("\n".join([*(json.dumps(r, ensure_ascii=False) for r in rows), '{"image": ']))
+    records, rejected = read_all(tmp_path)
+    assert [r.texts for r in records] == [("one",), ("two\u2028 lines",), ("three",)]
+    assert [(r.where, r.reason) for r in rejected] == [("val.json:[2]", "bad_json")]
 
 
 def test_flickr8k_as_published(tmp_path):

@@ -6,7 +6,8 @@ import torch
 from blip_core.compute.padding import tokenize
 from blip_core.config.training import LanguageConfig
 from blip_core.model.generate import Limits, beam_search, draw_nucleus
-from blip_core.training.objectives import Batch, language_loss
+from blip_core.training.objectives import language_loss
+from blip_core.training.step import Batch
 from blip_core.weights.load import load_pretrained
 from blip_core.weights.pretrained import load_blip
 from tests.support.peers import SIZES, peer, random_pixels, save
@@ -57,7 +58,9 @@ def test_captioning_loss_with_the_prompt_masked(size, smoothing, tokenizer, tmp_
     labels[:, : prompt_tokens + 1] = -100
     expected = theirs(pixels, first(ids, tokenizer.dec), attention_mask=mask.long(), labels=labels).loss
     same = torch.arange(4)
-    batch = Batch(pixels, ids, mask, prompt_tokens=prompt_tokens, image_ids=same, text_ids=same, step=0, progress=0.0, seed=0)
+    batch = Batch(
+        pixels=pixels, ids=ids, mask=mask, prompt_tokens=prompt_tokens, image_ids=same, text_ids=same, step=0, progress=0.0, seed=0
+    )
     cfg = LanguageConfig(label_smoothing=smoothing, prompt=PROMPT)
     got = language_loss(ours, batch, ours.keys_values(ours.image_tokens(pixels)), cfg.label_smoothing)
     torch.testing.assert_close(got, expected, **CLOSE)

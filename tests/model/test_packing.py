@@ -7,7 +7,8 @@ import torch
 
 from blip_core.model import med
 from blip_core.model.packing import Packing
-from blip_core.training.objectives import Batch, PretrainObjective
+from blip_core.training.objectives import PretrainObjective
+from blip_core.training.step import Batch
 
 LENGTHS = [5, 2, 9, 3, 3, 7]
 
@@ -60,7 +61,7 @@ def test_every_role_makes_the_same_with_and_without_padding(model, texts, padded
 def test_losses_and_gradients_of_a_step_are_the_same(model, texts, padded, params):
     ids, mask = texts
     own = torch.arange(6)
-    batch = Batch(pixels(6), ids, mask, prompt_tokens=0, image_ids=own, text_ids=own, step=0, progress=0.5, seed=0)
+    batch = Batch(pixels=pixels(6), ids=ids, mask=mask, prompt_tokens=0, image_ids=own, text_ids=own, step=0, progress=0.5, seed=0)
 
     def step() -> tuple[dict, dict]:
         model.zero_grad()

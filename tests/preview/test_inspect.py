@@ -1,6 +1,9 @@
 """The verb inspect: what a person learns about raw data before it is ingested."""
 
 import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +11,9 @@ import pytest
 
 from blip_core.__main__ import main
 from blip_core.config.intake import FieldsConfig
+from blip_core.preview.enough import Least
 from blip_core.preview.inspect import inspect
+from blip_core.preview.sampling import spread
 from tests.intake.test_salesforce import write_images
 from tests.stages.test_ingest import CFG
 from tests.support.archives import jpeg, karpathy_image, sample, tar_bytes, write_img2dataset, write_karpathy
@@ -41,12 +46,89 @@ def test_a_whole_crawl(tmp_path):
         assert line in text
 
 
+def test_keys_of_the_data_are_those_that_the_chain_will_use(tmp_path):
+    write_img2dataset(tmp_path / "data/web", "00000", ["7"])
+    write_karpathy(tmp_path / "data/clean", [karpathy_image("n0", 0, "val"), karpathy_image("n1", 1, "train")])
+    crawl = inspect(tmp_path / "data/web", cfg=CFG, data=tmp_path / "data")
+    assert "first rows   by the keys of the chain, which `blip history` takes\n  web-7  " in crawl
+    clean = inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data")
+    assert "\n  val-" in clean and "\n  train-" in clean
+    elsewhere = inspect(tmp_path / "data/web", cfg=CFG)
+    assert "\n  7  " in elsewhere and "the chain puts web- before those of a crawl" in elsewhere
+
+
 def test_a_limited_look_goes_to_all_parts(tmp_path):
     write_karpathy(tmp_path, [karpathy_image(f"n{i}", i, ["train", "val", "test"][i % 3]) for i in range(30)])
     text = inspect(tmp_path, cfg=CFG, limit=9)
-    assert "looked at    9 samples, up to 3 of each of 3 units; --limit 0 looks at all" in text
+    assert "looked at    9 of some 30 samples, in 3 units, of each as its size says; --limit 0 looks at all" in text
     assert "splits       test 3, train 3, val 3" in text and "2 to 2 texts" in text and "(+1)" in text
     assert "looked at    all 30 samples" in inspect(tmp_path, cfg=CFG, limit=0)
+
+
+def write_rows(folder: Path, captions: list[tuple[str, str]]) -> None:
+    """A table of pictures, with split and caption of each."""
+    write_images(folder, *(f"{i}.jpg" for i in range(len(captions))))
+    rows = [{"image": f"{i}.jpg", "split": split, "caption": caption} for i, (split, caption) in enumerate(captions)]
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_shares_of_a_sample_are_those_of_the_whole(tmp_path):
+    """Small splits have units of their own, and no more of the sample for that."""
+    write_rows(tmp_path, [("train" if i < 1600 else "val" if i < 1700 else "test", f"dog {i}") for i in range(1800)])
+    text = inspect(tmp_path, cfg=CFG, limit=180)
+    assert "splits       test 10, train 160, val 10 (of what was looked at)" in text
+    assert "looked at    180 of some 1800 samples, in 4 units" in text
+
+
+@pytest.mark.parametrize(("every", "hit"), [(20, 5), (90, 0)])
+def test_a_limit_in_images_holds_for_the_whole(tmp_path, every, hit):
+    """The screen's 25 images are the tenth of it in a tenth of the rows: 50 of 1,000 images are more, 11 are not."""
+    write_rows(tmp_path, [("train", "buy now" if i % every == 0 else f"dog {i}") for i in range(1000)])
+    cfg = CFG.model_copy(update={"screens": CFG.screens.model_copy(update={"max_images": 25})})
+    assert f"  {hit:6d}  boilerplate: at more than 2 of the 100 images looked at" in inspect(tmp_path, cfg=cfg, limit=100)
+    whole = 50 if hit else 0
+    assert f"  {whole:6d}  boilerplate: at more than 25 of the 1000 images" in inspect(tmp_path, cfg=cfg, limit=0)
+
+
+def test_of_many_units_those_are_drawn_that_stand_for_the_whole():
+    """A large one may be drawn again, small ones are drawn in their turn."""
+    units = [SimpleNamespace(name=str(i), size=9900 if i == 0 else 100) for i in range(100)]
+    chosen = {unit.name: each for unit, each in spread(units, 200, most=10)}
+    assert chosen["0"] == 100 and len(chosen) == 6 and sum(chosen.values()) == 200
+
+
+def test_the_samples_of_tars_are_estimated_by_their_bytes(tmp_path):
+    for name, count in (("0", 100), ("1", 20)):
+        (tmp_path / f"{name}.tar").write_bytes(tar_bytes(m for i in range(count) for m in sample(f"{name}{i}")))
+    number = int(re.search(r"of some (\d+) samples", inspect(tmp_path, cfg=CFG, limit=12))[1])
+    assert 100 <= number <= 140
+
+
+def told_too_few(text: str) -> list[str]:
+    return [line.removeprefix("too few      ") for line in text.splitlines() if line.startswith("too few")]
+
+
+def test_what_is_too_few_for_later_stages(tmp_path):
+    """By the part that the path is; what names no part is told of as either, and splits that are not named are dealt."""
+    least = Least(images=30, heldout=5, controls=9, per_image=2)
+    for place in ("data/web", "elsewhere"):
+        write_img2dataset(tmp_path / place, "00000", [f"{i:09d}" for i in range(12)])
+    crawl = "12 images with a text, validate.min_images is 30"
+    assert told_too_few(inspect(tmp_path / "data/web", cfg=CFG, data=tmp_path / "data", least=least)) == [f"web: {crawl}"]
+    both = told_too_few(inspect(tmp_path / "elsewhere", cfg=CFG, data=tmp_path / "data", least=least))
+    assert both == [
+        f"as a crawl: web: {crawl}",
+        "as a clean set: train: 10 images with a text, validate.min_images is 30",
+        "as a clean set: val: 1 images with a text, validate.min_heldout_images is 5",
+        "as a clean set: test: 1 images with a text, validate.min_heldout_images is 5",
+        "as a clean set: val: half of it gives 1 planted true pairs at score.controls_per_image 2, gate.min_controls is 9",
+    ]
+    write_karpathy(tmp_path / "data/clean", [karpathy_image(f"n{i}", i, ["train", "val", "test"][i % 3]) for i in range(24)])
+    said = "val: half of it gives 8 planted true pairs at score.controls_per_image 2, gate.min_controls is 9"
+    train = "train: 8 images with a text, validate.min_images is 30"
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=least)) == [train, said]
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=least, limit=6)) == []
+    assert told_too_few(inspect(tmp_path / "data/clean", cfg=CFG, data=tmp_path / "data", least=Least(8, 8, 8, 2))) == []
 
 
 def test_what_the_screens_would_hit(tmp_path):

@@ -11,10 +11,12 @@ from blip_core.config.model import ModelConfig
 from blip_core.config.params import load_params
 from blip_core.preview.plan import cross_flops, duration, keys_values_flops, plan, product_speed, scaled, skeleton, text_flops, vit_flops
 from blip_core.preview.writers import writer_needs
+from blip_core.tokenizer.wordpiece import Tokenizer
 from tests.support.small import small_params
 from tests.support.vlms import make_folder
 
 ROOT = Path(__file__).parents[2]
+NONE = Path("no/vocab.txt")  # before ingest has run
 PAPER_B = dict(width=768, depth=12, heads=12)
 
 
@@ -52,7 +54,7 @@ def test_work_is_what_pytorch_counts(model_cfg):
 
 
 def test_the_plan_speaks_of_each_training():
-    said = plan(small_params())
+    said = plan(small_params(), NONE)
     for stage in ("pretrain", "tune_captioner", "tune_filter"):
         assert f"{stage}: 12 steps of 16 images = 192 images" in said
     assert said.count(" for its matrix products, at the ") == 3
@@ -61,12 +63,24 @@ def test_the_plan_speaks_of_each_training():
 def test_the_figures_of_a_small_model_say_something():
     """The demo's: "0.0 M" and "0.03 M images" said nothing. Its vocabulary is one that ingest builds."""
     params = small_params()
-    said, model = plan(params), skeleton(params.model, params.ingest.vocab_size)
+    said, model = plan(params, NONE), skeleton(params.model, params.ingest.vocab_size)
     head = sum(
         p.numel() for p in (*model.image_projection.parameters(), *model.text_projection.parameters(), *model.match_head.parameters())
     )
-    assert f"(vocabulary of at most {params.ingest.vocab_size:,})" in said
+    assert f"(vocabulary of at most {params.ingest.vocab_size + 2:,};" in said
     assert f"  projections and ITM head: {scaled(head)}\n" in said and not re.search(r"(?<![\d.])0\.0+ ", said)
+
+
+def test_the_plan_takes_the_vocabulary_that_ingest_made(ingested):
+    """The demo's has a quarter of the entries that it may have, and the model with it of the parameters."""
+    params, vocab = small_params(), ingested / "vocab.txt"
+    size = Tokenizer.load(vocab).size
+    total = sum(p.numel() for p in skeleton(params.model, size).parameters())
+    assert plan(params, vocab).startswith(f"model: {scaled(total)} parameters (vocabulary of {size:,}, by {vocab})")
+    named = params.model_copy(update={"ingest": params.ingest.model_copy(update={"vocab": vocab})})
+    assert f"by {vocab}" in plan(named, NONE)
+    named = params.model_copy(update={"ingest": params.ingest.model_copy(update={"vocab": NONE})})
+    assert "(vocabulary of 30,524, BERT's)" in plan(named, vocab)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +117,7 @@ def test_the_ready_configurations_are_whole(name, millions):
     params = load_params(ROOT / f"configs/{name}.yaml")
     assert sum(p.numel() for p in skeleton(params.model, 30524).parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
     assert params.pretrain.optim.warmup * params.pretrain.optim.steps == pytest.approx(3000, rel=0.01)
-    assert "pretrain" in plan(params)
+    assert "pretrain" in plan(params, NONE)
 
 
 def test_a_captioner_of_others_says_what_memory_it_needs(tmp_path):
@@ -117,5 +131,5 @@ def test_a_captioner_of_others_says_what_memory_it_needs(tmp_path):
     weights, texts = writer_needs(writer, caption)
     stored = (folder / "model.safetensors").stat().st_size
     assert 0.8 * stored < weights <= stored and texts == 12 * 416 * 2 * 2 * 2 * 8 * 4
-    said = plan(params.model_copy(update={"caption": caption}))
+    said = plan(params.model_copy(update={"caption": caption}), NONE)
     assert said.count("caption by ") == 1 and f"caption by {folder}: {scaled(weights, 1024)}iB for weights" in said

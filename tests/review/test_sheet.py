@@ -213,6 +213,13 @@ def test_marks_survive_a_reload_and_go_from_browser_to_browser_by_file(ada, driv
     assert bob.count() == "0 of 20 texts judged"  # each reviewer has marks of their own
 
 
+def test_taking_back_says_what_it_did_and_that_there_was_nothing(ada):
+    ada.press("0")
+    assert ada.find("#status").text == "There is nothing to take back: this text is not judged yet."
+    ada.press("1", "\ue013", "0")  # arrow up: to the text that was judged
+    assert ada.find("#status").text == "taken back" and ada.count() == "0 of 20 texts judged"
+
+
 def test_two_tabs_keep_each_others_marks(ada, driver, sheet):
     ada.press("1", "2")
     first = driver.current_window_handle

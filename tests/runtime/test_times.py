@@ -52,11 +52,11 @@ def test_the_cli_writes_the_cost_of_a_stage_and_the_verb_shows_it(ingested, tmp_
         "--out-metrics",
         tmp_path / "metrics.json",
         "--out-docs",
-        tmp_path / "docs",
+        tmp_path / "docs/validate",
     ]
     strict = (ROOT / "params.yaml").read_text().replace("min_heldout_images: 50", "min_heldout_images: 5000")
     (tmp_path / "strict.yaml").write_text(strict)
-    command = [str(word) for word in ("validate", *inputs, *outs, "--work", tmp_path / "work", "--params")]
+    command = [str(word) for word in ("stage", "validate", *inputs, *outs, "--work", tmp_path / "work", "--params")]
     assert main([*command, str(tmp_path / "strict.yaml")]) == 1
     assert read_times(tmp_path / "work") == [], "a stage that failed has no cost yet"
     assert main(["times", "--work", str(tmp_path / "work")]) == 1

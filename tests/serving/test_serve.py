@@ -80,6 +80,27 @@ def test_path_and_base64_give_the_same_caption_in_any_company(pyfunc, pictures):
     assert [pyfunc.predict(table(text(p)))[0] for p in pictures] == together
 
 
+@pytest.mark.parametrize("form", [Path.read_bytes, Image.open, lambda path: np.asarray(Image.open(path).convert("RGB")), Path])
+def test_a_program_may_give_bytes_images_and_arrays(pyfunc, pictures, form):
+    """And mixed with others; as rows, as columns and as a table."""
+    forms, expected = [form(path) for path in pictures], pyfunc.predict(table(*map(str, pictures)))
+    assert pyfunc.predict([{"image": picture} for picture in forms]) == expected
+    assert pyfunc.predict({"image": forms}) == expected
+    assert pyfunc.predict(table(forms[0], text(pictures[1]), forms[2])) == expected
+
+
+@pytest.mark.parametrize(
+    "value,message",
+    [
+        (np.zeros((4, 4)), r"row 1: image: expected an array uint8 .height, width, 3., got float64"),
+        (7, "a PIL image or an array; got int '7'"),
+    ],
+)
+def test_what_is_no_picture_is_told(pyfunc, pictures, value, message):
+    with pytest.raises(MlflowException, match=message):
+        pyfunc.predict(table(str(pictures[0]), value))
+
+
 def test_sampling_is_chosen_by_params(pyfunc, pictures):
     ask = {"sampler": "nucleus", "p": 0.95, "num_captions": 3, "seed": 4, "max_tokens": 6}
     answers = pyfunc.predict(table(*map(str, pictures)), params=ask)

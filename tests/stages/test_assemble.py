@@ -28,7 +28,9 @@ def config(**changes) -> AssembleConfig:
 def as_it_stands(folder: Path) -> Path:
     """A calibration that takes the ITM head at its word."""
     out = folder / "calibration.json"
-    write_calibrations([Calibrated("f", "tuned", Calibration(itm_logit=1.0, itc=0.0, bias=0.0), 0.75)], out, facts={})
+    curve = {"precision": [0.5, 1.0], "recall": [1.0, 0.4], "threshold": [0.1, 0.9]}
+    found = Calibrated("f", "tuned", Calibration(itm_logit=1.0, itc=0.0, bias=0.0), 0.75)
+    write_calibrations([found], out, facts={"f": {"curve": curve}})
     return out
 
 
@@ -199,12 +201,6 @@ def test_a_candidate_without_a_score_stops_the_stage_and_is_named(score):
         choose(table, overused=NONE, rule=Rule(config()), where="web-7.parquet")
 
 
-@pytest.mark.parametrize("threshold", [{"web": 0.5}, {"web": 0.5, "synthetic": float("nan")}, {"web": 0.5, "synthetic": float("inf")}])
-def test_a_threshold_that_is_none_stops_the_stage(threshold):
-    with pytest.raises(ValueError, match="assemble.threshold: expected a finite number for source 'synthetic', got"):
-        reasons([row("web-1", "a cat", "web")], config(threshold=threshold))
-
-
 def test_a_source_that_is_off_needs_no_threshold():
     rows = [row("web-1", "a cat", "web"), row("web-1", "a dog", "synthetic", 0.1)]
     assert reasons(rows, config(threshold={"web": 0.5}, sources=("web",))) == ["kept", "source_off"]
@@ -293,7 +289,7 @@ def test_running_again_gives_the_same_bytes_and_no_table_of_an_earlier_run_stays
 
 def test_nothing_kept_has_no_share_of_nothing(tmp_path):
     base, scores = small_world(tmp_path)
-    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(threshold={"web": 2.0, "synthetic": 2.0}))
+    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(threshold={"web": 1.0, "synthetic": 1.0}))
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["coverage"] == 0 and metrics["texts_kept"] == 0 and "distinct_share_synthetic" not in metrics
 

@@ -126,12 +126,28 @@ def test_the_next_generation_holds_every_candidate_with_its_decision(project):
     }
 
 
+def test_a_clone_that_pulls_has_nothing_to_do(project, tmp_path):
+    clone, store = tmp_path / "clone", tmp_path / "store"
+    for command in (("remote", "add", "--local", "store", store), ("push", "-q", "-r", "store"), ("remote", "remove", "--local", "store")):
+        assert run("dvc", *command, cwd=project).returncode == 0
+    assert run("git", "clone", "-q", project, clone, cwd=tmp_path).returncode == 0
+    for name in ("dvc.lock", "data.dvc", "blip_core/training/objectives.py"):  # as if they were committed
+        shutil.copy(project / name, clone / name)
+    assert run("dvc", "remote", "add", "-d", "store", store, cwd=clone).returncode == 0
+    assert run("dvc", "pull", "-q", cwd=clone).returncode == 0
+    assert run("dvc", "status", cwd=clone).stdout.startswith("Data and pipelines are up to date")
+    done = run("dvc", "repro", cwd=clone)
+    assert done.returncode == 0 and not ran(done)
+
+
 def test_metrics_and_plots_speak(project):
     shown = json.loads(run("dvc", "metrics", "show", "--json", cwd=project).stdout)[""]["data"]
-    assert 0 <= shown["artifacts/metrics/evaluate-g1.json"]["data"]["tr_r1"] <= 1
-    assert shown["artifacts/metrics/ingest.json"]["data"]["images_web"] > 200
+    assert 0 <= shown["artifacts/summary/verdict.json"]["data"]["tr_r1"] <= 1
+    assert {"noise_before", "coverage", "texts"} <= shown["artifacts/summary/r1.json"]["data"].keys()
+    assert max(map(len, run("dvc", "metrics", "show", cwd=project).stdout.splitlines())) < 140
     plots = json.loads(run("dvc", "plots", "show", "--json", cwd=project).stdout)
-    assert any("pretrain-g0" in name for name in plots["data"])
+    assert len(plots["data"]) == 4 and all(plots["data"].values())
+    assert [e["source"] for e in plots["errors"]] == ["artifacts/history/pretrain-human.csv"]  # this project has no such model
 
 
 def test_the_version_is_registered_and_captions_a_file(project):
@@ -161,7 +177,7 @@ def test_a_version_says_what_made_it_and_a_text_which_models_saw_it(project):
     assert (found["filter"], found["captioner"]) == (scores["filters"][0], captions["captioners"][0])
     assert found["params"] == yaml.safe_load((project / "params.yaml").read_text())
     assert found["gate"]["result"] == "passed" and len(found["gate"]["checks"]) > 20 and found["baseline_tests"]["g0"]["cider"]["low"]
-    assert {"pretrain-g0", "pretrain-g1", "score"} <= found["runs"].keys() and found["registered"]["by"] == "Ann <ann@example.org>"
+    assert {"pretrain@g0", "pretrain@g1", "score@r1"} <= found["runs"].keys() and found["registered"]["by"] == "Ann <ann@example.org>"
     assert [step["stage"] for step in found["stages"]][-2:] == ["gate@r1", "pretrain@g1"]
 
     table = read_tables(project / "artifacts/generations/g1")
@@ -214,7 +230,7 @@ def test_a_missing_data_folder_is_said_plainly(project):
     os.rename(project / "data", project / "elsewhere")
     try:
         flags = [f"--out-{n}={n}" for n in ("shards", "generation", "heldout", "vocab", "quarantine", "metrics")]
-        done = run("python", "-m", "blip_core", "ingest", "--data", "data", *flags, cwd=project)
+        done = run("python", "-m", "blip_core", "stage", "ingest", "--data", "data", *flags, cwd=project)
     finally:
         os.rename(project / "elsewhere", project / "data")
     assert done.returncode == 1 and "data" in done.stderr and "blip sample" in done.stderr and "Traceback" not in done.stderr
@@ -232,3 +248,9 @@ def test_a_new_threshold_scores_nothing_anew_and_an_impossible_gate_stops_before
     assert not (project / "artifacts/gates/g1.json").exists()
     assert (project / "artifacts/registration.json").read_text() == registration
     assert (project / "artifacts/docs/gate-r1/index.html").exists()
+    told = ("The page artifacts/interim/index.html shows", "blip review artifacts/generations/g1", "blip explain KEY --generation")
+    assert all(words in done.stderr for words in told)
+    table = (project / "artifacts/interim/table.txt").read_text()
+    assert "FAILED: GATE@R1" in table and "residual_noise_web_upper" in table and "g0 (baseline)" in table
+    assert "g1 (challenger)" not in table and "DID IT HELP?" not in table, "those are of the generation before"
+    assert (project / "artifacts/report/review-r1.html").exists(), "what people judge on stays"

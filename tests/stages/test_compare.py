@@ -36,7 +36,8 @@ def evaluation(folder, *, level=0.5, spoil=(), images=IMAGES, noise=0, reference
 
 
 def verdict(tmp_path, baselines="g0,human", cfg=CFG, seed=0, challenger="g1"):
-    compare(tmp_path, challenger, baselines, tmp_path / "compare.json", cfg=cfg, params=make_params(rounds=2), seed=seed)
+    outs = (tmp_path / "compare.json", tmp_path / "summary.json")
+    compare(tmp_path, challenger, baselines, *outs, cfg=cfg, params=make_params(rounds=2), seed=seed)
     return json.loads((tmp_path / "compare.json").read_text())
 
 

@@ -17,6 +17,7 @@ from blip_core.stages.register import PACKAGES, register
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.tracking.provenance import chain_id
+from blip_core.tracking.runs import stage_run
 from blip_core.weights.checkpoint import model_hash, new_model, save_model
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -125,11 +126,26 @@ def test_first_version_says_what_made_it_and_how_good_it_is(root):
     assert expected.items() <= version.tags.items()
     assert "| cider | 1 [0.9, 1.1] |" in version.description and "+0.2" in version.description
     run = client(root).get_run(result["run_id"])
-    assert run.info.status == "FINISHED" and run.data.metrics["cider_low"] == 0.9
+    assert run.info.status == "FINISHED" and run.data.metrics["cider"] == 1.0
+    assert "cider_low" not in run.data.metrics, "an interval would be a chart of its own"
     assert client(root).search_logged_models(["1"], "metrics.cider > 0.99")[0].model_id == version.tags["model_id"]
     assert {f.path for f in client(root).list_artifacts(result["run_id"], "evaluation")} == {
         f"evaluation/{n}" for n in ("items.parquet", "captions.parquet", "metrics.json")
     }
+
+
+def test_the_model_hangs_on_its_training_and_the_pages_lead_there(root):
+    with stage_run("r1/pretrain-first", stage="pretrain", params={}, inputs=[], root=root) as training:
+        training.tag("model_hash", model_hash(Path("artifacts/models/first")))
+    version = client(root).get_model_version("blip", str(registered("first")["version"]))
+    model = client(root).get_logged_model(version.tags["model_id"])
+    assert model.source_run_id == training.run_id
+    assert [out.model_id for out in client(root).get_run(training.run_id).outputs.model_outputs] == [model.model_id]
+    trained, own = (client(root).get_run(run_id).data.tags["mlflow.parentRunId"] for run_id in (training.run_id, version.run_id))
+    assert trained == own, "both are of one pass"
+    registered("second", better=False)
+    rows = client(root).get_registered_model("blip").description.splitlines()[-2:]
+    assert [row.split(" | ")[:2] for row in rows] == [["| 2", "challenger"], ["| 1", "champion"]]
 
 
 def test_package_holds_weights_and_code_but_no_pickle(root):

@@ -8,12 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from blip_core.capfilt.controls import plant
 from blip_core.config.intake import ValidateConfig
 from blip_core.stages.validate import validate
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.gates import require_gate
+from blip_core.tables.heldout import heldout_halves
 from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.tables.shards import ShardWriter
+from tests.support.small import small_params
 
 LIMITS = {"min_images": 4, "min_heldout_images": 2, "max_empty": 0.1, "max_duplicate": 0.5}
 NUM_IMAGES = {"web": 8, "train": 4, "val": 2, "test": 2}
@@ -37,7 +40,7 @@ class World:
         self.root = root
         self.rows = {part: texts(part, n) for part, n in NUM_IMAGES.items()}
         self.images = {part: [(f"{part}-{i}", f"pic-{part}-{i}") for i in range(n)] for part, n in NUM_IMAGES.items()}
-        self.gate, self.metrics, self.docs = root / "gates" / "g0.json", root / "metrics.json", root / "docs"
+        self.gate, self.metrics, self.docs = root / "gates" / "g0.json", root / "metrics.json", root / "docs" / "validate"
         self.decision = root / "decisions" / "g0.json"
 
     def write(self, per_shard: int = 100) -> "World":
@@ -55,9 +58,11 @@ class World:
         write_manifest(self.root / "shards")
         return self
 
-    def run(self, **changes) -> dict:
-        cfg = ValidateConfig(**(LIMITS | changes))
-        validate(self.root / "g0", self.root / "heldout", self.root / "shards", self.gate, self.decision, self.metrics, self.docs, cfg=cfg)
+    def run(self, *, min_controls: int = 1, **changes) -> dict:
+        cfg, params = ValidateConfig(**(LIMITS | changes)), small_params()
+        outs = (self.gate, self.decision, self.metrics, self.docs)
+        sections = {"gate_cfg": params.gate.model_copy(update={"min_controls": min_controls}), "score_cfg": params.score}
+        validate(self.root / "g0", self.root / "heldout", self.root / "shards", *outs, cfg=cfg, **sections)
         return json.loads(self.gate.read_text())
 
     def failure(self, **changes) -> str:
@@ -103,13 +108,23 @@ def test_a_generation_altered_after_its_gate_does_not_pass_for_it(world):
     assert "altered since the manifest was written" in world.failure()
 
 
+def test_too_few_controls_are_told_before_anything_trains(world):
+    """As many true pairs as score will plant."""
+    world.write()
+    planted = plant(heldout_halves(world.root / "heldout")[1], per_image=small_params().score.controls_per_image, seed=0)
+    num_true = planted["truth"].to_pylist().count(True)
+    assert num_true > 0 and world.run(min_controls=num_true)["passed"]
+    said = world.failure(min_controls=num_true + 1)
+    assert failed(said) == {"controls_true"} and f"at least {num_true + 1}" in said and "gate.min_controls" in said
+
+
 def spoil(part: str, place: int, **changes):
     return lambda world: world.rows[part][place].update(changes)
 
 
 FAULTS = {
     "text_known": spoil("web", 2, text=None),
-    "image_id_known": spoil("web", 2, image_id=None),
+    "image_id_form": spoil("web", 2, image_id=None),
     "key_form": spoil("web", 2, key="web-2.jpg"),
     "key_source_candidate": lambda w: w.rows["web"].append(dict(w.rows["web"][0], text="another")),
     "place": spoil("train", 0, source="web"),
@@ -123,7 +138,7 @@ FAULTS = {
     "keys_repeated": lambda w: w.images["train"].append(("web-0", "pic-web-0")),
     "heldout_in_training": lambda w: [r.update(image_id="pic-train-0") for r in w.rows["test"][:2]],
     "duplicate_share_web": lambda w: [r.update(image_id="same") for r in w.rows["web"][:5]],
-    "texts_candidate_known": spoil("web", 0, candidate=None),
+    "candidate_range": spoil("web", 0, candidate=None),
 }
 
 
@@ -202,14 +217,13 @@ def test_the_message_says_what_was_found_what_is_allowed_and_where_to_look(world
     world.rows["web"][2]["source"] = "robot"
     lines = world.write().failure(min_heldout_images=3).splitlines()
     assert lines[0].startswith(f"{world.root / 'g0'} does not keep its contract: 4 of ")
-    assert "  images_val: 2, expected at least 3 (images of val with a kept text)" in lines
+    assert "  images_val: 2, expected at least 3 (held-out images (val) with a kept text)" in lines
     place = "in web-00000.parquet, row 2, key web-2"
     assert f"  source: 1, expected 0 rows (rows whose source is none of web, human, synthetic; e.g. robot {place})" in lines
     assert any(line.startswith("  place: 1, expected 0 rows") and line.endswith(f"('generation/web', 'robot') {place})") for line in lines)
     assert "section validate of params.yaml" in lines[-2]
     assert lines[-1] == f"Data Docs: {world.docs / 'index.html'}"
-    pages = "".join(p.read_text() for p in world.docs.rglob("*.html"))
-    assert "images_val: images of val with a kept text: at least 3" in pages
+    assert "held-out images (val) with a kept text" in (world.docs / "index.html").read_text()
 
 
 def test_a_column_of_another_type_fails_and_is_named(world):
@@ -220,7 +234,7 @@ def test_a_column_of_another_type_fails_and_is_named(world):
     write_manifest(world.root / "heldout")
     message = world.failure()
     assert "heldout/test-00000.parquet: column itm is float, expected double" in message
-    assert "Data Docs" not in message, "there are none for tables that can't be read"
+    assert "column itm is float, expected double" in (world.docs / "index.html").read_text(), "not the page of an earlier run"
 
 
 def test_an_unfinished_generation_leaves_no_gate_file(world):

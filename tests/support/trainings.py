@@ -85,7 +85,7 @@ def pretrain_command(artifacts: Path, folder: Path, *, noise: float, **optim) ->
     flags = {k: artifacts / v for k, v in inputs.items()}
     flags |= {"out": folder / "m", "out-history": folder / "h.csv", "out-metrics": folder / "m.json"}
     flags |= {"work": folder / "work", "params": folder / "params.yaml", "sources": "human,web"}
-    return ["-m", "blip_core", "pretrain", *(str(word) for name, value in flags.items() for word in (f"--{name}", value))]
+    return ["-m", "blip_core", "stage", "pretrain", *(str(word) for name, value in flags.items() for word in (f"--{name}", value))]
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -17,6 +17,13 @@ CLIP = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_atten
 BERT = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2)
 SQUARE = {"size": {"height": 28, "width": 28}, "crop_size": {"height": 28, "width": 28}}
 MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+# of Qwen3.5: one layer of linear attention, whose state is no list of keys
+LINEAR = dict(
+    head_dim=16, layer_types=["linear_attention", "full_attention"],
+    linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=16, linear_value_head_dim=16,
+    rope_parameters=MROPE | {"mrope_section": [1, 1, 0], "mrope_interleaved": True, "partial_rotary_factor": 0.25},
+)  # fmt: skip
+TILES = [[28, 56], [56, 28], [56, 56]]
 TEMPLATE = (
     "{% for turn in messages %}<turn>{{ turn.role }}\n{% for part in turn.content %}{% if part.type == 'image' %}PICTURE"
     "{% else %}{{ part.text }}{% endif %}{% endfor %}<end>\n{% endfor %}{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
@@ -80,19 +87,25 @@ def spread(model: Any, seed: int, *, std: float = 0.2) -> Any:
     return model.eval()
 
 
-def _qwen(kind: str, **vision: Any) -> Family:
+def _qwen(kind: str, *, text: dict[str, Any] | None = None, **vision: Any) -> Family:
     marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
     def config(ids: Any, size: int) -> Any:
         names = {"vision_start_token_id": marks[0], "vision_end_token_id": marks[1], "image_token_id": marks[2], "video_token_id": marks[3]}
         shared = dict(depth=2, num_heads=2, patch_size=14, spatial_merge_size=2)
-        text = TEXT | dict(vocab_size=size, rope_parameters=MROPE, bos_token_id=1, eos_token_id=2, head_dim=8)
-        return getattr(transformers, kind)(text_config=text, vision_config=shared | vision, **{n: ids(mark) for n, mark in names.items()})
+        words = TEXT | dict(vocab_size=size, rope_parameters=MROPE, bos_token_id=1, eos_token_id=2, head_dim=8) | (text or {})
+        return getattr(transformers, kind)(text_config=words, vision_config=shared | vision, **{n: ids(mark) for n, mark in names.items()})
 
     def images() -> Any:
         return transformers.Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=84 * 84)
 
     return Family(config, images, marks, picture="<|vision_start|><|image_pad|><|vision_end|>")
+
+
+def _llava_next(ids: Any, size: int) -> Any:
+    text, vision = transformers.LlamaConfig(**TEXT, vocab_size=size), transformers.CLIPVisionConfig(**CLIP)
+    names = {"image_token_index": ids("<image>"), "image_grid_pinpoints": TILES}
+    return transformers.LlavaNextConfig(vision_config=vision, text_config=text, **names)
 
 
 def _llava(ids: Any, size: int) -> Any:
@@ -187,6 +200,14 @@ FAMILIES = {
     ),
     "qwen3_vl": _qwen(
         "Qwen3VLConfig", hidden_size=32, out_hidden_size=32, intermediate_size=40, num_position_embeddings=16, deepstack_visual_indexes=[0]
+    ),
+    "qwen3_5": _qwen("Qwen3_5Config", text=LINEAR, hidden_size=32, out_hidden_size=32, intermediate_size=40, num_position_embeddings=16),
+    "llava_next": Family(
+        _llava_next,
+        lambda: transformers.LlavaNextImageProcessorPil(
+            size={"shortest_edge": 28}, crop_size=SQUARE["crop_size"], image_grid_pinpoints=TILES
+        ),
+        settings={"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
     ),
     "llava": Family(
         _llava,

@@ -67,7 +67,7 @@ def test_readers_say_why_it_was_not_made(artifacts, read):
 @pytest.mark.parametrize(
     "command",
     [
-        ["check", "artifacts/generations/g2"],
+        ["contract", "artifacts/generations/g2"],
         ["explain", "web-1", "--generation", "artifacts/generations/g2"],
         ["export", "artifacts/generations/g2", "--format", "coco", "--out", "exported"],
         ["review", "artifacts/generations/g2", "--out", "sheet.html"],
@@ -110,7 +110,7 @@ def test_a_stage_behind_a_stop_leaves_placeholders_and_no_run(artifacts, stage, 
     monkeypatch.chdir(artifacts.parent)
     (artifacts / "decisions/g1.json").write_text(json.dumps({"go_on": False, "stopped": REASON}))
     with caplog.at_level("INFO", "blip_core"):
-        assert main([stage, *words(stage), "--params", str(ROOT / "params.yaml"), "--run", f"r2/{stage}"]) == 0
+        assert main(["stage", stage, *words(stage), "--params", str(ROOT / "params.yaml"), "--run", f"r2/{stage}"]) == 0
     assert stopped(Path("out")) == REASON and REASON in caplog.text
     assert not Path("mlflow.db").exists() and not Path(".work").exists()
     if stage == "tune_filter":
@@ -120,7 +120,7 @@ def test_a_stage_behind_a_stop_leaves_placeholders_and_no_run(artifacts, stage, 
 def test_a_decision_to_go_on_lets_the_stage_do_its_work(artifacts, monkeypatch, capsys):
     monkeypatch.chdir(artifacts.parent)
     (artifacts / "decisions/g1.json").write_text('{"go_on": true}')
-    assert main(["tune_filter", *words("tune_filter"), "--params", str(ROOT / "params.yaml")]) == 1
+    assert main(["stage", "tune_filter", *words("tune_filter"), "--params", str(ROOT / "params.yaml")]) == 1
     assert "g: missing" in capsys.readouterr().err and not Path("out").exists()
 
 

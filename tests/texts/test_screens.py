@@ -53,9 +53,11 @@ def column(texts: list[str]) -> pa.ChunkedArray:
 FILE_NAMES = """IMG_1234.jpg|IMG_1234|img 3 jpg|DSC00012|DSC_0012|_DSC0012|_MG_4711|DSCN0012|MVI_0001.MOV|P1010023|100_0123|IMG-1234 copy
 Screenshot 2021-03-04 at 10.11.12 AM|Screen Shot 2014-01-01 at 1.02.03 PM.png|screenshot-2021-03-04|WhatsApp Image 2020-01-02 at 12.34.56
 微信图片_20200101|截图1|image001|image (2)|photo 12 of 24|untitled-3|fig 2|logo.png|my holiday.JPG|foo.jpg?w=300|step④：高压锅蒸煮.jpg
-1920x1080|2019-05-04|20190312_143355|12|$9.99|>|3f2a9c71e0b4|550e8400-e29b-41d4-a716-446655440000|71kZ8xQ9L._AC_SL1500_"""
+1920x1080|2019-05-04|20190312_143355|12|$9.99|>|3f2a9c71e0b4|550e8400-e29b-41d4-a716-446655440000|71kZ8xQ9L._AC_SL1500_
+(null)|<none>|#N/A|n.a|\\N|Unknown|not available|no description available"""
 NO_FILE_NAMES = """a red ball|Screenshot of an appointment slot in Google calendar|photo of 2 dogs|image of 3 dogs|scan of a brain
-video game|F-16 over the sea|COVID-19|A320|BMW 320|Boeing 747|GTX1080|R2D2|iPhone14Pro|H1N1 virus|12 Angry Men|2 dogs
+video game|Nan bread|none of them|missing cat|unknown soldier
+F-16 over the sea|COVID-19|A320|BMW 320|Boeing 747|GTX1080|R2D2|iPhone14Pro|H1N1 virus|12 Angry Men|2 dogs
 figure skating 2010|page boy|apple-strudel-1|baked-pasta-with-broccoli|水煮牛肉-预览图-6|白灼菜心|3D printed car
 a 1080p60fps monitor|Slide at the park 3|default"""
 
@@ -104,6 +106,12 @@ def test_words_with_numbers_are_no_file_names(text):
         r"for $n \to \infty$ it ends",
         r"the area \(\pi r^2\)",
         "proof of $a^2+b^2=c^2$",
+        # Markdown and forums
+        "![a cat](cat.png)",
+        "[the museum](https://x.org) at night",
+        "a **red** ball",
+        "## Our holidays",
+        "[b]cheap[/b] shoes",
     ],
 )
 def test_markup(text):
@@ -117,7 +125,19 @@ def test_markup(text):
         *["shoes from $5 to $10", "US$5 or A$7, not $ 9", r"\$5 off, \$10 at most", "$$$", "$9.99^ and up", "ke$ha and A$AP rocky"],
         *["5'' x 7'' print", "a frame of 8''x10''", "the '80s and the '90s", "rock 'n' roll", "``Hello'', he said", "``a'' and ``b''"],
         *["the `real' thing", "it`s a cat", "at 10:30: a dog", "[live] at Wembley [HD]", "a = b", "=) nice", "wow ... :: so", r"C:\new"],
-        *["Q&A;", r"¯\_(ツ)_/¯", r"and\or", "{red} ball", "a_b_c", "2^10 grains", "$1_000"],
+        *[
+            "Q&A;",
+            r"¯\_(ツ)_/¯",
+            r"and\or",
+            "{red} ball",
+            "f**k and s**t",
+            "#dogs of Rome",
+            "4** and 5** hotels",
+            "a cat [1] (left)",
+            "a_b_c",
+            "2^10 grains",
+            "$1_000",
+        ],
     ],
 )
 def test_signs_that_are_no_markup(text):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from blip_core.tracking import runs as tracking
+from blip_core.tracking.passes import with_intervals
 from blip_core.tracking.provenance import chain_id, dvc_md5s, flatten, git_state
 from blip_core.tracking.runs import stage_run
 
@@ -67,6 +68,10 @@ def runs(root, name):
     return client(root).search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
 
 
+def passes(root):
+    return client(root).search_runs(["1"], "tags.pass != ''", order_by=["attributes.start_time DESC"])
+
+
 def track(root, name="base/ingest", inputs=(), params=None):
     return stage_run(name, stage=name.split("/")[1], params=params or {}, inputs=list(inputs), root=root)
 
@@ -79,7 +84,7 @@ def test_run_says_what_went_in_and_what_came_out(root):
         run.tag("note", "yes")
         (root / "table.txt").write_text("table")
         run.artifact(root / "table.txt")
-    [child], [parent] = runs(root, "caption"), runs(root, "r1")
+    [child], [parent] = runs(root, "caption@r1"), passes(root)
     assert child.data.params == {"sampler.name": "nucleus", "sampler.p": "0.9", "sources": '["web", "human"]'}
     assert [(m.step, m.value) for m in client(root).get_metric_history(child.info.run_id, "loss")] == [(1, 2.0), (2, 1.0)]
     assert child.data.metrics["recall_1"] == 0.25
@@ -102,7 +107,8 @@ def test_generation_is_a_dataset_found_by_its_md5(root):
     generation = root / "artifacts/generations/g0"  # an absolute path names the same input
     with track(root, inputs=[generation, Path("artifacts/gates/g0.json")]):
         pass
-    [run] = client(root).search_runs(["1"], f"dataset.digest = '{DIGITS}.dir'")
+    run, parent = client(root).search_runs(["1"], f"dataset.digest = '{DIGITS}.dir'", order_by=["tags.stage DESC"])
+    assert (run.info.run_name, parent.info.run_id) == ("ingest", run.data.tags["mlflow.parentRunId"])
     [dataset] = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.source_type) == ("g0", "dvc")
     assert json.loads(dataset.dataset.source) == {"path": "artifacts/generations/g0", "md5": f"{DIGITS}.dir"}
@@ -115,16 +121,77 @@ def test_folder_of_several_outputs_is_known_by_each_of_them(root):
     assert {k for k in run.data.tags if k.startswith("dvc.")} == {"dvc.artifacts/evaluations/g0", "dvc.artifacts/evaluations/g1"}
 
 
-def test_stages_of_a_round_share_a_parent_until_the_parameters_change(root):
+def test_stages_of_a_pass_share_a_run_until_the_parameters_change(root):
     for name in ("base/ingest", "base/validate", "r1/caption"):
         with track(root, name):
             pass
-    assert (len(runs(root, "base")), len(runs(root, "r1"))) == (1, 1)
+    assert len(passes(root)) == 1 and passes(root)[0].info.run_name == "pass"
     (root / "params.yaml").write_text("seed: 1\n")
     with track(root, "base/ingest"):
         pass
-    assert len(runs(root, "base")) == 2
+    assert len(passes(root)) == 2
     assert len({r.data.tags["mlflow.parentRunId"] for r in runs(root, "ingest")}) == 2
+
+
+def test_a_pass_says_which_values_and_data_are_others_than_before(root):
+    """Every pass carries each value that ever changed, so a table of passes has no gaps; of the first ones what they had."""
+    first = {"challenger": "g1", "seed": 0, "gate": {"max_noise": 0.5, "min": 1}}
+    for values in (first, first | {"seed": 7}, first | {"seed": 7, "gate": {"max_noise": 0.4, "min": 1}}):
+        (root / "params.yaml").write_text(json.dumps(values))
+        with track(root):
+            pass
+    (root / "data.dvc").write_text(f"outs:\n- md5: {DIGITS}.dir\n  path: data\n")
+    with track(root, inputs=[Path("data"), Path("artifacts/generations/g0")]):
+        pass
+    fourth, third, second, one = passes(root)
+    assert [p.info.run_name for p in (one, second, third, fourth)] == ["g1", "g1: seed=7", "g1: gate.max_noise=0.4", "g1: new data"]
+    assert [p.data.params for p in (one, second, third, fourth)] == [
+        {"seed": "0", "gate.max_noise": "0.5"},
+        {"seed": "7", "gate.max_noise": "0.5"},
+        {"seed": "7", "gate.max_noise": "0.4"},
+        {"seed": "7", "gate.max_noise": "0.4"},
+    ]
+    assert "`gate.max_noise` 0.5 → 0.4" in third.data.tags["mlflow.note.content"]
+    assert {d.dataset.name: d.dataset.digest for d in fourth.inputs.dataset_inputs} == {"data": f"{DIGITS}.dir", "g0": f"{DIGITS}.dir"}
+
+
+def test_a_pass_says_what_came_of_it_and_where_it_stopped(root):
+    with track(root, "r1/gate") as run:
+        run.headline({"noise_before": 0.7, "noise_after": 0.25})
+    with track(root, "base/compare") as run:
+        run.headline({"better": True, "cider": 1.5})
+        run.tag("outcome", "g1 is better than g0.")
+    [only] = passes(root)
+    assert only.data.metrics == {"noise_before": 0.7, "noise_after": 0.25, "better": 1.0, "cider": 1.5}
+    assert (
+        only.data.tags["mlflow.note.content"].startswith("g1 is better than g0.\n")
+        and "| cider | 1.5 |" in only.data.tags["mlflow.note.content"]
+    )
+    with pytest.raises(ValueError), track(root, "r1/gate"):
+        raise ValueError("g1 does not pass its gate\nnoise_web: 0.9, at most 0.5")
+    [only] = passes(root)
+    assert only.data.tags["mlflow.note.content"].startswith("Stopped at gate@r1: g1 does not pass its gate\n")
+    assert "noise_web: 0.9, at most 0.5" in only.data.tags["mlflow.note.content"]
+
+
+def test_intervals_are_a_table_and_no_charts():
+    points, table = with_intervals(
+        {"cider": 1.0, "cider_low": 0.9, "cider_high": 1.1, "images": 7, "tr_r1": 0.5, "tr_r1_chance": 0.1, "x_low": 2.0}
+    )
+    assert points == {"cider": 1.0, "images": 7.0, "tr_r1": 0.5, "x_low": 2.0}
+    assert table.splitlines()[2:] == ["| cider | 1 | 0.9 to 1.1 |  |", "| tr_r1 | 0.5 |  | 0.1 |"]
+
+
+def test_pages_of_mlflow_open_on_the_passes_and_what_people_set_stays(root):
+    with track(root):
+        pass
+    tags = client(root).get_experiment("1").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "metrics.`noise_after`" in json.loads(tags["mlflow.sharedViewState.passes"])["selectedColumns"]
+    client(root).set_experiment_tag("1", "mlflow.note.content", "ours")
+    with track(root):
+        pass
+    assert client(root).get_experiment("1").tags["mlflow.note.content"] == "ours"
 
 
 @pytest.mark.parametrize(
@@ -134,20 +201,20 @@ def test_run_of_a_stage_that_raises_says_why(root, error, status):
     with pytest.raises(type(error)), track(root, "r1/gate") as run:
         run.log({"noise": 0.6})
         raise error
-    [child], [parent] = runs(root, "gate"), runs(root, "r1")
+    [child], [parent] = runs(root, "gate@r1"), passes(root)
     assert (child.info.status, parent.info.status, child.data.metrics) == (status, status, {"noise": 0.6})
     assert child.data.tags["error"] == f"{type(error).__name__}: {error}"
 
 
-def test_parent_recovers_when_the_failed_stage_succeeds(root):
+def test_pass_recovers_when_the_failed_stage_succeeds(root):
     with pytest.raises(ValueError), track(root, "r1/gate"):
         raise ValueError("no")
     with track(root, "r1/assemble"):
-        assert runs(root, "r1")[0].info.status == "RUNNING"
-    assert runs(root, "r1")[0].info.status == "FAILED"
+        assert passes(root)[0].info.status == "RUNNING"
+    assert passes(root)[0].info.status == "FAILED"
     with track(root, "r1/gate"):
         pass
-    assert runs(root, "r1")[0].info.status == "FINISHED"
+    assert passes(root)[0].info.status == "FINISHED"
 
 
 def test_metrics_that_are_not_finite_are_dropped_with_one_warning(root, caplog):
@@ -255,7 +322,7 @@ def test_run_that_mlflow_never_saw_is_sent_by_the_next_stage(root):
     assert run.run_id is None and journals(root)
     with track(root, "r1/score"):
         pass
-    [child], [parent] = runs(root, "caption"), runs(root, "r1")
+    [child], [parent] = runs(root, "caption@r1"), passes(root)
     history = client(root).get_metric_history(child.info.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(step, 1.0 / (1 + step)) for step in range(2500)]
     assert all(before <= t <= after for t in (child.info.start_time, child.info.end_time, *(m.timestamp for m in history)))
@@ -284,11 +351,11 @@ def killed(root, name):
 def test_run_of_a_killed_stage_is_closed_and_keeps_its_last_metrics(root):
     """It stood as RUNNING for ever, without what waited for the next flush."""
     killed(root, "r1/caption")
-    assert runs(root, "caption")[0].info.status == "RUNNING"
+    assert runs(root, "caption@r1")[0].info.status == "RUNNING"
     with track(root, "r1/caption"):
-        assert len(runs(root, "caption")) == 2
-    again, first = runs(root, "caption")
-    assert (first.info.status, again.info.status, runs(root, "r1")[0].info.status) == ("KILLED", "FINISHED", "FINISHED")
+        assert len(runs(root, "caption@r1")) == 2
+    again, first = runs(root, "caption@r1")
+    assert (first.info.status, again.info.status, passes(root)[0].info.status) == ("KILLED", "FINISHED", "FINISHED")
     assert [m.step for m in client(root).get_metric_history(first.info.run_id, "loss")] == list(range(100))
 
 
@@ -303,7 +370,7 @@ def test_what_is_kept_is_sent_by_a_command_too_even_to_a_new_database(root, data
         elsewhere.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/other.db")
         assert main(["outbox"]) == 0 and f"0 runs sent to MLflow at sqlite:///{root}/other.db; more is kept for" in capsys.readouterr().out
     assert main(["outbox"]) == 0 and capsys.readouterr().out.startswith("1 run sent")
-    [child] = runs(root, "caption")
+    [child] = runs(root, "caption@r1")
     assert (child.info.status, len(client(root).get_metric_history(child.info.run_id, "loss"))) == ("KILLED", 100)
 
 
@@ -314,7 +381,7 @@ def test_a_database_that_is_deleted_under_a_stage_is_noticed(root, database):
     shutil.copy(database, root / "mlflow.db")
     with track(root, "r1/score"):
         pass
-    [child] = runs(root, "caption")
+    [child] = runs(root, "caption@r1")
     assert (child.info.status, len(client(root).get_metric_history(child.info.run_id, "loss"))) == ("FINISHED", 100)
 
 
@@ -328,7 +395,7 @@ def test_what_was_cut_off_while_it_was_sent_counts_once(root):
         path.write_bytes(text + b'\n{"metr')  # as a full disk cuts a record off
         with track(root, "r1/score"):
             pass
-    [child] = runs(root, "caption")
+    [child] = runs(root, "caption@r1")
     assert len(client(root).get_metric_history(child.info.run_id, "loss")) == 1
 
 
@@ -346,10 +413,10 @@ def test_two_first_processes_make_one_schema_and_one_parent(empty):
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     started = [subprocess.Popen([sys.executable, "-c", code, f"r1/{n}"], env=environment) for n in ("a", "b")]
     assert [p.wait(60) for p in started] == [0, 0]
-    [parent] = runs(empty, "r1")
+    [parent] = passes(empty)
     assert parent.info.status == "FINISHED"
     for name in ("a", "b"):
-        [child] = runs(empty, name)
+        [child] = runs(empty, f"{name}@r1")
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id and child.data.metrics == {"x": 1.0}
 
 

@@ -10,16 +10,8 @@ import torch.nn.functional as F
 from blip_core.compute.padding import tokenize
 from blip_core.config.training import ContrastConfig
 from blip_core.files.content import hash64
-from blip_core.training.objectives import (
-    Batch,
-    Contrast,
-    PretrainObjective,
-    _draws,
-    draw_negatives,
-    language_loss,
-    matching_loss,
-    momentum_twin,
-)
+from blip_core.training.objectives import Contrast, PretrainObjective, _draws, draw_negatives, language_loss, matching_loss, momentum_twin
+from blip_core.training.step import Batch
 
 TEXTS = ["a red ball", "a blue star on grass", "there is a green box", "a photo of a red star", "a box and a ball", "a green ball"]
 
@@ -35,7 +27,17 @@ def batch_of(tokenizer, *, texts=None, images=None, step=0, progress=0.5, prompt
     images = images or list(range(len(texts)))
     pixels = torch.stack([torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(100 + i)) for i in images])
     text_ids = torch.tensor([hash64(t) for t in texts])
-    return Batch(pixels, ids, mask, prompt_tokens, torch.tensor(images), text_ids, step, progress, seed=0)
+    return Batch(
+        pixels=pixels,
+        ids=ids,
+        mask=mask,
+        prompt_tokens=prompt_tokens,
+        image_ids=torch.tensor(images),
+        text_ids=text_ids,
+        step=step,
+        progress=progress,
+        seed=0,
+    )
 
 
 def run_contrast(contrast, model, batch):

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import yaml
 
-from blip_core.tracking.provenance import ancestry, parse_lock, stale
+from blip_core.tracking.provenance import ancestry, outdated, parse_lock, stale
 from tests.support.team import copy_team, done, refused, verb
 
 
@@ -72,6 +73,30 @@ def test_ancestry_is_in_the_order_of_making_and_staleness_is_seen_at_any_depth(t
     lock["ingest"].outs["artifacts/generations/g0"] = "other.dir"
     [fault] = stale(lock, ["artifacts/models/g1"])
     assert fault.startswith("assemble read artifacts/generations/g0 as") and fault.endswith("but ingest made it other.dir")
+
+
+def test_outputs_of_an_earlier_run_are_told_from_those_of_this_one(tmp_path):
+    """By what each stage read: another version, a file that is gone, or a folder that holds such an output."""
+
+    def stage(deps: dict[str, str], outs: dict[str, str]) -> dict:
+        return {kind: [{"path": p, "md5": m} for p, m in paths.items()] for kind, paths in (("deps", deps), ("outs", outs))}
+
+    stages = {
+        "assemble": stage({"data": "d"}, {"g1": "new"}),
+        "gate": stage({"g1": "old"}, {"gates/g1": "yes"}),
+        "pretrain": stage({"gates/g1": "yes"}, {"models/g1": "m"}),
+        "other": stage({"data": "d"}, {"models/g0": "m"}),
+        "compare": stage({"models": "both"}, {"comparison": "c"}),
+    }
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
+    for path in ("g1", "gates/g1", "models/g1", "models/g0", "comparison"):
+        (tmp_path / path).mkdir(parents=True)
+    assert outdated(tmp_path) == {"gates/g1", "models/g1", "comparison"}
+    stages["gate"] = stage({"g1": "new"}, {"gates/g1": "yes"})
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
+    assert outdated(tmp_path) == set()
+    (tmp_path / "gates/g1").rmdir()
+    assert outdated(tmp_path) == {"models/g1", "comparison"}, "a gate that says no takes its file away"
 
 
 @pytest.mark.parametrize(

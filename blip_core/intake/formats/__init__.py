@@ -2,10 +2,11 @@
 
     EXPECTS: str                                    what a folder of this format holds, for error messages
     recognises(path: Path) -> bool                  by a look at the files; cheap
-    units(path: Path) -> list[unit]                 work for one process each, in a fixed order; a unit pickles, has a `name`, and
-                                                    `files`: those that it reads, by their path below the root. What no unit and no
-                                                    record names is told as not understood (account.py).
-                                                    Those of DECLARABLE also take `fields`: columns by name instead of by a search
+    units(path: Path) -> list[unit]                 work for one process each, in a fixed order; a unit pickles, has a `name`, a
+                                                    `size` (its samples; of a tar its bytes), and `files`: those that it reads, by
+                                                    their path below the root. What no unit and no record names is told as not
+                                                    understood (account.py). Those of DECLARABLE also take `fields`: columns by name
+                                                    instead of by a search
     read(unit) -> Iterator[Record | RejectedRow]    every sample or row of the unit, in a fixed order, one in memory at a time
 
 To add a format, write the module and put its name into FORMATS. Where images lie as files beside a list, `files.py` (a JSON list,

@@ -3,7 +3,9 @@
 COCO publishes no captions of its test images. Without a list of test captions, half of the val images are dealt into test.
 """
 
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,11 @@ def units(path: Path) -> list[FileUnit]:
     has_test = any(split_of_name(p.stem) == "test" for p in lists)
     root = path if path.is_dir() else path.parent
     found, others = [], files.image_folder(root)
-    for file in lists:
+    for file, value in _captioned(lists):
         # one folder of another name will do, but not train's for the pictures of val: names may repeat
         split = split_of_name(file.stem)
         own = tuple(f for f in others if split is None or split_of_name(f) in (None, split))
-        found += files.slices(root, file.name, _entries(file, has_test, own), of=file)
+        found += files.slices(root, file.name, _entries(file, value, has_test, own), of=file)
     return found
 
 
@@ -48,16 +50,39 @@ def _lists(path: Path) -> list[Path]:
     return [p for p in named if files.head_holds(p, "annotations", "file_name")]
 
 
-def _entries(file: Path, has_test: bool, others: tuple[str, ...]) -> list[Entry]:
+def _captioned(lists: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each list with what it holds. One whose annotations have no field of captions, as boxes and key points, is of another task;
+    ValueError where all are."""
+    strange, found = "", False
+    for file in lists:
+        value = files.load_json(file)
+        rows = files.listed(file, value, "annotations")
+        if not rows or any(isinstance(row, dict) and "caption" in row for row in rows):
+            found = True
+            yield file, value
+            continue
+        fields = sorted(rows[0]) if isinstance(rows[0], dict) else rows[0]
+        strange = strange or f"{file}: annotations[0]: expected image_id and caption, got {fields!r:.200}; is this a list of captions?"
+    if not found:
+        raise ValueError(strange)
+
+
+def _entries(file: Path, value: dict[str, Any], has_test: bool, others: tuple[str, ...]) -> list[Entry]:
     """An entry for each image with its captions, and one for each image or annotation that can't be used."""
-    value = files.load_json(file)
     captions, entries = _captions(file, files.listed(file, value, "annotations"))
     images = [image if isinstance(image, dict) else {} for image in files.listed(file, value, "images")]
     names: dict[object, dict[str, None]] = defaultdict(dict)  # by id, in order
     for image in images:
         names[_identity(image.get("id"))][str(image.get("file_name"))] = None
+    seen: set[object] = set()
     for i, image in enumerate(images):
-        own = captions.get(_identity(image.get("id")), {})
+        identity = _identity(image.get("id"))
+        if identity in seen and len(names[identity]) == 1:
+            again = ("duplicate_key", "the list has this image before")
+            entries.append(Entry(str(identity), (), (), None, None, f"{file.name}:images[{i}]", again))
+            continue
+        seen.add(identity)
+        own = captions.get(identity, {})
         entries.append(_entry(image, tuple(own.values()), f"{file.name}:images[{i}]", file.stem, names, has_test, others))
     for number in captions.keys() - names.keys():
         for i, text in captions[number].items():
@@ -67,9 +92,7 @@ def _entries(file: Path, has_test: bool, others: tuple[str, ...]) -> list[Entry]
 
 
 def _captions(file: Path, rows: list[Any]) -> tuple[dict[object, dict[int, str]], list[Entry]]:
-    """Captions by the image's id and their number in the list; an entry for each row that holds none.
-
-    ValueError where no row has one: boxes and key points are annotations too."""
+    """Captions by the image's id and their number in the list; an entry for each row that holds none."""
     captions: dict[object, dict[int, str]] = defaultdict(dict)
     bad = []
     for i, row in enumerate(rows):
@@ -80,9 +103,6 @@ def _captions(file: Path, rows: list[Any]) -> tuple[dict[object, dict[int, str]]
         got = {name: row.get(name) for name in ("image_id", "caption")} if isinstance(row, dict) else row
         fault = ("bad_row", f"expected image_id and caption, got {got!r:.200}")
         bad.append(Entry("", (), (), None, None, f"{file.name}:annotations[{i}]", fault))
-    if bad and not captions:
-        fields = sorted(rows[0]) if isinstance(rows[0], dict) else rows[0]
-        raise ValueError(f"{file}: annotations[0]: expected image_id and caption, got {fields!r:.200}; is this a list of captions?")
     return captions, bad
 
 
@@ -92,8 +112,8 @@ def _identity(value: object) -> object:
         return None
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and value.strip().isdecimal():
-        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\d+(?:\.0+)?", value.strip()):
+        return int(value.partition(".")[0])
     return value if isinstance(value, int | str) and value != "" else None
 
 

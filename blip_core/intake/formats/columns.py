@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 from blip_core.config.intake import FieldsConfig
 
-# whose bytes are looked at; what they turn out to be decides. The first four are tried where a list names no ending
+# whose bytes are looked at; what they turn out to be decides. Where a list names no ending, they are tried in this order
 IMAGE_ENDS = tuple(".jpg .jpeg .png .webp .gif .jpe .jfif .bmp .tif .tiff .avif .heic .heif .jp2".split())
 SEARCH = FieldsConfig(image=None, text=None, split=None)
 
@@ -20,6 +20,8 @@ SPLITS = ("split", "set", "subset")
 _NUMBERED = re.compile(rf"(?:{'|'.join(TEXTS)})[ _-]?\d+")  # caption_0 to caption_4, as Flickr8k is often passed on
 # blip_caption, caption_en: taken where a table has one such column and none of the names above
 SUFFIXED = r"(?:[a-z0-9]+_)+(?:caption|captions|text|title|description)|(?:caption|text|title|description)_[a-z]{2}"
+NAME_IT = "name it in ingest.web_fields.text or clean_fields, or inspect --text"
+_MOST_SHOWN = 40  # characters of a column's name in a message
 _MOST_LISTED = 1 << 17  # characters of a list in a cell
 IMAGE_FILE = rb'"[^"]{1,2000}\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?)"'  # as a value in JSON
 _FLICKR_NUMBER = re.compile(r"(.+\.(?:jpe?g|png))#\w+", re.IGNORECASE)  # 1000268201_693b08cb0e.jpg#0
@@ -47,8 +49,18 @@ def text_columns(names: list[str] | tuple[str, ...], declared: str | None = None
     one = column(names, TEXTS)
     if one:
         return (one,)
-    suffixed = tuple(n for n in names if re.fullmatch(SUFFIXED, _plain(n)))
-    return tuple(n for n in names if _NUMBERED.fullmatch(_plain(n))) or (suffixed if len(suffixed) == 1 else ())
+    ending = suffixed(names)
+    return tuple(n for n in names if _NUMBERED.fullmatch(_plain(n))) or (ending if len(ending) == 1 else ())
+
+
+def suffixed(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """Columns such as blip_caption and caption_en; which of several holds the texts is not plain."""
+    return tuple(n for n in names if re.fullmatch(SUFFIXED, _plain(n)))
+
+
+def shown(names: tuple[str, ...]) -> str:
+    """The first names of columns for a message; the first row of a table without names may hold anything."""
+    return ", ".join(repr(name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}…") for name in names[:12]) or "none"
 
 
 def is_url(value: object) -> TypeGuard[str]:

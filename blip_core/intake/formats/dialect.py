@@ -20,13 +20,13 @@ _MOST_FIELD = 96 << 20  # characters; a picture in base64 is long
 class Dialect:
     delimiter: str = ","
     quote: str = '"'
-    escape: str = ""  # before a quote within quotes; none: it is doubled
+    escape: str = ""  # before a quote within quotes; none: it is doubled. Before any other sign it is a sign of the text
 
     def cells(self, lines: Iterable[str]) -> Iterator[list[str]]:
         """Rows by the strict rules; csv.Error where one breaks them."""
         csv.field_size_limit(_MOST_FIELD)
         return csv.reader(
-            lines,
+            map(self._plain, lines) if self.escape else lines,
             delimiter=self.delimiter,
             quotechar=self.quote or None,
             quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
@@ -35,6 +35,11 @@ class Dialect:
             skipinitialspace=True,
             strict=True,
         )
+
+    def _plain(self, line: str) -> str:
+        """Spark writes C:\\new as it is, where csv would take the backslash away."""
+        special = (self.quote, self.delimiter, self.escape)
+        return re.sub(rf"{re.escape(self.escape)}(.?)", lambda m: m[0] if m[1] in special else self.escape + m[0], line, flags=re.DOTALL)
 
     @property
     def other(self) -> "Dialect":

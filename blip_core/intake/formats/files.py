@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,7 +14,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow
 from blip_core.intake.formats.columns import IMAGE_ENDS
 from blip_core.intake.formats.inline import picture_of
-from blip_core.intake.formats.rows import is_json_lines
+from blip_core.intake.formats.rows import is_json_lines, open_table, scan
 from blip_core.intake.walk import below
 from blip_core.tables.shards import KEY
 
@@ -47,6 +48,10 @@ class FileUnit:
     root: Path
     entries: tuple[Entry, ...]
     files: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.entries)
 
 
 def slices(root: Path, name: str, entries: list[Entry], *, of: Path | None = None) -> list[FileUnit]:
@@ -86,13 +91,13 @@ def places(name: str, *folders: str) -> tuple[str, ...]:
 
     Lists often carry the paths of their author's machine. Of an absolute one its ends are tried, down to the last folder and name:
     a bare name could be another picture's."""
-    name = name.replace("\\", "/") if "/" not in name else name
+    name = name.replace("\\", "/")
     drive = re.match(r"[A-Za-z]:/", name)
     parts = [p for p in name[2 * bool(drive) :].split("/") if p not in ("", ".")]
     absolute = drive or name.startswith("/")
     first = max(0, len(parts) - _MOST_FOLDERS)
     ends = ["/".join(parts[i:]) for i in range(first, max(first + 1, len(parts) - 1))] if absolute else ["/".join(parts)]
-    dressed = [e + x for e in ends for x in (("",) if e.lower().endswith(IMAGE_ENDS) else ("", *IMAGE_ENDS[:4]))]
+    dressed = [e + x for e in ends for x in (("",) if e.lower().endswith(IMAGE_ENDS) else ("", *IMAGE_ENDS))]
     found = [f"{folder}/{middle}{e}".removeprefix("./") for e in dressed for folder in (*folders, ".") for middle in ("", "images/")]
     return tuple(dict.fromkeys(found))
 
@@ -124,14 +129,19 @@ def _find(root: Path, paths: tuple[str, ...]) -> str:
         lengths = [len(part.encode("utf-8", "replace")) for part in path.parts]
         if path.is_absolute() or ".." in path.parts or max(lengths, default=0) > _MOST_NAME or sum(lengths) > _MOST_PATH:
             raise Rejected("unsafe_key", f"the image's path {str(path)[:200]!r} leaves the folder or is too long")
-    spelled = (other for path in paths for other in _spellings(path))
-    found = next((p for p in (*paths, *spelled) if is_file(root / p)), None)
+    found = present(root, paths)
     if found is None:
         raise Rejected("missing_image", f"no file {' or '.join(paths)}")
     return PurePosixPath(found).as_posix()
 
 
-def is_file(path: Path) -> bool:
+def present(root: Path, paths: tuple[str, ...]) -> str | None:
+    """The first of the paths below the root where a file lies, as it is written or in another spelling."""
+    spelled = (other for path in paths for other in _spellings(path))
+    return next((p for p in chain(paths, spelled) if _is_file(root / p)), None)
+
+
+def _is_file(path: Path) -> bool:
     """Also of what can't be a path at all, such as a text of thousands of characters."""
     try:
         return path.is_file()
@@ -148,11 +158,10 @@ def _image(file: Path) -> bytes:
 
 def _spellings(path: str) -> Iterator[str]:
     """a.JPG for a.jpg and back, of a list that was made where file names have no case; and an accent as one character or as two, in which
-    file systems differ."""
-    stem, dot, end = path.rpartition(".")
-    yield stem + dot + (end.upper() if end.islower() else end.lower())
-    if not path.isascii():
-        yield from (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    file systems differ; or both."""
+    for form in (path,) if path.isascii() else (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path)):
+        stem, dot, end = form.rpartition(".")
+        yield from (form, stem + dot + (end.upper() if end.islower() else end.lower()))
 
 
 def json_files(path: Path) -> list[Path]:
@@ -168,16 +177,22 @@ def json_files(path: Path) -> list[Path]:
 def head_holds(path: Path, *words: str, opens: str = "{", value: bytes = b"") -> bool:
     """Whether the file is a JSON object (`opens` "[": a list) that names one of these keys (regular expressions) in its first megabyte,
     before a value that begins with `value` (likewise)."""
-    with path.open("rb") as f:
-        head = f.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+    head = head_of(path)
     begins = head.startswith(opens.encode()) or (opens == "[" and _WRAPPED.search(head) is not None)
     return begins and any(re.search(rb'"%s"\s*:\s*%s' % (w.encode(), value), head, re.IGNORECASE) for w in words)
 
 
+def head_of(path: Path) -> bytes:
+    """The file's first megabyte, from its first sign on."""
+    with path.open("rb") as f:
+        return f.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
 def load_rows(path: Path) -> list[Any]:
-    """A JSON list, the one that an object holds under `data` or the like, or the objects of JSON lines."""
+    """A JSON list, the one that an object holds under `data` or the like, or the objects of JSON lines; Rejected for a line that is
+    none."""
     if is_json_lines(path):
-        return [json.loads(line) for line in path.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
+        return [row.values for row in scan(open_table(path))]
     value = load_json(path, (dict, list))
     if isinstance(value, list):
         return value

@@ -1,5 +1,6 @@
 """Karpathy's splits: dataset_coco.json, dataset_flickr30k.json, dataset_flickr8k.json, and RSICD in the same schema."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from blip_core.intake.formats import files, named_split
@@ -22,7 +23,7 @@ def units(path: Path) -> list[FileUnit]:
     for file in lists:
         images = files.listed(file, files.load_json(file), "images")
         prefix = f"{file.stem}-" if len(lists) > 1 else ""  # ids count from 0 in each list
-        entries = [_entry(image, f"{file.name}:images[{i}]", prefix, folder) for i, image in enumerate(images)]
+        entries = [e for i, image in enumerate(images) for e in _entries(image, f"{file.name}:images[{i}]", prefix, folder)]
         found += files.slices(root, file.name, entries, of=file)
     return found
 
@@ -31,7 +32,8 @@ def _lists(path: Path) -> list[Path]:
     return [p for p in files.json_files(path) if files.head_holds(p, "sentences")]
 
 
-def _entry(image: object, where: str, prefix: str, folders: tuple[str, ...]) -> Entry:
+def _entries(image: object, where: str, prefix: str, folders: tuple[str, ...]) -> Iterator[Entry]:
+    """The image with its sentences, and an entry for each sentence that holds none."""
     image = image if isinstance(image, dict) else {}
     filename, sentences = image.get("filename"), image.get("sentences")
     number = image.get("cocoid", image.get("imgid"))
@@ -42,27 +44,33 @@ def _entry(image: object, where: str, prefix: str, folders: tuple[str, ...]) -> 
     elif split is None:
         fault = ("unknown_split", f"split {image.get('split')!r}, expected train, restval, val or test")
     stem = str(filename).rpartition(".")[0]
-    return Entry(
+    given = sentences if isinstance(sentences, list) else []
+    texts = [_text(sentence) for sentence in given]
+    yield Entry(
         key=stem if KEY.fullmatch(stem) else f"{prefix}{number}",
         paths=_paths(image.get("filepath"), str(filename), folders),
-        texts=tuple(text for text in map(_text, sentences or []) if text) if not fault else (),
+        texts=tuple(text for text in texts if text is not None),
         image_id=f"{prefix}{number}",
         split=split,
         where=where,
         fault=fault,
     )
+    for i, text in enumerate(texts):
+        if text is None:
+            bad = ("bad_row", f"expected a sentence with raw or tokens, got {given[i]!r:.100}")
+            yield Entry("", (), (), None, split, f"{where}.sentences[{i}]", bad)
 
 
 def _paths(folder: object, filename: str, folders: tuple[str, ...]) -> tuple[str, ...]:
-    places = [f"{folder}/{filename}", f"images/{folder}/{filename}"] * isinstance(folder, str) + [f"images/{filename}", filename]
-    return tuple(dict.fromkeys([*places, *(f"{other}/{filename}" for other in folders)]))
+    named = files.places(f"{folder}/{filename}", ".") if isinstance(folder, str) else ()
+    return tuple(dict.fromkeys((*named, *files.places(filename, "images", ".", *folders))))
 
 
-def _text(sentence: object) -> str:
-    """As it was written; the words of it where only those are given."""
+def _text(sentence: object) -> str | None:
+    """As it was written; the words of it where only those are given. None for what is no sentence."""
     if not isinstance(sentence, dict):
-        return ""
+        return sentence if isinstance(sentence, str) else None
     if isinstance(sentence.get("raw"), str):
         return sentence["raw"]
     tokens = sentence.get("tokens")
-    return " ".join(map(str, tokens)) if isinstance(tokens, list) else ""
+    return " ".join(map(str, tokens)) if isinstance(tokens, list) else None

@@ -74,6 +74,10 @@ class RowUnit:
     def files(self) -> tuple[str, ...]:
         return (self.listing.name, *self.listing.beside)
 
+    @property
+    def size(self) -> int:
+        return len(self.places)
+
 
 @dataclass(frozen=True)
 class BadTable:
@@ -81,6 +85,7 @@ class BadTable:
 
     name: str
     detail: str
+    size = 1
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What a folder that no format recognises seems to be, and what it lacks: the first thing that its owner wants to know."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -7,11 +8,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip_core.intake.formats.columns import IMAGE_ENDS, TEXTS
+from blip_core.intake.formats.parquet import holds_image
 from blip_core.intake.formats.rows import PARQUET_FAULTS
 from blip_core.intake.walk import Below, below
 
-_ARCHIVES = (".zip", ".7z", ".rar")
+_ARCHIVE = re.compile(r".*\.(?:zip|7z|rar|gz|bz2|xz|zst|lz4|z|tgz|tbz2?|txz|tar(?:\..*)?)(?:\.\d+)?", re.IGNORECASE)
+_OTHERS = {
+    "datasets.Dataset.from_file(FILE).to_parquet(FILE)": (".arrow", ".feather"),
+    "a spreadsheet saves its rows as CSV": (".xlsx", ".xls", ".ods"),
+    "write the samples as Parquet or as WebDataset tars": (
+        ".tfrecord .tfrecords .h5 .hdf5 .lmdb .mdb .pkl .pickle .pt .npz .beton .mds .msgpack .db .sqlite".split()
+    ),
+}
 _SHOWN = 3
+
+
+def is_archive(name: str) -> bool:
+    """By its ending; what `tar.py` reads is one too."""
+    return _ARCHIVE.fullmatch(name) is not None
 
 
 def nearest(path: Path) -> str:
@@ -19,7 +33,7 @@ def nearest(path: Path) -> str:
     found = below(path)
     names = [name for name in found.names if not name.rpartition("/")[2].startswith(".")]
     ends = Counter(Path(name).suffix.lower() for name in names)
-    for look in (_saved_to_disk, _archives, _lists_of_pictures, _bare_pictures):
+    for look in (_saved_to_disk, _archives, _lists_of_pictures, _bare_pictures, _other_files):
         if said := look(found, names, ends):
             return said
     return ""
@@ -35,7 +49,7 @@ def _saved_to_disk(found: Below, names: list[str], ends: Counter[str]) -> str:
 
 
 def _archives(found: Below, names: list[str], ends: Counter[str]) -> str:
-    packed = [name for name in names if name.lower().endswith(_ARCHIVES)]
+    packed = [name for name in names if is_archive(name)]
     return f"There are archives that must be unpacked first: {', '.join(packed[:_SHOWN])}" if packed else ""
 
 
@@ -47,7 +61,7 @@ def _lists_of_pictures(found: Below, names: list[str], ends: Counter[str]) -> st
         except PARQUET_FAULTS:
             continue
         for field in schema:
-            if _is_list(field.type) and pa.types.is_struct(field.type.value_type) and "bytes" in {f.name for f in field.type.value_type}:
+            if _is_list(field.type) and holds_image(field.type.value_type):
                 return f"Nearest is parquet, but {path.name} holds lists of pictures under {field.name!r}; write one picture a row"
     return ""
 
@@ -65,6 +79,13 @@ def _bare_pictures(found: Below, names: list[str], ends: Counter[str]) -> str:
         return f"Nearest is sidecar, but no .txt or .caption lies beside any of {len(pictures)} pictures, as {_beside(pictures[0])}"
     wanted = ", ".join(TEXTS[:4])
     return f"Nearest is table, but none of {', '.join(tables[:_SHOWN])} names the pictures in one column and texts ({wanted}, …) in another"
+
+
+def _other_files(found: Below, names: list[str], ends: Counter[str]) -> str:
+    for advice, kinds in _OTHERS.items():
+        if there := [name for name in names if name.lower().endswith(tuple(kinds))]:
+            return f"There are files that no format reads: {', '.join(there[:_SHOWN])}; {advice}"
+    return ""
 
 
 def _beside(name: str) -> str:

@@ -38,6 +38,7 @@ class GroupUnit:
     split: str | None = None
     status: tuple[str, ...] = ()  # img2dataset's columns for what it could not get
     detail: str = ""
+    size: int = 1
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -61,8 +62,9 @@ def units(path: Path, fields: FieldsConfig = SEARCH) -> list[GroupUnit]:
         if columns is None:
             continue
         for group in range(metadata.num_row_groups):
-            found.append(GroupUnit(f"{name} {group}", root, file, group, start, *columns))
-            start += metadata.row_group(group).num_rows
+            rows = metadata.row_group(group).num_rows
+            found.append(GroupUnit(f"{name} {group}", root, file, group, start, *columns, size=rows))
+            start += rows
     return found
 
 
@@ -92,27 +94,31 @@ def _columns(file: Path, fields: FieldsConfig) -> tuple[str, tuple[str, ...], st
         schema = pq.read_schema(file)
     except PARQUET_FAULTS:
         return None
-    images = [f.name for f in schema if _holds_image(f.type)]
+    images = [f.name for f in schema if holds_image(f.type)]
     image = column(images, _IMAGES, fields.image) or (images[0] if len(images) == 1 and not fields.image else None)
     texts, split = text_columns(schema.names, fields.text), column(schema.names, SPLITS, fields.split)
     status = tuple(c for c in ("status", "error_message") if c in schema.names) if {"key", "status"} <= set(schema.names) else ()
     return (image, texts, split, status) if image and texts and not (fields.split and split is None) else None
 
 
-def _holds_image(kind: pa.DataType) -> bool:
+def holds_image(kind: pa.DataType) -> bool:
+    """Bytes, plain or in a struct."""
     if pa.types.is_struct(kind):
-        return any(f.name == "bytes" and _holds_image(f.type) for f in kind)
+        return any(f.name == "bytes" and holds_image(f.type) for f in kind)
+    if pa.types.is_dictionary(kind):
+        return holds_image(kind.value_type)
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _item(unit: GroupUnit, values: dict[str, Any], name: str, at: int) -> Record | RejectedRow:
     """The key is the file's name and the row's number: names within are often null or all the same."""
-    key, where, split = f"{key_of(re.sub('[.]parquet$', '', name))}-{at}", f"{name}:row {at}", None
+    key, where, split = f"{key_of(re.sub('(?i)[.]parquet$', '', name))}-{at}", f"{name}:row {at}", None
+    texts: tuple[str, ...] | None = ()
     try:
+        texts = texts_in(values, unit.texts)
         split = _split(unit, values, name)
         if unit.status and values["status"] != "success":
             raise failure(values["status"], values.get("error_message"))
-        texts = texts_in(values, unit.texts)
         if texts is None:
             got = str([values[c] for c in unit.texts])[:100]
             raise Rejected("bad_row", f"expected a text or a list of texts under {', '.join(unit.texts)}, got {got}")
@@ -127,7 +133,7 @@ def _item(unit: GroupUnit, values: dict[str, Any], name: str, at: int) -> Record
         # several rows may show one picture, a caption each
         return Record(key, data, texts, hashlib.sha256(data).hexdigest()[:16], split, where)
     except Rejected as e:
-        return RejectedRow(key, where, e.reason, e.detail, split)
+        return RejectedRow(key, where, e.reason, e.detail, split, lost=max(1, len(texts or ())))
 
 
 def _split(unit: GroupUnit, values: dict[str, Any], name: str) -> str | None:

@@ -12,7 +12,8 @@ from filelock import FileLock, Timeout
 from blip_core.config.intake import FieldsConfig, RemoteConfig
 from blip_core.intake.formats import Record, RejectedRow, webdataset
 from blip_core.intake.formats.columns import SEARCH
-from blip_core.intake.formats.webdataset import STATS, TarUnit, is_side_table, is_tar, key_prefix, stem_of
+from blip_core.intake.formats.side_files import STATS, is_side_table
+from blip_core.intake.formats.webdataset import TarUnit, is_tar, key_prefix, named, stem_of
 from blip_core.remote.elsewhere import storage_of
 from blip_core.remote.storage import Stored
 
@@ -37,10 +38,14 @@ class RemoteUnit:
     def files(self) -> tuple[str, ...]:
         return tuple(self.objects)
 
+    @property
+    def size(self) -> int:
+        return self.objects[self.tar].size if self.tar else 0
+
 
 def units(objects: dict[str, Stored], fields: FieldsConfig = SEARCH, *, scratch: Path, cfg: RemoteConfig) -> list[RemoteUnit]:
     """As the local format has them. It fetches the tables without a tar, and of the others as many as show the first side table."""
-    tars = {stem_of(name): name for name in objects if is_tar(name)}
+    tars = named(name for name in objects if is_tar(name))
     tables = {stem_of(name): name for name in objects if name.endswith(".parquet")}
     stats = {stem_of(name): name for name in objects if name.endswith(STATS)}
     with spool(scratch) as folder:

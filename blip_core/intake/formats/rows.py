@@ -183,6 +183,8 @@ def _cells(first: bytes, file: BinaryIO, dialect: Dialect, num_cells: int | None
 
 def _misquoted(line: str, dialect: Dialect, why: str) -> str:
     """Why a row is no row of its file, and what to do where another dialect takes it."""
+    if "\r" in line.rstrip("\r\n"):
+        return "a carriage return within a line, as old Macs end one; save the file with line feeds"
     try:
         next(dialect.other.cells([line]))
     except (csv.Error, StopIteration):

@@ -12,9 +12,21 @@ from typing import Any
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import files, named_split, split_of_name
-from blip_core.intake.formats.columns import FILES, IMAGE_FILE, SEARCH, SUFFIXED, TEXTS, column, is_url, text_columns, texts_in
+from blip_core.intake.formats.columns import (
+    FILES,
+    IMAGE_FILE,
+    NAME_IT,
+    SEARCH,
+    SUFFIXED,
+    TEXTS,
+    column,
+    is_url,
+    suffixed,
+    text_columns,
+    texts_in,
+)
 from blip_core.intake.formats.files import Entry, FileUnit, read
-from blip_core.intake.formats.inline import is_inline
+from blip_core.intake.formats.inline import IN_JSON, is_inline
 from blip_core.intake.formats.rows import is_json_lines
 from blip_core.tables.shards import KEY
 
@@ -49,7 +61,8 @@ def _names_images(path: Path, fields: FieldsConfig) -> bool:
     """A key `image` is the public code's; under any other, names of image files must stand: a shop's list has a `name` too."""
     if fields.image:
         return files.head_holds(path, re.escape(fields.image), opens="[")
-    return files.head_holds(path, "image", opens="[") or files.head_holds(path, *FILES, opens="[", value=IMAGE_FILE)
+    named = files.head_holds(path, "image", opens="[") or files.head_holds(path, *FILES, opens="[", value=IMAGE_FILE)
+    return named or files.head_holds(path, r"\w+", opens="[", value=IN_JSON)
 
 
 def _entries(file: Path, fields: FieldsConfig, folders: tuple[str, ...]) -> list[Entry]:
@@ -87,16 +100,20 @@ def key_of_path(name: str) -> str:
 
 
 def _fields(row: object, split: str | None, fields: FieldsConfig) -> tuple[str, tuple[str, ...], str | None]:
+    if isinstance(row, Rejected):
+        raise row
     if not isinstance(row, dict):
         raise Rejected("bad_row", f"expected an object with image and caption, got {type(row).__name__}")
     image, captions = column(list(row), _IMAGES, fields.image), _captions(row, fields)
-    name, texts = row.get(image), texts_in(row, captions)
+    name, texts = row.get(image) or next(filter(is_inline, row.values()), None), texts_in(row, captions)
     if name is None and is_url(row.get("url")):
         raise Rejected("missing_image", f"a URL and no image: {row['url'][:100]!r}; img2dataset downloads images")
     if is_url(name):
         raise Rejected("missing_image", f"a URL where a file is expected: {name[:100]!r}; img2dataset downloads images")
     if not isinstance(name, str) or not name.strip():
         raise Rejected("bad_row", f"expected image and caption, got the fields {sorted(map(str, row))[:10]}")
+    if not captions and (several := suffixed(list(row))):
+        raise Rejected("bad_row", f"which column holds the texts is not plain: {', '.join(several)}; {NAME_IT}")
     if texts is None or not captions:
         raise Rejected("bad_row", f"expected a caption or a list of captions, got {str([row[c] for c in captions])[:100]}")
     declared = column(list(row), ("split",), fields.split)

@@ -9,8 +9,8 @@ from typing import Any
 
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
-from blip_core.intake.formats.columns import FILES, IMAGE_ENDS, SEARCH, SPLITS, column, is_image_name, is_url, text_columns, texts_of
-from blip_core.intake.formats.files import image_folder, is_file, places
+from blip_core.intake.formats.columns import FILES, IMAGE_ENDS, SEARCH, SPLITS, column, is_image_name, is_url, shown, text_columns, texts_of
+from blip_core.intake.formats.files import image_folder, places, present
 from blip_core.intake.formats.inline import is_inline
 from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read
 from blip_core.intake.formats.listing import units as list_units
@@ -43,9 +43,7 @@ def described(path: Path) -> list[str]:
     root, found = path if path.is_dir() else path.parent, []
     for file in table_files(path)[:_DESCRIBED]:
         try:
-            found.append(
-                f"{file.relative_to(root).as_posix()} has the columns {', '.join(map(repr, open_table(file).names[:12])) or 'none'}"
-            )
+            found.append(f"{file.relative_to(root).as_posix()} has the columns {shown(open_table(file).names)}")
         except Rejected as e:
             found.append(f"{file.relative_to(root).as_posix()}: {e.detail}")
     return found
@@ -78,6 +76,8 @@ def _understood(root: Path, table: Table, fields: FieldsConfig, folders: tuple[s
     texts, split = text_columns(table.names, fields.text), column(table.names, SPLITS, fields.split)
     meanings = [(meaning,) for meaning in FILES] if fields.image is None else [()]
     candidates = [c for c in (column(table.names, meaning, fields.image) for meaning in meanings) if c is not None and c not in texts]
+    if texts and not candidates and fields.image is None:
+        candidates = _inline(table)
     for image in candidates if texts and not (fields.split and split is None) else []:
         listing = Listing(root, table, image, texts, split, folders=folders, **_lists(root, table))
         if _names_images(listing):
@@ -92,15 +92,20 @@ def _names_images(listing: Listing) -> bool:
     values = [row.values.get(listing.image) for row in rows if isinstance(row.values, dict)]
     names = [v for v in values if isinstance(v, str) and v.strip() and not is_url(v)]
     return any(
-        is_inline(v) or is_image_name(v.strip()) or any(is_file(listing.root / p) for p in places(v.strip(), folder, ".", *listing.folders))
-        for v in names
+        is_inline(v) or is_image_name(v.strip()) or present(listing.root, places(v.strip(), folder, ".", *listing.folders)) for v in names
     )
+
+
+def _inline(table: Table) -> list[str]:
+    """Columns whose first cell is a picture."""
+    first = next((row.values for row in scan(table) if isinstance(row.values, dict)), {})
+    return [name for name, cell in first.items() if is_inline(cell)]
 
 
 def _by_first_row(root: Path, table: Table, folders: tuple[str, ...]) -> Listing | None:
     """A table without names of columns: one cell of its first row is an image, the longest other one a text."""
     first = first_row(table)
-    images = [name for name, cell in first.items() if is_image_name(cell)]
+    images = [name for name, cell in first.items() if is_image_name(cell) or is_inline(cell)]
     others = {name: len(str(cell)) for name, cell in first.items() if name not in images and texts_of(cell) and not is_url(cell)}
     if len(images) != 1 or not others:
         return None

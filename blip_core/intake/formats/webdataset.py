@@ -7,18 +7,16 @@ what the tar should hold, so a lost sample shows. The members of one sample stan
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import pyarrow.parquet as pq
-
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
-from blip_core.intake.formats import Record, RejectedRow, failure, split_of_name
+from blip_core.intake.formats import Record, RejectedRow, split_of_name
 from blip_core.intake.formats.columns import IMAGE_ENDS, SEARCH, column
 from blip_core.intake.formats.files import MOST_IMAGE_BYTES
-from blip_core.intake.formats.rows import PARQUET_FAULTS
+from blip_core.intake.formats.side_files import STATS, is_side_table, read_side_table, read_stats
 from blip_core.intake.formats.tar import Member, members
 from blip_core.intake.walk import below
 from blip_core.texts.clean import lines_of
@@ -26,10 +24,11 @@ from blip_core.texts.clean import lines_of
 EXPECTS = "NNNNN.tar with <key>.jpg|png|webp and <key>.txt or <key>.json, as img2dataset writes them (with NNNNN.parquet beside) or plain"
 
 _IMAGES = tuple(end[1:] for end in IMAGE_ENDS)
-_WANTED = {**dict.fromkeys(_IMAGES, MOST_IMAGE_BYTES), "txt": 1 << 16, "json": 1 << 18}
-_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-STATS = "_stats.json"
-_SIDE_COLUMNS = ("key", "status", "error_message")
+LINES = ("txt", "text", "caption")  # endings of files that hold a text a line
+MOST_TEXT = 1 << 16  # bytes of one
+MOST_JSON = 1 << 18
+_WANTED = {**dict.fromkeys(_IMAGES, MOST_IMAGE_BYTES), **dict.fromkeys(LINES, MOST_TEXT), "json": MOST_JSON}
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _CAPTIONS = ("caption", "captions", "text")  # in any case: LAION writes TEXT
 _LISTED = re.compile(rb'^\s*\[|"captions?"\s*:\s*\[', re.IGNORECASE)
 _PART = re.compile(r"[A-Za-z0-9_-]+")
@@ -52,6 +51,10 @@ class TarUnit:
     def files(self) -> tuple[str, ...]:
         return tuple(p.relative_to(self.root).as_posix() for p in (self.tar, self.table, self.stats) if p)
 
+    @property
+    def size(self) -> int:
+        return self.tar.stat().st_size if self.tar else 0
+
 
 @dataclass
 class _Sample:
@@ -60,7 +63,7 @@ class _Sample:
     key: str
     where: str
     images: list[bytes] = field(default_factory=list)
-    texts: dict[str, bytes] = field(default_factory=dict)  # txt and json
+    texts: dict[str, bytes] = field(default_factory=dict)  # of LINES and json
     others: list[str] = field(default_factory=list)  # extensions of members of another kind, as depth.png
     fault: Rejected | None = None
 
@@ -73,9 +76,8 @@ def units(path: Path, fields: FieldsConfig = SEARCH) -> list[TarUnit]:
     """A side table without its tar is a unit too: what it lists as downloaded has been lost."""
     found = below(path)
     root = found.root
-    tars, tables, stats = (
-        {stem_of(p.relative_to(root).as_posix()): p for p in found.paths(*ends)} for ends in (_TARS, (".parquet",), (STATS,))
-    )
+    tars = {name: root / tar for name, tar in named(p.relative_to(root).as_posix() for p in found.paths(*_TARS)).items()}
+    tables, stats = ({stem_of(p.relative_to(root).as_posix()): p for p in found.paths(end)} for end in (".parquet", STATS))
     tables = {name: p for name, p in tables.items() if is_side_table(p)}
     return [
         TarUnit(
@@ -87,8 +89,8 @@ def units(path: Path, fields: FieldsConfig = SEARCH) -> list[TarUnit]:
 
 def units_of(root: Path, tars: list[Path], fields: FieldsConfig = SEARCH) -> list[TarUnit]:
     """Tars that were named one by one, without their side tables."""
-    stems = {stem_of(tar.relative_to(root).as_posix()): tar for tar in tars}
-    return [TarUnit(name, root, stems[name], None, key_prefix(name), fields.text, fields.image) for name in sorted(stems)]
+    own = named(tar.relative_to(root).as_posix() for tar in tars)
+    return [TarUnit(name, root, root / own[name], None, key_prefix(name), fields.text, fields.image) for name in sorted(own)]
 
 
 def read(unit: TarUnit) -> Iterator[Record | RejectedRow]:
@@ -98,13 +100,22 @@ def read(unit: TarUnit) -> Iterator[Record | RejectedRow]:
     if unit.table:
         where = f"the {len(found)} samples of {unit.tar.name}" if unit.tar else "any: there is no tar of this name"
         yield from read_side_table(unit.root, unit.table, found, prefix=unit.prefix, where=where)
-    elif unit.tar:
-        yield from _read_stats(unit, unit.tar, found)
+    elif unit.tar and unit.stats:
+        yield from read_stats(unit.root, unit.stats, found, unit.tar.name)
 
 
 def is_tar(name: str) -> bool:
     """By the path's last part; hidden files are passed over."""
     return name.lower().endswith(_TARS) and not name.rpartition("/")[2].startswith(".")
+
+
+def named(tars: Iterable[str]) -> dict[str, str]:
+    """Each tar by its stem, or by its whole name where another has that stem already: 0.tar.gz beside 0.tar."""
+    found: dict[str, str] = {}
+    for name in tars:
+        stem = stem_of(name)
+        found[name if stem in found else stem] = name
+    return found
 
 
 def stem_of(name: str) -> str:
@@ -119,14 +130,6 @@ def key_prefix(name: str) -> str:
 
 def _tars(path: Path) -> list[Path]:
     return below(path).paths(*_TARS)
-
-
-def is_side_table(path: Path) -> bool:
-    """Tables of other columns are not ours; one that can't be read may be."""
-    try:
-        return {"key", "status"} <= set(map(str.lower, pq.read_schema(path).names))
-    except PARQUET_FAULTS:
-        return True
 
 
 def _read_tar(unit: TarUnit, path: Path, found: set[str]) -> Iterator[Record | RejectedRow]:
@@ -186,7 +189,7 @@ def _place(member: Member, others: Counter[str]) -> tuple[str, str] | None:
 def _add(sample: _Sample, extension: str, member: Member, picture: str | None) -> None:
     """`picture`: the declared extension of pictures; without one it is any ending of pictures that stands alone."""
     wanted = extension == picture.lower().lstrip(".") if picture else extension in _IMAGES
-    if not wanted and extension not in ("txt", "json"):
+    if not wanted and extension not in (*LINES, "json"):
         sample.others.append(extension)
     elif member.data is None:
         most = _WANTED[extension.rpartition(".")[2]]
@@ -211,15 +214,23 @@ def _finish(
     others.update(f".{extension}" for extension in sample.others)
     found.add(sample.key.rpartition("/")[2])
     key = unit.prefix + sample.key.replace("/", "_")
+    texts: tuple[str, ...] = ()
     try:
+        texts = texts_of_files(sample.texts, unit.caption)
         if sample.fault:
             raise sample.fault
         if not sample.images:
-            there = ", ".join(sorted([*sample.texts, *sample.others]))
-            raise Rejected("missing_image", f"only {there}; the members of a sample must stand together")
-        yield Record(key, sample.images[0], _texts(sample.texts, unit.caption), None, split, sample.where)
+            raise Rejected("missing_image", _without_image(sample))
+        yield Record(key, sample.images[0], texts, None, split, sample.where)
     except Rejected as e:
-        yield RejectedRow(key, sample.where, e.reason, e.detail, split)
+        yield RejectedRow(key, sample.where, e.reason, e.detail, split, lost=max(1, len(texts)))
+
+
+def _without_image(sample: _Sample) -> str:
+    there = ", ".join(sorted([*sample.texts, *sample.others]))
+    if kinds := [extension for extension in sample.others if extension.rpartition(".")[2] in _IMAGES]:
+        return f"only {there}: which of them is the picture? Name its ending, as {kinds[0]}, in ingest.web_fields.image or clean_fields"
+    return f"only {there}; the members of a sample must stand together"
 
 
 def _dotted(sample: _Sample, split: str | None) -> Iterator[RejectedRow]:
@@ -232,10 +243,11 @@ def _dotted(sample: _Sample, split: str | None) -> Iterator[RejectedRow]:
         yield RejectedRow("", sample.where, "dotted_key", detail, split)
 
 
-def _texts(found: dict[str, bytes], declared: str | None) -> tuple[str, ...]:
-    """The lines of the .txt; without one, the JSON's caption. Captions that the JSON lists (as LAVIS and `export` do, whose .txt is one
-    of them) are taken in any case. A `declared` key of the JSON goes before all."""
-    texts = lines_of(found["txt"]) if "txt" in found and not declared else []
+def texts_of_files(found: dict[str, bytes], declared: str | None = None) -> tuple[str, ...]:
+    """The texts beside a picture, from its files by their endings: the lines of the .txt; without one, the JSON's caption. Captions that
+    the JSON lists (as LAVIS and `export` do, whose .txt is one of them) are taken in any case. A `declared` key of the JSON goes before
+    all."""
+    texts = [line for end in LINES if end in found and not declared for line in lines_of(found[end])]
     data = found.get("json", b"")
     if data and (not texts or _LISTED.search(data)):
         texts += [caption for caption in _json_captions(data, declared) if caption not in texts]
@@ -252,37 +264,3 @@ def _json_captions(data: bytes, declared: str | None) -> list[str]:
     if not all(isinstance(c, str) for c in captions):
         raise Rejected("bad_json", f"expected a caption or a list of captions, got {str(value)[:100]}")
     return captions
-
-
-def read_side_table(root: Path, path: Path, found: set[str], *, prefix: str, where: str) -> Iterator[RejectedRow]:
-    """Failed rows of img2dataset's table, and rows whose key is not `found` among what `where` names, as it should be."""
-    name = path.relative_to(root).as_posix()
-    split = split_of_name(stem_of(name))
-    try:
-        columns = [c for c in pq.read_schema(path).names if c.lower() in _SIDE_COLUMNS]
-        table = pq.read_table(path, columns=columns)
-        rows = table.rename_columns([c.lower() for c in columns]).to_pylist()
-    except PARQUET_FAULTS as e:
-        yield RejectedRow("", name, "bad_side_table", str(e), split)
-        return
-    for number, row in enumerate(rows):
-        key, status = str(row["key"]), str(row["status"])
-        if status != "success":
-            why = failure(status, row.get("error_message"))
-            yield RejectedRow(prefix + key, f"{name}:row {number}", why.reason, why.detail, split)
-        elif key not in found:
-            yield RejectedRow(prefix + key, f"{name}:row {number}", "missing_in_tar", f"not among {where}", split)
-
-
-def _read_stats(unit: TarUnit, tar: Path, found: set[str]) -> Iterator[RejectedRow]:
-    """Without a side table the statistics still tell how many samples there should be; one row for each that is lost."""
-    if unit.stats is None:
-        return
-    stats = unit.stats
-    where, split = stats.relative_to(unit.root).as_posix(), split_of_name(unit.name)
-    try:
-        successes = json.loads(stats.read_bytes())["successes"]
-        for _ in range(successes - len(found)):
-            yield RejectedRow("", where, "missing_in_tar", f"{successes} successes, but {len(found)} samples in {tar.name}", split)
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
-        yield RejectedRow("", where, "bad_side_table", f"no count of successes: {type(e).__name__} {e}", split)

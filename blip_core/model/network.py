@@ -1,0 +1,13 @@
+"""What every network here has, whatever stands on top of it."""
+
+from torch import nn
+
+from blip_core.config.model import ModelConfig
+from blip_core.model.vit import Vit
+
+
+class Network(nn.Module):
+    """Sizes and an image encoder; `state_dict` and sizes make a network again."""
+
+    cfg: ModelConfig
+    vit: Vit

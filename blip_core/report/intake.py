@@ -1,0 +1,26 @@
+"""What ingest took in and set aside, as a section of the report."""
+
+from blip_core.files.rejected import REASONS
+from blip_core.report.findings import SPLITS, Findings
+from blip_core.report.page import Section, Table
+from blip_core.report.wording import amount, percent
+from blip_core.tables.captions import SCREENS
+
+
+def intake_section(found: Findings) -> Section:
+    counts = found.ingest
+    rows = [[split, *(amount(counts.get(f"{kind}_{split}")) for kind in ("images", "texts", "shards"))] for split in SPLITS]
+    parts: list[str | Table] = [Table(["part", "images", "texts", "shards"], rows)]
+    lost = [f"{part} {percent(counts.get(f'rejected_share_{part}'))}" for part in ("web", "clean")]
+    parts.append(f"Share of the texts that were set aside: {', '.join(lost)}. Each stands in {found.artifacts / 'quarantine.parquet'}.")
+    if bare := counts.get("images_without_text"):
+        parts.append(f"{bare:,} pictures of the crawl came without a usable text: they are for the captioner, and count in the coverage.")
+    if found.quarantine:
+        ordered = sorted(found.quarantine.items(), key=lambda item: (item[0][0] != "web", -item[1], item[0]))
+        quarantine = [[part, reason, REASONS.get(reason, ""), f"{n:,}"] for (part, reason), n in ordered]
+        parts.append(Table(["part", "reason", "which means", "rows"], quarantine, left=3))
+    on = [name for name in SCREENS if f"marked_{name}" in counts]
+    screens = [[name, *(amount(counts[f"{what}_{name}"]) for what in ("marked", "dropped"))] for name in on]
+    if screens:
+        parts.append(Table(["screen of web texts", "hit", "dropped"], screens))
+    return Section("What came in", parts, in_text=0)

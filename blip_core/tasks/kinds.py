@@ -1,0 +1,10 @@
+"""The tasks that there are, by `kind` in params.yaml."""
+
+from typing import Any
+
+from blip_core.tasks.classify import ClassifyTask
+from blip_core.tasks.nlvr import NlvrTask
+from blip_core.tasks.task import Task
+from blip_core.tasks.vqa import VqaTask
+
+KINDS: dict[str, Task[Any]] = {"vqa": VqaTask(), "classify": ClassifyTask(), "nlvr": NlvrTask()}

@@ -1,0 +1,59 @@
+"""The pictures of a task: which file a row means, and its pixels.
+
+A row may name a picture by a path, a name with or without its ending, or a number, as COCO's image ids.
+"""
+
+import re
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from blip_core.config.intake import ImageLimits
+from blip_core.files.rejected import Rejected
+from blip_core.intake.formats.columns import is_image_name
+from blip_core.intake.walk import below
+from blip_core.pictures.images import admit
+
+# what a task's own files may hold; they were chosen by people, so that small and long ones are let in
+LIMITS = ImageLimits(min_side=1, max_side=16384, max_pixels=40_000_000, max_aspect=1000.0, max_bytes=1 << 25)
+
+
+class Pictures:
+    """Every picture below a folder, found by what a row says of it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for name in below(folder).names:
+            if is_image_name(name):
+                for key in _keys(name):
+                    self._by_name[key].append(name)
+
+    def find(self, value: object) -> Path:
+        """Rejected where there is none, or more than one."""
+        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        text = text.replace("\\", "/").removeprefix("./")
+        path = PurePosixPath(text)
+        if text.isdigit():
+            tries = [f"#{int(text)}", text]
+        else:
+            tries = [str(path), str(path.with_suffix("")), path.name, path.stem]
+        for key in tries:
+            found = list(dict.fromkeys(self._by_name.get(key, ())))
+            if len(found) == 1:
+                return self.folder / found[0]
+            if found:
+                raise Rejected("missing_image", f"{text!r} may be {found[0]} or {found[1]}; write the path below {self.folder}")
+        raise Rejected("missing_image", f"no picture {text!r} below {self.folder}")
+
+
+def _keys(name: str) -> list[str]:
+    path = PurePosixPath(name)
+    number = re.search(r"(\d+)$", path.stem)
+    return [name, str(path.with_suffix("")), path.name, path.stem, *([f"#{int(number[1])}"] if number else [])]
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """uint8 H x W x 3, turned as its EXIF says. Rejected when it is none, damaged, or beyond LIMITS."""
+    return admit(path.read_bytes(), LIMITS, short_side=None, quality=90, format="keep").pixels

@@ -1,0 +1,113 @@
+"""Rows of a task's files: JSON of any of the usual shapes, JSON lines, CSV, TSV or Parquet, for train, val or test by their names.
+
+A row is a dict. Files that belong together, as VQA v2's questions and annotations, are joined by the id that both have.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from blip_core.files.rejected import Rejected
+from blip_core.intake.formats import split_of_name
+from blip_core.intake.formats.rows import kind_of, open_table, scan
+from blip_core.intake.walk import below
+from blip_core.tasks.pictures import Pictures
+from blip_core.tasks.task import E, SetAside
+
+Row = dict[str, Any]
+_LISTS = ("questions", "annotations", "data", "examples")  # below which a JSON object has its rows
+
+
+def split_files(folder: Path, split: str) -> list[Path]:
+    """The files of rows below a folder whose name, or a folder's above them, speaks of the split. ValueError where there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; expected the files and pictures of a task, as docs/tasks.md says")
+    files = below(folder).paths(".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+    found = [p for p in files if _split_of(p.relative_to(folder)) == split]
+    if not found:
+        names = ", ".join(str(p.relative_to(folder)) for p in files[:6]) or "no such file"
+        raise ValueError(f"{folder}: no file of rows whose name says {split}; found {names}; expected as {split}.jsonl or {split}.csv")
+    return found
+
+
+def read_rows(files: list[Path], key: str) -> tuple[list[tuple[str, Row]], list[SetAside]]:
+    """Rows with the places where they stand. Rows of several files with an equal `key` are one; what is no row is set aside."""
+    rows: dict[object, tuple[str, Row]] = {}
+    aside: list[SetAside] = []
+    for file in files:
+        own: set[object] = set()
+        for where, row in _rows(file):
+            if isinstance(row, Rejected):
+                aside.append(SetAside(where, row.reason, row.detail))
+                continue
+            identity = row.get(key)
+            if identity is None or identity in own:  # without one it stands alone; twice in one file it can't be two halves
+                identity = where
+            own.add(identity)
+            before = rows.get(identity, (where, {}))
+            rows[identity] = (before[0], before[1] | {k: v for k, v in row.items() if v is not None})
+    return list(rows.values()), aside
+
+
+def examples_of(folder: Path, files: list[Path], key: str, example: Callable[[Row, str, Pictures], E]) -> tuple[list[E], list[SetAside]]:
+    """What `example` makes of each row, its place and the pictures below the folder. What it rejects is set aside. None is decoded."""
+    rows, aside = read_rows(files, key)
+    pictures, found = Pictures(folder), []
+    for where, row in rows:
+        try:
+            found.append(example(row, where, pictures))
+        except Rejected as e:
+            aside.append(SetAside(where, e.reason, e.detail))
+    return found, aside
+
+
+def first_of(row: Row, names: tuple[str, ...]) -> Any:
+    """The first of these columns that holds anything; None when none does."""
+    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
+
+
+def facts_of(row: Row, used: tuple[str, ...]) -> Row:
+    """The row's other columns, as far as they are plain values."""
+    return {k: v for k, v in row.items() if k not in used and isinstance(v, str | int | float | bool)}
+
+
+def _split_of(path: Path) -> str | None:
+    """By the file's own name, else by the nearest folder that speaks of one."""
+    return next(filter(None, (split_of_name(part) for part in (path.stem, *reversed(path.parts[:-1])))), None)
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Row | Rejected]]:
+    if kind_of(file):
+        try:
+            for found in scan(open_table(file)):
+                yield f"{file}:{found.line}", found.values
+        except Rejected as e:
+            yield str(file), e
+        return
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:
+        yield str(file), Rejected("bad_json", str(e))
+        return
+    for place, row in _listed(value):
+        yield f"{file}: {place}", row if isinstance(row, dict) else Rejected("bad_row", f"expected an object, got {type(row).__name__}")
+
+
+def _listed(value: object) -> Iterator[tuple[str, object]]:
+    """The rows of a JSON value: a list, an object with one list or two, or rows by their id; a picture's own list of `qas` is flat."""
+    if isinstance(value, dict):
+        named = {name: value[name] for name in _LISTS if isinstance(value.get(name), list)}
+        if not named:
+            yield from ((str(k), {"question_id": k, **v} if isinstance(v, dict) else v) for k, v in value.items())
+            return
+        for name, rows in named.items():
+            yield from ((f"{name} {place}", row) for place, row in _listed(rows))
+    elif isinstance(value, list):
+        for i, row in enumerate(value):
+            if isinstance(row, dict) and isinstance(row.get("qas"), list):
+                yield from ((f"row {i}, qas {n}", qa) for n, qa in enumerate(row["qas"]))
+            else:
+                yield f"row {i}", row
+    else:
+        yield "", value

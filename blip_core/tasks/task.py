@@ -1,0 +1,112 @@
+"""What a task is: its data contract, its network, its objective, its measurement.
+
+A new task is a module with a class that fits `Task`, its settings in config/tasks.py, and a line in kinds.py.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from blip_core.files.rejected import Rejected
+from blip_core.model.blip import Blip
+from blip_core.model.network import Network
+from blip_core.tasks.pictures import read_pixels
+from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.training.step import Objective
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing to learn from or to be measured on. `facts`: the other columns of its row, for slices."""
+
+    id: str
+    pictures: tuple[Path, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+E = TypeVar("E", bound=Example)
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A row that can't be used. `where`: its file, and its place there."""
+
+    where: str
+    reason: str  # a word for counting
+    detail: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one example: `values` by metric; `answer`: what the model said, for the table of predictions."""
+
+    id: str
+    image: str  # the unit that the bootstrap draws: the picture, or what several examples have in common
+    values: dict[str, float]
+    answer: str
+    facts: dict[str, Any]
+
+
+Statistic = Callable[[np.ndarray], float]  # how often each result counts -> the metric
+
+
+class Task(Protocol[E]):
+    """A task that tunes nothing needs neither objective nor tensors. `cfg` is always the task's own settings (config/tasks.py)."""
+
+    tunes: bool  # whether the model is tuned for it; else it is measured as it is
+
+    def read(self, folder: Path, split: str, cfg: Any) -> tuple[list[E], list[SetAside]]:
+        """The usable examples of train, val or test, and what can't be used. ValueError when there is no such file."""
+
+    def network(self, base: Blip, cfg: Any) -> Network:
+        """The model with what the task adds to it."""
+
+    def objective(self, cfg: Any) -> Objective:
+        """Turns a batch of `tensors` into losses."""
+
+    def tensors(self, examples: Sequence[E], tokenizer: Tokenizer, cfg: Any) -> dict[str, Tensor]:
+        """What the objective needs of a batch besides its pixels."""
+
+    def measure(
+        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Iterator[tuple[list[E], Tensor]], cfg: Any
+    ) -> list[Result]:
+        """`batches`: examples with the pixels of their pictures, picture by picture."""
+
+    def overall(self, results: Sequence[Any]) -> dict[str, Statistic]:
+        """Metrics of these results that are no mean of `values`. `results`: of those that `measure` made."""
+
+
+def checked(examples: list[E], aside: list[SetAside]) -> tuple[list[E], list[SetAside]]:
+    """Without the examples whose pictures can't be decoded; each picture is looked at once."""
+    faults: dict[Path, Rejected] = {}
+    for path in {p for e in examples for p in e.pictures}:
+        if fault := _fault(path):
+            faults[path] = fault
+    kept = []
+    for example in examples:
+        bad = next((p for p in example.pictures if p in faults), None)
+        if bad is None:
+            kept.append(example)
+        else:
+            aside.append(SetAside(str(bad), faults[bad].reason, f"of example {example.id}: {faults[bad].detail}"))
+    return kept, aside
+
+
+def _fault(path: Path) -> Rejected | None:
+    try:
+        read_pixels(path)
+    except Rejected as e:
+        return e
+    return None
+
+
+def counted(aside: list[SetAside]) -> str:
+    """Reasons with their counts and the first place of each."""
+    first = {a.reason: a for a in reversed(aside)}
+    counts = Counter(a.reason for a in aside)
+    return "; ".join(f"{n} {reason} (as {first[reason].where}: {first[reason].detail})" for reason, n in counts.most_common()) or "nothing"
