@@ -194,6 +194,18 @@ def identify_filter(place: Place, question: str) -> str:
     return _asked(place, question) if kind_of(place).asks else identify(place)
 
 
+def describe_captioner(name: str, place: Place, prompt: str | None) -> str:
+    """For people, beside the content hash: the name in params.yaml, the base where it is an adapter, and the prompt where one is set."""
+    about = read_config(place) if isinstance(place, Path) and place.is_dir() else {}
+    base, asked = about.get("base"), prompt or about.get("prompt") or about.get("question")
+    return name + (f", an adapter of {base}" if base else "") + (f", asked {asked!r}" if asked else "")
+
+
+def describe_filter(name: str, place: Place, question: str) -> str:
+    """Likewise, with the question."""
+    return describe_captioner(name, place, question if kind_of(place).asks else None)
+
+
 def _asked(place: Place, words: str) -> str:
     return hashlib.sha256(f"{identify(place)} {words}".encode()).hexdigest()[:16]
 

@@ -83,8 +83,7 @@ def _version_lines(found: dict[str, Any]) -> Iterable[str]:
         "generation": f"{generation['name']} {generation['dvc_md5'] or generation['hash']}: {texts}",
         "shards": found["shards"]["dvc_md5"] or found["shards"]["hash"],
         "raw data": found["data"]["dvc_md5"] or "not known to DVC",
-        "captioner": found["captioner"] or "-",
-        "filter": found["filter"] or "-",
+        **{role: _named(found[role], found["makers"]) for role in ("captioner", "filter")},
         "kept": _rule(found),
         "gate": f"{found['gate']['result'] or 'no record'}{f', {len(checks)} checks' if checks else ''}",
         "run": by["run"] + "".join(f", {run} of {name}" for name, run in found["runs"].items() if name == f"pretrain@{model['model']}"),
@@ -101,6 +100,12 @@ def _version_lines(found: dict[str, Any]) -> Iterable[str]:
         yield f"  champion   {move['at'][:19]}Z{place}, by {move['by']} ({move['how']}): {move['why']}"
     if taken := found["withdrawn"]:
         yield f"  withdrawn  {taken['at'][:19]}Z by {taken['by']} ({taken['how']}): {taken['why']}"
+
+
+def _named(identities: str, makers: dict[str, str]) -> str:
+    """Content hashes, with who they are in words where that is known."""
+    named = (identity + (f" ({makers[identity]})" if identity in makers else "") for identity in identities.split(",") if identity)
+    return ", ".join(named) or "-"
 
 
 def _rule(found: dict[str, Any]) -> str:
@@ -130,5 +135,7 @@ def _caption_lines(found: dict[str, Any]) -> Iterable[str]:
             yield f"  {row['reason'] or 'undecided'}: {row['text']!r}, {row['source']}{made}{score}"
             if row["models"]:
                 yield f"    trained on it: {', '.join(row['models'])}"
+    for identity, words in {i: words for version in found["generations"] for i, words in version["makers"].items()}.items():
+        yield f"{identity}: {words}"
     if found["elsewhere"]:
         yield f"not on this machine, so not looked into: {', '.join(found['elsewhere'])}"

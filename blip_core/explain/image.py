@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from blip_core.explain.history import hint, rows_of
-from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, WRITTEN, made_of, table_paths
+from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, WRITTEN, made_of, makers_of, table_paths
 from blip_core.tables.stopped import require_made
 from blip_core.texts.screens import normalised
 
@@ -19,7 +19,8 @@ def explain(key: str, generation: Path) -> str:
         there = ", ".join(sorted(str(found.parent) for found in generation.parent.glob("*/manifest.json")))
         raise ValueError(f"{generation}: no such generation; there are {there or 'none: run the chain'}")
     path = generation / "manifest.json"
-    rule = json.loads(path.read_text()).get("rule") if path.exists() else None
+    manifest = json.loads(path.read_text()) if path.exists() else {}
+    rule = manifest.get("rule")
     if rule is None:
         raise ValueError(
             f"{path}: names no rule by which texts were chosen; expected a generation that a round made, as artifacts/generations/g1"
@@ -31,7 +32,7 @@ def explain(key: str, generation: Path) -> str:
     lines = [f"{generation.name}: {_rule_words(rule)}"]
     for row in rows:
         lines += [f"{row['reason']}: {row['text']!r}, {_origin(row, rows)}", *(f"    {line}" for line in _why(row, rows, rule))]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"{identity}: {words}" for identity, words in makers_of(rows, manifest.get("makers", {})).items())])
 
 
 def _rule_words(rule: dict[str, Any]) -> str:

@@ -71,6 +71,7 @@ class Totals:
     rounds: set[str] = field(default_factory=set)
     captioners: set[str] = field(default_factory=set)
     filters: set[str] = field(default_factory=set)
+    makers: dict[str, str] = field(default_factory=dict)  # who these are, in words, as far as the generation says
 
     @property
     def encoded_anew(self) -> int:
@@ -157,5 +158,6 @@ def _noise(totals: Totals, metrics: Path) -> list[str]:
 
 
 def _models(totals: Totals) -> list[str]:
-    lines = [f"- captioner `{h}`" for h in sorted(totals.captioners)] + [f"- filter `{h}`" for h in sorted(totals.filters)]
+    made = [("captioner", h) for h in sorted(totals.captioners)] + [("filter", h) for h in sorted(totals.filters)]
+    lines = [f"- {role} `{h}`" + (f": {totals.makers[h]}" if h in totals.makers else "") for role, h in made]
     return ["## Models", "", "By the hash of their files:", "", *lines, ""] if lines else []

@@ -1,6 +1,6 @@
 """What was made of what, as a section of the report: generations, captioners, filters and models with their content hashes."""
 
-from blip_core.report.findings import Findings
+from blip_core.report.findings import Findings, Maker
 from blip_core.report.page import Section, Table
 from blip_core.report.wording import listed
 
@@ -16,7 +16,7 @@ def chain_section(found: Findings) -> Section:
         texts = f"the human texts of generation {one.base}"
         rows += [[f"captioner of {r}", f"tune_captioner@{r}", f"model {one.model}, tuned on {texts}", _of_tuned(made["captioners"])]]
         rows += [[f"filter of {r}", f"tune_filter@{r}", f"model {one.model}, tuned on {texts}", _of_tuned(made["filters"])]]
-        further = [f"{name} ({identity})" for both in made.values() for name, identity in both if name != "tuned"]
+        further = [f"{maker.words} ({maker.identity})" for both in made.values() for maker in both if maker.name != "tuned"]
         helped = f", with {listed(further)}" if further else ""
         rows.append(_generation(found, one.next, f"assemble@{r}", f"the texts of {one.base} and new captions, by {r}'s two{helped}"))
         rows += _models(found, models, one.next)
@@ -41,5 +41,5 @@ def _models(found: Findings, models: list[str], generation: str) -> list[list[st
     ]
 
 
-def _of_tuned(made: list[tuple[str, str]]) -> str:
-    return next((identity for name, identity in made if name == "tuned"), "not used")
+def _of_tuned(made: list[Maker]) -> str:
+    return next((maker.identity for maker in made if maker.name == "tuned"), "not used")

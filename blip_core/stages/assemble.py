@@ -17,7 +17,7 @@ from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, j
 from blip_core.selection.outcome import NoiseRatio, kept_nothing
 from blip_core.tables.captions import DEGENERATE, KEPT, NO_TEXT, REASONS, WRITTEN, read_table, table_paths, write_table
 from blip_core.tables.counting import hashes, num_distinct
-from blip_core.tables.manifest import content_hash, read_manifest, write_manifest
+from blip_core.tables.manifest import content_hash, read_makers, read_manifest, write_manifest
 from blip_core.texts.screens import normalised, screened
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ def assemble(generation: Path, scores: Path, calibration: Path, out: Path, out_m
         log.warning("%s", reason)
     counts = {k: v for k, v in metrics.items() if isinstance(v, int)}
     limits = {k: v for k, v in read_manifest(generation).items() if k == "limits"}
-    write_manifest(out, parents=parents, counts=counts, rule=rule.described(), **limits)
+    makers = read_makers(generation) | read_makers(scores)
+    write_manifest(out, parents=parents, counts=counts, rule=rule.described(), makers=makers, **limits)
     write_json(metrics, out_metrics)
 
 

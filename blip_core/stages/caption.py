@@ -15,7 +15,7 @@ from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.fuse import Fuser, Pair, pairs
 from blip_core.capfilt.med import Captioner, set_threads
 from blip_core.capfilt.pace import begin, paced
-from blip_core.capfilt.plugins import Fetch, Place, find_model, identify_captioner, open_captioner, open_fuser
+from blip_core.capfilt.plugins import Fetch, Place, describe_captioner, find_model, identify_captioner, open_captioner, open_fuser
 from blip_core.compute.pixels import read_picture
 from blip_core.compute.work import ANSWERS, publish, run_folder
 from blip_core.config.capfilt import CaptionConfig, WriterConfig
@@ -78,7 +78,8 @@ def caption(
     terms = Terms(cfg.endpoint, work / ANSWERS, staged.name, cfg.workers)
     task = CaptionTask(generation, shards, captioner, places, round, cfg, seed, terms)
     make_tables(task, sizes, staged, cfg=cfg, name="caption", unit="images")
-    publish(staged, out, captioners=identities, round=round)
+    words = [describe_captioner(w.captioner, places[w.captioner], w.prompt) for w in cfg.writers]
+    publish(staged, out, captioners=identities, makers=dict(zip(identities, words, strict=True)), round=round)
 
 
 @dataclass(frozen=True)

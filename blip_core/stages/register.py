@@ -20,9 +20,10 @@ from blip_core.runtime.installed import PACKAGE, SERVED, repository_file
 from blip_core.serving.options import CALIBRATION, choose, defaults, packed_settings
 from blip_core.stages.compare import evaluation_hash, paired_comparison
 from blip_core.tables.gates import require_gate
+from blip_core.tables.manifest import read_makers
 from blip_core.tracking.champion import CANDIDATE, CHALLENGER, CHAMPION, TEST, crown, describe, withdrawn
 from blip_core.tracking.passes import with_intervals
-from blip_core.tracking.provenance import provenance, read_lock, stale, who
+from blip_core.tracking.provenance import MAKERS, provenance, read_lock, stale, who
 from blip_core.tracking.registry import Registry, open_registry
 from blip_core.weights.checkpoint import model_hash
 
@@ -70,7 +71,7 @@ def register(
         if version is None:
             tags = {"model_hash": identity, "registered_by": who(root), "torch": installed("torch")}
             tags |= provenance(params.model_dump_json(), model=model, generation=generation, shards=shards, root=root)
-            files = rebuilding(params, gate=gate, comparison=comparison, root=root)
+            files = rebuilding(params, gate=gate, comparison=comparison, root=root) | {MAKERS: json.dumps(read_makers(generation))}
             version = registry.add(tags=tags, files=files, **package(model, params))
         registry.tag(version, {"gate": "passed"})
         _record(registry, version, evaluation, measured, verdict)

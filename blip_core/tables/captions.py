@@ -77,6 +77,13 @@ def made_of(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     return f" of web#{web[-1]}{texts.get(web, '')} and synthetic {caption[1]}#{caption[-1]}{texts.get(caption, '')}"
 
 
+def makers_of(rows: list[dict[str, Any]], makers: dict[str, str]) -> dict[str, str]:
+    """Those of a folder's makers (`read_makers`) who wrote or judged one of these rows."""
+    seen = {row[name] for row in rows for name in ("model", "filter")}
+    seen |= {opinion["filter"] for row in rows for opinion in row.get("opinions") or ()}
+    return {identity: words for identity, words in makers.items() if identity in seen}
+
+
 def write_table(table: pa.Table, path: Path) -> None:
     """Write by rename, with page checksums, so that a reader sees the whole file or none and a flipped bit is an error."""
     with new_file(path) as temporary:

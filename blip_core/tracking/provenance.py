@@ -175,6 +175,9 @@ def provenance(params: str, *, model: Path, generation: Path, shards: Path, root
     }
 
 
+MAKERS = "makers.json"  # beside what rebuilds a version: who these are, in words
+
+
 def _authors(generation: Path) -> dict[str, str]:
     """Content hashes of the captioners and filters behind a generation, and how many texts of each source it keeps."""
     kept: Counter[str] = Counter()

@@ -9,7 +9,7 @@ import transformers
 from pydantic import ValidationError
 
 from blip_core.capfilt.fuse import filled
-from blip_core.capfilt.plugins import open_captioner, open_fuser
+from blip_core.capfilt.plugins import identify_captioner, open_captioner, open_fuser
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.explain.history import history
 from blip_core.explain.image import explain
@@ -25,6 +25,7 @@ from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.vlms import TEMPLATE, TEXT, make_tokenizer, spread
 
 SAMPLER = SamplerConfig(name="nucleus", p=0.9, top_k=0, temperature=1.3, beams=3, min_tokens=2, max_tokens=6, repetition_penalty=1.0)
+PROMPT = "{web}; {caption}."
 PAIRS = [("Anna in Rome, 2019", "a red ball"), ("Anna in Rome, 2018", "a red ball"), ("12 dogs", "a green box on the grass")]
 CHAT = TEMPLATE.replace("{% for part in turn.content %}", "{{ turn.content }}{% for part in [] %}")
 KEYS = ["k0", "k1", "k2"]
@@ -88,7 +89,7 @@ def test_a_round_fuses_judges_and_tells_of_it(ingested, params, tmp_path):
     """Each fused text names its parents, is scored and chosen as all are, and people are shown what it is made of."""
     folder = make_text_model("gpt2", tmp_path / "gpt2")
     (own,) = params.caption.writers
-    fuser = own.model_copy(update={"captioner": str(folder), "fuses": 0, "num_candidates": 1, "sampler": SAMPLER})
+    fuser = own.model_copy(update={"captioner": str(folder), "prompt": PROMPT, "fuses": 0, "num_candidates": 1, "sampler": SAMPLER})
     first = own.model_copy(update={"num_candidates": 2})
     tokenizer, artifacts, work = Tokenizer.load(ingested / "vocab.txt"), tmp_path / "artifacts", tmp_path / "work"
     save_model(new_model(params.model, tokenizer, seed=1), tokenizer, tmp_path / "own", prompt="", max_tokens=24)
@@ -122,4 +123,6 @@ def test_a_round_fuses_judges_and_tells_of_it(ingested, params, tmp_path):
     one = next(r for r in rows.values() if r["source"] == "fused" and r["reason"] == "kept")
     parents = [rows[one["key"], source, one[f"fused_{source}"]]["text"] for source in ("web", "synthetic")]
     said = f"of web#0 {parents[0]!r} and synthetic r1#{one['fused_synthetic']} {parents[1]!r} ("
-    assert said in explain(one["key"], g1) and said in history(one["key"], artifacts)
+    who = f"{identify_captioner(folder, PROMPT)}: {folder}, asked {PROMPT!r}"
+    for told in (explain(one["key"], g1), history(one["key"], artifacts)):
+        assert said in told and who in told
