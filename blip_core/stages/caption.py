@@ -1,6 +1,6 @@
 """Write synthetic captions for every image of the crawl, and fused texts where a writer makes them: one caption table per shard."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from blip_core.capfilt.chat import Terms
 from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.fuse import Fuser, Pair, pairs
 from blip_core.capfilt.med import Captioner, set_threads
-from blip_core.capfilt.pace import begin, paced
+from blip_core.capfilt.pace import Maker, begin, paced
 from blip_core.capfilt.plugins import Fetch, Place, describe_captioner, find_model, identify_captioner, open_captioner, open_fuser
 from blip_core.compute.pixels import read_picture
 from blip_core.compute.work import ANSWERS, publish, run_folder
@@ -95,11 +95,12 @@ class CaptionTask:
     seed: int
     terms: Terms
 
-    def open(self) -> Callable[[str, Seen], pa.Table]:
+    def open(self) -> Maker:
         set_threads(self.cfg.threads)
         writers = open_writers(self.cfg, self.captioner, self.places.__getitem__)
-        begin((w.captioner for w in writers), self.terms)
-        return partial(self._captions, writers, ShardImages(self.shards, at_once=16))
+        models = [w.captioner for w in writers]
+        begin(models, self.terms)
+        return Maker(partial(self._captions, writers, ShardImages(self.shards, at_once=16)), models)
 
     def _captions(self, writers: list[Writer], images: ShardImages, name: str, seen: Seen) -> pa.Table:
         """All candidates of the images that a table names."""

@@ -1,8 +1,10 @@
 """Models that servers have: what they answer is used, kept and paid for once, whatever the network and the server do."""
 
+import itertools
 import math
 import subprocess
 import sys
+import threading
 
 import httpx
 import pytest
@@ -16,14 +18,14 @@ from blip_core.capfilt.pace import begin, paced
 from blip_core.capfilt.plugins import identify, identify_captioner, open_filter, open_fuser
 from blip_core.config.capfilt import EndpointConfig, WriterConfig
 from blip_core.stages.calibrate import calibrate
-from blip_core.stages.caption import caption
+from blip_core.stages.caption import caption, num_crawled
 from blip_core.stages.score import score
-from blip_core.tables.captions import read_table, read_tables
+from blip_core.tables.captions import read_table, read_tables, table_paths
 from blip_core.tables.manifest import content_hash
-from tests.support.chat_servers import llama_server, make_llava, transformers_server
+from tests.support.chat_servers import hostile_server, llama_server, make_llava, transformers_server
 from tests.support.endpoints import LIMITS, PICTURES, QUESTION, SAMPLER, judge, lines, named, write
 from tests.support.fault_proxy import FaultProxy, Rule
-from tests.support.processes import wait_until
+from tests.support.processes import HANG, wait_until
 from tests.support.small import ROOT, small_values
 from tests.support.vlms import make_folder
 
@@ -190,6 +192,30 @@ def test_a_killed_run_goes_on_row_by_row(llama, ingested, tmp_path):
     subprocess.run(command, cwd=ROOT, check=True)
     made = read_tables(tmp_path / "captions")
     assert len(lines(answers)) == len(made) and posts(llama) < len(made) - 20 + LIMITS["in_flight"]
+
+
+def test_the_next_table_is_asked_for_while_the_last_answers_of_this_one_come_in(ingested, params, tmp_path):
+    """So many questions as the first table has, and the last of them has its answer when a further one was asked."""
+    g0 = ingested / "generations/g0"
+    sizes = [size for path in table_paths(g0) if (size := num_crawled(path))]
+    assert len(sizes) > 1
+    asked, next_table = itertools.count(1), threading.Event()
+
+    def answer():
+        number = next(asked)
+        if number == sizes[0]:
+            next_table.wait(HANG)
+        if number > sizes[0]:
+            next_table.set()
+        return 200, {}, b'{"model": "m", "choices": [{"message": {"content": "a dog"}}]}'
+
+    with hostile_server(answer) as server:
+        writer = {"captioner": named(server.port, "m"), "num_candidates": 1, "sampler": SAMPLER}
+        writers = (params.caption.writers[0].model_copy(update=writer),)
+        cfg = params.caption.model_copy(update={"writers": writers, "endpoint": EndpointConfig(**LIMITS)})
+        caption(tmp_path, g0, ingested / "shards", ingested / "gates/g0.json", tmp_path / "out", round="r1", cfg=cfg, seed=3, work=tmp_path)
+        assert server.asked == sum(sizes) == read_tables(tmp_path / "out").num_rows
+    assert not [name for name in (thread.name for thread in threading.enumerate()) if name.startswith(("table", "read-ahead"))]
 
 
 def test_a_key_goes_to_the_server_alone(tmp_path, monkeypatch):
