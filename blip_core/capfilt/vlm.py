@@ -146,7 +146,11 @@ def snapped(picture: np.ndarray) -> np.ndarray:
 
 def load_vlm_captioner(folder: Path, identity: str, *, prompt: str | None, precision: str) -> VlmCaptioner:
     """ValueError when transformers can't read the folder."""
-    vlm = load_vlm(folder, precision=precision)
+    return captioner_of(load_vlm(folder, precision=precision), identity, prompt)
+
+
+def captioner_of(vlm: Vlm, identity: str, prompt: str | None) -> VlmCaptioner:
+    """Without a prompt it writes as it was taught."""
     return VlmCaptioner(vlm, identity, _PROMPTS.get(vlm.kind, INSTRUCTION) if prompt is None else prompt)
 
 

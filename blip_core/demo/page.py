@@ -22,7 +22,7 @@ from blip_core.pictures.containers import kind_of
 from blip_core.pictures.images import decode_rgb
 from blip_core.serving.options import BadRequest, Task, choose, defaults
 from blip_core.serving.rows import Row, admitted, read_rows
-from blip_core.serving.service import Service
+from blip_core.serving.service import BlipService, Service
 
 MOST_HITS, MOST_RERANKED, EXAMPLES = 60, 200, 6
 FORGET = (3600, 86_400)  # seconds: how often the cache is swept, and the age at which its files go
@@ -30,7 +30,8 @@ KINDS = [("Grad-CAM of the match", "grad_cam"), ("attention alone", "attention")
 HOW_MAPS_READ = """Cross-attention of one layer of the image-grounded encoder, averaged over its heads; Grad-CAM weighs it by what it does
 for the match. Each map goes from its own weakest patch (clear) to its strongest (red)."""
 NO_PICTURES = "No pictures to search: start the page with `--generation`, as `artifacts/generations/g1`."
-SCORES = {"match": "P(match), calibrated", "itm": "P(match) of the ITM head, raw", "itc": "ITC cosine"}
+NO_SEARCH = "No search: it goes by the embeddings of a BLIP of ours. A model of others is asked for captions and matches alone."
+NO_MAP = "No attention map: it is of the cross-attention of a BLIP of ours. A model of others is asked for captions and matches alone."
 
 Parts = list[Any]  # of the page: what is asked, and where the answer stands
 
@@ -67,9 +68,15 @@ def make_page(service: Service, index: PictureIndex | None, *, title: str, cache
                 with gr.Tab("Match", id="match"):
                     answers += _match_tab(service, picture)
                 with gr.Tab("Search", id="search"):
-                    _search_tab(page, index, picture, cache) if index else gr.Markdown(NO_PICTURES)
+                    if index:
+                        _search_tab(page, index, picture, cache)
+                    else:
+                        gr.Markdown(NO_PICTURES if isinstance(service, BlipService) else NO_SEARCH, elem_id="no-search")
                 with gr.Tab("Attention", id="attention"):
-                    answers += _attention_tab(service, picture)
+                    if isinstance(service, BlipService):
+                        answers += _attention_tab(service, picture)
+                    else:
+                        gr.Markdown(NO_MAP, elem_id="no-map")
         # what was said of another picture goes
         gr.on([picture.change], lambda: [None] * len(answers), None, answers, queue=False, show_progress="hidden", api_visibility="private")
     page.queue(max_size=32, api_open=False)
@@ -129,8 +136,8 @@ def _caption_tab(service: Service, picture: Picture) -> Parts:
 def _match_tab(service: Service, picture: Picture) -> Parts:
     text = gr.Textbox(label="Texts, one on each line", lines=4, placeholder="which of these fits the picture?", elem_id="match-text")
     button = gr.Button("Score", variant="primary", elem_id="ask-match")
-    names = [name for name in SCORES if name != "match" or service.calibration is not None]
-    legend = "; ".join(f"{name}: {SCORES[name]}" for name in names)
+    names = list(service.scores)
+    legend = "; ".join(f"{name}: {words}" for name, words in service.scores.items())
     table = gr.Dataframe(headers=[*names, "text"], datatype="str", interactive=False, wrap=True, buttons=[],
                          label=f"The best first. {legend}", elem_id="scores")  # fmt: skip
 
@@ -166,7 +173,7 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
         if not found:
             raise BadRequest(index.fault or "no picture is embedded yet; try again in a moment")
         paths = [_stored(index, hit["shard"], hit["key"], cache) for hit in found]
-        marks = [" · ".join(f"{name} {hit[name]:.3f}" for name in SCORES if name in hit) for hit in found]
+        marks = [" · ".join(f"{name} {hit[name]:.3f}" for name in index.service.scores) for hit in found]
         texts = ["\n".join(f"{text['source']}: {text['text']}" for text in hit["texts"][:3]) for hit in found]
         keys = [hit["key"] for hit in found]
         return paths, list(zip(paths, marks, strict=True)), list(map(list, zip(keys, marks, texts, strict=True)))
@@ -178,7 +185,7 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
     gallery.select(chosen, hits, picture, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def _attention_tab(service: Service, picture: Picture) -> Parts:
+def _attention_tab(service: BlipService, picture: Picture) -> Parts:
     depth = service.model.cfg.text.depth
     text = gr.Textbox(label="Text", placeholder="where does each word look?", elem_id="attention-text")
     with gr.Row():

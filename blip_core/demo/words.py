@@ -14,14 +14,14 @@ from blip_core.demo.attention_map import cross_attention, grad_cam
 from blip_core.model.blip import MATCHING
 from blip_core.serving.options import BadRequest
 from blip_core.serving.rows import Row
-from blip_core.serving.service import Service
+from blip_core.serving.service import BlipService
 
 Kind = Literal["grad_cam", "attention"]
 SIDE, LONGEST = 240, 1200  # pixels of a drawn map: its shorter side, and what its longer one may have
 RED, OPAQUE, GREYED = (255, 40, 0), 0.8, 0.8
 
 
-def word_maps(service: Service, row: Row, *, layer: int, kind: Kind) -> dict[str, Any]:
+def word_maps(service: BlipService, row: Row, *, layer: int, kind: Kind) -> dict[str, Any]:
     """Of each word a weight for every patch, row by row of the picture: grad_cam, or plain attention, averaged over the heads of a layer
     and over the pieces of the word."""
     depth = service.model.cfg.text.depth
@@ -31,7 +31,7 @@ def word_maps(service: Service, row: Row, *, layer: int, kind: Kind) -> dict[str
     if kind == "grad_cam" and layer == depth - 1:
         raise BadRequest(f"layer {depth} is the last, of which ITM reads the first token alone: no word has a gradient there; take another")
     assert row.text is not None and row.picture is not None
-    words = service.tokenizer.words(row.text, max_tokens=service.settings.max_tokens)
+    words = service.tokenizer.words(row.text, max_tokens=service.max_tokens)
     with service.lock:
         weights_TN = _weights(service, row.text, row.picture, layer, kind)
     places = [places for _, places in words]
@@ -40,9 +40,9 @@ def word_maps(service: Service, row: Row, *, layer: int, kind: Kind) -> dict[str
     return {"side": side, "words": [{"word": word, "weights": found.tolist()} for (word, _), found in zip(words, maps, strict=True)]}
 
 
-def _weights(service: Service, text: str, picture: np.ndarray, layer: int, kind: Kind) -> torch.Tensor:
+def _weights(service: BlipService, text: str, picture: np.ndarray, layer: int, kind: Kind) -> torch.Tensor:
     model, settings = service.model, service.settings
-    ids, mask = (t.to(device()) for t in tokenize(service.tokenizer, [text], max_tokens=settings.max_tokens))
+    ids, mask = (t.to(device()) for t in tokenize(service.tokenizer, [text], max_tokens=service.max_tokens))
     with torch.no_grad(), autocast(settings.precision):
         images = model.keys_values(model.image_tokens(load_pixels([picture], model.cfg.vision.image_size)))
         if kind == "grad_cam":

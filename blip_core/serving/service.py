@@ -14,33 +14,69 @@ from blip_core.compute.precision import resolved
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
 from blip_core.model.inference import for_inference
 from blip_core.selection.calibration import Calibration, read_calibrations
-from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings
+from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings, Task
 from blip_core.serving.rows import Row, decoded
 from blip_core.weights.checkpoint import load_model, model_hash
+from blip_core.weights.load import read_config
 
 NEEDS = {"caption": CAPTIONING, "match": RETRIEVAL, "embed": ("encoder", "contrast")}
 
 
 class Service:
-    """The model of a folder. `lock` is held while it works; whoever takes the model itself holds it too."""
+    """What the model of any folder can be asked. `lock` is held while it works; whoever takes the model itself holds it too.
 
-    def __init__(self, folder: Path, settings: Settings):
+    `scores` has what a match is told by: the names, the one to rank by first, and what each is.
+    """
+
+    scores: dict[str, str]
+
+    def __init__(self, settings: Settings):
         self.settings = settings
-        self.model, self.tokenizer = load_model(folder)
-        for_inference(self.model.to(device()), resolved(settings.precision))
-        self.calibration = calibration_of(folder)
         self.lock = threading.Lock()
 
     def answer(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
-        """One dict a row: captions; itm, itc and where calibrated match; or image_embedding and text_embedding of what the row has."""
+        """One dict a row: captions; `scores`; or image_embedding and text_embedding of what the row has."""
+        self.check(options)
+        rows = [self.prepared(row, options.task) for row in rows]
+        size = self.settings.batch_size
+        with self.lock:
+            return [answer for start in range(0, len(rows), size) for answer in self.work(rows[start : start + size], options)]
+
+    def check(self, options: Options) -> None:
+        """BadRequest where the model can't do this."""
+        raise NotImplementedError
+
+    def prepared(self, row: Row, task: Task) -> Row:
+        """With its picture as the model takes it. BadRequest where it can't be read."""
+        raise NotImplementedError
+
+    def work(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
+        """The answers to a few rows."""
+        raise NotImplementedError
+
+
+class BlipService(Service):
+    """A BLIP of ours."""
+
+    def __init__(self, folder: Path, settings: Settings):
+        super().__init__(settings)
+        self.model, self.tokenizer = load_model(folder)
+        for_inference(self.model.to(device()), resolved(settings.precision))
+        self.calibration = calibration_of(folder)
+        self.prompt, self.max_tokens = settings.prompt or "", settings.max_tokens or self.model.cfg.text.max_positions
+        calibrated = {"match": "P(match), calibrated"} if self.calibration else {}
+        self.scores = calibrated | {"itm": "P(match) of the ITM head, raw", "itc": "ITC cosine"}
+
+    def check(self, options: Options) -> None:
         self.require(f"task {options.task}", *NEEDS[options.task])
         if options.task == "caption":
             self._check_length(options)
-        rows = [decoded(row, self.settings, self.model.cfg.vision.image_size) for row in rows]
-        work = {"caption": self._caption, "match": self._match, "embed": self._embed}[options.task]
-        size = self.settings.batch_size
-        with self.lock:
-            return [answer for start in range(0, len(rows), size) for answer in work(rows[start : start + size], options)]
+
+    def prepared(self, row: Row, task: Task) -> Row:
+        return decoded(row, self.settings, self.model.cfg.vision.image_size)
+
+    def work(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
+        return {"caption": self._caption, "match": self._match, "embed": self._embed}[options.task](rows, options)
 
     def require(self, what: str, *parts: str) -> None:
         """BadRequest when the model lacks weights that `what` needs."""
@@ -59,25 +95,25 @@ class Service:
             options.sampler,
             seed=options.seed,
             num_candidates=options.num_captions,
-            prompt=cfg.prompt,
+            prompt=self.prompt,
             precision=cfg.precision,
         )
         return [{"captions": captions} for captions in made]
 
     def _check_length(self, options: Options) -> None:
         try:
-            check_length(self.model, self.tokenizer, self.settings.prompt, options.sampler.max_tokens)
+            check_length(self.model, self.tokenizer, self.prompt, options.sampler.max_tokens)
         except ValueError as e:
             raise BadRequest(f"params: {e}") from None
 
     def _match(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
         # read_rows has seen that each has both
-        return self.as_answers(self.scores([row.picture for row in rows], [row.text for row in rows]))  # type: ignore[misc]
+        return self.as_answers(self.judged([row.picture for row in rows], [row.text for row in rows]))  # type: ignore[misc]
 
-    def scores(self, pictures: list[np.ndarray], texts: list[str]) -> PairScores:
+    def judged(self, pictures: list[np.ndarray], texts: list[str]) -> PairScores:
         """Of each picture with its text. ITM has [ENC] at position 0, as training."""
-        cfg, pairs = self.settings, [[text] for text in texts]
-        return score_texts(self.model, self.tokenizer, pictures, pairs, max_tokens=cfg.max_tokens, precision=cfg.precision)
+        pairs = [[text] for text in texts]
+        return score_texts(self.model, self.tokenizer, pictures, pairs, max_tokens=self.max_tokens, precision=self.settings.precision)
 
     def as_answers(self, scores: PairScores) -> list[dict[str, Any]]:
         columns = {"itm": scores.itm, "itc": scores.itc}
@@ -100,8 +136,17 @@ class Service:
 
     def text_features(self, texts: list[str]) -> np.ndarray:
         """Likewise of texts."""
-        encoded = [self.tokenizer.encode(t, max_tokens=self.settings.max_tokens) for t in texts]
+        encoded = [self.tokenizer.encode(t, max_tokens=self.max_tokens) for t in texts]
         return text_features(self.model, encoded, precision=self.settings.precision).cpu().numpy()
+
+
+def open_service(folder: Path, settings: Settings) -> Service:
+    """ValueError when the folder's model can neither write nor judge."""
+    if "model" in read_config(folder):
+        return BlipService(folder, settings)
+    from blip_core.serving.others import OthersService  # with what reads folders of others, which a packed BLIP goes without
+
+    return OthersService(folder, settings)
 
 
 def calibration_of(folder: Path) -> Calibration | None:

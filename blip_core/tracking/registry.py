@@ -144,12 +144,12 @@ class Registry:
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        signature, training = _signature(package.pop("params")), self._training(tags["model_hash"]) or run_id
+        taken, training = signature(package.pop("params")), self._training(tags["model_hash"]) or run_id
         logged = self._client.create_logged_model(self._experiment, self.name, training, tags, model_type="image-text")
         model_id, place = logged.model_id, logged.artifact_location
         about = Model(artifact_path=place, run_id=training, model_uuid=model_id, model_id=model_id)
         with tempfile.TemporaryDirectory(dir=self._work) as folder:
-            mlflow.pyfunc.save_model(f"{folder}/model", mlflow_model=about, signature=signature, **package)
+            mlflow.pyfunc.save_model(f"{folder}/model", mlflow_model=about, signature=taken, **package)
             self._client.log_model_artifacts(model_id, f"{folder}/model")
         self._client.finalize_logged_model(model_id, "READY")
         self._client.log_outputs(training, [LoggedModelOutput(model_id, step=0)])
@@ -216,7 +216,7 @@ def fetch_model(uri: str, root: Path, folder: Path) -> Path:
         return registry.model(version, folder)
 
 
-def _signature(params: dict[str, str | int | float | bool]) -> "ModelSignature":
+def signature(params: dict[str, str | int | float | bool]) -> "ModelSignature":
     """Of mlflow/serve.py. All columns are optional, as each task reads and answers other ones."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema

@@ -30,7 +30,7 @@ from blip_core.demo import search as search_module
 from blip_core.demo.search import PictureIndex
 from blip_core.demo.verb import model_folder
 from blip_core.serving.options import packed_settings
-from blip_core.serving.service import Service
+from blip_core.serving.service import BlipService
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import write_manifest
 from blip_core.weights.checkpoint import load_model, new_model, save_model
@@ -410,7 +410,7 @@ def test_no_other_verb_imports_gradio():
 def index(root, tmp_path, monkeypatch):
     """Makes an index, in parts of 16 pictures, that is new to this process."""
     monkeypatch.setattr(search_module, "PART", 16)
-    service = Service(root / "model", packed_settings(root / "model", load_params(ROOT / "params.yaml")))
+    service = BlipService(root / "model", packed_settings(root / "model", load_params(ROOT / "params.yaml")))
     return lambda: PictureIndex(service, root / "model", root / "artifacts/generations/g1", root / "artifacts/shards", tmp_path)
 
 

@@ -20,7 +20,7 @@ from blip_core.pictures.images import admit, decode_rgb
 from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.serving.options import BadRequest, choose, packed_settings
 from blip_core.serving.rows import read_rows
-from blip_core.serving.service import Service, calibration_of
+from blip_core.serving.service import BlipService, calibration_of
 from blip_core.stages.register import PACKAGES, example_image, package
 from blip_core.weights.checkpoint import model_hash, save_model
 
@@ -138,7 +138,7 @@ def test_calibrated_probability_comes_with_a_filter(served, tmp_path, pictures):
     other = Calibrated("f" * 16, "other", Calibration(itm_logit=9.0, itc=9.0, bias=9.0), 0.5)
     write_calibrations([other, own], tmp_path / "calibration.json", facts={})
     assert package(tmp_path / "filter", load_params(PARAMS))["artifacts"]["calibration"] == str(tmp_path / "calibration.json")
-    service = Service(tmp_path / "filter", packed_settings(tmp_path / "filter", load_params(PARAMS)))
+    service = BlipService(tmp_path / "filter", packed_settings(tmp_path / "filter", load_params(PARAMS)))
     rows = read_rows([text(pictures[0])], ["a red ball"], "match", service.settings, paths=False)
     [answer] = service.answer(rows, choose({"task": "match"}, service.settings))
     logit = np.log(answer["itm"] / (1 - answer["itm"])) + 2 * answer["itc"] - 0.5
@@ -151,7 +151,7 @@ def test_a_task_that_the_model_has_no_weights_for_is_refused(served, tmp_path, p
     served[1].missing = frozenset({"match"})
     save_model(served[1], tokenizer, tmp_path / "captioner", prompt="", max_tokens=12)
     served[1].missing = frozenset()
-    service = Service(tmp_path / "captioner", packed_settings(tmp_path / "captioner", load_params(PARAMS)))
+    service = BlipService(tmp_path / "captioner", packed_settings(tmp_path / "captioner", load_params(PARAMS)))
     rows = read_rows([text(pictures[0])], ["a"], "match", service.settings, paths=False)
     with pytest.raises(BadRequest, match="task match is beyond this model: match .the head of ITM."):
         service.answer(rows, choose({"task": "match"}, service.settings))
