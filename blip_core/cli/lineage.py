@@ -10,7 +10,6 @@ from typing import Any
 
 from blip_core.cli.verbs import Verbs, read_params
 from blip_core.report.wording import listed
-from blip_core.tables.captions import WRITTEN, made_of
 
 ASIDE = ("artifacts/metrics/", "artifacts/summary/", "artifacts/history/", "artifacts/plots/")  # outputs that nothing is made from
 
@@ -126,6 +125,8 @@ def _tests(tests: dict[str, Any]) -> str:
 
 
 def _caption_lines(found: dict[str, Any]) -> Iterable[str]:
+    from blip_core.tables.captions import WRITTEN, made_of
+
     for version in found["generations"]:
         yield f"{version['version']}{' (in the workspace)' if version['workspace'] else ''}:"
         for row in version["texts"]:
