@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.cli.verbs import Verbs
-from blip_core.tables.captions import WRITTEN
 from blip_core.tables.stopped import require_made
 
 SHOWN = 100  # characters of a text
@@ -34,6 +33,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _generations(args: argparse.Namespace) -> None:
+    from blip_core.tables.captions import WRITTEN
     from blip_core.versions.generations import describe
 
     rows = describe(Path.cwd())
@@ -51,6 +51,8 @@ def _generations(args: argparse.Namespace) -> None:
 
 
 def _generation_row(row: dict[str, Any]) -> list[str]:
+    from blip_core.tables.captions import WRITTEN
+
     kept = row["kept"] or {}
     numbers = [f"{kept[s]:,}" if s in kept else "?" for s in ("web", "human", *WRITTEN)]
     where = "workspace" if row["workspace"] else ""
@@ -100,6 +102,8 @@ def _difference_lines(found: dict[str, Any], before: str, after: str) -> Iterabl
 
 
 def _example(row: dict[str, Any]) -> str:
+    from blip_core.tables.captions import WRITTEN
+
     origin = f"{row['key']} {row['source']}" + (f" {row['round']}#{row['candidate']}" if row["source"] in WRITTEN else "")
     old, new = (f"{(row[f'text_{when}'] or '')[:SHOWN]!r}" for when in ("before", "after"))
     score = next((f", match {row[k]:.3f}" for k in ("match_after", "match_before") if row[k] is not None), "")
