@@ -115,7 +115,7 @@ class Params(Config):
         """What a stage would else say hours later."""
         for stage in ("pretrain", "tune_captioner", "tune_filter"):
             tokens, most = self.section(stage).optim.max_tokens, self.model.text.max_positions
-            if tokens > most:
+            if tokens > most and getattr(self.section(stage), "lora", None) is None:
                 raise ValueError(f"{stage}.optim.max_tokens is {tokens}, but model.text.max_positions is {most}")
         if lacking := [source for source in self.assemble.sources if source not in self.gate.max_noise]:
             raise ValueError(f"gate.max_noise says nothing of {' and '.join(lacking)}, which assemble.sources has; add a limit")

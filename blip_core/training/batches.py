@@ -215,7 +215,8 @@ def augment_picture(image_HW3: np.ndarray, cfg: AugmentConfig, draw: np.ndarray)
 
 
 def _cropped(image_HW3: np.ndarray, cfg: AugmentConfig, draw: np.ndarray) -> np.ndarray:
-    top, left, h, w = crop_box(*image_HW3.shape[:2], cfg.crop, draw[:4])
+    height, width, _ = image_HW3.shape
+    top, left, h, w = crop_box(height, width, cfg.crop, draw[:4])
     return image_HW3[top : top + h, left : left + w]
 
 
