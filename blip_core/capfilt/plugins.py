@@ -59,8 +59,9 @@ def kinds() -> dict[str, Kind]:
     from transformers.models.auto import modeling_auto as known
 
     answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge, asks=True))
+    answering[ADAPTER] = Kind(load_adapted_captioner, load_adapted_judge)
     contrastive = dict.fromkeys(contrastive_types(), Kind(filter=_open_clip))
-    own = {"blip": BLIP, "blip-2": Kind(load_vlm_captioner, _open_blip2), ADAPTER: Kind(load_adapted_captioner, load_adapted_judge)}
+    own = {"blip": BLIP, "blip-2": Kind(load_vlm_captioner, _open_blip2)}
     return answering | contrastive | own
 
 
