@@ -1,0 +1,136 @@
+"""Does an adapter learn? A tiny vision-language model with random weights, tuned on the sample world's clean set as captioner and as judge.
+
+    OMP_NUM_THREADS=1 python benchmarks/truth/lora.py [--seed N] [--pictures N] [--steps N]
+
+The base is the Qwen2-VL of the tests (two layers of width 32 in each part, drawn from the seed), which stays as it is; the stages
+tune_captioner and tune_filter train adapters of rank 16 upon it. Captions of held-out pictures are measured against the pictures' own
+references, and, as chance, the same captions against those of another picture; the judge by the AUC of planted pairs, before and after.
+Writes benchmarks/results/lora-<seed>.json. Ten minutes or so on one core.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+from blip_core.capfilt.controls import plant
+from blip_core.capfilt.plugins import open_captioner, open_filter
+from blip_core.capfilt.scoring import score_table
+from blip_core.compute.pixels import read_picture
+from blip_core.config.capfilt import SamplerConfig
+from blip_core.config.params import Params, load_params
+from blip_core.config.training import JudgeLoraConfig, LoraConfig
+from blip_core.evaluation.metrics import caption_scores, roc_auc
+from blip_core.sample.write import write_sample
+from blip_core.stages.ingest import ingest
+from blip_core.stages.tune_captioner import tune_captioner
+from blip_core.stages.tune_filter import tune_filter
+from blip_core.stages.validate import validate
+from blip_core.tables.heldout import Picture, heldout_pictures
+from blip_core.tables.shards import ShardImages
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.support.vlms import make_folder  # noqa: E402
+
+SIZES = {"num_web": 200, "num_val": 100, "num_test": 200}
+LORA: dict[str, Any] = {"rank": 16, "alpha": 32, "dropout": 0.0, "targets": "all-linear"}
+OPTIM = {"batch_size": 32, "lr": 5e-3, "min_lr": 1e-4, "max_tokens": 60, "weight_decay": 0.0, "precision": "fp32", "log_every": 10}
+GREEDY = SamplerConfig(name="beam", p=1.0, top_k=0, temperature=1.0, beams=1, min_tokens=3, max_tokens=60, repetition_penalty=1.0)
+
+
+def make_artifacts(root: Path, params: Params, *, seed: int, pictures: int) -> Path:
+    """The sample world as the stages before the tunings leave it."""
+    sample = params.sample.model_copy(update={**SIZES, "num_train": pictures, "seed": seed})
+    write_sample(root / "data", sample)
+    a = root / "artifacts"
+    outs = (a / "shards", a / "generations/g0", a / "heldout", a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
+    ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
+    checked = (a / "generations/g0", a / "heldout", a / "shards", a / "gates/g0.json", a / "decisions/g0.json")
+    limits = {"cfg": params.section("validate"), "gate_cfg": params.gate, "score_cfg": params.score}
+    validate(*checked, a / "metrics/validate.json", a / "docs/validate", **limits)
+    return a
+
+
+def tuned(stage: Any, cfg: Any, artifacts: Path, name: str, seed: int) -> Path:
+    a, out = artifacts, artifacts / "rounds/r1" / name
+    outs = (out, a / f"history/{name}.csv", a / f"metrics/{name}.json")
+    stage(a / "none", a / "generations/g0", a / "shards", a / "gates/g0.json", *outs, cfg=cfg, seed=seed, work=a.parent / "work")
+    return out
+
+
+def captions_of(folder: Path, pictures: list[Picture], images: ShardImages) -> list[str]:
+    captioner = open_captioner(str(folder), folder, prompt=None, precision="fp32", fetch=None)
+    prepared = [captioner.prepare(read_picture(images, p.shard, p.key)) for p in pictures]
+    found = captioner.captions(prepared, [p.key for p in pictures], GREEDY, seed=0, num_candidates=1, first=0)
+    return [caption.text for (caption,) in found]
+
+
+def measured(captions: list[str], pictures: list[Picture]) -> dict[str, float]:
+    scores = caption_scores({p.key: p.texts for p in pictures}, {p.key: c for p, c in zip(pictures, captions, strict=True)})
+    return {name: round(scores.corpus[name], 3) for name in ("cider", "bleu4", "rouge_l")}
+
+
+def auc_of(folder: Path, question: str, pictures: list[Picture], images: ShardImages) -> float:
+    """Of true captions and those of other pictures."""
+    judge = open_filter(str(folder), folder, question=question, precision="fp32", fetch=None)
+    table = plant(pictures, per_image=3, seed=0)
+    kept = [kind in ("true", "mismatched") for kind in table["kind"].to_pylist()]
+    table = table.filter(kept)
+    return round(roc_auc(table["truth"].to_numpy(), score_table(judge, table, images, batch_size=50).itm_logit), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=int, default=250, help="of the clean set, five captions each")
+    parser.add_argument("--steps", type=int, default=600)
+    args = parser.parse_args()
+    params = load_params(ROOT / "params.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        artifacts, base = (
+            make_artifacts(root, params, seed=args.seed, pictures=args.pictures),
+            make_folder("qwen2_vl", root / "base", seed=args.seed),
+        )
+        optim = params.tune_captioner.optim.model_copy(update={**OPTIM, "steps": args.steps})
+        question = params.score.question
+        writes = params.tune_captioner.model_copy(update={"optim": optim, "lora": LoraConfig(base=base, **LORA)})
+        judges = params.tune_filter.model_copy(update={"optim": optim, "lora": JudgeLoraConfig(base=base, question=question, **LORA)})
+        captioner = tuned(tune_captioner, writes, artifacts, "captioner", args.seed)
+        judge = tuned(tune_filter, judges, artifacts, "filter", args.seed)
+        pictures, images = heldout_pictures(artifacts / "heldout", "test"), ShardImages(artifacts / "shards")
+        captions = captions_of(captioner, pictures, images)
+        results = {
+            "seed": args.seed,
+            "clean_pictures": args.pictures,
+            "steps": args.steps,
+            "heldout_pictures": len(pictures),
+            "captions": {
+                "base": measured(captions_of(base, pictures, images), pictures),
+                "adapter": measured(captions, pictures),
+                "adapter, of another picture": measured(list(np.roll(captions, 1)), pictures),
+            },
+            "judge_auc": {name: auc_of(f, question, pictures, images) for name, f in (("base", base), ("adapter", judge))},
+            "examples": [{"caption": c, "reference": p.texts[0]} for c, p in zip(captions[:5], pictures, strict=False)],
+        }
+    for name, scores in results["captions"].items():
+        print(f"captions of the {name}: {scores}")
+    print(f"AUC of the judge: {results['judge_auc']}")
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
+    out = ROOT / "benchmarks/results" / f"lora-{args.seed}.json"
+    out.write_text(json.dumps({"machine": platform.machine(), **versions, **results}, indent=1) + "\n")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()
