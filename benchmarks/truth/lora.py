@@ -9,17 +9,12 @@ Writes benchmarks/results/lora-<seed>.json. Ten minutes or so on one core.
 """
 
 import argparse
-import json
-import platform
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
-import torch
-import transformers
 
 from blip_core.capfilt.controls import plant
 from blip_core.capfilt.plugins import open_captioner, open_filter
@@ -38,7 +33,9 @@ from blip_core.tables.heldout import Picture, heldout_pictures
 from blip_core.tables.shards import ShardImages
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks/speed")]
+
+from side_by_side import write  # noqa: E402
 
 from tests.support.vlms import make_folder  # noqa: E402
 
@@ -93,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=250, help="of the clean set, five captions each")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
     params = load_params(ROOT / "params.yaml")
     with tempfile.TemporaryDirectory() as folder:
@@ -126,10 +123,7 @@ def main() -> None:
     for name, scores in results["captions"].items():
         print(f"captions of the {name}: {scores}")
     print(f"AUC of the judge: {results['judge_auc']}")
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
-    out = ROOT / "benchmarks/results" / f"lora-{args.seed}.json"
-    out.write_text(json.dumps({"machine": platform.machine(), **versions, **results}, indent=1) + "\n")
-    print(out)
+    print(write(f"lora-{args.seed}", results))
 
 
 if __name__ == "__main__":
