@@ -89,8 +89,8 @@ def auc_of(folder: Path, question: str, pictures: list[Picture], images: ShardIm
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=250, help="of the clean set, five captions each")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--pictures", type=int, default=250, help="of the clean set, with their captions")
+    parser.add_argument("--steps", type=int, default=250)
     args = parser.parse_args()
     params = load_params(ROOT / "params.yaml")
     with tempfile.TemporaryDirectory() as folder:
@@ -99,30 +99,25 @@ def main() -> None:
             make_artifacts(root, params, seed=args.seed, pictures=args.pictures),
             make_folder("qwen2_vl", root / "base", seed=args.seed),
         )
-        optim = params.tune_captioner.optim.model_copy(update={**OPTIM, "steps": args.steps})
-        question = params.score.question
-        writes = params.tune_captioner.model_copy(update={"optim": optim, "lora": LoraConfig(base=base, **LORA)})
-        judges = params.tune_filter.model_copy(update={"optim": optim, "lora": JudgeLoraConfig(base=base, question=question, **LORA)})
-        captioner = tuned(tune_captioner, writes, artifacts, "captioner", args.seed)
-        judge = tuned(tune_filter, judges, artifacts, "filter", args.seed)
         pictures, images = heldout_pictures(artifacts / "heldout", "test"), ShardImages(artifacts / "shards")
-        captions = captions_of(captioner, pictures, images)
-        results = {
-            "seed": args.seed,
-            "clean_pictures": args.pictures,
-            "steps": args.steps,
-            "heldout_pictures": len(pictures),
-            "captions": {
-                "base": measured(captions_of(base, pictures, images), pictures),
-                "adapter": measured(captions, pictures),
-                "adapter, of another picture": measured(list(np.roll(captions, 1)), pictures),
-            },
-            "judge_auc": {name: auc_of(f, question, pictures, images) for name, f in (("base", base), ("adapter", judge))},
-            "examples": [{"caption": c, "reference": p.texts[0]} for c, p in zip(captions[:5], pictures, strict=False)],
+        optim = params.tune_captioner.optim.model_copy(update={**OPTIM, "steps": args.steps})
+        plain = params.tune_captioner.language.model_copy(update={"label_smoothing": 0.0})
+        writes = params.tune_captioner.model_copy(update={"optim": optim, "language": plain, "lora": LoraConfig(base=base, **LORA)})
+        written = captions_of(tuned(tune_captioner, writes, artifacts, "captioner", args.seed), pictures, images)
+        captions = {
+            "base": measured(captions_of(base, pictures, images), pictures),
+            "adapter": measured(written, pictures),
+            "chance": measured(list(np.roll(written, 1)), pictures),
         }
-    for name, scores in results["captions"].items():
-        print(f"captions of the {name}: {scores}")
-    print(f"AUC of the judge: {results['judge_auc']}")
+        print(captions, flush=True)
+        question = params.score.question
+        judges = params.tune_filter.model_copy(update={"optim": optim, "lora": JudgeLoraConfig(base=base, question=question, **LORA)})
+        judge = tuned(tune_filter, judges, artifacts, "filter", args.seed)
+        auc = {name: auc_of(folder, question, pictures, images) for name, folder in (("base", base), ("adapter", judge))}
+        print(auc)
+    sizes = {"clean_pictures": args.pictures, "steps": args.steps, "heldout_pictures": len(pictures)}
+    examples = [{"caption": caption, "reference": p.texts[0]} for caption, p in zip(written[:5], pictures, strict=False)]
+    results = {"seed": args.seed, **sizes, "captions": captions, "judge_auc": auc, "examples": examples}
     print(write(f"lora-{args.seed}", results))
 
 

@@ -13,22 +13,27 @@ import transformers
 from blip_core.capfilt.adapter import save_adapter
 from blip_core.capfilt.decoding import write
 from blip_core.capfilt.folders import folder_hash
+from blip_core.capfilt.judge import judge_by
 from blip_core.capfilt.plugins import identify, identify_captioner, open_captioner, open_filter
 from blip_core.capfilt.vlm import VlmCaptioner, own_prompt
+from blip_core.compute.pixels import read_picture
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.config.training import JudgeLoraConfig, LoraConfig
 from blip_core.lora.adapted import Adapted, open_base
-from blip_core.lora.batches import mismatched
+from blip_core.lora.batches import JudgementBatches, mismatched
 from blip_core.lora.examples import IGNORED, answer_ids, answers
+from blip_core.lora.objectives import JudgementObjective
 from blip_core.stages.caption import caption
 from blip_core.stages.tune_captioner import tune_captioner
 from blip_core.stages.tune_filter import tune_filter
 from blip_core.tables.captions import read_tables
+from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Rows
 from tests.support.vlms import FAMILIES, make_folder
 
 QUESTION = 'Does it show "{text}"? Yes or no.'
 TEXTS = ["a red ball", "2 dogs on the grass", "there is a green box"]
+JUDGES = [name for name in FAMILIES if name not in ("paligemma", "blip-2", "instructblip", "git", "florence2")]
 GREEDY = SamplerConfig(name="beam", p=1.0, top_k=0, temperature=1.0, beams=1, min_tokens=0, max_tokens=40, repetition_penalty=1.0)
 
 open_tuned = partial(open_captioner, prompt=None, precision="fp32", fetch=None)
@@ -124,6 +129,28 @@ def test_a_judge_is_tuned_on_true_and_false_pairs(ingested, params, llava, tmp_p
     assert abs(scores.itm_logit - before.score([before.prepare(p) for p in pictures()], [before.encode(TEXTS)] * 3).itm_logit).max() > 0.1
     with pytest.raises(ValueError, match="judge: this adapter was tuned to judge; expected one that writes"):
         open_tuned(str(tmp_path / "judge"), tmp_path)
+
+
+@pytest.mark.parametrize("family", JUDGES)
+def test_what_a_judge_learns_is_its_score(family, ingested, params, tmp_path):
+    """Of each family that judges: the log-odds in training are those of the filter, of questions of any length together."""
+    folder, rows = make_folder(family, tmp_path / family), Rows.of(ingested / "generations/g0", ["human"])
+    images, still = ShardImages(ingested / "shards"), {"crop": (1.0, 1.0), "shift": 0, "brightness": 0.0, "flip": False}
+    augment = params.tune_filter.optim.augment.model_copy(update=still)
+    optim = params.tune_filter.optim.model_copy(update={"batch_size": 2, "augment": augment})
+    judge = judge_by(open_base(folder, precision="fp32"), folder, "", question=QUESTION)
+    batches = JudgementBatches(judge, rows, images, shares={"human": 1.0}, cfg=optim, seed=0)
+    picked = batches.picked(0)
+    others = [mismatched(rows, row, np.random.default_rng([0, 0, 2, place])) for place, row in enumerate(picked.rows)]
+    shards, keys, texts = rows.at(picked.rows)
+    prepared = [judge.prepare(read_picture(images, shard, key)) for shard, key in zip(shards, keys, strict=True)]
+    wanted = judge.score(prepared, [judge.encode([text, *more]) for text, more in zip(texts, others, strict=True)]).itm_logit
+    model = Adapted(judge.vlm.model, lora(folder), recompute=False, seed=0)
+    with torch.no_grad():
+        loss = JudgementObjective(judge.yes, judge.no)(model, batches.read(0))["itm"]
+    truth = np.array([1.0, 0.0, 0.0] * 2)
+    assert float(loss) == pytest.approx(np.logaddexp(0, np.where(truth, -wanted, wanted)).mean(), abs=1e-4)
+    assert len(set(wanted.round(4))) > 4
 
 
 def test_false_pairs_are_of_other_pictures_and_texts(ingested):
