@@ -22,7 +22,7 @@ from blip_core.capfilt.scoring import score_table
 from blip_core.compute.pixels import read_picture
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.config.params import Params, load_params
-from blip_core.config.training import JudgeLoraConfig, LoraConfig
+from blip_core.config.training import JudgeLoraConfig, LoraConfig, OptimConfig
 from blip_core.evaluation.metrics import caption_scores, roc_auc
 from blip_core.sample.write import write_sample
 from blip_core.stages.ingest import ingest
@@ -86,6 +86,31 @@ def auc_of(folder: Path, question: str, pictures: list[Picture], images: ShardIm
     return round(roc_auc(table["truth"].to_numpy(), score_table(judge, table, images, batch_size=50).itm_logit), 3)
 
 
+def captioner_results(artifacts: Path, base: Path, params: Params, optim: OptimConfig, seed: int) -> dict[str, Any]:
+    language = params.tune_captioner.language.model_copy(update={"label_smoothing": 0.0})
+    cfg = params.tune_captioner.model_copy(update={"optim": optim, "language": language, "lora": LoraConfig(base=base, **LORA)})
+    pictures, images = heldout_pictures(artifacts / "heldout", "test"), ShardImages(artifacts / "shards")
+    written = captions_of(tuned(tune_captioner, cfg, artifacts, "captioner", seed), pictures, images)
+    scores = {
+        "base": measured(captions_of(base, pictures, images), pictures),
+        "adapter": measured(written, pictures),
+        "chance": measured(list(np.roll(written, 1)), pictures),
+    }
+    print(scores, flush=True)
+    examples = [{"caption": caption, "reference": p.texts[0]} for caption, p in zip(written[:5], pictures, strict=False)]
+    return {"heldout_pictures": len(pictures), "captions": scores, "examples": examples}
+
+
+def judge_results(artifacts: Path, base: Path, params: Params, optim: OptimConfig, seed: int) -> dict[str, Any]:
+    question = params.score.question
+    lora = JudgeLoraConfig(base=base, question=question, **LORA)
+    judge = tuned(tune_filter, params.tune_filter.model_copy(update={"optim": optim, "lora": lora}), artifacts, "filter", seed)
+    pictures, images = heldout_pictures(artifacts / "heldout", "test"), ShardImages(artifacts / "shards")
+    auc = {name: auc_of(folder, question, pictures, images) for name, folder in (("base", base), ("adapter", judge))}
+    print(auc)
+    return {"judge_auc": auc}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
@@ -95,30 +120,12 @@ def main() -> None:
     params = load_params(ROOT / "params.yaml")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        artifacts, base = (
-            make_artifacts(root, params, seed=args.seed, pictures=args.pictures),
-            make_folder("qwen2_vl", root / "base", seed=args.seed),
-        )
-        pictures, images = heldout_pictures(artifacts / "heldout", "test"), ShardImages(artifacts / "shards")
+        artifacts = make_artifacts(root, params, seed=args.seed, pictures=args.pictures)
         optim = params.tune_captioner.optim.model_copy(update={**OPTIM, "steps": args.steps})
-        plain = params.tune_captioner.language.model_copy(update={"label_smoothing": 0.0})
-        writes = params.tune_captioner.model_copy(update={"optim": optim, "language": plain, "lora": LoraConfig(base=base, **LORA)})
-        written = captions_of(tuned(tune_captioner, writes, artifacts, "captioner", args.seed), pictures, images)
-        captions = {
-            "base": measured(captions_of(base, pictures, images), pictures),
-            "adapter": measured(written, pictures),
-            "chance": measured(list(np.roll(written, 1)), pictures),
-        }
-        print(captions, flush=True)
-        question = params.score.question
-        judges = params.tune_filter.model_copy(update={"optim": optim, "lora": JudgeLoraConfig(base=base, question=question, **LORA)})
-        judge = tuned(tune_filter, judges, artifacts, "filter", args.seed)
-        auc = {name: auc_of(folder, question, pictures, images) for name, folder in (("base", base), ("adapter", judge))}
-        print(auc)
-    sizes = {"clean_pictures": args.pictures, "steps": args.steps, "heldout_pictures": len(pictures)}
-    examples = [{"caption": caption, "reference": p.texts[0]} for caption, p in zip(written[:5], pictures, strict=False)]
-    results = {"seed": args.seed, **sizes, "captions": captions, "judge_auc": auc, "examples": examples}
-    print(write(f"lora-{args.seed}", results))
+        parts = (artifacts, make_folder("qwen2_vl", root / "base", seed=args.seed), params, optim, args.seed)
+        results = captioner_results(*parts) | judge_results(*parts)
+    about = {"seed": args.seed, "clean_pictures": args.pictures, "steps": args.steps}
+    print(write(f"lora-{args.seed}", about | results))
 
 
 if __name__ == "__main__":
