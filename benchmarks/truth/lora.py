@@ -23,7 +23,7 @@ from blip_core.compute.pixels import read_picture
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.config.params import Params, load_params
 from blip_core.config.training import JudgeLoraConfig, LoraConfig, OptimConfig
-from blip_core.evaluation.metrics import caption_scores, roc_auc
+from blip_core.evaluation.metrics import CaptionScores, caption_scores, roc_auc
 from blip_core.sample.write import write_sample
 from blip_core.stages.ingest import ingest
 from blip_core.stages.tune_captioner import tune_captioner
@@ -72,9 +72,16 @@ def captions_of(folder: Path, pictures: list[Picture], images: ShardImages) -> l
     return [caption.text for (caption,) in found]
 
 
-def measured(captions: list[str], pictures: list[Picture]) -> dict[str, float]:
-    scores = caption_scores({p.key: p.texts for p in pictures}, {p.key: c for p, c in zip(pictures, captions, strict=True)})
-    return {name: round(scores.corpus[name], 3) for name in ("cider", "bleu4", "rouge_l")}
+def measured(captions: list[str], pictures: list[Picture]) -> CaptionScores:
+    return caption_scores({p.key: p.texts for p in pictures}, {p.key: c for p, c in zip(pictures, captions, strict=True)})
+
+
+def above(found: CaptionScores, chance: CaptionScores) -> dict[str, float]:
+    """The difference of the two CIDErs with its 95 % bootstrap interval over pictures."""
+    difference = found.per_image["cider"] - chance.per_image["cider"]
+    drawn = difference[np.random.default_rng(0).integers(len(difference), size=(2000, len(difference)))].mean(1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return {name: round(float(value), 3) for name, value in (("difference", difference.mean()), ("low", low), ("high", high))}
 
 
 def auc_of(folder: Path, question: str, pictures: list[Picture], images: ShardImages) -> float:
@@ -96,9 +103,11 @@ def captioner_results(artifacts: Path, base: Path, params: Params, optim: OptimC
         "adapter": measured(written, pictures),
         "chance": measured(list(np.roll(written, 1)), pictures),
     }
-    print(scores, flush=True)
+    shown = {name: {m: round(s.corpus[m], 3) for m in ("cider", "bleu4", "rouge_l")} for name, s in scores.items()}
+    shown["adapter above chance, CIDEr"] = above(scores["adapter"], scores["chance"])
+    print(shown, flush=True)
     examples = [{"caption": caption, "reference": p.texts[0]} for caption, p in zip(written[:5], pictures, strict=False)]
-    return {"heldout_pictures": len(pictures), "captions": scores, "examples": examples}
+    return {"heldout_pictures": len(pictures), "captions": shown, "examples": examples}
 
 
 def judge_results(artifacts: Path, base: Path, params: Params, optim: OptimConfig, seed: int) -> dict[str, Any]:
@@ -115,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=250, help="of the clean set, with their captions")
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=700)
     args = parser.parse_args()
     params = load_params(ROOT / "params.yaml")
     with tempfile.TemporaryDirectory() as folder:
