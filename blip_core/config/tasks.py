@@ -1,6 +1,9 @@
-"""The section `tasks`: the downstream tasks on which every model of the chain is tuned and measured; empty by default."""
+"""The section `tasks`: the downstream tasks on which every model of the chain is tuned and measured; empty by default.
 
-from typing import Annotated, Literal
+METRICS of a kind: what `compare` and `decide` may name of it, as NAME.accuracy.
+"""
+
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +25,7 @@ class MeasureConfig(Config):
 class VqaConfig(Config):
     """Questions about pictures (paper section 5.4; blip_core/tasks/vqa.py)."""
 
+    METRICS: ClassVar = ("accuracy",)
     kind: Literal["vqa"]
     optim: OptimConfig = Field(description="laid over training.optim; max_tokens is that of a question")
     label_smoothing: Share = 0.1
@@ -38,6 +42,7 @@ class VqaConfig(Config):
 class ClassifyConfig(Config):
     """Pictures told by the names of their classes, without tuning (blip_core/tasks/classify.py)."""
 
+    METRICS: ClassVar = ("top1", "top5", "mean_class_recall", "map")
     kind: Literal["classify"]
     templates: tuple[Annotated[str, Field(pattern=r"\{\}")], ...] = Field(
         ("a photo of a {}.",), min_length=1, description="prompts of each class, its name at {}; a class may have its own in classes.csv"
@@ -51,6 +56,7 @@ class ClassifyConfig(Config):
 class NlvrConfig(Config):
     """Whether a sentence is true of two pictures (paper section 5.5; blip_core/tasks/nlvr.py)."""
 
+    METRICS: ClassVar = ("accuracy", "consistency")
     kind: Literal["nlvr"]
     optim: OptimConfig = Field(description="laid over training.optim")
     swap: Share = Field(

@@ -1,5 +1,7 @@
 """What every network here has, whatever stands on top of it."""
 
+from typing import Any
+
 from torch import nn
 
 from blip_core.config.model import ModelConfig
@@ -11,3 +13,4 @@ class Network(nn.Module):
 
     cfg: ModelConfig
     vit: Vit
+    kept: dict[str, Any]  # what a task keeps of its training for its measurement (tasks/task.py)

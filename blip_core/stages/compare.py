@@ -20,7 +20,6 @@ from blip_core.files.content import sha256_file, write_json
 from blip_core.tables.captions import read_table
 from blip_core.tables.stopped import newest_trained, stopped
 
-CAPTION_METRICS = ("cider", "rouge_l", "bleu1", "bleu2", "bleu3", "bleu4")
 BLEU = {f"bleu{n}": n - 1 for n in (1, 2, 3, 4)}  # corpus metrics: no mean over items, so they come from captions.parquet
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,8 @@
 """Measure a model on the held-out examples of its task, with bootstrap intervals over pictures, whole and by slices."""
 
+import hashlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,81 +12,104 @@ import pyarrow as pa
 from blip_core.capfilt.med import set_threads
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
+from blip_core.config.params import Params
 from blip_core.config.tasks import MeasureConfig, TaskConfig
-from blip_core.evaluation import bootstrap
+from blip_core.evaluation.task_metrics import DRAWS, EXAMPLES
 from blip_core.files.content import write_json
 from blip_core.model.inference import for_inference
-from blip_core.tables.captions import write_table
-from blip_core.tasks.batches import measured
+from blip_core.model.network import Network
+from blip_core.tables.captions import VAL, write_table
+from blip_core.tasks.batches import Measured
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import load_network
-from blip_core.tasks.task import Result, Statistic, Task, counted
+from blip_core.tasks.task import Result, SetAside, Statistic, Task, counted
+from blip_core.tokenizer.wordpiece import Tokenizer
+
+Draws = dict[str, tuple[float, np.ndarray]]  # metric to its value and that of each resample
 
 log = logging.getLogger(__name__)
 
 
-def evaluate_task(task: str, model: Path, data: Path, out: Path, out_metrics: Path, *, cfg: TaskConfig, seed: int) -> None:
-    """`task`: its name, for messages. `model`: what tune_task made: a tuned network, or the model as it was.
+def evaluate_task(task: str, model: Path, data: Path, out: Path, out_metrics: Path, *, cfg: TaskConfig, params: Params, seed: int) -> None:
+    """`task`: its name. `model`: what tune_task made: a tuned network, or the model as it was.
 
-    Measures test, and writes metrics.json and answers.parquet, a row for each example, to `out`.
+    Measures test, and val too where `decide` names a metric of the task. Writes metrics.json and answers.parquet, a row for each example
+    of test, to `out`. `out_metrics` has the values of the resamples besides (blip_core/evaluation/task_metrics.py). Of several processes
+    the first one measures.
     """
+    if os.environ.get("RANK", "0") != "0":
+        return
     kind = KINDS[cfg.kind]
     set_threads(cfg.measure.threads)
     network, tokenizer = load_network(model, kind, cfg)
     for_inference(network.to(device()), resolved(cfg.measure.precision))
-    examples, aside = kind.read(data, "test", cfg)
+    found = {}
+    for split in ["test", *([VAL] if any(metric.startswith(f"{task}.") for metric in params.decide.metrics) else [])]:
+        results, aside = _measured(task, split, kind, network, tokenizer, data, cfg)
+        metrics = {"examples": len(results), "set_aside": len(aside)} | summary(kind, results, cfg.measure, seed)
+        if split == "test":
+            write_table(pa.Table.from_pylist([_row(r) for r in results]), out / "answers.parquet")
+            write_json(metrics, out / "metrics.json")
+        drawn = {metric: values.tolist() for metric, (_, values) in _draws(kind, results, cfg.measure, seed).items()}
+        found[split] = metrics | {EXAMPLES: _identity(results), DRAWS: drawn}
+    write_json(found.pop("test") | found, out_metrics)
+
+
+def _measured(
+    task: str, split: str, kind: Task[Any], network: Network, tokenizer: Tokenizer, data: Path, cfg: TaskConfig
+) -> tuple[list[Result], list[SetAside]]:
+    examples, aside = kind.read(data, split, cfg)
     if not examples:
-        raise ValueError(f"{data}: no usable example of test; set aside: {counted(aside)}")
+        raise ValueError(f"{data}: no usable example of {split}; set aside: {counted(aside)}")
     if aside:
-        log.warning("%s: %d examples of test set aside: %s", task, len(aside), counted(aside))
-    batches = measured(examples, image_size=network.cfg.vision.image_size, batch_size=cfg.measure.batch_size)
-    results = kind.measure(network, tokenizer, data, batches, cfg)
-    metrics = {"examples": len(results), "set_aside": len(aside)} | summary(kind, results, cfg.measure, seed)
-    write_table(pa.Table.from_pylist([_row(r) for r in results]), out / "answers.parquet")
-    write_json(metrics, out / "metrics.json")
-    write_json(metrics, out_metrics)
+        log.warning("%s: %d examples of %s set aside: %s", task, len(aside), split, counted(aside))
+    batches = Measured(examples, image_size=network.cfg.vision.image_size, batch_size=cfg.measure.batch_size)
+    return kind.measure(network, tokenizer, data, batches, cfg), aside
 
 
 def summary(kind: Task[Any], results: list[Result], cfg: MeasureConfig, seed: int) -> dict[str, float]:
     """Each metric with the bounds of its interval: m, m_low, m_high; and m[column=value] of each slice with its number of examples."""
-    found = _metrics(kind, results, "", cfg, seed)
+    found = _intervals(draws := _draws(kind, results, cfg, seed), "", cfg)
     for column in cfg.slices:
         for value in sorted({str(r.facts.get(column)) for r in results}):
             part = [r for r in results if str(r.facts.get(column)) == value]
-            found |= {f"{metric}[{column}={value}]_examples": len(part) for metric in results[0].values}
-            found |= _metrics(kind, part, f"[{column}={value}]", cfg, seed)
+            found |= {f"{metric}[{column}={value}]_examples": len(part) for metric in draws}
+            found |= _intervals(_draws(kind, part, cfg, seed), f"[{column}={value}]", cfg)
     return found
 
 
-def _metrics(kind: Task[Any], results: list[Result], slice_: str, cfg: MeasureConfig, seed: int) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for metric in results[0].values:
-        found |= _interval(f"{metric}{slice_}", results, metric, cfg, seed)
-    for metric, statistic in kind.overall(results).items():
-        found |= _resampled(f"{metric}{slice_}", results, statistic, cfg, seed)
-    return found
-
-
-def _interval(name: str, results: list[Result], metric: str, cfg: MeasureConfig, seed: int) -> dict[str, float]:
+def _intervals(draws: Draws, slice_: str, cfg: MeasureConfig) -> dict[str, float]:
     """Of one picture alone there is no interval."""
-    values = np.array([r.values[metric] for r in results])
-    columns = bootstrap.sums_by_image(values, [r.image for r in results])
-    if len(columns) < 2:
-        return {name: float(values.mean())}
-    i = bootstrap.interval(columns, resamples=cfg.bootstrap, confidence=cfg.confidence, seed=seed)
-    return {name: i.value, f"{name}_low": i.low, f"{name}_high": i.high}
+    found = {}
+    for metric, (value, drawn) in draws.items():
+        found[f"{metric}{slice_}"] = value
+        if len(drawn):
+            low, high = np.quantile(drawn, [(1 - cfg.confidence) / 2, (1 + cfg.confidence) / 2])
+            found |= {f"{metric}{slice_}_low": float(low), f"{metric}{slice_}_high": float(high)}
+    return found
 
 
-def _resampled(name: str, results: list[Result], statistic: Statistic, cfg: MeasureConfig, seed: int) -> dict[str, float]:
-    """The same of a metric that is no mean."""
+def _draws(kind: Task[Any], results: list[Result], cfg: MeasureConfig, seed: int) -> Draws:
+    """Which pictures a resample has is told by the results' pictures and the seed alone, so the draws of two models are paired."""
     units, place = np.unique([r.image for r in results], return_inverse=True)
-    value, rng = statistic(np.ones(len(results), int)), np.random.default_rng(seed)
-    if len(units) < 2:
-        return {name: value}
-    draws = (rng.integers(len(units), size=len(units)) for _ in range(cfg.bootstrap))
-    drawn = [statistic(np.bincount(picked, minlength=len(units))[place]) for picked in draws]
-    low, high = np.quantile(drawn, [(1 - cfg.confidence) / 2, (1 + cfg.confidence) / 2])
-    return {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
+    rng = np.random.default_rng(seed)
+    resamples = cfg.bootstrap if len(units) > 1 else 0
+    counts = [np.bincount(rng.integers(len(units), size=len(units)), minlength=len(units))[place] for _ in range(resamples)]
+    return {m: (s(np.ones(len(results), int)), np.array([s(c) for c in counts])) for m, s in _statistics(kind, results).items()}
+
+
+def _statistics(kind: Task[Any], results: list[Result]) -> dict[str, Statistic]:
+    return {metric: _mean([r.values[metric] for r in results]) for metric in results[0].values} | kind.overall(results)
+
+
+def _mean(values: list[float]) -> Statistic:
+    column = np.array(values)
+    return lambda counts: float(counts @ column / counts.sum())
+
+
+def _identity(results: list[Result]) -> str:
+    """Of the examples, in their order."""
+    return hashlib.sha256("\n".join(f"{r.id} {r.image}" for r in results).encode()).hexdigest()[:16]
 
 
 def _row(result: Result) -> dict[str, Any]:

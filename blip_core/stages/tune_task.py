@@ -48,6 +48,7 @@ def tune_task(
     if not examples:
         raise ValueError(f"{data}: no usable example of train; set aside: {counted(aside)}")
     network = kind.network(base, cfg)
+    network.kept = kind.kept(data, examples)
     batches = TaskBatches(kind, examples, tokenizer, cfg, image_size=network.cfg.vision.image_size, seed=seed)
     identity = {"base": model_hash(model), "data": folder_hash(data)}
     name = f"tune_task {task}-{model.name}"

@@ -1,6 +1,6 @@
 """Batches of a task's examples. The examples of a step are a pure function of (examples, seed, step), as in training/batches.py."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -74,8 +74,17 @@ class TaskBatches:
         return np.array([orders[p // count][p % count] for p in places])
 
 
-def measured(examples: Sequence[E], *, image_size: int, batch_size: int) -> Iterator[tuple[list[E], Tensor]]:
-    """Examples with the pixels of all their pictures, as an evaluation sees them, on this process's device."""
-    for start in range(0, len(examples), batch_size):
-        batch = list(examples[start : start + batch_size])
-        yield batch, load_pixels([read_pixels(path) for e in batch for path in e.pictures], image_size).to(device())
+class Measured(Iterator[tuple[list[E], Tensor]]):
+    """`examples` in order, some at a time, with the pixels of all their pictures as an evaluation sees them, on this process's device."""
+
+    def __init__(self, examples: list[E], *, image_size: int, batch_size: int):
+        self.examples = examples
+        self._batches = self._read(image_size, batch_size)
+
+    def __next__(self) -> tuple[list[E], Tensor]:
+        return next(self._batches)
+
+    def _read(self, image_size: int, batch_size: int) -> Iterator[tuple[list[E], Tensor]]:
+        for start in range(0, len(self.examples), batch_size):
+            batch = self.examples[start : start + batch_size]
+            yield batch, load_pixels([read_pixels(path) for e in batch for path in e.pictures], image_size).to(device())

@@ -17,7 +17,7 @@ from blip_core.weights.checkpoint import load_model, load_weights, new_model, sa
 
 def save_tuned(network: Network, tokenizer: Tokenizer, folder: Path, **facts: Any) -> None:
     """By rename; `facts` go into its config.json."""
-    save_network(network, tokenizer, folder, task_model=network.cfg.model_dump(), **facts)
+    save_network(network, tokenizer, folder, task_model=network.cfg.model_dump(), kept=network.kept, **facts)
 
 
 def load_network(folder: Path, task: Task[Any], cfg: Any) -> tuple[Network, Tokenizer]:
@@ -30,6 +30,7 @@ def load_network(folder: Path, task: Task[Any], cfg: Any) -> tuple[Network, Toke
     tokenizer = Tokenizer.load(folder / "vocab.txt")
     network = task.network(new_model(ModelConfig(**about["task_model"]), tokenizer, seed=0), cfg)
     load_weights(network, folder)
+    network.kept = about["kept"]
     return network.eval(), tokenizer
 
 

@@ -8,9 +8,10 @@ that their numbers vary; here an evaluation sees each pair as it is.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from blip_core.intake.formats.columns import texts_of
 from blip_core.model.blip import Blip
 from blip_core.model.network import Network
 from blip_core.model.nlvr import Nlvr, nlvr_of
+from blip_core.tasks.batches import Measured
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, split_files
 from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
@@ -73,9 +75,7 @@ class NlvrTask:
         ids, mask = (t.unflatten(0, (-1, 2)) for t in tokenize(tokenizer, texts, max_tokens=cfg.optim.max_tokens))
         return {"ids": ids, "mask": mask, "label": torch.tensor([int(e.label) for e in examples])}
 
-    def measure(
-        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Iterator[tuple[list[Statement], Tensor]], cfg: NlvrConfig
-    ) -> list[Result]:
+    def measure(self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Statement], cfg: NlvrConfig) -> list[Result]:
         assert isinstance(network, Nlvr)
         results = []
         for examples, pixels in batches:
@@ -99,6 +99,9 @@ class NlvrTask:
             return float((right * drawn).sum() / drawn.sum())
 
         return {"consistency": statistic}
+
+    def kept(self, folder: Path, examples: Sequence[Statement]) -> dict[str, Any]:
+        return {}
 
 
 class StatementObjective(Objective):

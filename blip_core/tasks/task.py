@@ -4,10 +4,10 @@ A new task is a module with a class that fits `Task`, its settings in config/tas
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,9 @@ from blip_core.model.network import Network
 from blip_core.tasks.pictures import read_pixels
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.step import Objective
+
+if TYPE_CHECKING:
+    from blip_core.tasks.batches import Measured
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,14 @@ class Task(Protocol[E]):
     def tensors(self, examples: Sequence[E], tokenizer: Tokenizer, cfg: Any) -> dict[str, Tensor]:
         """What the objective needs of a batch besides its pixels."""
 
-    def measure(
-        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Iterator[tuple[list[E], Tensor]], cfg: Any
-    ) -> list[Result]:
-        """`batches`: examples with the pixels of their pictures, picture by picture."""
+    def measure(self, network: Network, tokenizer: Tokenizer, folder: Path, batches: "Measured[E]", cfg: Any) -> list[Result]:
+        """Of every example a result."""
 
     def overall(self, results: Sequence[Any]) -> dict[str, Statistic]:
         """Metrics of these results that are no mean of `values`. `results`: of those that `measure` made."""
+
+    def kept(self, folder: Path, examples: Sequence[E]) -> dict[str, Any]:
+        """What a measurement needs of the examples of train. It stands in the tuned model's config.json, and is `kept` of the network."""
 
 
 def checked(examples: list[E], aside: list[SetAside]) -> tuple[list[E], list[SetAside]]:

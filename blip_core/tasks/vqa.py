@@ -8,9 +8,10 @@ VizWiz, GQA, TextVQA and the authors' own lists, or a CSV or JSON lines with `im
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search
 from blip_core.model.network import Network
 from blip_core.model.vqa import Vqa, rank_answers, vqa_of
+from blip_core.tasks.batches import Measured
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
 from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
@@ -75,11 +77,9 @@ class VqaTask:
         owners, shares = torch.tensor(owner), torch.tensor(weights, dtype=torch.float)
         return {"ids": ids, "mask": mask, "answer_ids": answer_ids, "answer_mask": answer_mask, "owner": owners, "weight": shares}
 
-    def measure(
-        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Iterator[tuple[list[Question], Tensor]], cfg: VqaConfig
-    ) -> list[Result]:
+    def measure(self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Question], cfg: VqaConfig) -> list[Result]:
         assert isinstance(network, Vqa)
-        listed = answer_list(folder, cfg) if cfg.answers == "rank" else []
+        listed = network.kept["answers"] if cfg.answers == "rank" else []
         encoded = [t.to(device()) for t in tokenize(tokenizer, listed, max_tokens=cfg.max_answer_tokens)] if listed else []
         results = []
         for examples, pixels in batches:
@@ -97,6 +97,9 @@ class VqaTask:
 
     def overall(self, results: Sequence[Result]) -> dict[str, Statistic]:
         return {}
+
+    def kept(self, folder: Path, examples: Sequence[Question]) -> dict[str, Any]:
+        return {"answers": answer_list(folder, examples)}
 
 
 class AnswerObjective(Objective):
@@ -121,15 +124,15 @@ class AnswerObjective(Objective):
         return {"lm_chance": entropy(ids[mask]) * float(mask.sum()) / len(ids)}
 
 
-def answer_list(folder: Path, cfg: VqaConfig) -> list[str]:
-    """The answers that are ranked, most frequent first: those of answers.txt, or all that train has."""
+def answer_list(folder: Path, examples: Sequence[Question]) -> list[str]:
+    """The answers that are ranked: those of answers.txt, or all that these examples have, the most frequent first."""
     own = folder / "answers.txt"
     if own.exists():
         listed = list(dict.fromkeys(line.strip() for line in own.read_text(encoding="utf-8").splitlines() if line.strip()))
         if not listed:
             raise ValueError(f"{own}: no answer in it; expected one a line")
         return listed
-    counts = Counter(a for e in VqaTask().read(folder, "train", cfg)[0] for a, _ in e.answers)
+    counts = Counter(a for e in examples for a, _ in e.answers)
     return sorted(counts, key=lambda a: (-counts[a], a))
 
 

@@ -8,6 +8,7 @@ import pytest
 import simplejpeg
 
 from blip_core.config.tasks import VqaConfig
+from blip_core.evaluation.task_metrics import paired_tests
 from blip_core.sample.questions import write_questions
 from blip_core.tasks.vqa import VqaTask, answer_list, cleaned
 from tests.support.small import small_params
@@ -93,9 +94,9 @@ def test_a_question_is_cleaned_as_the_authors_do():
 
 def test_the_answers_to_rank_are_those_of_train_or_of_a_list(folder):
     (folder / "train.jsonl").write_text("".join(json.dumps({"image": 9, "question": "q", "answer": a}) + "\n" for a in ("b", "a", "b")))
-    assert answer_list(folder, settings()) == ["b", "a"]
+    assert answer_list(folder, VqaTask().read(folder, "train", settings())[0]) == ["b", "a"]
     (folder / "answers.txt").write_text("yes\nno\nyes\n")
-    assert answer_list(folder, settings()) == ["yes", "no"]
+    assert answer_list(folder, []) == ["yes", "no"]
 
 
 @pytest.fixture(scope="session")
@@ -156,10 +157,18 @@ def test_the_stages_tune_resume_and_measure(answers, sample_questions, model_fol
     again = tune("killed")
     assert (again / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
-    evaluate_task("vqa", whole / "model", sample_questions, tmp_path / "found", tmp_path / "m.json", cfg=cfg, seed=0)
+    decided = small_params()
+    decided = decided.model_copy(update={"decide": decided.decide.model_copy(update={"metrics": ("vqa.accuracy",)})})
+    evaluate_task("vqa", whole / "model", sample_questions, tmp_path / "found", tmp_path / "m.json", cfg=cfg, params=decided, seed=0)
     metrics = json.loads((tmp_path / "m.json").read_text())
     table = pq.read_table(tmp_path / "found/answers.parquet")
     assert metrics["examples"] == table.num_rows == 30
     assert metrics["accuracy"] == pytest.approx(np.mean(table["accuracy"].to_pylist()))
     assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
     assert metrics["accuracy[question_type=count]_examples"] == 6
+    assert metrics["val"]["examples"] == 20  # for decide names it
+    folder = tmp_path / "g0"
+    folder.mkdir()
+    (tmp_path / "m.json").rename(folder / "task-vqa.json")
+    test = paired_tests(folder, folder, ["vqa.accuracy"], split="val", confidence=0.95)["vqa.accuracy"]
+    assert test.difference == test.low == test.high == 0 and test.challenger == metrics["val"]["accuracy"]

@@ -1,0 +1,60 @@
+"""Metrics of downstream tasks as evaluate_task leaves them, and two models against each other by them.
+
+A file has each metric of test with its interval, and the values of its resamples; below `val` the same of val, where `decide` wants it.
+The images of a resample depend on the examples and the seed alone, so the values of two models are paired, whatever the metric is: an
+accuracy, or a mAP, which is no mean over examples.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blip_core.evaluation.bootstrap import Paired, paired_by_draws
+from blip_core.files.content import read_json
+from blip_core.tables.captions import VAL
+from blip_core.tables.stopped import require_made
+
+DRAWS, EXAMPLES = "draws", "of"  # keys of a file: values of the resamples by metric, and a hash of the examples
+
+
+def of_task(metric: str) -> bool:
+    """Whether the metric is of a task, as vqa.accuracy, and not of `evaluate`."""
+    return "." in metric
+
+
+def metrics_file(folder: Path, task: str) -> Path:
+    """Of one model's metrics of a task; `folder` has those of all tasks."""
+    return folder / f"task-{task}.json"
+
+
+def read_metrics(folder: Path, task: str, split: str) -> dict[str, Any]:
+    """What was measured of test or val. ValueError says what is missing."""
+    path = metrics_file(folder, task)
+    require_made(path)
+    if not path.exists():
+        raise ValueError(f"{path}: missing; the stage evaluate_task of task {task!r} makes it")
+    found = read_json(path)
+    if split == VAL and VAL not in found:
+        raise ValueError(f"{path}: val was not measured; decide.metrics did not name task {task!r} then: run evaluate_task again")
+    return found[VAL] if split == VAL else found
+
+
+def paired_tests(challenger: Path, baseline: Path, metrics: Sequence[str], *, split: str, confidence: float) -> dict[str, Paired]:
+    """`challenger`, `baseline`: the folders of two models' metrics. ValueError where they are of different examples or lack a metric."""
+    tests = {}
+    for name in metrics:
+        task, _, metric = name.partition(".")
+        ours, theirs = (read_metrics(folder, task, split) for folder in (challenger, baseline))
+        files = [metrics_file(folder, task) for folder in (challenger, baseline)]
+        for file, found in zip(files, (ours, theirs), strict=True):
+            if metric not in found[DRAWS]:
+                raise ValueError(
+                    f"{file}: {split} has no metric {metric!r}; it has {', '.join(found[DRAWS])}: correct the values that name it"
+                )
+        if ours[EXAMPLES] != theirs[EXAMPLES] or len(ours[DRAWS][metric]) != len(theirs[DRAWS][metric]):
+            raise ValueError(f"{files[0]} and {files[1]} are of different examples or seeds; run evaluate_task of both models again")
+        drawn = np.subtract(ours[DRAWS][metric], theirs[DRAWS][metric])
+        tests[name] = paired_by_draws(drawn, ours[metric], theirs[metric], confidence=confidence)
+    return tests
