@@ -157,7 +157,7 @@ def _tell(run: "StageRun", verb: str, outs: dict[str, Path]) -> None:
             run.tag(NOTE, f"{STAGES[verb]}.\n\n{table}")
     if "out_summary" in outs:
         run.headline(json.loads(outs["out_summary"].read_text()))
-    if verb == "pretrain" and "out" in outs:  # by this its registered version finds its training
+    if verb in ("pretrain", "tune_task") and "out" in outs:  # by this its registered version finds its training
         from blip_core.weights.checkpoint import model_hash
 
         run.tag("model_hash", model_hash(outs["out"]))

@@ -6,7 +6,7 @@ torch: each verb checks the whole file in milliseconds.
 
 import difflib
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -69,7 +69,7 @@ class Params(Config):
     compare: CompareConfig
     register_: RegisterConfig = Field(alias="register")
     report: ReportConfig
-    tasks: dict[str, TaskConfig] = Field(
+    tasks: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], TaskConfig] = Field(
         {}, description="downstream tasks by name; the files of task NAME lie in tasks/NAME (docs/tasks.md)"
     )
 
@@ -81,7 +81,7 @@ class Params(Config):
 
     def section(self, stage: str) -> Any:
         """The settings of one stage, by its name; each has a class of its own, and the stages of tasks have those of all tasks."""
-        names = {"validate": "validate_", "register": "register_", "tune_task": "tasks", "evaluate_task": "tasks"}
+        names = {"validate": "validate_", "register": "register_", "tune_task": "tasks", "evaluate_task": "tasks", "register_task": "tasks"}
         return getattr(self, names.get(stage, stage))
 
     @model_validator(mode="before")

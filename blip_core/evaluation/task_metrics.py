@@ -41,20 +41,35 @@ def read_metrics(folder: Path, task: str, split: str) -> dict[str, Any]:
     return found[VAL] if split == VAL else found
 
 
-def paired_tests(challenger: Path, baseline: Path, metrics: Sequence[str], *, split: str, confidence: float) -> dict[str, Paired]:
+def task_metrics(folder: Path) -> dict[str, float]:
+    """Of all tasks of a model the metrics of test with their bounds, as vqa.accuracy and vqa.accuracy_low; empty without tasks."""
+    found: dict[str, float] = {}
+    for path in sorted(folder.glob("task-*.json")):
+        task = path.stem.removeprefix("task-")
+        metrics = read_metrics(folder, task, "test")
+        names = [f"{metric}{end}" for metric in metrics[DRAWS] for end in ("", "_low", "_high")]
+        found |= {f"{task}.{name}": metrics[name] for name in names if name in metrics}
+    return found
+
+
+def paired_task_tests(challenger: Path, baseline: Path, metrics: Sequence[str], *, split: str, confidence: float) -> dict[str, Paired]:
     """`challenger`, `baseline`: the folders of two models' metrics. ValueError where they are of different examples or lack a metric."""
-    tests = {}
-    for name in metrics:
-        task, _, metric = name.partition(".")
-        ours, theirs = (read_metrics(folder, task, split) for folder in (challenger, baseline))
-        files = [metrics_file(folder, task) for folder in (challenger, baseline)]
-        for file, found in zip(files, (ours, theirs), strict=True):
-            if metric not in found[DRAWS]:
-                raise ValueError(
-                    f"{file}: {split} has no metric {metric!r}; it has {', '.join(found[DRAWS])}: correct the values that name it"
-                )
-        if ours[EXAMPLES] != theirs[EXAMPLES] or len(ours[DRAWS][metric]) != len(theirs[DRAWS][metric]):
-            raise ValueError(f"{files[0]} and {files[1]} are of different examples or seeds; run evaluate_task of both models again")
-        drawn = np.subtract(ours[DRAWS][metric], theirs[DRAWS][metric])
-        tests[name] = paired_by_draws(drawn, ours[metric], theirs[metric], confidence=confidence)
-    return tests
+    return {name: _paired(challenger, baseline, *name.split("."), split=split, confidence=confidence) for name in metrics}
+
+
+def _paired(challenger: Path, baseline: Path, task: str, metric: str, *, split: str, confidence: float) -> Paired:
+    ours, theirs = (_drawn(folder, task, metric, split) for folder in (challenger, baseline))
+    if ours[EXAMPLES] != theirs[EXAMPLES] or len(ours[DRAWS][metric]) != len(theirs[DRAWS][metric]):
+        files = " and ".join(str(metrics_file(folder, task)) for folder in (challenger, baseline))
+        raise ValueError(f"{files} are of different examples or seeds; run evaluate_task of both models again")
+    drawn = np.subtract(ours[DRAWS][metric], theirs[DRAWS][metric])
+    return paired_by_draws(drawn, ours[metric], theirs[metric], confidence=confidence)
+
+
+def _drawn(folder: Path, task: str, metric: str, split: str) -> dict[str, Any]:
+    """The metrics, with resamples of this one among them."""
+    found = read_metrics(folder, task, split)
+    if not found[DRAWS].get(metric):
+        known = ", ".join(found[DRAWS])
+        raise ValueError(f"{metrics_file(folder, task)}: {split} has no resamples of {metric!r}, of two pictures at least; it has {known}")
+    return found

@@ -10,7 +10,7 @@ import pytest
 
 from blip_core.config.evaluation import CompareConfig
 from blip_core.evaluation.metrics import bleu, bleu_counts
-from blip_core.stages.compare import compare, paired_comparison
+from blip_core.stages.compare import Evidence, compare, paired_comparison
 from blip_core.tables.captions import write_table
 from blip_core.tables.stopped import write_stopped
 from tests.report.test_report import make_params
@@ -37,7 +37,7 @@ def evaluation(folder, *, level=0.5, spoil=(), images=IMAGES, noise=0, reference
 
 def verdict(tmp_path, baselines="g0,human", cfg=CFG, seed=0, challenger="g1"):
     outs = (tmp_path / "compare.json", tmp_path / "summary.json")
-    compare(tmp_path, challenger, baselines, *outs, cfg=cfg, params=make_params(rounds=2), seed=seed)
+    compare(tmp_path, challenger, baselines, *outs, tmp_path / "measured", cfg=cfg, params=make_params(rounds=2), seed=seed)
     return json.loads((tmp_path / "compare.json").read_text())
 
 
@@ -115,7 +115,7 @@ def test_the_same_verdict_whatever_the_order_of_rows(tmp_path):
 def test_equal_evaluations_are_no_gain(tmp_path):
     evaluation(tmp_path / "g1")
     evaluation(tmp_path / "g0")
-    result = paired_comparison(tmp_path / "g1", tmp_path / "g0", cfg=CFG, seed=0)
+    result = paired_comparison(*(Evidence(tmp_path / name, tmp_path / "none") for name in ("g1", "g0")), cfg=CFG, seed=0)
     assert result["better"] is False and len(result["reasons"]) == len(CFG.metrics)
     assert {v["difference"] for v in result["metrics"].values()} == {0.0}
 

@@ -87,6 +87,7 @@ def register_again(approval=False):
     folders = {
         **{kind: artifacts / kind for kind in ("models", "evaluations", "generations", "gates")},
         "shards": Path("artifacts/shards"),
+        "measured": Path("artifacts/metrics/models"),
         "comparison": Path("artifacts/compare.json"),
         "out": Path("artifacts/registration.json"),
     }
@@ -108,7 +109,7 @@ def aliases(root):
 def test_first_version_says_what_made_it_and_how_good_it_is(root):
     result = registered("first")
     identity = model_hash(Path("artifacts/models/first"))
-    facts = {"name": "blip", "version": 1, "promoted": True, "champion_version": 1, "model_hash": identity}
+    facts = {"name": "blip", "version": 1, "promoted": True, "champion_version": 1, "model_hash": identity, "model": "first"}
     assert facts.items() <= result.items() and result.keys() - facts.keys() == {"reasons", "run_id", "candidate"}
     version = client(root).get_model_version("blip", "1")
     expected = {

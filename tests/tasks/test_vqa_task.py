@@ -8,7 +8,7 @@ import pytest
 import simplejpeg
 
 from blip_core.config.tasks import VqaConfig
-from blip_core.evaluation.task_metrics import paired_tests
+from blip_core.evaluation.task_metrics import paired_task_tests
 from blip_core.sample.questions import write_questions
 from blip_core.tasks.vqa import VqaTask, answer_list, cleaned
 from tests.support.small import small_params
@@ -170,5 +170,5 @@ def test_the_stages_tune_resume_and_measure(answers, sample_questions, model_fol
     folder = tmp_path / "g0"
     folder.mkdir()
     (tmp_path / "m.json").rename(folder / "task-vqa.json")
-    test = paired_tests(folder, folder, ["vqa.accuracy"], split="val", confidence=0.95)["vqa.accuracy"]
+    test = paired_task_tests(folder, folder, ["vqa.accuracy"], split="val", confidence=0.95)["vqa.accuracy"]
     assert test.difference == test.low == test.high == 0 and test.challenger == metrics["val"]["accuracy"]
