@@ -76,7 +76,8 @@ def make_stage_tree(root: Path, stage: str, commit: str) -> Path:
 
 
 def fill(tree: Path, root: Path, *, params: dict[str, Any], with_lock: bool) -> None:
-    """Put the values, the raw data and what dvc.lock knows of into the tree; `with_lock`: what the folder's own dvc.lock knows of.
+    """Put the values, the raw data, the tasks' files and what dvc.lock knows of into the tree; `with_lock`: what the folder's own dvc.lock
+    knows of.
 
     ValueError when a key is unknown, or the raw data is neither in DVC's cache nor in its remote.
     """
@@ -88,6 +89,7 @@ def fill(tree: Path, root: Path, *, params: dict[str, Any], with_lock: bool) -> 
         shutil.copy(root / "dvc.lock", tree)  # what the folder made since the commit need not be made again
     share_cache(root, tree)
     _take_data(tree)
+    _take_tasks(tree, root)
 
 
 def resolve(root: Path, revision: str | None) -> str:
@@ -182,6 +184,15 @@ def _take_data(tree: Path) -> None:
                 f"data.dvc: {', '.join(lacking)} is neither in DVC's cache nor in its remote; `dvc push` it where it was added"
             )
     run_dvc(tree, "checkout", "--quiet", "--force", "--allow-missing")
+
+
+def _take_tasks(tree: Path, root: Path) -> None:
+    """The files of tasks that no commit holds, as they are in the folder."""
+    for own in sorted(path for path in root.glob("tasks/*") if path.is_dir()):
+        there = tree / "tasks" / own.name
+        if not there.with_name(f"{own.name}.dvc").exists():
+            shutil.rmtree(there, ignore_errors=True)
+            shutil.copytree(own, there, copy_function=os.link)
 
 
 def _commit(tree: Path, path: str, message: str) -> None:
