@@ -21,6 +21,7 @@ from filelock import FileLock
 from blip_core.config.training import SHARED
 from blip_core.tracking.provenance import git, raw_data
 from blip_core.versions.cache import open_cache, run_dvc
+from blip_core.versions.task_files import take_tasks
 from flows.values import did_you_mean
 
 RUNS = Path(".work/runs")
@@ -89,7 +90,7 @@ def fill(tree: Path, root: Path, *, params: dict[str, Any], with_lock: bool) -> 
         shutil.copy(root / "dvc.lock", tree)  # what the folder made since the commit need not be made again
     share_cache(root, tree)
     _take_data(tree)
-    _take_tasks(tree, root)
+    take_tasks(tree, root)
 
 
 def resolve(root: Path, revision: str | None) -> str:
@@ -184,15 +185,6 @@ def _take_data(tree: Path) -> None:
                 f"data.dvc: {', '.join(lacking)} is neither in DVC's cache nor in its remote; `dvc push` it where it was added"
             )
     run_dvc(tree, "checkout", "--quiet", "--force", "--allow-missing")
-
-
-def _take_tasks(tree: Path, root: Path) -> None:
-    """The files of tasks that no commit holds, as they are in the folder."""
-    for own in sorted(path for path in root.glob("tasks/*") if path.is_dir()):
-        there = tree / "tasks" / own.name
-        if not there.with_name(f"{own.name}.dvc").exists():
-            shutil.rmtree(there, ignore_errors=True)
-            shutil.copytree(own, there, copy_function=os.link)
 
 
 def _commit(tree: Path, path: str, message: str) -> None:

@@ -6,6 +6,7 @@ accuracy, or a mAP, which is no mean over examples.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from blip_core.tables.captions import VAL
 from blip_core.tables.stopped import require_made
 
 DRAWS, EXAMPLES = "draws", "of"  # keys of a file: values of the resamples by metric, and a hash of the examples
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured of a model: the folder of its evaluation, and that of its metrics, those of tasks among them."""
+
+    evaluation: Path
+    measured: Path
 
 
 def of_task(metric: str) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Set
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from blip_core.config.params import Params
 from blip_core.evaluation.alarms import alarms, caption_facts, chance_levels
 from blip_core.evaluation.bootstrap import Paired, Statistic, interval, mean, paired, sums_by_image
 from blip_core.evaluation.metrics import bleu, bleu_counts
-from blip_core.evaluation.task_metrics import of_task, paired_task_tests
+from blip_core.evaluation.task_metrics import Evidence, of_task, paired_task_tests
 from blip_core.files.content import sha256_file, write_json
 from blip_core.tables.captions import read_table
 from blip_core.tables.stopped import newest_trained, stopped
@@ -77,14 +77,6 @@ def compare(
     write_json({"better": verdict["better"], **gains}, out_summary)
     logger.info("%s", "\n".join(_outcome(verdict)))
     return "\n".join([f"{next(_outcome(verdict))}.", *(f"  - {reason}" for reason in reasons)])
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What was measured of a model: the folder of its evaluation, and that of its metrics, those of tasks among them."""
-
-    evaluation: Path
-    measured: Path
 
 
 def paired_tests(

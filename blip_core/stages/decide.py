@@ -5,8 +5,9 @@ from pathlib import Path
 
 from blip_core.config.evaluation import CAPTION_METRICS, DecideConfig
 from blip_core.evaluation.bootstrap import Paired
+from blip_core.evaluation.task_metrics import Evidence
 from blip_core.files.content import write_json
-from blip_core.stages.compare import Evidence, facts_of, paired_tests
+from blip_core.stages.compare import facts_of, paired_tests
 from blip_core.tables.captions import VAL
 
 logger = logging.getLogger(__name__)

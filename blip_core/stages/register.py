@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from blip_core.config.delivery import RegisterConfig
 from blip_core.config.evaluation import CompareConfig
 from blip_core.config.params import Params
-from blip_core.evaluation.task_metrics import task_metrics
+from blip_core.evaluation.task_metrics import Evidence, task_metrics
 from blip_core.files.content import write_json
 from blip_core.runtime.installed import PACKAGE, SERVED, repository_file
 from blip_core.serving.options import CALIBRATION, choose, defaults, packed_settings
-from blip_core.stages.compare import Evidence, evaluation_hash, paired_comparison
+from blip_core.stages.compare import evaluation_hash, paired_comparison
 from blip_core.tables.gates import require_gate
 from blip_core.tracking.champion import CANDIDATE, CHALLENGER, CHAMPION, TEST, crown, describe, withdrawn
 from blip_core.tracking.passes import with_intervals

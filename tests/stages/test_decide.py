@@ -8,7 +8,7 @@ from blip_core.config.evaluation import DecideConfig
 from blip_core.stages.decide import decide
 from blip_core.tables.captions import VAL
 from blip_core.tables.stopped import stopped
-from tests.stages.test_compare import GOOD, IMAGES, evaluation
+from tests.stages.test_compare import GOOD, IMAGES, evaluation, of_task
 
 CFG = DecideConfig(metrics=("tr_r1", "ir_r1", "cider"), bootstrap=300, confidence=0.95)
 
@@ -51,6 +51,19 @@ def test_a_gain_of_captions_that_have_collapsed_does_not_count_and_one_in_retrie
     evaluation(tmp_path / "g2" / VAL, cider=0.7, tr_r1=0.7, references=[[f"{GOOD} {i}", "a ball"] for i in range(len(IMAGES))])
     decide(*(tmp_path / name for name in ("g2", "g1", "of_g2", "of_g1")), *outs, cfg=CFG, seed=0)
     assert stopped(outs[0]) is None and "captions_collapsed" in json.loads(outs[1].read_text())["alarms"]
+
+
+def test_a_gain_in_a_task_on_val_is_one(tmp_path):
+    """On test the second is the worse."""
+    decided(tmp_path)
+    for name, shift in (("of_g1", 0.0), ("of_g2", 0.1)):
+        of_task(tmp_path / name, value=0.5, shift=-shift)
+        of_task(tmp_path / "val", value=0.5, shift=shift)
+        on_test, on_val = (json.loads((folder / "task-vqa.json").read_text()) for folder in (tmp_path / name, tmp_path / "val"))
+        (tmp_path / name / "task-vqa.json").write_text(json.dumps(on_test | {"val": on_val}))
+    outs, cfg = (tmp_path / "g2.json", tmp_path / "metrics.json"), CFG.model_copy(update={"metrics": ("tr_r1", "vqa.accuracy")})
+    decide(*(tmp_path / name for name in ("g2", "g1", "of_g2", "of_g1")), *outs, cfg=cfg, seed=0)
+    assert json.loads(outs[1].read_text())["outcome"] == "on val g2 gains over g1 in vqa.accuracy beyond the interval"
 
 
 def test_the_answer_is_the_same_file_whatever_the_numbers(tmp_path):

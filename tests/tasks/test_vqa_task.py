@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
+import torch
 
 from blip_core.config.tasks import VqaConfig
 from blip_core.evaluation.task_metrics import paired_task_tests
 from blip_core.sample.questions import write_questions
+from blip_core.tasks.batches import TaskBatches
 from blip_core.tasks.vqa import VqaTask, answer_list, cleaned
 from tests.support.small import small_params
 
@@ -119,6 +121,19 @@ def model_folder(tmp_path_factory, model_cfg, tokenizer):
     folder = tmp_path_factory.mktemp("base") / "g0"
     save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, folder, prompt="", max_tokens=20, precision="fp32")
     return folder
+
+
+def test_two_processes_share_each_batch(sample_questions, tokenizer):
+    """Together they read what one reads alone, whatever the micro-batches."""
+    task, cfg = VqaTask(), settings()
+    examples = task.read(sample_questions, "train", cfg)[0]
+    alone, *two = (TaskBatches(task, examples, tokenizer, cfg, image_size=48, seed=0) for _ in range(3))
+    for rank, batches in enumerate(two):
+        batches.rank, batches.world_size = rank, 2
+    for place in range(2):
+        halves = [batches.read(place) for batches in two]
+        assert halves[0].keys + halves[1].keys == alone.read(place).keys
+        assert torch.equal(torch.cat([half.pixels for half in halves]), alone.read(place).pixels)
 
 
 @pytest.mark.parametrize("answers", ["rank", "generate"])
