@@ -78,7 +78,7 @@ def _about(wanted: dict[str, Arm]) -> list[dict[str, Any]]:
 
 
 def prepare(root: Path, clone: Path, values: dict[str, Any], *, seed: int) -> Path:
-    """The seed's clone of the last commit, with its values, its data and the tasks' files as they lie here; one that is there is taken up."""
+    """The seed's clone of the last commit, with its values, its data and the tasks' files; one that is there is taken up."""
     if not clone.exists():
         _clone(root, clone)
     head, there = (git(folder, "rev-parse", "HEAD") for folder in (root, clone))

@@ -31,4 +31,5 @@ def test_models_stand_side_by_side_with_intervals_and_slices_below(tmp_path):
     assert ["task", "metric", "examples", "g0", "human"] in rows and ["asked", "accuracy", "1,200", "50.0%", "62.5%"] in rows
     assert ["shapes", "top1", "1,200", "n/a", "75.0%"] in rows and ["[40.0,", "60.0]", "[52.5,", "72.5]"] in rows
     assert ["asked", "accuracy[type=count]", "7", "25.0%", "25.0%"] in rows
+    text = " ".join(text.split())
     assert "Asked is of kind vqa; shapes is of kind classify." in text and "3 examples of asked could not be used." in text
