@@ -29,10 +29,9 @@ class TunedConfig(Config):
     measure: MeasureConfig = MeasureConfig()
 
 
-class VqaConfig(TunedConfig):
-    """Questions about pictures (paper section 5.4; blip_core/tasks/vqa.py)."""
+class AnswersConfig(TunedConfig):
+    """How questions are answered."""
 
-    kind: Literal["vqa"]
     label_smoothing: Share = 0.1
     max_answer_tokens: Annotated[int, Field(ge=3)] = Field(12, description="[DEC] and [SEP] included")
     answers: Literal["rank", "generate"] = Field(
@@ -41,6 +40,12 @@ class VqaConfig(TunedConfig):
     best: Positive = Field(128, description="rank: so many answers, by their first token, are scored whole")
     beams: Positive = Field(3, description="generate: of the search")
     rules: Literal["2021", "2017"] = Field("2021", description="of the official accuracy (blip_core/evaluation/answers.py)")
+
+
+class VqaConfig(AnswersConfig):
+    """Questions about pictures (paper section 5.4; blip_core/tasks/vqa.py)."""
+
+    kind: Literal["vqa"]
 
 
 class ClassifyConfig(Config):
@@ -84,4 +89,34 @@ class CaptioningConfig(TunedConfig):
     max_tokens: Positive = Field(16, description="new tokens; likewise their 20")
 
 
-TaskConfig = Annotated[VqaConfig | ClassifyConfig | NlvrConfig | RetrievalConfig | CaptioningConfig, Field(discriminator="kind")]
+FRAMES = "of each video, those in the middle of so many equal parts"
+
+
+class VideoMeasureConfig(MeasureConfig):
+    """How a retrieval among videos is measured."""
+
+    batch_size: Positive = Field(8, description="videos at a time, each with all its frames")
+
+
+class VideoRetrievalConfig(Config):
+    """Texts found by a video and videos by a text, without tuning (paper section 5.7; blip_core/tasks/video_retrieval.py)."""
+
+    kind: Literal["video_retrieval"]
+    frames: Positive = Field(8, description=FRAMES)
+    max_tokens: Annotated[int, Field(ge=3)] = Field(35, description="of a text, [CLS] and [SEP] included")
+    rerank: Positive = Field(128, description="so many, the best by ITC, are ranked anew by ITM, both ways")
+    timeout: Positive = Field(600, description="seconds that one of several processes waits for the others before it gives up")
+    measure: VideoMeasureConfig = VideoMeasureConfig()
+
+
+class VideoQaConfig(AnswersConfig):
+    """Questions about videos, learned from pictures (paper section 5.7; blip_core/tasks/video_qa.py)."""
+
+    kind: Literal["video_qa"]
+    frames: Positive = Field(16, description=FRAMES)
+
+
+TaskConfig = Annotated[
+    VqaConfig | ClassifyConfig | NlvrConfig | RetrievalConfig | CaptioningConfig | VideoRetrievalConfig | VideoQaConfig,
+    Field(discriminator="kind"),
+]

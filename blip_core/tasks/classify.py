@@ -197,7 +197,7 @@ def _labelled(folder: Path, split: str) -> tuple[list[Labelled], list[SetAside]]
         if by_folder:
             return by_folder, []
         raise ValueError(f"{e}, or pictures in a folder for each class, as {split}/dog/a.jpg") from None
-    return examples_of(folder, files, "id", _example)
+    return examples_of(Pictures(folder), files, "id", _example)
 
 
 def _in_folders(folder: Path, split: str) -> list[Labelled]:

@@ -1,7 +1,7 @@
 """Frames of a video, a file or a folder of pictures: that in the middle of each of so many equal parts, by number.
 
-In files with an index (mp4, mov, mkv, webm, avi) a reading of the packets tells how many frames there are, whatever the header says, and
-only what lies between a wanted frame and the keyframe before it is decoded. Other files are decoded twice, to count and to take.
+In mp4, mov, mkv and webm a reading of the packets tells how many frames there are, whatever the header says, and only what lies between
+a wanted frame and the keyframe before it is decoded: damage elsewhere does no harm. Other files are decoded twice, to count and to take.
 What is held in memory are the frames that are wanted, as `keep` leaves them.
 """
 
@@ -21,7 +21,7 @@ from blip_core.intake.walk import is_hidden
 from blip_core.pictures.images import check_size
 from blip_core.tasks.pictures import LIMITS, read_pixels
 
-_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")  # as FFmpeg calls them
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # as FFmpeg calls them; avi has times of decoding alone
 _WHOLE = 0.9  # of the announced time; a file with less of it was cut off
 
 Keep = Callable[[np.ndarray], np.ndarray]
@@ -29,7 +29,8 @@ Keep = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Frames:
-    """`pixels`: as many as were asked for, uint8 H x W x 3; where the video has fewer, some stand there again. `length`: how many it has."""
+    """`pixels`: as many as were asked for, uint8 H x W x 3; where the video has fewer, some stand there again. `length`: of the
+    video, in frames."""
 
     pixels: list[np.ndarray]
     length: int
@@ -82,7 +83,7 @@ def _pyav() -> ModuleType:
         import av
     except ModuleNotFoundError:
         raise ValueError(
-            "video files need PyAV, which is not installed; pip install 'blip-bootstrap[video]', or bring each video as a folder of pictures"
+            "videos need PyAV, which is not installed; pip install 'blip-bootstrap[video]', or bring each video as a folder of pictures"
         ) from None
     return av
 
@@ -99,8 +100,6 @@ def _stamps(av: ModuleType, path: Path) -> tuple[list[int], list[int]]:
     stamps, keys, end = [], [], 0.0
     with av.open(str(path)) as container:
         stream = _stream(container)
-        if container.format.name not in _INDEXED:
-            return [], []
         for packet in container.demux():
             if not packet.size or packet.is_discard:
                 continue
@@ -112,7 +111,8 @@ def _stamps(av: ModuleType, path: Path) -> tuple[list[int], list[int]]:
         seconds = (container.duration or 0) / av.time_base
         if end - (container.start_time or 0) / av.time_base < _WHOLE * seconds:
             raise Rejected("truncated", f"{seconds:.1f} seconds are announced, the file ends after {end:.1f}")
-    return ([], []) if None in stamps else (sorted(stamps), sorted(keys))
+        exact = container.format.name in _INDEXED and None not in stamps
+    return (sorted(stamps), sorted(keys)) if exact else ([], [])
 
 
 def _decoded(av: ModuleType, path: Path) -> Iterator[Any]:
