@@ -72,7 +72,7 @@ def _of_file(path: Path, count: int, keep: Keep) -> Frames:
         found = _sought(av, path, [stamps[p] for p in wanted], keys) if keys else _counted(av, path, wanted)
         pixels = {place: keep(_upright(frame)) for place, frame in zip(wanted, found, strict=False)}
     except (av.FFmpegError, MemoryError) as e:
-        raise Rejected("corrupt", f"no video, or a damaged one: {e}") from None
+        raise Rejected("corrupt", f"no video, or a damaged one: {getattr(e, 'strerror', None) or e}") from None
     if missing := [place for place in wanted if place not in pixels]:
         raise Rejected("truncated", f"its {length} frames end before frame {missing[0]}")
     return Frames([pixels[place] for place in places], length)
