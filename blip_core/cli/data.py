@@ -53,6 +53,7 @@ def _add_export(verbs: Verbs) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
+    from blip_core.sample.captioned import STREAMS, write_captioned
     from blip_core.sample.classes import write_classes
     from blip_core.sample.clips import write_clip_questions, write_clips
     from blip_core.sample.pairs import write_pairs
@@ -68,6 +69,8 @@ def _sample(args: argparse.Namespace) -> None:
         write_clips(args.out / "clips", seed=cfg.seed, clips=TASK_CLIPS)
         stills = {part: n for part, n in TASK_PICTURES.items() if part != "test"}
         write_clip_questions(args.out / "clip-qa", seed=cfg.seed, sizes=stills, clips=TASK_CLIPS)
+        for kind in STREAMS:
+            write_captioned(args.out / kind, kind=kind, seed=cfg.seed, sizes={part: n // 2 for part, n in TASK_PICTURES.items()})
     else:
         write_sample(args.out, cfg)
 

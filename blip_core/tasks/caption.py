@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blip_core.capfilt.med import check_length
 from blip_core.compute.precision import autocast
 from blip_core.config.tasks import CaptioningConfig
 from blip_core.config.training import LanguageConfig
 from blip_core.evaluation.metrics import bleu, caption_scores
 from blip_core.model.blip import CAPTIONING, Blip
-from blip_core.model.generate import Limits, beam_search
+from blip_core.model.generate import Limits, beam_search, check_length
 from blip_core.model.network import Network
 from blip_core.tasks.captioned import Captioned, pair_tensors, pairs, read_captioned
 from blip_core.tasks.task import Measured, Result, SetAside, Statistic
@@ -57,8 +56,8 @@ class CaptionTask:
         self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Captioned], cfg: CaptioningConfig
     ) -> list[Result]:
         assert isinstance(network, Blip)
-        check_length(network, tokenizer, cfg.prompt, cfg.max_tokens)
         start, limits = tokenizer.encode_prompt(cfg.prompt), Limits(cfg.min_tokens, cfg.max_tokens)
+        check_length(network, start, cfg.max_tokens)
         captions: dict[str, str] = {}
         for examples, pixels in batches:
             with torch.inference_mode(), autocast(cfg.measure.precision):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blip_core.compute.pixels import resized
 from blip_core.config.tasks import RetrievalConfig
-from blip_core.evaluation.metrics import RECALLS, Scores, image_ranks, text_ranks
+from blip_core.evaluation.metrics import RECALLS, Scores, blocks, image_ranks, text_ranks
 from blip_core.evaluation.retrieval import Gallery, encode, rerank
 from blip_core.model.blip import RETRIEVAL, Blip
 from blip_core.model.network import Network
@@ -115,7 +115,7 @@ class _Files(Gallery):
 
 def _best(scores: Scores) -> list[int]:
     """The text of highest score of each image."""
-    return [int(t) for rows in range(scores.shape[0]) for t in scores[slice(rows, rows + 1), slice(None)].argmax(1)]
+    return [int(text) for _, block in blocks(scores, 0) for text in block.argmax(1)]
 
 
 def _recall(ranks: list[np.ndarray], k: int) -> Statistic:
