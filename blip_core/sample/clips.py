@@ -22,7 +22,7 @@ FRAMES, RATE = 16, 8  # of a clip, and in a second
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MOST_CLIPS = len(SHAPES) * len(COLOURS) * len(BACKGROUNDS)
 _STILL = FRAMES // 4  # frames before and behind the movement
-_STREAM = 500  # apart from the generators of the other writers
+_STREAM = 600  # apart from the generators of the other writers
 
 
 @dataclass(frozen=True)
