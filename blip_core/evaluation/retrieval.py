@@ -34,7 +34,7 @@ TEXTS_AT_ONCE = 1024  # that ITM takes in one pass, whatever the number of candi
 
 
 class Ranking(Protocol):
-    """How it is done."""
+    """How a gallery is searched; an EvaluateConfig says it too."""
 
     @property
     def batch_size(self) -> int: ...

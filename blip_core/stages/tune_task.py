@@ -60,13 +60,13 @@ def tune_task(
     history = fit(network, kind.objective(network, cfg), batches, cfg.optim, name=name, folder=folder, seed=seed, report=log)
     if rank() > 0:
         return
-    save_tuned(network, tokenizer, out, kind=cfg.kind, set_aside=[asdict(a) for a in aside], **_use(cfg))
+    save_tuned(network, tokenizer, out, kind=cfg.kind, set_aside=[asdict(a) for a in aside], **_facts(cfg))
     write_history(history, out_history)
     write_json({"examples": len(examples), "set_aside": len(aside), **summarize(history)}, out_metrics)
     discard(folder)
 
 
-def _use(cfg: TunedConfig) -> dict[str, Any]:
+def _facts(cfg: TunedConfig) -> dict[str, Any]:
     """What whoever uses the network must know, as every model folder says it."""
     prompt = cfg.prompt if isinstance(cfg, CaptioningConfig) else ""
     return {"prompt": prompt, "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}

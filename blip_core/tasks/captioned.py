@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from blip_core.compute.padding import tokenize
+from blip_core.config.intake import TextLimits
 from blip_core.files.content import hash64
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import named_split
@@ -21,24 +22,25 @@ from blip_core.intake.formats.columns import FILES, column, text_columns, texts_
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, facts_of, no_file, read_rows, row_files
 from blip_core.tasks.task import Example, SetAside, checked
-from blip_core.texts.clean import pre_caption
+from blip_core.texts.clean import by_rule, tidy
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.step import Batch, TaskBatch
 
-MOST_WORDS = 30  # of a caption, as the authors cut it for both tasks
+LIMITS = TextLimits(max_chars=1000, rule="paper", max_words=30)  # the authors' rule of captions, for both tasks
 PICTURE = ("image", *FILES, "image_id")
 _ALONE = ""  # no row has such a key, so that none is joined to another
 
 
 @dataclass(frozen=True)
 class Captioned(Example):
-    """`texts`: as they were written, one or more; in training one."""
+    """`texts`: as they were written, but for white space, one or more; in training one."""
 
     texts: tuple[str, ...] = ()
 
     @property
     def cleaned(self) -> list[str]:
-        return [pre_caption(text, MOST_WORDS) for text in self.texts]
+        """As they are learned and found: the authors' rule."""
+        return [by_rule(text, LIMITS) for text in self.texts]
 
 
 def read_captioned(folder: Path, split: str) -> tuple[list[Captioned], list[SetAside]]:
@@ -57,10 +59,7 @@ def grouped(rows: list[tuple[str, Row]], pictures: Pictures, columns: tuple[str,
         except Rejected as e:
             aside.append(SetAside(where, e.reason, e.detail))
             continue
-        texts = tuple(text for text in example.texts if pre_caption(text, MOST_WORDS))
-        if len(texts) < max(1, len(example.texts)):
-            aside.append(SetAside(where, "empty_text" if example.texts else "missing_text", f"{example.texts!r:.100}"))
-        if texts:
+        if texts := _usable(example.texts, where, aside):
             own = found.setdefault(example.pictures[0], replace(example, texts=()))
             found[example.pictures[0]] = replace(own, texts=own.texts + texts)
     return list(found.values())
@@ -97,7 +96,7 @@ def rows_of(folder: Path, split: str, files: dict[Path, str | None]) -> tuple[li
             elif own is None:
                 aside.append(SetAside(where, "unknown_split", f"split {said!r}, expected train, restval, val or test, or a file called so"))
     if not found and not aside:
-        raise no_file(folder, split, files)
+        raise ValueError(f"{no_file(folder, split, files)}, or with a column split that says so")
     return found, aside
 
 
@@ -119,6 +118,19 @@ def _captioned(row: Row, pictures: Pictures, columns: tuple[str, ...]) -> Captio
     path = pictures.find(without_number(value) if isinstance(value, str) else value)
     identity = str(path.relative_to(pictures.folder))
     return Captioned(identity, (path,), facts_of(row, (*written, *([file] if file else []), "split", "filename", "filepath")), texts)
+
+
+def _usable(texts: tuple[str, ...], where: str, aside: list[SetAside]) -> tuple[str, ...]:
+    """Those of which the authors' rule leaves something, with single spaces; the others are added to `aside`."""
+    found = []
+    for text in texts or ("",):
+        try:
+            tidied = tidy(text, LIMITS)
+            by_rule(tidied, LIMITS)
+            found.append(tidied)
+        except Rejected as e:
+            aside.append(SetAside(where, e.reason, e.detail))
+    return tuple(found)
 
 
 def _pairs(examples: list[Captioned]) -> Iterator[Captioned]:

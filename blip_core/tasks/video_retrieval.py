@@ -14,14 +14,14 @@ from blip_core.config.tasks import VideoRetrievalConfig
 from blip_core.evaluation.retrieval import Gallery
 from blip_core.model.blip import RETRIEVAL, Blip
 from blip_core.model.network import Network
-from blip_core.tasks.captioned import Captioned, grouped
+from blip_core.tasks.captioned import LIMITS, Captioned, grouped
 from blip_core.tasks.retrieval import Found, Ranking, found, text_recalls
 from blip_core.tasks.task import Measured, Result, SetAside, Statistic
 from blip_core.tasks.videos import VIDEO, Videos, caption_rows, checked_videos, video_pixels
-from blip_core.texts.clean import pre_caption
+from blip_core.texts.clean import by_rule
 from blip_core.tokenizer.wordpiece import Tokenizer
 
-_MOST_WORDS = 40  # of a text, as the authors cut it
+_LIMITS = LIMITS.model_copy(update={"max_words": 40})  # the authors cut a text here later than elsewhere
 
 
 class VideoRetrievalTask:
@@ -56,7 +56,7 @@ class _Videos(Gallery):
 
     @property
     def texts_of(self) -> list[Sequence[str]]:
-        return [[pre_caption(text, _MOST_WORDS) for text in example.texts] for example in self.examples]
+        return [[by_rule(text, _LIMITS) for text in example.texts] for example in self.examples]
 
     def read(self, image: int) -> list[np.ndarray]:
         return video_pixels(self.examples[image].pictures[0], self.model.frames, self.model.cfg.vision.image_size)
