@@ -7,6 +7,7 @@ from blip_core.cli import generations
 from blip_core.cli.verbs import Verbs, read_params, read_params_or_own
 
 TASK_PICTURES = {"train": 2000, "val": 200, "test": 400}  # of the sample's tasks
+TASK_CLIPS = 200  # of test
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -52,7 +53,9 @@ def _add_export(verbs: Verbs) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
+    from blip_core.sample.captioned import STREAMS, write_captioned
     from blip_core.sample.classes import write_classes
+    from blip_core.sample.clips import write_clip_questions, write_clips
     from blip_core.sample.pairs import write_pairs
     from blip_core.sample.questions import write_questions
     from blip_core.sample.write import write_sample
@@ -63,6 +66,11 @@ def _sample(args: argparse.Namespace) -> None:
         write_classes(args.out / "shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"])
         write_classes(args.out / "all-shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"], several=True)
         write_pairs(args.out / "nlvr", seed=cfg.seed, sizes={part: n // 4 for part, n in TASK_PICTURES.items()})
+        write_clips(args.out / "clips", seed=cfg.seed, clips=TASK_CLIPS)
+        stills = {part: n for part, n in TASK_PICTURES.items() if part != "test"}
+        write_clip_questions(args.out / "clip-qa", seed=cfg.seed, sizes=stills, clips=TASK_CLIPS)
+        for kind in STREAMS:
+            write_captioned(args.out / kind, kind=kind, seed=cfg.seed, sizes={part: n // 2 for part, n in TASK_PICTURES.items()})
     else:
         write_sample(args.out, cfg)
 

@@ -8,7 +8,19 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from blip_core.config.base import THREADS, Config, Positive, Precision, Share
-from blip_core.config.training import OptimConfig
+from blip_core.config.training import ContrastConfig, OptimConfig
+
+
+def _recalls(*ways: str) -> tuple[str, ...]:
+    """By ITC and by ITM."""
+    return tuple(f"{prefix}{way}_r{k}" for prefix in ("", "itm_") for way in ways for k in (1, 5, 10))
+
+
+def _untuned(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"zero_shot_{metric}" for metric in metrics)
+
+
+_RECALLS, _CAPTION_METRICS = _recalls("tr", "ir"), ("cider", "rouge_l", "bleu4")
 
 
 class MeasureConfig(Config):
@@ -22,12 +34,20 @@ class MeasureConfig(Config):
     slices: tuple[str, ...] = Field((), description="columns of the task's files: each of their values gets metrics of its own")
 
 
-class VqaConfig(Config):
-    """Questions about pictures (paper section 5.4; blip_core/tasks/vqa.py)."""
+class TunedConfig(Config):
+    """What every kind has that tunes a model."""
+
+    optim: OptimConfig = Field(description="laid over training.optim; max_tokens is that of a question, sentence or caption")
+    image_size: Positive | None = Field(
+        None, description="side of the pictures in pixels, the position embeddings interpolated as the authors do; null: that of the model"
+    )
+    measure: MeasureConfig = MeasureConfig()
+
+
+class AnswersConfig(TunedConfig):
+    """How questions are answered."""
 
     METRICS: ClassVar = ("accuracy",)
-    kind: Literal["vqa"]
-    optim: OptimConfig = Field(description="laid over training.optim; max_tokens is that of a question")
     label_smoothing: Share = 0.1
     max_answer_tokens: Annotated[int, Field(ge=3)] = Field(12, description="[DEC] and [SEP] included")
     answers: Literal["rank", "generate"] = Field(
@@ -36,7 +56,12 @@ class VqaConfig(Config):
     best: Positive = Field(128, description="rank: so many answers, by their first token, are scored whole")
     beams: Positive = Field(3, description="generate: of the search")
     rules: Literal["2021", "2017"] = Field("2021", description="of the official accuracy (blip_core/evaluation/answers.py)")
-    measure: MeasureConfig = MeasureConfig()
+
+
+class VqaConfig(AnswersConfig):
+    """Questions about pictures (paper section 5.4; blip_core/tasks/vqa.py)."""
+
+    kind: Literal["vqa"]
 
 
 class ClassifyConfig(Config):
@@ -53,16 +78,66 @@ class ClassifyConfig(Config):
     measure: MeasureConfig = MeasureConfig()
 
 
-class NlvrConfig(Config):
+class NlvrConfig(TunedConfig):
     """Whether a sentence is true of two pictures (paper section 5.5; blip_core/tasks/nlvr.py)."""
 
     METRICS: ClassVar = ("accuracy", "consistency")
     kind: Literal["nlvr"]
-    optim: OptimConfig = Field(description="laid over training.optim")
     swap: Share = Field(
         0.5, description="share of the pairs of a training step whose pictures change places, with left and right in the text"
     )
-    measure: MeasureConfig = MeasureConfig()
 
 
-TaskConfig = Annotated[VqaConfig | ClassifyConfig | NlvrConfig, Field(discriminator="kind")]
+class RetrievalConfig(TunedConfig):
+    """Texts found by a picture and pictures by a text (paper section 5.1; blip_core/tasks/retrieval.py)."""
+
+    METRICS: ClassVar = (*_RECALLS, *_untuned(_RECALLS))
+    kind: Literal["retrieval"]
+    contrast: ContrastConfig = Field(description="laid over training.contrast")
+    rerank: Positive = Field(128, description="so many, the best by ITC, are ranked anew by ITM, both ways; the paper has 256 for COCO")
+
+
+class CaptioningConfig(TunedConfig):
+    """Captions of pictures (paper section 5.2; blip_core/tasks/caption.py)."""
+
+    METRICS: ClassVar = (*_CAPTION_METRICS, *_untuned(_CAPTION_METRICS))
+    kind: Literal["caption"]
+    prompt: str = Field("a picture of ", description="put before each caption; its tokens are masked in the loss")
+    label_smoothing: Share = 0.1
+    beams: Positive = 3
+    min_tokens: int = Field(1, ge=0, description="new tokens; the authors' least length of 5 counts the prompt's four")
+    max_tokens: Positive = Field(16, description="new tokens; likewise their 20")
+
+
+FRAMES = "of each video, those in the middle of so many equal parts"
+
+
+class VideoMeasureConfig(MeasureConfig):
+    """How a retrieval among videos is measured."""
+
+    batch_size: Positive = Field(8, description="videos at a time, each with all its frames")
+
+
+class VideoRetrievalConfig(Config):
+    """Texts found by a video and videos by a text, without tuning (paper section 5.7; blip_core/tasks/video_retrieval.py)."""
+
+    METRICS: ClassVar = (*_recalls("v2t", "t2v"), "v2t_mdr", "t2v_mdr", "itm_v2t_mdr", "itm_t2v_mdr")
+    kind: Literal["video_retrieval"]
+    frames: Positive = Field(8, description=FRAMES)
+    max_tokens: Annotated[int, Field(ge=3)] = Field(35, description="of a text, [CLS] and [SEP] included")
+    rerank: Positive = Field(128, description="so many, the best by ITC, are ranked anew by ITM, both ways")
+    timeout: Positive = Field(600, description="seconds that one of several processes waits for the others before it gives up")
+    measure: VideoMeasureConfig = VideoMeasureConfig()
+
+
+class VideoQaConfig(AnswersConfig):
+    """Questions about videos, learned from pictures (paper section 5.7; blip_core/tasks/video_qa.py)."""
+
+    kind: Literal["video_qa"]
+    frames: Positive = Field(16, description=FRAMES)
+
+
+TaskConfig = Annotated[
+    VqaConfig | ClassifyConfig | NlvrConfig | RetrievalConfig | CaptioningConfig | VideoRetrievalConfig | VideoQaConfig,
+    Field(discriminator="kind"),
+]

@@ -47,7 +47,7 @@ class Vqa(Network):
 
     def memory(self, pixels_I3HW: Tensor, ids_QT: Tensor, mask_QT: Tensor) -> list[KeysValues]:
         """What the decoder reads of each question, per layer. Picture i has the questions i*Q/I ..."""
-        return self.memory_of(self.vit(pixels_I3HW), ids_QT, mask_QT)
+        return self.memory_of(self.image_tokens(pixels_I3HW), ids_QT, mask_QT)
 
     def memory_of(self, image_IND: Tensor, ids_QT: Tensor, mask_QT: Tensor) -> list[KeysValues]:
         """The same from image tokens; those of a video's frames stand one behind the other."""

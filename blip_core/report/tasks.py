@@ -1,5 +1,6 @@
 """The downstream tasks, as a section of the report: what each model of the chain is worth in use."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from blip_core.report.page import Section, Table
 from blip_core.report.wording import MISSING, metric_interval
 from blip_core.tables.stopped import stopped
 
+UNTUNED = "zero_shot_"  # before the metrics of a model that was not tuned
 Measured = dict[str, dict[str, dict[str, Any]]]  # task to model to metrics
 
 
@@ -25,23 +27,29 @@ def read_tasks(artifacts: Path, params: Params) -> Measured:
 
 
 def tasks_section(found: Measured, params: Params) -> Section:
-    """A row for each metric of a task, a column for each model; those of slices below."""
+    """A row for each metric of a task, a column for each model: what a model does untuned stands below what it does tuned. Slices, and
+    recalls beyond the first, come behind."""
     models = [model for model in params.models if any(model in by_model for by_model in found.values())]
-    rows = [row for task, by_model in found.items() for row in _rows(task, by_model, models, slices=False)]
-    sliced = [row for task, by_model in found.items() for row in _rows(task, by_model, models, slices=True)]
+    rows = [row for task, by_model in found.items() for row in _rows(task, by_model, models, further=False)]
+    further = [row for task, by_model in found.items() for row in _rows(task, by_model, models, further=True)]
     parts: list[str | Table] = [Table(["task", "metric", "examples", *models], rows, left=2), _about(found, params)]
-    if sliced:
-        parts.append(Table(["task", "metric", "examples", *models], sliced, left=2, folded="by slices"))
-    return Section("Tasks", parts, in_text=len(parts))
+    if further:
+        parts.append(Table(["task", "metric", "examples", *models], further, left=2, folded="slices, and recalls beyond the first"))
+    return Section("Tasks", parts)
 
 
-def _rows(task: str, by_model: dict[str, dict[str, Any]], models: list[str], *, slices: bool) -> list[list[str]]:
+def _rows(task: str, by_model: dict[str, dict[str, Any]], models: list[str], *, further: bool) -> list[list[str]]:
     some = next(iter(by_model.values()))
-    names = list(dict.fromkeys(name for metrics in by_model.values() for name in _values(metrics) if ("[" in name) == slices))
+    names = {name for metrics in by_model.values() for name in _values(metrics) if _is_further(name) == further}
+    order = list(some)
     return [
         [task, name, f"{some.get(f'{name}_examples', some['examples']):,}", *(_cell(f"{task}.{name}", by_model.get(m)) for m in models)]
-        for name in names
+        for name in sorted(names, key=lambda name: (order.index(name.removeprefix(UNTUNED)), name.startswith(UNTUNED)))
     ]
+
+
+def _is_further(name: str) -> bool:
+    return "[" in name or re.search(r"_r(5|10)$", name) is not None
 
 
 def _values(metrics: dict[str, Any]) -> list[str]:

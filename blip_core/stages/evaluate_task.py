@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,54 +18,69 @@ from blip_core.config.tasks import MeasureConfig, TaskConfig
 from blip_core.evaluation.task_metrics import DRAWS, EXAMPLES
 from blip_core.files.content import write_json
 from blip_core.model.inference import for_inference
-from blip_core.model.network import Network
 from blip_core.tables.captions import VAL, write_table
-from blip_core.tasks.batches import Measured
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import load_network
-from blip_core.tasks.task import Result, SetAside, Statistic, Task, counted
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tasks.task import Measured, Result, SetAside, Statistic, Task, ZeroShotTask, counted
+from blip_core.weights.load import read_config
 
 Draws = dict[str, tuple[float, np.ndarray]]  # metric to its value and that of each resample
 
 log = logging.getLogger(__name__)
 
 
-def evaluate_task(task: str, model: Path, data: Path, out: Path, out_metrics: Path, *, cfg: TaskConfig, params: Params, seed: int) -> None:
-    """`task`: its name. `model`: what tune_task made: a tuned network, or the model as it was.
+def evaluate_task(
+    task: str, base: Path, model: Path, data: Path, out: Path, out_metrics: Path, *, cfg: TaskConfig, params: Params, seed: int
+) -> None:
+    """`task`: its name. `model`: what tune_task made of `base`: a tuned network, or the model as it was.
 
     Measures test, and val too where `decide` names a metric of the task. Writes metrics.json and answers.parquet, a row for each example
-    of test, to `out`. `out_metrics` has the values of the resamples besides (blip_core/evaluation/task_metrics.py). Of several processes
-    the first one measures.
+    of test, to `out`. A kind that a pretrained model does untuned too is measured on `base` as well: its metrics have zero_shot_ before
+    their names, its rows stand in zero_shot.parquet. `out_metrics` has the values of the resamples besides
+    (blip_core/evaluation/task_metrics.py). Of several processes the first one measures.
     """
     if os.environ.get("RANK", "0") != "0":
         return
     kind = KINDS[cfg.kind]
     set_threads(cfg.measure.threads)
-    network, tokenizer = load_network(model, kind, cfg)
-    for_inference(network.to(device()), resolved(cfg.measure.precision))
     found = {}
     for split in ["test", *([VAL] if any(metric.startswith(f"{task}.") for metric in params.decide.metrics) else [])]:
-        results, aside = _measured(task, split, kind, network, tokenizer, data, cfg)
-        metrics = {"examples": len(results), "set_aside": len(aside)} | summary(kind, results, cfg.measure, seed)
+        examples, aside = _examples(task, split, kind, data, cfg)
+        metrics: dict[str, Any] = {"examples": len(examples), "set_aside": len(aside)}
+        drawn: dict[str, list[float]] = {}
+        for prefix, name, folder, settings in _subjects(kind, base, model, cfg):
+            results = _results(kind, folder, data, examples, settings)
+            metrics |= {f"{prefix}{key}": value for key, value in summary(kind, results, cfg.measure, seed).items()}
+            drawn |= {f"{prefix}{key}": values.tolist() for key, (_, values) in _draws(kind, results, cfg.measure, seed).items()}
+            if split == "test":
+                write_table(pa.Table.from_pylist([_row(r) for r in results]), out / f"{name}.parquet")
         if split == "test":
-            write_table(pa.Table.from_pylist([_row(r) for r in results]), out / "answers.parquet")
             write_json(metrics, out / "metrics.json")
-        drawn = {metric: values.tolist() for metric, (_, values) in _draws(kind, results, cfg.measure, seed).items()}
         found[split] = metrics | {EXAMPLES: _identity(results), DRAWS: drawn}
     write_json(found.pop("test") | found, out_metrics)
 
 
-def _measured(
-    task: str, split: str, kind: Task[Any], network: Network, tokenizer: Tokenizer, data: Path, cfg: TaskConfig
-) -> tuple[list[Result], list[SetAside]]:
+def _examples(task: str, split: str, kind: Task[Any], data: Path, cfg: TaskConfig) -> tuple[list[Any], list[SetAside]]:
     examples, aside = kind.read(data, split, cfg)
     if not examples:
         raise ValueError(f"{data}: no usable example of {split}; set aside: {counted(aside)}")
     if aside:
         log.warning("%s: %d examples of %s set aside: %s", task, len(aside), split, counted(aside))
-    batches = Measured(examples, image_size=network.cfg.vision.image_size, batch_size=cfg.measure.batch_size)
-    return kind.measure(network, tokenizer, data, batches, cfg), aside
+    return examples, aside
+
+
+def _subjects(kind: Task[Any], base: Path, model: Path, cfg: TaskConfig) -> Iterator[tuple[str, str, Path, Any]]:
+    """What is measured: prefix of its metrics, name of its table, folder, settings."""
+    yield "", "answers", model, cfg
+    if isinstance(kind, ZeroShotTask):
+        yield "zero_shot_", "zero_shot", base, kind.untuned(cfg, read_config(base))
+
+
+def _results(kind: Task[Any], model: Path, data: Path, examples: list[Any], cfg: Any) -> list[Result]:
+    network, tokenizer = load_network(model, kind, cfg)
+    for_inference(network.to(device()), resolved(cfg.measure.precision))
+    batches = Measured(examples, network.cfg.vision.image_size, cfg.measure.batch_size)
+    return kind.measure(network, tokenizer, data, batches, cfg)
 
 
 def summary(kind: Task[Any], results: list[Result], cfg: MeasureConfig, seed: int) -> dict[str, float]:

@@ -14,7 +14,6 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,12 +31,10 @@ from blip_core.intake.formats.columns import is_image_name, texts_of
 from blip_core.intake.walk import below
 from blip_core.model.blip import MATCHING, Blip
 from blip_core.model.network import Network
-from blip_core.tasks.batches import Measured
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
-from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
+from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.step import Objective
 
 PICTURE = ("image", "file_name", "image_id", "path")
 TOP = 5
@@ -60,8 +57,6 @@ class Classified(Result):
 
 
 class ClassifyTask:
-    tunes = False
-
     def read(self, folder: Path, split: str, cfg: ClassifyConfig) -> tuple[list[Labelled], list[SetAside]]:
         """A label that classes.csv lacks sets its picture aside."""
         found, aside = _labelled(folder, split)
@@ -77,12 +72,6 @@ class ClassifyTask:
     def network(self, base: Blip, cfg: ClassifyConfig) -> Blip:
         base.require("image", "text", "encoder", "contrast", *(MATCHING if cfg.rerank else ()))
         return base
-
-    def objective(self, cfg: ClassifyConfig) -> Objective:
-        raise NotImplementedError("classification without tuning has no objective")
-
-    def tensors(self, examples: Sequence[Labelled], tokenizer: Tokenizer, cfg: ClassifyConfig) -> dict[str, Tensor]:
-        raise NotImplementedError("classification without tuning has no batches")
 
     def measure(
         self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Labelled], cfg: ClassifyConfig
@@ -106,9 +95,6 @@ class ClassifyTask:
         if all(r.scores is None for r in results):
             return {"mean_class_recall": _mean_class_recall(results)}
         return {"map": _mean_average_precision(results)} if any(r.labels for r in results) else {}
-
-    def kept(self, folder: Path, examples: Sequence[Labelled]) -> dict[str, Any]:
-        raise NotImplementedError("classification without tuning learns from no example")
 
 
 def class_prompts(folder: Path, examples: Iterable[Labelled], cfg: ClassifyConfig) -> dict[str, list[str]]:
@@ -212,7 +198,7 @@ def _labelled(folder: Path, split: str) -> tuple[list[Labelled], list[SetAside]]
         if by_folder:
             return by_folder, []
         raise ValueError(f"{e}, or pictures in a folder for each class, as {split}/dog/a.jpg") from None
-    return examples_of(folder, files, "id", _example)
+    return examples_of(Pictures(folder), files, "id", _example)
 
 
 def _in_folders(folder: Path, split: str) -> list[Labelled]:

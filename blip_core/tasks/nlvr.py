@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +27,9 @@ from blip_core.intake.formats.columns import texts_of
 from blip_core.model.blip import Blip
 from blip_core.model.network import Network
 from blip_core.model.nlvr import Nlvr, nlvr_of
-from blip_core.tasks.batches import Measured
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, split_files
-from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
+from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.texts.clean import pre_caption
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import entropy
@@ -58,15 +56,13 @@ def sides_swapped(sentence: str) -> str:
 
 
 class NlvrTask:
-    tunes = True
-
     def read(self, folder: Path, split: str, cfg: NlvrConfig) -> tuple[list[Statement], list[SetAside]]:
-        return checked(*examples_of(folder, split_files(folder, split), "identifier", _statement))
+        return checked(*examples_of(Pictures(folder), split_files(folder, split), "identifier", _statement))
 
     def network(self, base: Blip, cfg: NlvrConfig) -> Nlvr:
         return nlvr_of(base)
 
-    def objective(self, cfg: NlvrConfig) -> Objective:
+    def objective(self, network: Network, cfg: NlvrConfig) -> Objective:
         return StatementObjective(cfg.swap)
 
     def tensors(self, examples: Sequence[Statement], tokenizer: Tokenizer, cfg: NlvrConfig) -> dict[str, Tensor]:
@@ -99,9 +95,6 @@ class NlvrTask:
             return float((right * drawn).sum() / drawn.sum())
 
         return {"consistency": statistic}
-
-    def kept(self, folder: Path, examples: Sequence[Statement]) -> dict[str, Any]:
-        return {}
 
 
 class StatementObjective(Objective):

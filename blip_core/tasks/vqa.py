@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,16 @@ from torch import Tensor
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import tokenize
 from blip_core.compute.precision import autocast
-from blip_core.config.tasks import VqaConfig
+from blip_core.config.tasks import AnswersConfig
 from blip_core.evaluation.answers import direct_accuracy, vqa_accuracy
 from blip_core.files.rejected import Rejected
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search
 from blip_core.model.network import Network
 from blip_core.model.vqa import Vqa, rank_answers, vqa_of
-from blip_core.tasks.batches import Measured
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
-from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
+from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import entropy
 from blip_core.training.step import Losses, Objective, TaskBatch
@@ -57,18 +57,16 @@ def cleaned(question: str) -> str:
 
 
 class VqaTask:
-    tunes = True
+    def read(self, folder: Path, split: str, cfg: AnswersConfig) -> tuple[list[Question], list[SetAside]]:
+        return checked(*examples_of(Pictures(folder), split_files(folder, split), "question_id", partial(question_of, columns=PICTURE)))
 
-    def read(self, folder: Path, split: str, cfg: VqaConfig) -> tuple[list[Question], list[SetAside]]:
-        return checked(*examples_of(folder, split_files(folder, split), "question_id", _question))
-
-    def network(self, base: Blip, cfg: VqaConfig) -> Vqa:
+    def network(self, base: Blip, cfg: AnswersConfig) -> Vqa:
         return vqa_of(base)
 
-    def objective(self, cfg: VqaConfig) -> Objective:
+    def objective(self, network: Network, cfg: AnswersConfig) -> Objective:
         return AnswerObjective(cfg.label_smoothing)
 
-    def tensors(self, examples: Sequence[Question], tokenizer: Tokenizer, cfg: VqaConfig) -> dict[str, Tensor]:
+    def tensors(self, examples: Sequence[Question], tokenizer: Tokenizer, cfg: AnswersConfig) -> dict[str, Tensor]:
         """ids, mask: Q x T of the questions. answer_ids, answer_mask: A x T; owner: A, the question of each; weight: A."""
         ids, mask = tokenize(tokenizer, [e.question for e in examples], max_tokens=cfg.optim.max_tokens)
         flat = [(i, text, weight) for i, e in enumerate(examples) for text, weight in e.answers]
@@ -77,7 +75,9 @@ class VqaTask:
         owners, shares = torch.tensor(owner), torch.tensor(weights, dtype=torch.float)
         return {"ids": ids, "mask": mask, "answer_ids": answer_ids, "answer_mask": answer_mask, "owner": owners, "weight": shares}
 
-    def measure(self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Question], cfg: VqaConfig) -> list[Result]:
+    def measure(
+        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Question], cfg: AnswersConfig
+    ) -> list[Result]:
         assert isinstance(network, Vqa)
         listed = network.kept["answers"] if cfg.answers == "rank" else []
         encoded = [t.to(device()) for t in tokenize(tokenizer, listed, max_tokens=cfg.max_answer_tokens)] if listed else []
@@ -136,18 +136,18 @@ def answer_list(folder: Path, examples: Sequence[Question]) -> list[str]:
     return sorted(counts, key=lambda a: (-counts[a], a))
 
 
-def _question(row: Row, where: str, pictures: Pictures) -> Question:
-    """Rejected says what the row lacks."""
-    question, picture = first_of(row, QUESTION), first_of(row, PICTURE)
+def question_of(row: Row, where: str, pictures: Pictures, columns: tuple[str, ...]) -> Question:
+    """The picture stands in the first of these columns that holds anything. Rejected says what the row lacks."""
+    question, picture = first_of(row, QUESTION), first_of(row, columns)
     if not isinstance(question, str) or picture is None:
-        lacking = f"question ({', '.join(QUESTION)})" if not isinstance(question, str) else f"picture ({', '.join(PICTURE)})"
+        lacking = f"question ({', '.join(QUESTION)})" if not isinstance(question, str) else f"{pictures.kind} ({', '.join(columns)})"
         raise Rejected("bad_row", f"no {lacking} among its columns {', '.join(row)}")
     people, direct = _people(row)
     if not people:
         raise Rejected("bad_row", f"no answer ({', '.join(ANSWERS)}) among its columns {', '.join(row)}")
     counts = Counter(text for p in people if (text := p.strip()))
     identity = next((row[n] for n in IDENTITY if row.get(n) is not None), where)
-    facts = facts_of(row, (*QUESTION, *PICTURE, *ANSWERS))
+    facts = facts_of(row, (*QUESTION, *columns, *ANSWERS))
     shares = tuple((text, n / len(people)) for text, n in counts.items())
     return Question(str(identity), (pictures.find(picture),), facts, cleaned(question), shares, tuple(people), direct)
 
@@ -167,7 +167,7 @@ def _people(row: Row) -> tuple[list[str], bool]:
     return [str(s) for s in said if s is not None], name == "direct_answers"
 
 
-def _result(example: Question, answer: str, cfg: VqaConfig) -> Result:
+def _result(example: Question, answer: str, cfg: AnswersConfig) -> Result:
     """One reference alone counts by equality, for the leave-one-out rule gives 0 to every answer there."""
     people = example.people
     if example.direct:

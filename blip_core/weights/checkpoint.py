@@ -73,8 +73,8 @@ def load_weights(network: nn.Module, folder: Path) -> None:
 
 
 def is_tuned(folder: Path) -> bool:
-    """Whether a model folder holds a task's network (tasks/network.py), and not a BLIP as it is."""
-    return "task_model" in json.loads((folder / "config.json").read_text())
+    """Whether a model folder holds what was tuned for a task (tasks/network.py), and not a model as it was."""
+    return "kind" in json.loads((folder / "config.json").read_text())
 
 
 def model_hash(folder: Path) -> str:

@@ -174,7 +174,8 @@ def test_the_stages_tune_resume_and_measure(answers, sample_questions, model_fol
 
     decided = small_params()
     decided = decided.model_copy(update={"decide": decided.decide.model_copy(update={"metrics": ("vqa.accuracy",)})})
-    evaluate_task("vqa", whole / "model", sample_questions, tmp_path / "found", tmp_path / "m.json", cfg=cfg, params=decided, seed=0)
+    paths = [model_folder, whole / "model", sample_questions, tmp_path / "found", tmp_path / "m.json"]
+    evaluate_task("vqa", *paths, cfg=cfg, params=decided, seed=0)
     metrics = json.loads((tmp_path / "m.json").read_text())
     table = pq.read_table(tmp_path / "found/answers.parquet")
     assert metrics["examples"] == table.num_rows == 30
