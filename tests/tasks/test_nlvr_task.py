@@ -124,5 +124,5 @@ def test_the_stages_tune_and_measure(sample_pairs, model_cfg, tokenizer, tmp_pat
         evaluate_task("nlvr", *paths, cfg=settings(), params=small_params(), seed=0)
     found = json.loads((tmp_path / "m.json").read_text())
     assert found == json.loads((tmp_path / "again.json").read_text())
-    assert found["examples"] == 20 and found["consistency"] <= found["accuracy"]
+    assert found["draws"].keys() == set(settings().METRICS) and found["examples"] == 20 and found["consistency"] <= found["accuracy"]
     assert found["consistency_low"] <= found["consistency"] <= found["consistency_high"]

@@ -149,6 +149,7 @@ def test_the_stages_measure_videos(name, sample, model_cfg, tokenizer, tmp_path)
     paths = [base, tmp_path / "model", sample / name, tmp_path / "found", tmp_path / "m.json"]
     evaluate_task(name, *paths, cfg=cfg, params=small_params(), seed=0)
     metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["draws"].keys() == set(cfg.METRICS)
     if name == "clips":
         assert metrics["examples"] == 5 and metrics["itm_v2t_mdr"] >= 1
         assert metrics["itm_t2v_r5"] == metrics["t2v_r5"] == 1 and metrics["itm_t2v_r1_low"] <= metrics["itm_t2v_r1"]
