@@ -89,10 +89,11 @@ def _pyav() -> ModuleType:
 
 
 def _stream(container: Any) -> Any:
-    if not container.streams.video:
+    """The video itself: a cover of it may stand there as another."""
+    if (found := container.streams.best("video")) is None:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         raise Rejected("not_an_image", f"no moving picture in it, but {kinds}")
-    return container.streams.video[0]
+    return found
 
 
 def _stamps(av: ModuleType, path: Path) -> tuple[list[int], list[int]]:
@@ -133,18 +134,15 @@ def _sought(av: ModuleType, path: Path, stamps: list[int], keys: list[int]) -> I
     """The frames of these times, rising. What the decoder leaves out has the frame behind it."""
     with av.open(str(path)) as container:
         stream = _stream(container)
-        frames, now = _sound(container.decode(stream)), None
-        frame = None
+        frame: Any = None
         for stamp in stamps:
             key = keys[max(0, bisect_right(keys, stamp) - 1)]
-            if now is None or key > now:
+            if frame is None or key > frame.pts:
                 container.seek(key, stream=stream)
                 frames, frame = _sound(container.decode(stream)), None
             while frame is None or frame.pts is None or frame.pts < stamp:
-                frame = next(frames, None)
-                if frame is None:
+                if (frame := next(frames, None)) is None:
                     return
-            now = frame.pts
             yield frame
 
 
