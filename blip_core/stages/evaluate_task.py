@@ -15,6 +15,7 @@ from blip_core.evaluation import bootstrap
 from blip_core.files.content import write_json
 from blip_core.model.inference import for_inference
 from blip_core.tables.captions import write_table
+from blip_core.tables.slices import FEWEST, slices
 from blip_core.tasks.batches import measured
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import load_network
@@ -48,38 +49,44 @@ def evaluate_task(task: str, model: Path, data: Path, out: Path, out_metrics: Pa
 def summary(kind: Task[Any], results: list[Result], cfg: MeasureConfig, seed: int) -> dict[str, float]:
     """Each metric with the bounds of its interval: m, m_low, m_high; and m[column=value] of each slice with its number of examples."""
     found = _metrics(kind, results, "", cfg, seed)
-    for column in cfg.slices:
-        for value in sorted({str(r.facts.get(column)) for r in results}):
-            part = [r for r in results if str(r.facts.get(column)) == value]
-            found |= {f"{metric}[{column}={value}]_examples": len(part) for metric in results[0].values}
-            found |= _metrics(kind, part, f"[{column}={value}]", cfg, seed)
+    known = sorted({name for r in results for name in r.facts})
+    if unknown := [column for column in cfg.slices if column not in known]:
+        raise ValueError(f"measure.slices: no column {unknown[0]!r} in the task's files; expected of {', '.join(known) or 'none'}")
+    for name, places in slices({column: [r.facts.get(column) for r in results] for column in cfg.slices}):
+        part = [results[i] for i in places]
+        found |= {f"{metric}{name}_examples": len(part) for metric in results[0].values}
+        found |= _metrics(kind, part, name, cfg, seed)
     return found
 
 
 def _metrics(kind: Task[Any], results: list[Result], slice_: str, cfg: MeasureConfig, seed: int) -> dict[str, float]:
+    """Of one picture alone, or a slice of few, without intervals."""
     found: dict[str, float] = {}
+    images = len({r.image for r in results})
+    few = images < (FEWEST if slice_ else 2)
+    if few:
+        log.warning("%s: %d pictures are too few for an interval", slice_ or "test", images)
     for metric in results[0].values:
-        found |= _interval(f"{metric}{slice_}", results, metric, cfg, seed)
+        found |= _interval(f"{metric}{slice_}", results, metric, cfg, seed, few=few)
     for metric, statistic in kind.overall(results).items():
-        found |= _resampled(f"{metric}{slice_}", results, statistic, cfg, seed)
+        found |= _resampled(f"{metric}{slice_}", results, statistic, cfg, seed, few=few)
     return found
 
 
-def _interval(name: str, results: list[Result], metric: str, cfg: MeasureConfig, seed: int) -> dict[str, float]:
-    """Of one picture alone there is no interval."""
+def _interval(name: str, results: list[Result], metric: str, cfg: MeasureConfig, seed: int, *, few: bool) -> dict[str, float]:
     values = np.array([r.values[metric] for r in results])
-    columns = bootstrap.sums_by_image(values, [r.image for r in results])
-    if len(columns) < 2:
+    if few:
         return {name: float(values.mean())}
+    columns = bootstrap.sums_by_image(values, [r.image for r in results])
     i = bootstrap.interval(columns, resamples=cfg.bootstrap, confidence=cfg.confidence, seed=seed)
     return {name: i.value, f"{name}_low": i.low, f"{name}_high": i.high}
 
 
-def _resampled(name: str, results: list[Result], statistic: Statistic, cfg: MeasureConfig, seed: int) -> dict[str, float]:
+def _resampled(name: str, results: list[Result], statistic: Statistic, cfg: MeasureConfig, seed: int, *, few: bool) -> dict[str, float]:
     """The same of a metric that is no mean."""
     units, place = np.unique([r.image for r in results], return_inverse=True)
     value, rng = statistic(np.ones(len(results), int)), np.random.default_rng(seed)
-    if len(units) < 2:
+    if few:
         return {name: value}
     draws = (rng.integers(len(units), size=len(units)) for _ in range(cfg.bootstrap))
     drawn = [statistic(np.bincount(picked, minlength=len(units))[place]) for picked in draws]

@@ -92,7 +92,7 @@ def test_true_and_false_pairs_weigh_the_same_however_many_are_planted(params):
     pairs = {"truth": truth, "synthetic": np.zeros(len(truth), bool), "labelled": np.zeros(len(truth), bool), "weight": np.ones(len(truth))}
     table = pa.table(pairs | {"image_id": [str(i) for i in range(len(truth))]})
     cfg = params.calibrate.model_copy(update={"bootstrap": 20, "target_precision": 0.9})
-    calibration, metrics, curve = fit(scores, table, cfg, seed=0)
+    calibration, metrics, curve = fit(scores, table, cfg, seed=0, values={})
     assert truth.mean() < 0.3 and metrics["ece"] < 0.04 and metrics["ece_low"] <= metrics["ece"] <= metrics["ece_high"]
     accepted = calibration.match(scores) >= 0.5
     right, wrong = accepted[truth].mean(), accepted[~truth].mean()
@@ -106,7 +106,7 @@ def test_the_interval_of_ece_is_about_it(params):
     scores, truth = simulated(100, 3)
     pairs = {"truth": truth, "synthetic": np.zeros(100, bool), "labelled": np.zeros(100, bool), "weight": np.ones(100)}
     cfg = params.calibrate.model_copy(update={"bootstrap": 200, "confidence": 0.8})
-    metrics = fit(scores, pa.table(pairs | {"image_id": [str(i) for i in range(100)]}), cfg, seed=0)[1]
+    metrics = fit(scores, pa.table(pairs | {"image_id": [str(i) for i in range(100)]}), cfg, seed=0, values={})[1]
     assert 0 <= metrics["ece_low"] < metrics["ece"] < metrics["ece_high"]
 
 

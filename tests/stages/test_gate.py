@@ -26,6 +26,8 @@ LIMITS = {
     "min_distinct": 0.1,
     "max_degenerate": 0.1,
     "min_controls": 100,
+    "min_texts": 60,
+    "slices": [],
 }
 
 
