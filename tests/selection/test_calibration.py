@@ -110,6 +110,18 @@ def test_the_interval_of_ece_is_about_it(params):
     assert 0 <= metrics["ece_low"] < metrics["ece"] < metrics["ece_high"]
 
 
+def test_slices_tell_where_a_filter_is_blind(params):
+    scores, truth = simulated(400, 3)
+    blind = np.arange(400) % 2 == 1
+    truth = np.where(blind, np.arange(400) % 4 == 1, truth)
+    pairs = {"truth": truth, "synthetic": np.zeros(400, bool), "labelled": np.zeros(400, bool), "weight": np.ones(400)}
+    values = {"place": ["few" if i < 9 else "blind" if b else "seen" for i, b in enumerate(blind)]}
+    cfg = params.calibrate.model_copy(update={"bootstrap": 50})
+    metrics = fit(scores, pa.table(pairs | {"image_id": [str(i) for i in range(400)]}), cfg, seed=0, values=values)[1]
+    assert metrics["auc[place=blind]_low"] < 0.55 < 0.7 < metrics["auc[place=seen]_low"] < metrics["auc[place=seen]"]
+    assert (metrics["pictures[place=few]"], "auc[place=few]" in metrics) == (9, False)
+
+
 def test_calibrations_survive_their_file(tmp_path):
     scores, truth = simulated(100, 0)
     found = [Calibrated(name, name, Calibration.fit(scores, truth, method=m), 0.5) for name, m in (("a", "logistic"), ("b", "isotonic"))]
