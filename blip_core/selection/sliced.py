@@ -14,7 +14,7 @@ from blip_core.checks.expect import Expect, at_least, at_most
 from blip_core.config.selection import Crawled, GateConfig, SliceLimits
 from blip_core.selection.evidence import Texts
 from blip_core.selection.noise import TRUE, Noise, residual_noise
-from blip_core.tables.slices import by_value, label, told
+from blip_core.tables.slices import by_value, label, require_values, told
 
 TOO_FEW = "too few"  # stands for the value
 _MOST_NAMED = 5  # slices that are too small, in a message
@@ -59,9 +59,11 @@ def by_slices(crawl: dict[Crawled, Texts], kind: np.ndarray, planted: Texts, who
     """Of every column that `gate.slices` names. `crawl`: by source; `kind`: of each planted pair; `whole`: of all web texts together."""
     found = Sliced()
     for column in dict.fromkeys(s.column for s in cfg.slices):
+        rows = {source: by_value(column, texts.values[column]) for source, texts in crawl.items()}
+        require_values(column, {value for own in rows.values() for value in own})
+        named = {s.value: np.empty(0, np.int64) for s in cfg.slices if s.column == column and s.value is not None}
         for source, texts in crawl.items():
-            named = {s.value: np.empty(0, np.int64) for s in cfg.slices if s.column == column and s.value is not None}
-            own = _Slices(source, column, texts, named | by_value(column, texts.values[column]), cfg)
+            own = _Slices(source, column, texts, named | rows[source], cfg)
             _require_texts(found, own)
             _noise_ratios(found, own)
             if source == "web" and whole is not None:

@@ -28,20 +28,26 @@ _PREFIX = "^(?:web|train|val|test)-"  # which ingest puts before the source's ke
 def slices(values: Mapping[str, Iterable[Any]]) -> Iterator[tuple[str, np.ndarray]]:
     """`[column=value]` and the places that have the value. `values`: by column, one for each item."""
     for column, found in values.items():
-        for value, places in by_value(column, found).items():
-            yield label(column, value), places
+        places = by_value(column, found)
+        require_values(column, places)
+        yield from ((label(column, value), own) for value, own in places.items())
 
 
 def by_value(column: str, found: Iterable[Any]) -> dict[str, np.ndarray]:
-    """The places of each value. ValueError where there are too many to tell, or none at all."""
+    """The places of each value. ValueError where there are too many to tell."""
     values = told(found)
     distinct = sorted(set(values))
     if len(distinct) > MOST_VALUES:
         some = ", ".join(map(repr, distinct[:3]))
         raise ValueError(f"slices by {column}: it has {len(distinct):,} values ({some}, ...); expected at most {MOST_VALUES}")
-    if distinct == [NONE]:
-        raise ValueError(f"slices by {column}: none of {len(values):,} has a value; do the keys in the file of columns fit the pictures'?")
     return {value: np.flatnonzero(values == value) for value in distinct}
+
+
+def require_values(column: str, values: Iterable[str]) -> None:
+    """ValueError where nothing has one."""
+    if set(values) <= {NONE}:
+        why = "do the keys in the folder of columns fit those of the pictures, or is the screen off that fills it?"
+        raise ValueError(f"slices by {column}: nothing has a value; {why}")
 
 
 def told(found: Iterable[Any]) -> np.ndarray:
@@ -109,7 +115,7 @@ def _paths(folder: Path) -> dict[str, Path]:
     """The file of each part. ValueError for another file, and for two of a part."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or path.suffix in (".dvc", ".md"):
+        if path.name.startswith(".") or path.suffix in (".dvc", ".md", ".txt"):
             continue
         if path.stem not in PARTS or path.suffix not in _ENDS or path.stem in found:
             ends = ", ".join(_ENDS)

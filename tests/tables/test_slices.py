@@ -49,7 +49,7 @@ def test_slices_name_each_value_and_what_has_none():
     assert found == {"[a=none]": [1, 3], "[a=x]": [2], "[a=y]": [0], "[b=1]": [0, 1, 3], "[b=2]": [2]}
     with pytest.raises(ValueError, match="slices by url: it has 101 values"):
         list(slices({"url": range(101)}))
-    with pytest.raises(ValueError, match="none of 2 has a value; do the keys"):
+    with pytest.raises(ValueError, match="slices by a: nothing has a value; do the keys"):
         list(slices({"a": [None, ""]}))
 
 
