@@ -16,7 +16,6 @@ from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.task import E, SetAside
 
 Row = dict[str, Any]
-NOCAPS = "nocaps_val"  # what the name of its list begins with
 _LISTS = ("questions", "annotations", "data", "examples")  # below which a JSON object has its rows
 
 
@@ -76,7 +75,7 @@ def facts_of(row: Row, used: tuple[str, ...]) -> Row:
 def _split_of(path: Path) -> str | None:
     """By the file's own name, else by the nearest folder that speaks of one. The captions of NoCaps' test set are not published, so that
     those of its val are what is measured; nothing is chosen by them."""
-    if path.name.startswith(NOCAPS):
+    if path.name.startswith("nocaps_val"):
         return "test"
     return next(filter(None, (split_of_name(part) for part in (path.stem, *reversed(path.parts[:-1])))), None)
 
