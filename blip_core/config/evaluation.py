@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from blip_core.config.base import THREADS, Config, Positive, Precision
+from blip_core.config.base import SLICES, THREADS, Config, Positive, Precision
 from blip_core.config.capfilt import SamplerConfig
 
 CAPTION_METRICS = ("cider", "rouge_l", "bleu1", "bleu2", "bleu3", "bleu4")
@@ -18,6 +18,7 @@ class EvaluateConfig(Config):
     batch_size: Positive
     bootstrap: Positive = Field(description="resamples of the images for the confidence intervals")
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    slices: tuple[str, ...] = Field(description=SLICES)
     precision: Precision
     threads: int = Field(ge=0, description=THREADS)
     timeout: Positive = Field(description="seconds that one of several processes waits for the others before it gives up")

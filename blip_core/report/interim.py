@@ -16,6 +16,7 @@ from blip_core.report.models import models_section
 from blip_core.report.noise import kept_lines, noise_section
 from blip_core.report.page import Section, write_report
 from blip_core.report.rounds import rounds_section
+from blip_core.report.slices import slices_sections
 from blip_core.report.tasks import tasks_section
 from blip_core.report.trainings import training_section
 from blip_core.report.verdict import verdict_section
@@ -50,6 +51,7 @@ def _sections(found: Findings, work: Path) -> list[Section]:
         sections.append(models_section(found))
     if found.tasks:
         sections.append(tasks_section(found.tasks, found.params))
+    sections += slices_sections(found)
     if found.registration and _compared_as_it_is(found):
         sections.append(verdict_section(found))
     if found.decisions:

@@ -19,6 +19,7 @@ from blip_core.evaluation.task_metrics import DRAWS, EXAMPLES
 from blip_core.files.content import write_json
 from blip_core.model.inference import for_inference
 from blip_core.tables.captions import VAL, write_table
+from blip_core.tables.slices import FEWEST, slices
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import load_network
 from blip_core.tasks.task import Measured, Result, SetAside, Statistic, Task, ZeroShotTask, counted
@@ -85,21 +86,26 @@ def _results(kind: Task[Any], model: Path, data: Path, examples: list[Any], cfg:
 
 def summary(kind: Task[Any], results: list[Result], cfg: MeasureConfig, seed: int) -> dict[str, float]:
     """Each metric with the bounds of its interval: m, m_low, m_high; and m[column=value] of each slice with its number of examples."""
-    found = _intervals(draws := _draws(kind, results, cfg, seed), "", cfg)
-    for column in cfg.slices:
-        for value in sorted({str(r.facts.get(column)) for r in results}):
-            part = [r for r in results if str(r.facts.get(column)) == value]
-            found |= {f"{metric}[{column}={value}]_examples": len(part) for metric in draws}
-            found |= _intervals(_draws(kind, part, cfg, seed), f"[{column}={value}]", cfg)
+    found = _intervals(kind, results, "", cfg, seed)
+    known = sorted({name for r in results for name in r.facts})
+    if unknown := [column for column in cfg.slices if column not in known]:
+        raise ValueError(f"measure.slices: no column {unknown[0]!r} in the task's files; expected of {', '.join(known) or 'none'}")
+    for name, places in slices({column: [r.facts.get(column) for r in results] for column in cfg.slices}):
+        part = [results[i] for i in places]
+        found |= {f"{metric}{name}_examples": len(part) for metric in _statistics(kind, part)}
+        found |= _intervals(kind, part, name, cfg, seed)
     return found
 
 
-def _intervals(draws: Draws, slice_: str, cfg: MeasureConfig) -> dict[str, float]:
-    """Of one picture alone there is no interval."""
-    found = {}
-    for metric, (value, drawn) in draws.items():
+def _intervals(kind: Task[Any], results: list[Result], slice_: str, cfg: MeasureConfig, seed: int) -> dict[str, float]:
+    """Of one picture alone, or a slice of few, without intervals."""
+    images, found = len({r.image for r in results}), {}
+    few = images < (FEWEST if slice_ else 2)
+    if few:
+        log.warning("%s: %d pictures are too few for an interval", slice_ or "test", images)
+    for metric, (value, drawn) in _draws(kind, results, cfg, seed).items():
         found[f"{metric}{slice_}"] = value
-        if len(drawn):
+        if not few:
             low, high = np.quantile(drawn, [(1 - cfg.confidence) / 2, (1 + cfg.confidence) / 2])
             found |= {f"{metric}{slice_}_low": float(low), f"{metric}{slice_}_high": float(high)}
     return found

@@ -138,7 +138,7 @@ def git_state(root: Path) -> dict[str, str]:
     dvc.lock is left out on purpose: it changes with every stage of the very run.
     """
     rev = git(root, "rev-parse", "HEAD")
-    changed = git(root, "status", "--porcelain", "--", "blip_core", "mlflow", "labels", "params.yaml", "dvc.yaml", "data.dvc")
+    changed = git(root, "status", "--porcelain", "--", "blip_core", "mlflow", "labels", "columns", "params.yaml", "dvc.yaml", "data.dvc")
     return {"git_rev": rev, "git_dirty": str(bool(changed)).lower() if rev else ""}
 
 

@@ -271,7 +271,7 @@ def test_a_page_keeps_what_stands_around_the_tables(tmp_path):
 def ablated(tmp_path_factory) -> tuple[Path, str]:
     """A copy of the project in which an arm of the user's own was run on tiny data, and what the command printed."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("blip_core", "labels", ".dvc", "mlflow"):
+    for name in ("blip_core", "labels", "columns", ".dvc", "mlflow"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "data.dvc"):
         shutil.copy(ROOT / name, folder)

@@ -272,7 +272,7 @@ def test_a_tuned_network_gets_a_version_beside_the_model_that_it_is_tuned_from(r
     network = vqa_of(base)
     network.kept = {"answers": ["yes", "no"]}
     folder, measured = Path("artifacts/tasks/vqa/first"), Path("artifacts/metrics/models")
-    save_tuned(network, tokenizer, folder / "model", kind="vqa")
+    save_tuned(network, tokenizer, folder / "model", kind="vqa", kept=network.kept)
     write_json({"accuracy": 0.5}, folder / "evaluation/metrics.json")
     metrics = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "of": "x", "draws": {"accuracy": [0.4, 0.6]}}
     write_json(metrics, measured / "first/task-vqa.json")
