@@ -7,7 +7,7 @@ from typing import Any
 from blip_core.config.params import Params
 from blip_core.evaluation.task_metrics import DRAWS, metrics_file, read_metrics
 from blip_core.report.page import Section, Table
-from blip_core.report.wording import MISSING, metric_interval
+from blip_core.report.wording import MISSING, metric_interval, metric_value
 from blip_core.tables.stopped import stopped
 
 UNTUNED = "zero_shot_"  # before the metrics of a model that was not tuned
@@ -61,6 +61,8 @@ def _cell(metric: str, metrics: dict[str, Any] | None) -> str:
     if metrics is None:
         return MISSING
     task, _, name = metric.partition(".")
+    if f"{name}_low" not in metrics:  # of few pictures
+        return metric_value(metric, metrics.get(name))
     return metric_interval(metric, {f"{task}.{k}": v for k, v in metrics.items() if k in (name, f"{name}_low", f"{name}_high")})
 
 
