@@ -51,8 +51,9 @@ def evaluate_task(
         drawn: dict[str, list[float]] = {}
         for prefix, name, folder, settings in _subjects(kind, base, model, cfg):
             results = _results(kind, folder, data, examples, settings)
-            metrics |= {f"{prefix}{key}": value for key, value in summary(kind, results, cfg.measure, seed).items()}
-            drawn |= {f"{prefix}{key}": values.tolist() for key, (_, values) in _draws(kind, results, cfg.measure, seed).items()}
+            draws = resampled(kind, results, cfg.measure, seed)
+            metrics |= {f"{prefix}{key}": value for key, value in summary(kind, results, draws, cfg.measure, seed).items()}
+            drawn |= {f"{prefix}{key}": values.tolist() for key, (_, values) in draws.items()}
             if split == "test":
                 write_table(pa.Table.from_pylist([_row(r) for r in results]), out / f"{name}.parquet")
         if split == "test":
@@ -84,26 +85,26 @@ def _results(kind: Task[Any], model: Path, data: Path, examples: list[Any], cfg:
     return kind.measure(network, tokenizer, data, batches, cfg)
 
 
-def summary(kind: Task[Any], results: list[Result], cfg: MeasureConfig, seed: int) -> dict[str, float]:
+def summary(kind: Task[Any], results: list[Result], draws: Draws, cfg: MeasureConfig, seed: int) -> dict[str, float]:
     """Each metric with the bounds of its interval: m, m_low, m_high; and m[column=value] of each slice with its number of examples."""
-    found = _intervals(kind, results, "", cfg, seed)
+    found = _intervals(results, draws, "", cfg)
     known = sorted({name for r in results for name in r.facts})
     if unknown := [column for column in cfg.slices if column not in known]:
         raise ValueError(f"measure.slices: no column {unknown[0]!r} in the task's files; expected of {', '.join(known) or 'none'}")
     for name, places in slices({column: [r.facts.get(column) for r in results] for column in cfg.slices}):
         part = [results[i] for i in places]
-        found |= {f"{metric}{name}_examples": len(part) for metric in _statistics(kind, part)}
-        found |= _intervals(kind, part, name, cfg, seed)
+        own = resampled(kind, part, cfg, seed)
+        found |= {f"{metric}{name}_examples": len(part) for metric in own} | _intervals(part, own, name, cfg)
     return found
 
 
-def _intervals(kind: Task[Any], results: list[Result], slice_: str, cfg: MeasureConfig, seed: int) -> dict[str, float]:
+def _intervals(results: list[Result], draws: Draws, slice_: str, cfg: MeasureConfig) -> dict[str, float]:
     """Of one picture alone, or a slice of few, without intervals."""
     images, found = len({r.image for r in results}), {}
     few = images < (FEWEST if slice_ else 2)
     if few:
         log.warning("%s: %d pictures are too few for an interval", slice_ or "test", images)
-    for metric, (value, drawn) in _draws(kind, results, cfg, seed).items():
+    for metric, (value, drawn) in draws.items():
         found[f"{metric}{slice_}"] = value
         if not few:
             low, high = np.quantile(drawn, [(1 - cfg.confidence) / 2, (1 + cfg.confidence) / 2])
@@ -111,7 +112,7 @@ def _intervals(kind: Task[Any], results: list[Result], slice_: str, cfg: Measure
     return found
 
 
-def _draws(kind: Task[Any], results: list[Result], cfg: MeasureConfig, seed: int) -> Draws:
+def resampled(kind: Task[Any], results: list[Result], cfg: MeasureConfig, seed: int) -> Draws:
     """Which pictures a resample has is told by the results' pictures and the seed alone, so the draws of two models are paired."""
     units, place = np.unique([r.image for r in results], return_inverse=True)
     rng = np.random.default_rng(seed)

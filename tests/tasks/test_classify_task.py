@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from blip_core.config.tasks import ClassifyConfig
 from blip_core.sample.classes import write_classes
 from blip_core.sample.scenes import SHAPES
-from blip_core.stages.evaluate_task import evaluate_task, summary
+from blip_core.stages.evaluate_task import evaluate_task, resampled, summary
 from blip_core.stages.tune_task import tune_task
 from blip_core.tasks.classify import Classified, ClassifyTask, class_features, class_prompts
 from blip_core.weights.checkpoint import load_model, new_model, save_model
@@ -118,7 +118,8 @@ def test_average_precision_is_that_of_a_slow_reference():
 
 def test_a_slice_has_metrics_of_its_own():
     results = [_made((0,), 0), _made((1,), 1), _made((1,), 0)]
-    found = summary(ClassifyTask(), results, settings(measure={"bootstrap": 20, "slices": ["side"]}).measure, 0)
+    task, cfg = ClassifyTask(), settings(measure={"bootstrap": 20, "slices": ["side"]}).measure
+    found = summary(task, results, resampled(task, results, cfg, 0), cfg, 0)
     assert found["mean_class_recall"] == 0.75 and found["mean_class_recall[side=0]"] == 0.5 and found["top1[side=0]_examples"] == 2
 
 
