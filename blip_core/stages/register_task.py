@@ -1,13 +1,14 @@
 """Make a version of a task in the MLflow registry: the network that was tuned of the registered model, as blip-vqa of blip."""
 
-from importlib.metadata import version as installed
+import hashlib
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip_core.config.params import Params
 from blip_core.evaluation.task_metrics import task_metrics
 from blip_core.files.content import read_json, write_json
-from blip_core.runtime.installed import PACKAGE
+from blip_core.runtime.installed import PACKAGE, installed, named
 from blip_core.tracking.champion import CHALLENGER, CHAMPION, ORIGIN
 from blip_core.tracking.provenance import chain_id, git_state, maker, read_lock, rebuilding, who
 from blip_core.tracking.registry import Registry, open_registry
@@ -30,17 +31,18 @@ def register_task(task: str, tuned: Path, measured: Path, registration: Path, ou
         write_json({"name": base["name"], "version": base["version"], "base": title}, out)
         return f"{task} tunes nothing: its model is {title}."
     metrics = {k: v for k, v in task_metrics(measured / base["model"]).items() if k.startswith(f"{task}.")}
-    identity = model_hash(folder)
-    tags = _tags(base, root) | _of_tuning(folder, task, title, identity, root)
+    tags = _tags(base, root) | _of_tuning(folder, task, title, params, root)
     with open_registry(name, root) as registry:
-        registry.close_runs(identity)
-        version = registry.find("model_hash", identity)
+        registry.close_runs(tags["model_hash"])
+        version = registry.find("model_hash", tags["model_hash"])
         if version is None:
             package = {"artifacts": {"model": str(folder)}, "code_paths": [str(PACKAGE)]}
             version = registry.add(tags=tags, files=rebuilding(params, root=root), **package)
         _record(registry, version, folder.with_name("evaluation"), metrics, title)
         standing = _point(registry, version, champion=base["promoted"])
-    write_json({"name": name, "version": int(version.version), "base": title, "model_hash": identity, "run_id": version.run_id}, out)
+    write_json(
+        {"name": name, "version": int(version.version), "base": title, "model_hash": tags["model_hash"], "run_id": version.run_id}, out
+    )
     return f"Version {version.version} of {name}, tuned from {title}, is {standing}."
 
 
@@ -52,11 +54,21 @@ def _tags(base: dict[str, Any], root: Path) -> dict[str, str]:
     return {name: tags[name] for name in kept if name in tags} | {k: v for k, v in tags.items() if k.startswith("texts_")}
 
 
-def _of_tuning(folder: Path, task: str, base: str, identity: str, root: Path) -> dict[str, str]:
+def _of_tuning(folder: Path, task: str, base: str, params: Params, root: Path) -> dict[str, str]:
     made = maker(read_lock(root), str(folder))
-    data = made.deps.get(f"tasks/{task}", "") if made else ""
-    about = {"task": task, "base": base, "task_data_dvc_md5": data, "dvc_stage": made.stage if made else "", "model_hash": identity}
-    return about | git_state(root) | {"chain": chain_id(root), "registered_by": who(root), "torch": installed("torch")}
+    about = {
+        "task": task,
+        "base": base,
+        "task_data_dvc_md5": made.deps.get(f"tasks/{task}", "") if made else "",
+        "dvc_stage": made.stage if made else "",
+        "model_hash": model_hash(folder),
+        "params_hash": hashlib.sha256(params.model_dump_json().encode()).hexdigest(),
+        "chain": chain_id(root),
+        "package": named(installed()),
+        "registered_by": who(root),
+        "torch": version_of("torch"),
+    }
+    return about | git_state(root)
 
 
 def _record(registry: Registry, version: "ModelVersion", evaluation: Path, metrics: dict[str, float], base: str) -> None:
