@@ -64,7 +64,7 @@ def _example(stage: str) -> str:
     body = chain["stages"][stage]
     known = dict(values)
     if "foreach" in body:
-        key, item = next(iter(values[body["foreach"].strip("${}")].items()))
+        key, item = next(iter(values[body["foreach"].strip("${}")].items()), ("vqa", {}))  # params.yaml may have no task
         known |= {"key": key} | {f"item.{name}": value for name, value in item.items()}
     elif "matrix" in body:
         task, model = next(iter(values["tasks"]), "vqa"), next(iter(values["models"]))
