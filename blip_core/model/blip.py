@@ -68,8 +68,8 @@ class Blip(Network):
     def image_features(self, image_IND: Tensor) -> Tensor:
         """ITC features of images, unit length, fp32: I x E. Those of a video are the mean of its frames' projections."""
         self.require("contrast")
-        first_IFD = image_IND.unflatten(1, (self.frames, -1))[:, :, 0]
-        return F.normalize(self.image_projection(first_IFD).float().mean(1), dim=-1)
+        first_PD = image_IND.unflatten(1, (self.frames, -1))[:, :, 0].flatten(0, 1)
+        return F.normalize(self.image_projection(first_PD).float().unflatten(0, (-1, self.frames)).mean(1), dim=-1)
 
     def text_features(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """ITC features of texts, unit length, fp32: B x E."""
