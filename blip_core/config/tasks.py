@@ -107,6 +107,9 @@ class CaptioningConfig(TunedConfig):
     beams: Positive = 3
     min_tokens: int = Field(1, ge=0, description="new tokens; the authors' least length of 5 counts the prompt's four")
     max_tokens: Positive = Field(16, description="new tokens; likewise their 20")
+    repetition_penalty: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="of what is written already; the authors have 1.1 for NoCaps"
+    )
 
 
 FRAMES = "of each video, those in the middle of so many equal parts"

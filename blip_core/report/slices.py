@@ -30,7 +30,7 @@ def _models(found: Findings) -> Table:
     for model, metrics in found.models.items():
         for name in _slices(metrics, "images"):
             own = {f"{m}{end}": metrics.get(f"{m}{name}{end}") for m in SHOWN for end in ("", "_low", "_high")}
-            rows.append([name.strip("[]"), model, amount(metrics[f"images{name}"]), *(_interval(metric, own) for metric in SHOWN)])
+            rows.append([_told(name), model, amount(metrics[f"images{name}"]), *(_interval(metric, own) for metric in SHOWN)])
     return Table(["slice", "model", "images", *(METRICS[m].replace(" (", "\n(") for m in SHOWN)], sorted(rows, key=_by_slice), left=2)
 
 
@@ -41,7 +41,7 @@ def _filters(found: Findings) -> Table:
             for name in _slices(metrics, "pictures"):
                 told = [metrics.get(f"{metric}{name}{end}") for metric in ("auc", "ece") for end in ("", "_low", "_high")]
                 shown = [FEW] * 2 if told[0] is None else [f"{number(v)}\n[{number(a)}, {number(b)}]" for v, a, b in (told[:3], told[3:])]
-                rows.append([name.strip("[]"), who, amount(metrics[f"pictures{name}"]), *shown])
+                rows.append([_told(name), who, amount(metrics[f"pictures{name}"]), *shown])
     return Table(["slice", "filter", "val\npictures", "AUC", "ECE"], sorted(rows, key=_by_slice), left=2)
 
 
@@ -52,7 +52,7 @@ def _gates(found: Findings) -> Table:
             for name in _slices(facts, f"texts_{source}"):
                 left = f"residual_noise_{source}"
                 measured = [facts.get(f"{metric}{name}") for metric in (f"noise_{source}", left, f"{left}_upper")]
-                rows.append([name.strip("[]"), r, source, amount(facts[f"texts_{source}{name}"]), *map(percent, measured)])
+                rows.append([_told(name), r, source, amount(facts[f"texts_{source}{name}"]), *map(percent, measured)])
     header = ["slice", "round", "source", "texts", "noise\nratio", "noise left:\nestimate", "its upper\nbound"]
     return Table(header, sorted(rows, key=_by_slice), left=3)
 
@@ -60,6 +60,10 @@ def _gates(found: Findings) -> Table:
 def _slices(metrics: Mapping[str, Any], count: str) -> list[str]:
     """`[column=value]` of those with such a count."""
     return [key.removeprefix(count) for key in metrics if re.match(rf"{count}\[", key)]
+
+
+def _told(name: str) -> str:
+    return name.strip("[]").replace("=", "\n= ", 1)
 
 
 def _by_slice(row: list[str]) -> str:

@@ -36,7 +36,7 @@ from blip_core.selection.labelled import labelled_pairs
 from blip_core.tables.captions import VAL
 from blip_core.tables.heldout import heldout_halves, heldout_tables
 from blip_core.tables.shards import ShardImages
-from blip_core.tables.slices import FEWEST, Columns, slices
+from blip_core.tables.slices import FEWEST, Columns, keys_of, require_values
 
 CURVE_POINTS = 200
 
@@ -62,15 +62,15 @@ def calibrate(
     `columns`: where the files lie by which they are told in slices as well (tables/slices.py)."""
     set_threads(score_cfg.threads)
     said, facts = labelled_pairs(labels, shards, min_labels=cfg.min_labels)
-    planted = plant(heldout_halves(heldout)[0], per_image=cfg.controls_per_image, seed=seed)
-    pairs, by_column = _together(planted, said), _values(planted, heldout, Columns(columns, cfg.slices))
+    pairs = _together(plant(heldout_halves(heldout)[0], per_image=cfg.controls_per_image, seed=seed), said)
+    sliced = _slices(heldout, Columns(columns, cfg.slices))
     images, found = ShardImages(shards), []
     about: dict[str, dict[str, Any]] = {}
     for name in score_cfg.filters:
         judge = open_filter(name, filter, question=score_cfg.question, precision=score_cfg.precision, fetch=fetch)
         begin([judge], Terms(score_cfg.endpoint, work / ANSWERS, "calibrate"))
         scores = score_table(judge, pairs, images, batch_size=score_cfg.batch_size, name="calibrate")
-        calibration, metrics, curve = fit(scores, pairs, cfg, seed=seed, values=by_column)
+        calibration, metrics, curve = fit(scores, pairs, cfg, seed=seed, sliced=sliced)
         found.append(Calibrated(judge.identity, name, calibration, metrics["threshold_for_precision"]))
         about[judge.identity] = {"metrics": metrics, "curve": curve}
         if metrics["auc_low"] <= 0.5:
@@ -87,12 +87,12 @@ def calibrate(
 
 
 def fit(
-    scores: PairScores, pairs: pa.Table, cfg: CalibrateConfig, *, seed: int, values: Mapping[str, list[str]]
+    scores: PairScores, pairs: pa.Table, cfg: CalibrateConfig, *, seed: int, sliced: Mapping[str, set[str]]
 ) -> tuple[Calibration, dict[str, Any], dict[str, list[float]]]:
     """The calibration, how well the filter tells true from false pairs, and its precision-recall curve.
 
     The metrics are of the planted pairs, but for how often people and the filter say the same of the labelled ones. Two folds: each
-    pair's P(match) in the metrics comes from a fit that did not see its picture. `values`: of the planted pairs by column, for slices.
+    pair's P(match) in the metrics comes from a fit that did not see its picture. `sliced`: the keys of the pictures of each slice.
     """
     truth, synthetic, labelled, weight = (pairs[c].to_numpy() for c in ("truth", "synthetic", "labelled", "weight"))
     options = {"synthetic": synthetic, "weight": shared_weight(truth, labelled, weight, cfg.label_share)}
@@ -108,7 +108,9 @@ def fit(
     planted = ~labelled
     known = (scores.where(planted), match[planted], truth[planted], picture[planted])
     metrics, curve = quality(*known, cfg, seed=seed)
-    metrics |= _by_slices(*known, values, cfg, seed)
+    keys = pairs["key"].to_pylist() if sliced else []
+    for name, own in sliced.items():
+        metrics |= _of_slice(name, np.array([key in own for key in keys])[planted], *known, cfg, seed)
     if labelled.any():
         same = (match >= 0.5) == truth
         metrics["labels_alike"] = float(np.average(same[labelled], weights=weight[labelled]))
@@ -157,38 +159,36 @@ def _metrics(
     return {**counts, **found, **_intervals(measured, found, picture, cfg, seed)}
 
 
-def _by_slices(
+def _of_slice(
+    name: str,
+    rows: np.ndarray,
     scores: PairScores,
     match: np.ndarray,
     truth: np.ndarray,
     picture: np.ndarray,
-    values: Mapping[str, list[str]],
     cfg: CalibrateConfig,
     seed: int,
 ) -> dict[str, Any]:
     """m[column=value] of the pairs whose picture has the value; of few pictures their number alone."""
-    metrics: dict[str, Any] = {}
-    for name, places in slices(values):
-        metrics[f"pictures{name}"] = pictures = len(np.unique(picture[places]))
-        if pictures < FEWEST:
-            log.warning("%s: %d pictures are too few to tell how well the filter does there", name, pictures)
-            continue
-        rows = np.isin(np.arange(len(truth)), places)
-        own = _metrics(scores.where(rows), match[rows], truth[rows], picture[rows], cfg, seed)
-        metrics |= {_named(metric, name): value for metric, value in own.items()}
-    return metrics
+    pictures = len(np.unique(picture[rows]))
+    if pictures < FEWEST:
+        log.warning("%s: %d pictures are too few to tell how well the filter does there", name, pictures)
+        return {f"pictures{name}": pictures}
+    own = _metrics(scores.where(rows), match[rows], truth[rows], picture[rows], cfg, seed)
+    return {f"pictures{name}": pictures} | {_named(metric, name): value for metric, value in own.items()}
 
 
 def _named(metric: str, name: str) -> str:
     """auc_low of a slice is auc[column=value]_low."""
-    stem, end = next(((metric.removesuffix(e), e) for e in ("_low", "_high") if metric.endswith(e)), (metric, ""))
-    return f"{stem}{name}{end}"
+    end = next((end for end in ("_low", "_high") if metric.endswith(end)), "")
+    return f"{metric.removesuffix(end)}{name}{end}"
 
 
-def _values(planted: pa.Table, heldout: Path, columns: Columns) -> dict[str, list[str]]:
-    """By column, the value of each planted pair's picture."""
-    keys = planted["key"].to_pylist()
-    return {name: [own[key] for key in keys] for name, own in columns.of_pictures(heldout_tables(heldout, VAL)).items()}
+def _slices(heldout: Path, columns: Columns) -> dict[str, set[str]]:
+    values = columns.of_pictures(heldout_tables(heldout, VAL))
+    for column, own in values.items():
+        require_values(column, own.values())
+    return keys_of(values)
 
 
 def _measure(truth: np.ndarray, match: np.ndarray) -> dict[str, float]:

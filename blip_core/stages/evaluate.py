@@ -19,7 +19,7 @@ from blip_core.compute.precision import resolved
 from blip_core.config.evaluation import EvaluateConfig
 from blip_core.evaluation import bootstrap
 from blip_core.evaluation.alarms import alarms, caption_facts, chance_levels
-from blip_core.evaluation.metrics import RECALLS, Scores, bleu, caption_scores, image_ranks, text_ranks
+from blip_core.evaluation.metrics import RECALLS, CaptionScores, Scores, bleu, caption_scores, image_ranks, text_ranks
 from blip_core.evaluation.retrieval import Subject, encode, rerank
 from blip_core.files.content import write_json
 from blip_core.model.inference import for_inference
@@ -27,7 +27,7 @@ from blip_core.runtime.progress import Progress
 from blip_core.tables.captions import VAL, write_table
 from blip_core.tables.heldout import heldout_pictures, heldout_tables
 from blip_core.tables.shards import ShardImages
-from blip_core.tables.slices import FEWEST, Columns, slices
+from blip_core.tables.slices import FEWEST, Columns, keys_of, require_values
 from blip_core.weights.checkpoint import load_model
 
 log = logging.getLogger(__name__)
@@ -58,17 +58,24 @@ def evaluate(
     for_inference(network.to(device()), resolved(cfg.precision))
     images, splits = ShardImages(shards), {split: heldout_pictures(heldout, split) for split in ("test", VAL)}
     subjects = {s: Subject(network, tokenizer, facts["max_tokens"], cfg, items, images, facts["prompt"]) for s, items in splits.items()}
-    known = Columns(columns, cfg.slices)
-    values = {split: known.of_pictures(heldout_tables(heldout, split)) for split in splits}
-    metrics = _measure(subjects["test"], out, values["test"], itm=True, seed=seed)
+    sliced = _slices(heldout, Columns(columns, cfg.slices))
+    metrics = _measure(subjects["test"], out, sliced["test"], itm=True, seed=seed)
     if splits[VAL]:
-        _measure(subjects[VAL], out / VAL, values[VAL], itm=False, seed=seed)
+        _measure(subjects[VAL], out / VAL, sliced[VAL], itm=False, seed=seed)
     if metrics is not None:
         write_json(metrics, out_metrics)
 
 
-def _measure(subject: Subject, out: Path, values: Mapping[str, Mapping[str, str]], *, itm: bool, seed: int) -> dict[str, float] | None:
-    """Write what was found, and return the metrics, in the first of the processes alone. `values`: by column and key, for slices."""
+def _slices(heldout: Path, columns: Columns) -> dict[str, dict[str, set[str]]]:
+    """By split and `[column=value]`, the keys of the pictures that have it."""
+    values = {split: columns.of_pictures(heldout_tables(heldout, split)) for split in ("test", VAL)}
+    for column in columns.names:
+        require_values(column, (value for own in values.values() for value in own[column].values()))
+    return {split: keys_of(own) for split, own in values.items()}
+
+
+def _measure(subject: Subject, out: Path, sliced: Mapping[str, set[str]], *, itm: bool, seed: int) -> dict[str, float] | None:
+    """Write what was found, and return the metrics, in the first of the processes alone. `sliced`: the keys of each slice."""
     ranks, captions = _answers(subject, name=out.name, itm=itm, seed=seed)
     if rank() > 0:
         return None
@@ -81,8 +88,7 @@ def _measure(subject: Subject, out: Path, values: Mapping[str, Mapping[str, str]
     chance = chance_levels([len(texts) for texts in references.values()])
     metrics |= {f"{prefix}{recall}_chance": level for prefix in ranks for recall, level in chance.items()}
     metrics |= caption_facts(list(captions.values()), list(references.values()))
-    by_item = {column: [own[key] for key in scores.keys] for column, own in values.items()}
-    metrics |= by_slices(rows, scores.bleu_counts, scores.keys, by_item, subject.cfg, seed)
+    metrics |= by_slices(rows, scores, sliced, subject.cfg, seed)
     for name, words in alarms(metrics).items():
         metrics[f"alarm_{name}"] = 1.0
         log.warning("%s: %s", out, words)
@@ -145,20 +151,15 @@ def write_captions(subject: Subject, seed: int) -> dict[str, str]:
 
 
 def by_slices(
-    rows: list[tuple[str, str, str, float]],
-    bleu_counts: np.ndarray,
-    keys: list[str],
-    values: Mapping[str, list[str]],
-    cfg: EvaluateConfig,
-    seed: int,
+    rows: list[tuple[str, str, str, float]], scores: CaptionScores, sliced: Mapping[str, set[str]], cfg: EvaluateConfig, seed: int
 ) -> dict[str, float]:
     """m[column=value] of the images that have it, and how many they are. A text or image is still sought among all, and CIDEr weighs
     n-grams by all references, as NoCaps' evaluation does (docs/slices.md)."""
     found: dict[str, float] = {}
-    for name, places in slices(values):
-        own = {keys[i] for i in places}
+    for name, own in sliced.items():
         found[f"images{name}"] = len(own)
-        found |= intervals([row for row in rows if row[2] in own], bleu_counts[places], cfg, seed, of=name)
+        counts = scores.bleu_counts[[key in own for key in scores.keys]]
+        found |= intervals([row for row in rows if row[2] in own], counts, cfg, seed, of=name)
         if len(own) < FEWEST:
             log.warning("%s: %d images are too few for an interval", name, len(own))
     return found

@@ -115,10 +115,14 @@ def _intervals(results: list[Result], draws: Draws, slice_: str, cfg: MeasureCon
 def resampled(kind: Task[Any], results: list[Result], cfg: MeasureConfig, seed: int) -> Draws:
     """Which pictures a resample has is told by the results' pictures and the seed alone, so the draws of two models are paired."""
     units, place = np.unique([r.image for r in results], return_inverse=True)
-    rng = np.random.default_rng(seed)
-    resamples = cfg.bootstrap if len(units) > 1 else 0
-    counts = [np.bincount(rng.integers(len(units), size=len(units)), minlength=len(units))[place] for _ in range(resamples)]
-    return {m: (s(np.ones(len(results), int)), np.array([s(c) for c in counts])) for m, s in _statistics(kind, results).items()}
+    rng, statistics = np.random.default_rng(seed), _statistics(kind, results)
+    drawn: dict[str, list[float]] = {metric: [] for metric in statistics}
+    for _ in range(cfg.bootstrap if len(units) > 1 else 0):
+        counts = np.bincount(rng.integers(len(units), size=len(units)), minlength=len(units))[place]
+        for metric, statistic in statistics.items():
+            drawn[metric].append(statistic(counts))
+    once = np.ones(len(results), int)
+    return {metric: (statistic(once), np.array(drawn[metric])) for metric, statistic in statistics.items()}
 
 
 def _statistics(kind: Task[Any], results: list[Result]) -> dict[str, Statistic]:

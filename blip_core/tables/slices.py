@@ -28,9 +28,16 @@ _PREFIX = "^(?:web|train|val|test)-"  # which ingest puts before the source's ke
 def slices(values: Mapping[str, Iterable[Any]]) -> Iterator[tuple[str, np.ndarray]]:
     """`[column=value]` and the places that have the value. `values`: by column, one for each item."""
     for column, found in values.items():
-        places = by_value(column, found)
-        require_values(column, places)
-        yield from ((label(column, value), own) for value, own in places.items())
+        yield from ((label(column, value), places) for value, places in by_value(column, found).items())
+
+
+def keys_of(values: Mapping[str, Mapping[str, Any]]) -> dict[str, set[str]]:
+    """The keys by `[column=value]`. `values`: by column and key."""
+    found: dict[str, set[str]] = {}
+    for column, own in values.items():
+        keys = list(own)
+        found |= {name: {keys[i] for i in places} for name, places in slices({column: own.values()})}
+    return found
 
 
 def by_value(column: str, found: Iterable[Any]) -> dict[str, np.ndarray]:
@@ -43,9 +50,9 @@ def by_value(column: str, found: Iterable[Any]) -> dict[str, np.ndarray]:
     return {value: np.flatnonzero(values == value) for value in distinct}
 
 
-def require_values(column: str, values: Iterable[str]) -> None:
+def require_values(column: str, values: Iterable[Any]) -> None:
     """ValueError where nothing has one."""
-    if set(values) <= {NONE}:
+    if set(told(values)) <= {NONE}:
         why = "do the keys in the folder of columns fit those of the pictures, or is the screen off that fills it?"
         raise ValueError(f"slices by {column}: nothing has a value; {why}")
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blip_core.tables.slices import Columns, slices
+from blip_core.tables.slices import Columns, require_values, slices
 
 TABLE = pa.table({"key": ["web-1", "test-2", "val-3", "web-2"], "language": ["en", "", "es", "en"]})
 NOCAPS = {
@@ -50,7 +50,7 @@ def test_slices_name_each_value_and_what_has_none():
     with pytest.raises(ValueError, match="slices by url: it has 101 values"):
         list(slices({"url": range(101)}))
     with pytest.raises(ValueError, match="slices by a: nothing has a value; do the keys"):
-        list(slices({"a": [None, ""]}))
+        require_values("a", [None, ""])
 
 
 BAD = {
