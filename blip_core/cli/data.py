@@ -41,7 +41,7 @@ def _add_fetch(verbs: Verbs) -> None:
     fetch.add_argument("lists", type=Path, nargs="+", metavar="LIST", help=".csv, .tsv, .jsonl, .parquet, or folders of them")
     fetch.add_argument("--out", type=Path, required=True, help="folder of the tars; what is there is gone on with")
     fetch.add_argument("--url", help="column of the URLs; default: searched")
-    fetch.add_argument("--text", help="column of the texts; default: searched")
+    fetch.add_argument("--text", help="column of the texts, '' for none; default: searched")
     fetch.add_argument("--shards", type=_span, metavar="A-B", help="only these shards, as 0-99: several machines share a list")
     fetch.add_argument("--rows-per-shard", type=int, default=10_000, help="at most 10000; default: 10000")
     fetch.add_argument("--short-side", type=int, default=512, help="pixels; a larger picture is made smaller, 0 leaves all; default: 512")

@@ -61,7 +61,7 @@ def _shards(lists: list[UrlList], size: int, chosen: range | None) -> Iterator[t
 
 def _require_same_list(lists: list[UrlList], out: Path, cfg: FetchConfig) -> None:
     """A folder holds one list: its shards are counted off by rows."""
-    files = {one.table.path.name: sha256_file(one.table.path) for one in lists}
+    files = {one.file.name: sha256_file(one.file) for one in lists}
     now = {"lists": files, "columns": [[one.url, one.text] for one in lists], "rows_per_shard": cfg.rows_per_shard}
     note = out / UNFINISHED / "list.json"
     if not note.exists():

@@ -19,6 +19,8 @@ import pytest
 from blip_core.__main__ import main
 from blip_core.fetch.addresses import PrivateAddress, require_public
 from blip_core.fetch.client import opted_out
+from blip_core.fetch.rows import open_lists
+from blip_core.fetch.settings import FetchConfig
 from blip_core.intake.formats import webdataset
 from tests.support.archives import jpeg
 
@@ -199,12 +201,14 @@ def test_what_can_not_be_fetched_is_said(hosts, tmp_path, capsys):
     assert "no column of URLs among name, caption; name the right one by --url" in refused(tmp_path / "b.csv")
     assert "2 columns of URLs among first, second, words" in refused(tmp_path / "c.csv")
     assert "no column 'link' among" in refused(tmp_path / "c.csv", "--url", "link")
+    (tmp_path / "e.csv").write_text(f"url,one,two\n{hosts.at}/picture-1,a,b\n")
+    assert "which column holds the texts is not plain among one, two; name the right one by --text" in refused(tmp_path / "e.csv")
     assert "no such file" in refused(tmp_path / "d.csv")
     assert "--again nothing: no reason; there are bad_url" in refused(tmp_path / "a.csv", "--again", "nothing")
     assert "--rows-per-shard 20000: " in refused(tmp_path / "a.csv", "--rows-per-shard", 20000)
     assert "--shards 3-4: the list has 1 shards of 10000 rows" in refused(tmp_path / "a.csv", "--shards", "3-4")
     assert run(tmp_path / "a.csv", "--out", tmp_path / "web") == 0
-    assert "was fetched of another list" in refused(tmp_path / "c.csv", "--url", "first")
+    assert "was fetched of another list" in refused(tmp_path / "c.csv", "--url", "first", "--text", "words")
 
 
 @pytest.mark.parametrize(
@@ -223,6 +227,16 @@ def test_private_addresses_are_refused_here_and_by_name(hosts, tmp_path, capsys)
     assert main(["fetch", str(tmp_path / "list.csv"), "--out", str(tmp_path / "web"), "--attempts", "1"]) == 0
     found = [row["error_message"].partition(":")[0] for row in rows_of(tmp_path / "web")]
     assert found == ["private_address", "private_address", "bad_url", "private_address"] and not hosts.asked
+
+
+@pytest.mark.parametrize(
+    "content", ['[{"url": "U", "caption": "a"}, 7]', '{"image_urls": ["U"], "captions": ["a"]}', '{"url": "U", "caption": "a"}\n' * 2]
+)
+def test_json_of_each_kind_is_a_list(tmp_path, content):
+    (tmp_path / "list.json").write_text(content.replace("U", "http://a.example/1.jpg"))
+    (found,) = open_lists([tmp_path], FetchConfig())
+    first, *others = found.rows()
+    assert (first.url, first.text) == ("http://a.example/1.jpg", "a") and all(o.fault or o == first for o in others)
 
 
 def test_a_header_that_is_for_another_robot_says_nothing_to_us():

@@ -57,7 +57,7 @@ def test_tables_of_urls(tmp_path, row, url, text, kind):
         pq.write_table(pa.Table.from_pylist([row]), tmp_path / "part-00000.parquet")
     else:
         (tmp_path / "part.jsonl").write_text(json.dumps(row))
-    with pytest.raises(ValueError, match=f"--input_format {kind} --url_col {url} --caption_col {text} ") as e:
+    with pytest.raises(ValueError, match=f"--url {url} --text {text} ") as e:
         recognise(tmp_path)
     assert ("laion_2b, laion_coco, capsfusion" in str(e.value)) == (text == "COLUMN")
 
@@ -65,7 +65,7 @@ def test_tables_of_urls(tmp_path, row, url, text, kind):
 @pytest.mark.parametrize("name", ["image", "link"])
 def test_a_column_of_urls_is_known_by_its_cells(tmp_path, name):
     (tmp_path / "list.jsonl").write_text(json.dumps({name: URL, "caption": "oak"}))
-    with pytest.raises(ValueError, match=f"--url_col {name} --caption_col caption "):
+    with pytest.raises(ValueError, match=f"--url {name} --text caption "):
         recognise(tmp_path)
 
 
