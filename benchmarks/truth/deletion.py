@@ -60,8 +60,10 @@ def drops(
 
 
 def without(picture: np.ndarray, patches: np.ndarray, side: int) -> np.ndarray:
-    gone = np.isin(np.arange(side**2), patches).reshape(side, side)
-    return np.where(np.kron(gone, np.ones([len(picture) // side] * 2, bool))[..., None], picture.mean((0, 1)), picture).astype(np.uint8)
+    shown, step = picture.copy(), len(picture) // side
+    for row, column in zip(*np.divmod(patches, side), strict=True):
+        shown[row * step : (row + 1) * step, column * step : (column + 1) * step] = picture.mean((0, 1))
+    return shown
 
 
 def match_drops(model: Blip, tokenizer: Tokenizer, pictures: Pictures, texts: list[str], *, seed: int, how: How = HOW) -> Drops:

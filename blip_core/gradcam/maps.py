@@ -22,10 +22,10 @@ from blip_core.model.vqa import Vqa
 Kind = Literal["grad_cam", "attention"]  # the second: the weights alone, whatever they do for the score
 
 
-def usual_layer(depth: int, *, first_only: bool) -> int:
-    """Two thirds of the way up, counted from 0: of BERT's twelve the ninth, as the public ALBEF has it. `first_only`: of what is read off
-    the first token, as ITM; there never the last layer, if there is another, for no other word has a gradient in it."""
-    return max(0, min(2 * depth // 3, depth - 2)) if first_only else 2 * depth // 3
+def usual_layer(depth: int) -> int:
+    """Two thirds of the way up, counted from 0: of BERT's twelve the ninth, as the public ALBEF has it. Never the last, if there is
+    another: ITM reads the first token alone, so that no other word of the last layer has a gradient."""
+    return max(0, min(2 * depth // 3, depth - 2))
 
 
 def match_maps(model: Blip, ids_BT: Tensor, mask_BT: Tensor, images: list[KeysValues], *, layer: int, kind: Kind = "grad_cam") -> Tensor:

@@ -38,7 +38,7 @@ class How:
     def layer_of(self, model: Network, *, first_only: bool = False) -> int:
         """ValueError when there is no such layer, or none of its words has a gradient."""
         depth = model.cfg.text.depth
-        layer = usual_layer(depth, first_only=first_only) if self.layer is None else self.layer
+        layer = usual_layer(depth) if self.layer is None else self.layer
         if not 0 <= layer < depth:
             raise ValueError(f"layer {layer + 1}: this model has {depth}, counted from 1")
         if first_only and self.kind == "grad_cam" and 0 < layer == depth - 1:
