@@ -190,7 +190,7 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
 def _attention_tab(service: Service, picture: Picture) -> Parts:
     of = gr.Radio(LOOKS, value="match", label="What for", elem_id="of")
     text = gr.Textbox(
-        label="Text", placeholder="where does each word look? Of captions, nothing here: the model's own", elem_id="attention-text"
+        label="Text", placeholder="where does each word look? Left empty, the model writes the caption", elem_id="attention-text"
     )
     kind, layer = _how(service)
     button = gr.Button("Show", variant="primary", elem_id="ask-attention")

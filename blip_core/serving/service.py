@@ -54,6 +54,7 @@ class Service:
         self.require(f"task {options.task}", *NEEDS[options.task])
         if options.task == "caption":
             self._check_length(options)
+            self._check_maps(len(rows), options)
         rows = [decoded(row, self.settings, self.model.cfg.vision.image_size) for row in rows]
         work = {"caption": self._caption, "match": self._match, "embed": self._embed}[options.task]
         size = self.settings.batch_size
@@ -91,6 +92,11 @@ class Service:
             check_length(self.model, self.tokenizer, self.settings.prompt, options.sampler.max_tokens)
         except ValueError as e:
             raise BadRequest(f"params: {e}") from None
+
+    def _check_maps(self, num_rows: int, options: Options) -> None:
+        asked, most = num_rows * options.num_captions, self.settings.limits.max_rows
+        if options.explain and asked > most:
+            raise BadRequest(f"params: explain: {num_rows} rows with {options.num_captions} captions each; at most {most} maps are drawn")
 
     def _match(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
         # read_rows has seen that each has both

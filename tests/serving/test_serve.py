@@ -178,6 +178,8 @@ def test_a_match_and_each_caption_are_explained_on_demand(pyfunc, pictures):
     [captioned] = pyfunc.predict(table(str(pictures[0])), params=ask)
     words = ["".join(word["word"] for word in maps["words"]) for maps in captioned["maps"]]
     assert words == [caption.replace(" ", "") for caption in captioned["captions"]] and len(words) == 3
+    with pytest.raises(MlflowException, match="params: explain: 17 rows with 4 captions each; at most 64 maps are drawn"):
+        pyfunc.predict(table(*[str(pictures[0])] * 17), params={"num_captions": 4, "beams": 4, "explain": True})
     with pytest.raises(MlflowException, match="params: explain: task embed says nothing of a pair"):
         pyfunc.predict(rows, params={"task": "embed", "explain": True})
 
