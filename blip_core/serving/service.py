@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.capfilt.med import caption_images, check_length, image_features, score_texts, text_features
+from blip_core.capfilt.med import caption_images, image_features, score_texts, text_features
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
 from blip_core.gradcam.maps import Kind
 from blip_core.gradcam.words import How, Look, look_for_caption, look_for_match
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
+from blip_core.model.generate import check_length
 from blip_core.model.inference import for_inference
 from blip_core.selection.calibration import Calibration, read_calibrations
 from blip_core.serving.maps import as_answer
@@ -27,11 +28,13 @@ NEEDS = {"caption": CAPTIONING, "match": RETRIEVAL, "embed": ("encoder", "contra
 
 
 def open_service(folder: Path, settings: Settings) -> "Service | QuestionService":
-    """Of a model folder, or of one that `tune_task` made for questions. ValueError when it is a folder of another task."""
-    kind = json.loads((folder / "config.json").read_text()).get("kind")
-    if kind not in (None, "vqa"):
-        raise ValueError(f"{folder}: a model tuned for {kind}, which is not served; expected a model folder, or one tuned for vqa")
-    return Service(folder, settings) if kind is None else QuestionService(folder, settings)
+    """Of a model folder, or of one that was tuned for questions. ValueError when it is of another task."""
+    about = json.loads((folder / "config.json").read_text())
+    if "model" in about:
+        return Service(folder, settings)
+    if about.get("kind") != "vqa":
+        raise ValueError(f"{folder}: tuned for {about.get('kind')}, which is not served; expected a model folder, or one tuned for vqa")
+    return QuestionService(folder, settings)
 
 
 class Service:
@@ -89,7 +92,7 @@ class Service:
 
     def _check_length(self, options: Options) -> None:
         try:
-            check_length(self.model, self.tokenizer, self.settings.prompt, options.sampler.max_tokens)
+            check_length(self.model, self.tokenizer.encode_prompt(self.settings.prompt), options.sampler.max_tokens)
         except ValueError as e:
             raise BadRequest(f"params: {e}") from None
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from blip_core.capfilt.med import caption_images, score_texts
 from blip_core.config.params import load_params
+from blip_core.model.nlvr import nlvr_of
 from blip_core.model.vqa import vqa_of
 from blip_core.pictures.images import admit, decode_rgb
 from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
@@ -205,9 +206,9 @@ def test_a_model_tuned_for_questions_answers_and_says_where_it_looked(served, tm
 
 
 def test_a_model_tuned_for_two_pictures_is_not_served(served, tmp_path, tokenizer):
-    save_tuned(served[1], tokenizer, tmp_path / "nlvr", kind="nlvr")
+    save_tuned(nlvr_of(served[1]), tokenizer, tmp_path / "nlvr", kind="nlvr")
     settings = packed_settings(tmp_path / "nlvr", load_params(PARAMS))
-    with pytest.raises(ValueError, match="a model tuned for nlvr, which is not served; expected a model folder, or one tuned for vqa"):
+    with pytest.raises(ValueError, match="tuned for nlvr, which is not served; expected a model folder, or one tuned for vqa"):
         open_service(tmp_path / "nlvr", settings)
 
 
