@@ -30,9 +30,12 @@ REMEDIES = {
     "heldout_in_training": "what is held out must not be trained on: take these pictures out of one of the two, and run ingest again",
     "contract": "the tables are not as the stage left them: `dvc repro --force` the stage that makes them",
 }
+MISSPELT = "there is no such text: mend the value in `gate.slices`, or take it out"
+SLICE = "The limits of slices stand in `gate.slices`; those that have too few texts (`gate.min_texts`) count at their worst in the whole"
 TABLE = "the tables are not as the stages leave them: `blip check FOLDER` names the rows; `dvc repro --force` the stage that makes them"
 
 
 def remedy(check: str) -> str:
     """Of a check of the tables' rows there is one for all: nothing but a fault of a stage, or a hand, breaks them."""
-    return REMEDIES.get(check, TABLE)
+    name, _, slice_ = check.partition("[")
+    return f"{REMEDIES.get(name, MISSPELT)}. {SLICE}" if slice_ else REMEDIES.get(name, TABLE)

@@ -27,6 +27,7 @@ THREADS = (
     "CPU threads; 0 takes every core that the process may use (blip_core/runtime/cores.py). Their number changes sums in their last bits, "
     "so bit-equal reruns need an equal one, and 0 may mean another on another machine"
 )
+SLICES = "columns by whose values it is told as well (docs/slices.md)"
 ENGINE = "local: one shard after the other, here; ray: over the machines of a Ray cluster (docs/scale.md), to the same bytes"
 
 

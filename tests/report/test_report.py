@@ -313,6 +313,19 @@ def test_which_threshold_would_keep_a_share_of_the_texts(out):
     assert "r1: the highest P(match) of a web text is 0.9." in table
 
 
+def test_what_is_told_in_slices(own_artifacts, data):
+    """A slice of few images has no interval, and one of few texts no bound."""
+    assert "BY SLICES" not in run(own_artifacts, data)
+    path = own_artifacts / "evaluations/g1/metrics.json"
+    rare = {f"{metric}[domain=rare]": 0.25 for metric in ("tr_r1", "ir_r1", "itm_tr_r1", "itm_ir_r1", "cider")}
+    write_json(json.loads(path.read_text()) | rare | {"images[domain=rare]": 7}, path)
+    path = own_artifacts / "metrics/gate-r1.json"
+    write_json(json.loads(path.read_text()) | {"texts_web[language=es]": 30, "noise_web[language=es]": 0.4}, path)
+    table = run(own_artifacts, data)
+    assert re.search(r"domain +g1 +7 +25.0%.* 0.250\n= rare +too few", table)
+    assert re.search(r"language +r1 +web +30 +40.0% +n/a +n/a\n= es\n", table)
+
+
 def test_what_shows_a_collapsed_captioner_and_what_chance_would_find(out):
     rows, table = page_rows(out), (out / "table.txt").read_text()
     assert ["g1", "42", "4.2%", "11.2%", "0.5%"] in rows and ["people", "n/a", "99.0%", "8.0%", "n/a"] in rows

@@ -26,6 +26,8 @@ LIMITS = {
     "min_distinct": 0.1,
     "max_degenerate": 0.1,
     "min_controls": 100,
+    "min_texts": 60,
+    "slices": [],
 }
 
 
@@ -80,7 +82,8 @@ class World:
     def run(self, rule: AssembleConfig | None = None, **changes) -> dict:
         cfg = GateConfig(**(LIMITS | changes))
         outs = (self.gate, self.metrics, self.docs, self.summary, self.curve, self.histogram)
-        gate(self.generation, self.scores, as_it_stands(self.root), self.root / "shards", *outs, cfg=cfg, assemble_cfg=rule or self.rule)
+        where = (self.generation, self.scores, as_it_stands(self.root), self.root / "shards")
+        gate(*where, *outs, cfg=cfg, assemble_cfg=rule or self.rule, columns=self.root / "columns")
         return json.loads(self.gate.read_text())
 
     def failure(self, rule: AssembleConfig | None = None, **changes) -> str:
@@ -112,7 +115,7 @@ def world(tmp_path) -> World:
 
 
 def failed(message: str) -> set[str]:
-    return set(re.findall(r"^  (\w+): ", message, re.M))
+    return set(re.findall(r"^  (\w+(?:\[.*?\])?): ", message, re.M))
 
 
 def test_a_good_generation_passes_and_the_gate_file_names_it_and_its_parents(world):
@@ -334,3 +337,60 @@ def test_another_calibration_than_the_generation_was_chosen_by_fails(world):
             world.generation, world.scores, world.root / "calibration.json", world.root / "shards", *outs, cfg=cfg, assemble_cfg=world.rule
         )
     assert not world.gate.exists()
+
+
+@pytest.fixture
+def told(world):
+    """Columns of the pictures. Of `place` a and b are judged by themselves, c has too few texts; those of `half` are alike."""
+    (world.root / "columns").mkdir()
+    web = [f"{i:03d},{'a' if i < 100 else 'b' if i < 190 else 'c'},{'few' if i < 20 else 'many'},{i % 2}" for i in range(NUM_IMAGES)]
+    clean = [f"{i},{i % 2}" for i in range(NUM_CONTROLS)]
+    (world.root / "columns/web.csv").write_text("\n".join(["key,place,size,half", *web]))
+    (world.root / "columns/clean.csv").write_text("\n".join(["key,half", *clean]))
+    return world.assemble()
+
+
+def test_a_limit_of_a_slice_stops_and_names_it(told):
+    message = told.failure(slices=[{"column": "place", "max_noise": {"web": 0.5}}])
+    assert failed(message) == {"noise_web[place=b]"}
+    assert (
+        "noise_web[place=b]: 1, expected at most 0.5 (noise ratio: share of the web texts with place b that the filter rejected)" in message
+    )
+    page = (told.docs / "index.html").read_text()
+    assert "noise_web[place=b]" in page and "The limits of slices stand in <code>gate.slices</code>" in page
+    facts = told.facts()
+    assert (facts["noise_web[place=a]"], facts["noise_synthetic[place=a]"], facts["texts_web[place=c]"]) == (0.1, 0.2, 10)
+    passes = told.run(slices=[{"column": "place", "max_noise": {"web": 0.5}}, {"column": "place", "value": "b", "max_noise": {"web": 1.0}}])
+    limits = {c["name"]: c["limit"] for c in passes["checks"]}
+    assert (limits["noise_web[place=a]"], limits["noise_web[place=b]"]) == ("at most 0.5", "at most 1")
+
+
+def test_slices_with_too_few_texts_count_at_their_worst_in_the_whole(told):
+    """20 of 200 web texts, all kept: were they rejected, the noise ratio would be 0.65; were they noise, a fifth of the 90 kept more."""
+    few = {"column": "size", "max_noise": {"web": 0.95}, "max_residual_noise": 0.99}
+    message = told.failure(slices=[few], max_noise={"web": 0.6, "synthetic": 0.5})
+    assert failed(message) == {"noise_web[size=too few]"} and "0.65, expected at most 0.6" in message
+    assert "were all rejected of size few (20 texts): fewer than gate.min_texts = 60 each" in message
+    facts = told.facts()
+    assert facts["residual_noise_web_upper[size=too few]"] == pytest.approx(facts["residual_noise_web_upper"] + 20 / 90)
+    assert "residual_noise_web_upper[size=few]" not in facts and "noise_web[size=few]" in facts
+
+
+def test_the_noise_that_is_left_is_bound_by_slice(told):
+    every, odd = {"column": "half", "max_residual_noise": 0.3}, {"column": "half", "value": "1", "max_residual_noise": 0.01}
+    message = told.failure(slices=[every, odd])
+    assert failed(message) == {"residual_noise_web_upper[half=1]"}
+    assert "bound by all planted pairs, since 75 true and 225 false ones are its own" in message
+    by_all, whole = told.facts()["residual_noise_web_upper[half=0]"], told.facts()["residual_noise_web_upper"]
+    assert whole < by_all < 0.3, "half the texts say less"
+    assert "by its own 300 planted pairs" in told.failure(slices=[every, odd], min_controls=70)
+    assert told.facts()["residual_noise_web_upper[half=0]"] > by_all
+
+
+def test_a_limit_of_a_value_that_no_text_has_stops(told):
+    limits = [{"column": "place", "value": "d", "max_noise": {"web": 0.5}}]
+    assert failed(told.failure(slices=limits)) == {"texts_web[place=d]"}
+    with pytest.raises(ValueError, match="limits of place, d twice"):
+        told.run(slices=limits * 2)
+    with pytest.raises(ValueError, match=r"slices by plaice: no such column in .*web\.csv.*, nor among the tables' own \(image_id"):
+        told.run(slices=[{"column": "plaice"}])
