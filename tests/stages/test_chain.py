@@ -43,7 +43,7 @@ def project(tmp_path_factory) -> Path:
     """A copy of the project with small parameters, its chain run once."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("blip_core", "flows", "mlflow", "labels", ".dvc"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("tmp", "cache"))  # with what Python has compiled
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder)
     values = small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))

@@ -16,7 +16,7 @@ from blip_core.weights.checkpoint import new_model, save_model
 from tests.stages import test_register
 from tests.stages.test_register import aliases, client, evaluation, registered
 
-database, root = test_register.database, test_register.root  # fixtures
+root = test_register.root  # a fixture
 
 
 class Done(NamedTuple):

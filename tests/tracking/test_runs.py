@@ -22,14 +22,6 @@ DIGITS = "12345678901234567890123456789012"
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """An empty database with its schema, which takes MLflow a second to make."""
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    client(path.parent).search_experiments()
-    return path
-
-
 @pytest.fixture
 def root(empty, database):
     shutil.copy(database, empty)
