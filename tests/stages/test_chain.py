@@ -143,7 +143,7 @@ def test_a_clone_that_pulls_has_nothing_to_do(project, tmp_path):
 def test_metrics_and_plots_speak(project):
     shown = json.loads(run("dvc", "metrics", "show", "--json", cwd=project).stdout)[""]["data"]
     assert 0 <= shown["artifacts/summary/verdict.json"]["data"]["tr_r1"] <= 1
-    assert {"noise_before", "coverage", "texts"} <= shown["artifacts/summary/r1.json"]["data"].keys()
+    assert {"rejected_by_filter", "coverage", "texts"} <= shown["artifacts/summary/r1.json"]["data"].keys()
     assert max(map(len, run("dvc", "metrics", "show", cwd=project).stdout.splitlines())) < 140
     plots = json.loads(run("dvc", "plots", "show", "--json", cwd=project).stdout)
     assert len(plots["data"]) == 4 and all(plots["data"].values())

@@ -149,12 +149,12 @@ def test_a_pass_says_which_values_and_data_are_others_than_before(root):
 
 def test_a_pass_says_what_came_of_it_and_where_it_stopped(root):
     with track(root, "r1/gate") as run:
-        run.headline({"noise_before": 0.7, "noise_after": 0.25})
+        run.headline({"rejected_by_filter": 0.7, "residual_noise": 0.25})
     with track(root, "base/compare") as run:
         run.headline({"better": True, "cider": 1.5})
         run.tag("outcome", "g1 is better than g0.")
     [only] = passes(root)
-    assert only.data.metrics == {"noise_before": 0.7, "noise_after": 0.25, "better": 1.0, "cider": 1.5}
+    assert only.data.metrics == {"rejected_by_filter": 0.7, "residual_noise": 0.25, "better": 1.0, "cider": 1.5}
     assert (
         only.data.tags["mlflow.note.content"].startswith("g1 is better than g0.\n")
         and "| cider | 1.5 |" in only.data.tags["mlflow.note.content"]
@@ -179,7 +179,7 @@ def test_pages_of_mlflow_open_on_the_passes_and_what_people_set_stays(root):
         pass
     tags = client(root).get_experiment("1").tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
-    assert "metrics.`noise_after`" in json.loads(tags["mlflow.sharedViewState.passes"])["selectedColumns"]
+    assert "metrics.`residual_noise`" in json.loads(tags["mlflow.sharedViewState.passes"])["selectedColumns"]
     client(root).set_experiment_tag("1", "mlflow.note.content", "ours")
     with track(root):
         pass
