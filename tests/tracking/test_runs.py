@@ -16,6 +16,7 @@ from blip_core.tracking import runs as tracking
 from blip_core.tracking.passes import with_intervals
 from blip_core.tracking.provenance import chain_id, dvc_md5s, flatten, git_state
 from blip_core.tracking.runs import stage_run
+from tests.support.processes import HANG
 
 MD5 = "0123456789abcdef0123456789abcdef"
 DIGITS = "12345678901234567890123456789012"
@@ -404,7 +405,7 @@ def test_two_first_processes_make_one_schema_and_one_parent(empty):
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     started = [subprocess.Popen([sys.executable, "-c", code, f"r1/{n}"], env=environment) for n in ("a", "b")]
-    assert [p.wait(60) for p in started] == [0, 0]
+    assert [p.wait(HANG) for p in started] == [0, 0]
     [parent] = passes(empty)
     assert parent.info.status == "FINISHED"
     for name in ("a", "b"):
