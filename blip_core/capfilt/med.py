@@ -19,7 +19,7 @@ from blip_core.compute.precision import autocast
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.files.content import hash64
 from blip_core.model.blip import Blip
-from blip_core.model.generate import Limits, beam_search, nucleus
+from blip_core.model.generate import Limits, beam_search, check_length, nucleus
 from blip_core.tokenizer.wordpiece import Tokenizer
 
 
@@ -48,8 +48,8 @@ def write_captions(
     begin at `first`.
     """
     limits = Limits(cfg.min_tokens, cfg.max_tokens, cfg.repetition_penalty)
-    check_length(model, tokenizer, prompt, cfg.max_tokens)
     start = tokenizer.encode_prompt(prompt)
+    check_length(model, start, cfg.max_tokens)
     with autocast(precision):
         keys_values = model.keys_values(model.image_tokens(load_pixels(images, model.cfg.vision.image_size)))
         if cfg.name == "beam":
@@ -58,13 +58,6 @@ def write_captions(
             draws = sample_draws(keys, num_candidates, cfg.max_tokens, seed, first=first)
             ids = nucleus(model, keys_values, start, limits, p=cfg.p, top_k=cfg.top_k, temperature=cfg.temperature, draws_IKL=draws)
     return [[Caption(tokenizer.decode(c), tokenizer.sep not in c) for c in image] for image in ids.tolist()]
-
-
-def check_length(model: Blip, tokenizer: Tokenizer, prompt: str, max_tokens: int) -> None:
-    """ValueError unless the prompt and all that follows it have a position each."""
-    most = model.cfg.text.max_positions - len(tokenizer.encode_prompt(prompt))
-    if max_tokens > most:
-        raise ValueError(f"max_tokens: {max_tokens}, this model writes {most} at most" + f" after the prompt {prompt!r}" * bool(prompt))
 
 
 def caption_images(*args: Any, **kwargs: Any) -> list[list[str]]:

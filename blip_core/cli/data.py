@@ -52,6 +52,7 @@ def _add_export(verbs: Verbs) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
+    from blip_core.sample.captioned import STREAMS, write_captioned
     from blip_core.sample.classes import write_classes
     from blip_core.sample.pairs import write_pairs
     from blip_core.sample.questions import write_questions
@@ -63,6 +64,8 @@ def _sample(args: argparse.Namespace) -> None:
         write_classes(args.out / "shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"])
         write_classes(args.out / "all-shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"], several=True)
         write_pairs(args.out / "nlvr", seed=cfg.seed, sizes={part: n // 4 for part, n in TASK_PICTURES.items()})
+        for kind in STREAMS:
+            write_captioned(args.out / kind, kind=kind, seed=cfg.seed, sizes={part: n // 2 for part, n in TASK_PICTURES.items()})
     else:
         write_sample(args.out, cfg)
 

@@ -18,7 +18,7 @@ from blip_core.config.model import ModelConfig
 from blip_core.config.reading import checked, read_values
 from blip_core.config.sample import SampleConfig
 from blip_core.config.selection import AssembleConfig, CalibrateConfig, DescribeConfig, GateConfig
-from blip_core.config.tasks import TaskConfig
+from blip_core.config.tasks import TaskConfig, TunedConfig
 from blip_core.config.training import CaptionerConfig, FilterConfig, PretrainConfig, SharedConfig, shared_place, with_shared
 
 
@@ -113,10 +113,12 @@ class Params(Config):
     @model_validator(mode="after")
     def _sound_limits(self) -> Self:
         """What a stage would else say hours later."""
-        for stage in ("pretrain", "tune_captioner", "tune_filter"):
-            tokens, most = self.section(stage).optim.max_tokens, self.model.text.max_positions
+        trained = {stage: self.section(stage) for stage in ("pretrain", "tune_captioner", "tune_filter")}
+        trained |= {f"tasks.{name}": task for name, task in self.tasks.items() if isinstance(task, TunedConfig)}
+        for name, cfg in trained.items():
+            tokens, most = cfg.optim.max_tokens, self.model.text.max_positions
             if tokens > most:
-                raise ValueError(f"{stage}.optim.max_tokens is {tokens}, but model.text.max_positions is {most}")
+                raise ValueError(f"{name}.optim.max_tokens is {tokens}, but model.text.max_positions is {most}")
         if lacking := [source for source in self.assemble.sources if source not in self.gate.max_noise]:
             raise ValueError(f"gate.max_noise says nothing of {' and '.join(lacking)}, which assemble.sources has; add a limit")
         return self

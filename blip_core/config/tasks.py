@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from blip_core.config.base import THREADS, Config, Positive, Precision, Share
-from blip_core.config.training import OptimConfig
+from blip_core.config.training import ContrastConfig, OptimConfig
 
 
 class MeasureConfig(Config):
@@ -19,11 +19,20 @@ class MeasureConfig(Config):
     slices: tuple[str, ...] = Field((), description="columns of the task's files: each of their values gets metrics of its own")
 
 
-class VqaConfig(Config):
+class TunedConfig(Config):
+    """What every kind has that tunes a model."""
+
+    optim: OptimConfig = Field(description="laid over training.optim; max_tokens is that of a question, sentence or caption")
+    image_size: Positive | None = Field(
+        None, description="side of the pictures in pixels, the position embeddings interpolated as the authors do; null: that of the model"
+    )
+    measure: MeasureConfig = MeasureConfig()
+
+
+class VqaConfig(TunedConfig):
     """Questions about pictures (paper section 5.4; blip_core/tasks/vqa.py)."""
 
     kind: Literal["vqa"]
-    optim: OptimConfig = Field(description="laid over training.optim; max_tokens is that of a question")
     label_smoothing: Share = 0.1
     max_answer_tokens: Annotated[int, Field(ge=3)] = Field(12, description="[DEC] and [SEP] included")
     answers: Literal["rank", "generate"] = Field(
@@ -32,7 +41,6 @@ class VqaConfig(Config):
     best: Positive = Field(128, description="rank: so many answers, by their first token, are scored whole")
     beams: Positive = Field(3, description="generate: of the search")
     rules: Literal["2021", "2017"] = Field("2021", description="of the official accuracy (blip_core/evaluation/answers.py)")
-    measure: MeasureConfig = MeasureConfig()
 
 
 class ClassifyConfig(Config):
@@ -48,15 +56,32 @@ class ClassifyConfig(Config):
     measure: MeasureConfig = MeasureConfig()
 
 
-class NlvrConfig(Config):
+class NlvrConfig(TunedConfig):
     """Whether a sentence is true of two pictures (paper section 5.5; blip_core/tasks/nlvr.py)."""
 
     kind: Literal["nlvr"]
-    optim: OptimConfig = Field(description="laid over training.optim")
     swap: Share = Field(
         0.5, description="share of the pairs of a training step whose pictures change places, with left and right in the text"
     )
-    measure: MeasureConfig = MeasureConfig()
 
 
-TaskConfig = Annotated[VqaConfig | ClassifyConfig | NlvrConfig, Field(discriminator="kind")]
+class RetrievalConfig(TunedConfig):
+    """Texts found by a picture and pictures by a text (paper section 5.1; blip_core/tasks/retrieval.py)."""
+
+    kind: Literal["retrieval"]
+    contrast: ContrastConfig = Field(description="laid over training.contrast")
+    rerank: Positive = Field(128, description="so many, the best by ITC, are ranked anew by ITM, both ways; the paper has 256 for COCO")
+
+
+class CaptioningConfig(TunedConfig):
+    """Captions of pictures (paper section 5.2; blip_core/tasks/caption.py)."""
+
+    kind: Literal["caption"]
+    prompt: str = Field("a picture of ", description="put before each caption; its tokens are masked in the loss")
+    label_smoothing: Share = 0.1
+    beams: Positive = 3
+    min_tokens: int = Field(1, ge=0, description="new tokens; the authors' least length of 5 counts the prompt's four")
+    max_tokens: Positive = Field(16, description="new tokens; likewise their 20")
+
+
+TaskConfig = Annotated[VqaConfig | ClassifyConfig | NlvrConfig | RetrievalConfig | CaptioningConfig, Field(discriminator="kind")]

@@ -141,8 +141,8 @@ def with_shared(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(shared, dict):
         return values
     filled = dict(values)
-    if isinstance(tasks := values.get("tasks"), dict) and isinstance(shared.get("optim"), dict):
-        filled["tasks"] = {name: _with_optim(task, shared["optim"]) for name, task in tasks.items()}
+    if isinstance(tasks := values.get("tasks"), dict):
+        filled["tasks"] = {name: _shared_by_task(task, shared) for name, task in tasks.items()}
     for part, sections in SHARED.items():
         for name in sections:
             section = filled.get(name)
@@ -151,11 +151,13 @@ def with_shared(values: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _with_optim(task: object, optim: dict[str, Any]) -> object:
-    """A task's own optim laid over what the trainings share; a task that trains nothing names none."""
+def _shared_by_task(task: object, shared: dict[str, Any]) -> object:
+    """A task's own optim laid over what the trainings share, and a retrieval's contrast; a task that trains nothing names no optim."""
     if not isinstance(task, dict) or not isinstance(task.get("optim"), dict):
         return task
-    return {**task, "optim": laid_over(optim, task["optim"])}
+    parts = ("optim", "contrast") if task.get("kind") == "retrieval" else ("optim",)
+    laid = {p: laid_over(shared[p], own) for p in parts if isinstance(shared.get(p), dict) and isinstance(own := task.get(p, {}), dict)}
+    return {**task, **laid}
 
 
 def shared_place(values: dict[str, Any], place: Place) -> Place:

@@ -7,9 +7,11 @@ processes each encodes and scores its own part of the images and texts, and all 
 
 # I images, T texts, E width of the ITC space, K candidates of an image or text
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,35 +33,54 @@ OUTRANKED = -1000.0  # added to the ITC of pairs that ITM does not rank anew: be
 TEXTS_AT_ONCE = 1024  # that ITM takes in one pass, whatever the number of candidates
 
 
+class Ranking(Protocol):
+    """How a gallery is searched; an EvaluateConfig says it too."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def rerank(self) -> int:
+        """The k best by ITC that ITM ranks anew."""
+
+
 @dataclass(frozen=True)
-class Subject:
-    """A model and what it is evaluated on. Text t belongs to item owner[t]."""
+class Gallery(ABC):
+    """A model, and images with texts among which it finds. Text t belongs to image owner[t]."""
 
     model: Blip
     tokenizer: Tokenizer
-    items: list[Picture]
-    images: ShardImages
-    prompt: str
     max_tokens: int
-    cfg: EvaluateConfig
+    cfg: Ranking
+
+    @property
+    @abstractmethod
+    def texts_of(self) -> list[Sequence[str]]:
+        """Those of each image."""
+
+    @abstractmethod
+    def read(self, image: int) -> np.ndarray:
+        """An image as the model sees it: uint8 size x size x 3. Called in threads."""
 
     @cached_property
     def texts(self) -> list[str]:
-        return [t for item in self.items for t in item.texts]
+        return [t for texts in self.texts_of for t in texts]
 
     @cached_property
     def owner(self) -> np.ndarray:
-        return np.repeat(np.arange(len(self.items)), [len(item.texts) for item in self.items])
+        return np.repeat(np.arange(len(self.texts_of)), [len(texts) for texts in self.texts_of])
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:
         """Ids and mask of all texts."""
         return tokenize(self.tokenizer, self.texts, max_tokens=self.max_tokens)
 
-    def batches(self, items: Sequence[int]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-        """This process's part of the items' numbers, batch by batch, with their pictures."""
-        size = self.model.cfg.vision.image_size
-        return read_ahead(lambda i: read_resized(self.images, self.items[i].shard, self.items[i].key, size), self.own(items))
+    def batches(self, images: Sequence[int]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+        """This process's part of the images' numbers, batch by batch, with their pixels."""
+        return read_ahead(self.read, self.own(images))
 
     def own(self, numbers: Sequence[int]) -> list[list[int]]:
         """Batches that are this process's; the same batches, whatever the number of processes."""
@@ -71,6 +92,24 @@ class Subject:
         ids, mask = (t[torch.as_tensor(texts)] for t in self.tokens)
         longest = int(mask.sum(1).max())
         return ids[:, :longest].to(device()), mask[:, :longest].to(device())
+
+
+@dataclass(frozen=True)
+class Subject(Gallery):
+    """A model and the held-out pictures that it is evaluated on."""
+
+    cfg: EvaluateConfig
+    items: list[Picture]
+    images: ShardImages
+    prompt: str
+
+    @property
+    def texts_of(self) -> list[Sequence[str]]:
+        return [item.texts for item in self.items]
+
+    def read(self, image: int) -> np.ndarray:
+        item = self.items[image]
+        return read_resized(self.images, item.shard, item.key, self.model.cfg.vision.image_size)
 
 
 @dataclass(frozen=True)
@@ -115,16 +154,16 @@ class Reranked:
 
 
 @torch.inference_mode()
-def encode(subject: Subject) -> Similarities:
+def encode(gallery: Gallery) -> Similarities:
     """Every image and every text through its own encoder."""
-    model = subject.model
-    images = torch.zeros(len(subject.items), model.cfg.embed_dim, device=device())
-    texts = torch.zeros(len(subject.texts), model.cfg.embed_dim, device=device())
-    with autocast(subject.cfg.precision):
-        for batch, pictures in subject.batches(range(len(images))):
+    model = gallery.model
+    images = torch.zeros(len(gallery.texts_of), model.cfg.embed_dim, device=device())
+    texts = torch.zeros(len(gallery.texts), model.cfg.embed_dim, device=device())
+    with autocast(gallery.cfg.precision):
+        for batch, pictures in gallery.batches(range(len(images))):
             images[batch] = model.image_features(model.image_tokens(load_pixels(pictures, model.cfg.vision.image_size)))
-        for batch in subject.own(range(len(texts))):
-            texts[batch] = model.text_features(*subject.text_tokens(batch))
+        for batch in gallery.own(range(len(texts))):
+            texts[batch] = model.text_features(*gallery.text_tokens(batch))
     return Similarities(total(images).cpu(), total(texts).cpu())
 
 
@@ -137,33 +176,33 @@ def nearest(scores: Scores, k: int, *, axis: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def rerank(subject: Subject, itc: Similarities) -> tuple[Reranked, Reranked]:
+def rerank(gallery: Gallery, itc: Similarities) -> tuple[Reranked, Reranked]:
     """What ranks texts for each image, and what ranks images for each text.
 
     Every pair that either direction needs is scored once, and each image is encoded once. In memory: (I + T) K pairs.
     """
     num_images, num_texts = itc.shape
-    texts_IK = nearest(itc, min(subject.cfg.rerank, num_texts), axis=0)
-    images_TK = nearest(itc, min(subject.cfg.rerank, num_images), axis=1)
+    texts_IK = nearest(itc, min(gallery.cfg.rerank, num_texts), axis=0)
+    images_TK = nearest(itc, min(gallery.cfg.rerank, num_images), axis=1)
     # a pair as one number, image by image
     to_text = np.arange(num_images)[:, None] * num_texts + texts_IK
     to_image = images_TK.astype(np.int64) * num_texts + np.arange(num_texts)[:, None]
     pairs = np.unique(np.concatenate([to_text.ravel(), to_image.ravel()]))
-    scores = match_scores(subject, itc, pairs)
+    scores = match_scores(gallery, itc, pairs)
     by_image, by_text = (scores[np.searchsorted(pairs, wanted)] for wanted in (to_text, to_image))
     return Reranked(itc, texts_IK, by_image, axis=0), Reranked(itc, images_TK, by_text, axis=1)
 
 
 @torch.inference_mode()
-def match_scores(subject: Subject, itc: Similarities, pairs: np.ndarray) -> np.ndarray:
+def match_scores(gallery: Gallery, itc: Similarities, pairs: np.ndarray) -> np.ndarray:
     """ITM's log-odds plus the ITC cosine of each pair: image * T + text, sorted, at least one of each image. Keys and values are
     held of one batch of images at a time."""
-    model, (num_images, num_texts) = subject.model, itc.shape
+    model, (num_images, num_texts) = gallery.model, itc.shape
     first = np.searchsorted(pairs, np.arange(num_images + 1) * num_texts)
     counts, scores = np.diff(first), torch.zeros(len(pairs), device=device())
-    with autocast(subject.cfg.precision):
+    with autocast(gallery.cfg.precision):
         # images with about equally many candidates go together, which keeps the padding small
-        for batch, pictures in subject.batches(np.argsort(counts, kind="stable").tolist()):
+        for batch, pictures in gallery.batches(np.argsort(counts, kind="stable").tolist()):
             keys_values = model.keys_values(model.image_tokens(load_pixels(pictures, model.cfg.vision.image_size)))
             most, width = counts[batch].max(), max(1, TEXTS_AT_ONCE // len(batch))
             for start in range(0, most, width):
@@ -171,7 +210,7 @@ def match_scores(subject: Subject, itc: Similarities, pairs: np.ndarray) -> np.n
                 number = np.arange(start, min(most, start + width))
                 place = first[batch][:, None] + np.minimum(number, counts[batch][:, None] - 1)
                 texts = pairs[place] % num_texts
-                logits = model.match_logits(*subject.text_tokens(texts.ravel()), keys_values)
+                logits = model.match_logits(*gallery.text_tokens(texts.ravel()), keys_values)
                 odds = (logits[:, 1] - logits[:, 0]).unflatten(0, texts.shape)
                 found = odds + torch.from_numpy(itc.of_pairs(batch, texts)).to(odds)
                 real = torch.from_numpy(number < counts[batch][:, None])

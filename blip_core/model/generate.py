@@ -40,6 +40,15 @@ class Limits:
     repetition_penalty: float = 1.0
 
 
+def check_length(model: Writer, prompt: list[int], max_tokens: int) -> None:
+    """ValueError unless the prompt and all that follows it have a position each."""
+    most, words = model.med.cfg.max_positions - len(prompt), len(prompt) - 1
+    if max_tokens > most:
+        raise ValueError(
+            f"max_tokens: {max_tokens}, this model writes {most} at most" + f" after the prompt's {words} tokens" * bool(words)
+        )
+
+
 @torch.inference_mode()
 def nucleus(
     model: Writer,

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.capfilt.med import caption_images, check_length, image_features, score_texts, text_features
+from blip_core.capfilt.med import caption_images, image_features, score_texts, text_features
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
+from blip_core.model.generate import check_length
 from blip_core.model.inference import for_inference
 from blip_core.selection.calibration import Calibration, read_calibrations
 from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings
@@ -66,7 +67,7 @@ class Service:
 
     def _check_length(self, options: Options) -> None:
         try:
-            check_length(self.model, self.tokenizer, self.settings.prompt, options.sampler.max_tokens)
+            check_length(self.model, self.tokenizer.encode_prompt(self.settings.prompt), options.sampler.max_tokens)
         except ValueError as e:
             raise BadRequest(f"params: {e}") from None
 

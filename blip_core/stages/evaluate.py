@@ -44,7 +44,7 @@ def evaluate(model: Path, heldout: Path, shards: Path, out: Path, out_metrics: P
     facts = json.loads((model / "config.json").read_text())
     for_inference(network.to(device()), resolved(cfg.precision))
     images, splits = ShardImages(shards), {split: heldout_pictures(heldout, split) for split in ("test", VAL)}
-    subjects = {s: Subject(network, tokenizer, items, images, facts["prompt"], facts["max_tokens"], cfg) for s, items in splits.items()}
+    subjects = {s: Subject(network, tokenizer, facts["max_tokens"], cfg, items, images, facts["prompt"]) for s, items in splits.items()}
     metrics = _measure(subjects["test"], out, itm=True, seed=seed)
     if splits[VAL]:
         _measure(subjects[VAL], out / VAL, itm=False, seed=seed)

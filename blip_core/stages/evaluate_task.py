@@ -15,34 +15,44 @@ from blip_core.evaluation import bootstrap
 from blip_core.files.content import write_json
 from blip_core.model.inference import for_inference
 from blip_core.tables.captions import write_table
-from blip_core.tasks.batches import measured
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import load_network
-from blip_core.tasks.task import Result, Statistic, Task, counted
+from blip_core.tasks.task import Measured, Result, Statistic, Task, ZeroShotTask, counted
+from blip_core.weights.load import read_config
 
 log = logging.getLogger(__name__)
 
 
-def evaluate_task(task: str, model: Path, data: Path, out: Path, out_metrics: Path, *, cfg: TaskConfig, seed: int) -> None:
-    """`task`: its name, for messages. `model`: what tune_task made: a tuned network, or the model as it was.
+def evaluate_task(task: str, base: Path, model: Path, data: Path, out: Path, out_metrics: Path, *, cfg: TaskConfig, seed: int) -> None:
+    """`task`: its name, for messages. `model`: what tune_task made of `base`: a tuned network, or the model as it was.
 
-    Measures test, and writes metrics.json and answers.parquet, a row for each example, to `out`.
+    Measures test, and writes metrics.json and answers.parquet, a row for each example, to `out`. A kind that a pretrained model does
+    untuned too is measured on `base` as well: its metrics have zero_shot_ before their names, its rows stand in zero_shot.parquet.
     """
     kind = KINDS[cfg.kind]
     set_threads(cfg.measure.threads)
-    network, tokenizer = load_network(model, kind, cfg)
-    for_inference(network.to(device()), resolved(cfg.measure.precision))
     examples, aside = kind.read(data, "test", cfg)
     if not examples:
         raise ValueError(f"{data}: no usable example of test; set aside: {counted(aside)}")
     if aside:
         log.warning("%s: %d examples of test set aside: %s", task, len(aside), counted(aside))
-    batches = measured(examples, image_size=network.cfg.vision.image_size, batch_size=cfg.measure.batch_size)
-    results = kind.measure(network, tokenizer, data, batches, cfg)
-    metrics = {"examples": len(results), "set_aside": len(aside)} | summary(kind, results, cfg.measure, seed)
+    metrics: dict[str, float] = {"examples": len(examples), "set_aside": len(aside)}
+    results = _results(kind, model, data, examples, cfg)
+    metrics |= summary(kind, results, cfg.measure, seed)
     write_table(pa.Table.from_pylist([_row(r) for r in results]), out / "answers.parquet")
+    if isinstance(kind, ZeroShotTask):
+        results = _results(kind, base, data, examples, kind.untuned(cfg, read_config(base)))
+        metrics |= {f"zero_shot_{name}": value for name, value in summary(kind, results, cfg.measure, seed).items()}
+        write_table(pa.Table.from_pylist([_row(r) for r in results]), out / "zero_shot.parquet")
     write_json(metrics, out / "metrics.json")
     write_json(metrics, out_metrics)
+
+
+def _results(kind: Task[Any], model: Path, data: Path, examples: list[Any], cfg: Any) -> list[Result]:
+    network, tokenizer = load_network(model, kind, cfg)
+    for_inference(network.to(device()), resolved(cfg.measure.precision))
+    batches = Measured(examples, network.cfg.vision.image_size, cfg.measure.batch_size)
+    return kind.measure(network, tokenizer, data, batches, cfg)
 
 
 def summary(kind: Task[Any], results: list[Result], cfg: MeasureConfig, seed: int) -> dict[str, float]:

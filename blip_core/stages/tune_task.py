@@ -3,19 +3,22 @@
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from blip_core.compute.distributed import on_every_process, rank
+from blip_core.compute.precision import resolved
 from blip_core.compute.work import discard, run_folder
-from blip_core.config.tasks import ClassifyConfig, TaskConfig
+from blip_core.config.tasks import CaptioningConfig, TaskConfig, TunedConfig
 from blip_core.files.content import write_json
 from blip_core.model.blip import Blip
 from blip_core.tasks.batches import TaskBatches
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import folder_hash, save_tuned
-from blip_core.tasks.task import counted
+from blip_core.tasks.task import TunedTask, counted
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.loop import Log, fit, summarize, write_history
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
+from blip_core.weights.load import resize_images
 
 logger = logging.getLogger(__name__)
 
@@ -40,25 +43,33 @@ def tune_task(
     """
     kind = KINDS[cfg.kind]
     base, tokenizer = load_model(model)
-    if isinstance(cfg, ClassifyConfig):
+    if not isinstance(cfg, TunedConfig) or not isinstance(kind, TunedTask):
         kind.network(base, cfg)  # says here, not after the training of others, what the model lacks
         _keep(base, tokenizer, out, out_history, out_metrics)
         return
     examples, aside = kind.read(data, "train", cfg)
     if not examples:
         raise ValueError(f"{data}: no usable example of train; set aside: {counted(aside)}")
+    if cfg.image_size:
+        resize_images(base, cfg.image_size, source=str(model))
     network = kind.network(base, cfg)
     batches = TaskBatches(kind, examples, tokenizer, cfg, image_size=network.cfg.vision.image_size, seed=seed)
     identity = {"base": model_hash(model), "data": folder_hash(data)}
     name = f"tune_task {task}-{model.name}"
     folder = run_folder(work, name.replace(" ", "-"), cfg=cfg.model_dump(exclude={"measure"}), seed=seed, **identity)
-    history = fit(network, kind.objective(cfg), batches, cfg.optim, name=name, folder=folder, seed=seed, report=log)
+    history = fit(network, kind.objective(network, cfg), batches, cfg.optim, name=name, folder=folder, seed=seed, report=log)
     if rank() > 0:
         return
-    save_tuned(network, tokenizer, out, kind=cfg.kind, set_aside=[asdict(a) for a in aside])
+    save_tuned(network, tokenizer, out, kind=cfg.kind, set_aside=[asdict(a) for a in aside], **_facts(cfg))
     write_history(history, out_history)
     write_json({"examples": len(examples), "set_aside": len(aside), **summarize(history)}, out_metrics)
     discard(folder)
+
+
+def _facts(cfg: TunedConfig) -> dict[str, Any]:
+    """What whoever uses the network must know, as every model folder says it."""
+    prompt = cfg.prompt if isinstance(cfg, CaptioningConfig) else ""
+    return {"prompt": prompt, "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}
 
 
 def _keep(base: Blip, tokenizer: Tokenizer, out: Path, out_history: Path, out_metrics: Path) -> None:

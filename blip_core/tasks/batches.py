@@ -1,19 +1,17 @@
 """Batches of a task's examples. The examples of a step are a pure function of (examples, seed, step), as in training/batches.py."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from blip_core.compute.distributed import device, rank, world_size
-from blip_core.compute.pixels import load_pixels
+from blip_core.compute.distributed import rank, world_size
 from blip_core.config.training import OptimConfig
 from blip_core.runtime.cores import loading_workers
 from blip_core.tasks.pictures import read_pixels
-from blip_core.tasks.task import E, Task
+from blip_core.tasks.task import E, TunedTask
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.batches import NUM_DRAWS, augment, finished
 from blip_core.training.step import TaskBatch
@@ -22,7 +20,7 @@ from blip_core.training.step import TaskBatch
 class TaskBatches:
     """Training batches of this process, cfg.optim.accumulate micro-batches for each step; rows fall to processes as in `Batches`."""
 
-    def __init__(self, task: Task[E], examples: list[E], tokenizer: Tokenizer, cfg: Any, *, image_size: int, seed: int):
+    def __init__(self, task: TunedTask[E], examples: list[E], tokenizer: Tokenizer, cfg: Any, *, image_size: int, seed: int):
         self.task, self.examples, self.tokenizer, self.cfg = task, examples, tokenizer, cfg
         self.optim: OptimConfig = cfg.optim
         self.image_size, self.seed, self.rank, self.world_size = image_size, seed, rank(), world_size()
@@ -72,10 +70,3 @@ class TaskBatches:
         places = np.arange(step * size, (step + 1) * size)
         orders = {e: np.random.default_rng([self.seed, int(e)]).permutation(count) for e in np.unique(places // count)}
         return np.array([orders[p // count][p % count] for p in places])
-
-
-def measured(examples: Sequence[E], *, image_size: int, batch_size: int) -> Iterator[tuple[list[E], Tensor]]:
-    """Examples with the pixels of all their pictures, as an evaluation sees them, on this process's device."""
-    for start in range(0, len(examples), batch_size):
-        batch = list(examples[start : start + batch_size])
-        yield batch, load_pixels([read_pixels(path) for e in batch for path in e.pictures], image_size).to(device())

@@ -11,7 +11,7 @@ C classes, P prompts, I pictures, E width of the ITC space, K candidates of a pi
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -33,9 +33,8 @@ from blip_core.model.blip import MATCHING, Blip
 from blip_core.model.network import Network
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
-from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
+from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.step import Objective
 
 PICTURE = ("image", "file_name", "image_id", "path")
 TOP = 5
@@ -58,8 +57,6 @@ class Classified(Result):
 
 
 class ClassifyTask:
-    tunes = False
-
     def read(self, folder: Path, split: str, cfg: ClassifyConfig) -> tuple[list[Labelled], list[SetAside]]:
         """A label that classes.csv lacks sets its picture aside."""
         found, aside = _labelled(folder, split)
@@ -76,14 +73,8 @@ class ClassifyTask:
         base.require("image", "text", "encoder", "contrast", *(MATCHING if cfg.rerank else ()))
         return base
 
-    def objective(self, cfg: ClassifyConfig) -> Objective:
-        raise NotImplementedError("classification without tuning has no objective")
-
-    def tensors(self, examples: Sequence[Labelled], tokenizer: Tokenizer, cfg: ClassifyConfig) -> dict[str, Tensor]:
-        raise NotImplementedError("classification without tuning has no batches")
-
     def measure(
-        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Iterator[tuple[list[Labelled], Tensor]], cfg: ClassifyConfig
+        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Labelled], cfg: ClassifyConfig
     ) -> list[Result]:
         assert isinstance(network, Blip)
         prompts = class_prompts(folder, cfg)

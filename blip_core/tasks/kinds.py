@@ -2,9 +2,17 @@
 
 from typing import Any
 
+from blip_core.tasks.caption import CaptionTask
 from blip_core.tasks.classify import ClassifyTask
 from blip_core.tasks.nlvr import NlvrTask
+from blip_core.tasks.retrieval import RetrievalTask
 from blip_core.tasks.task import Task
 from blip_core.tasks.vqa import VqaTask
 
-KINDS: dict[str, Task[Any]] = {"vqa": VqaTask(), "classify": ClassifyTask(), "nlvr": NlvrTask()}
+KINDS: dict[str, Task[Any]] = {
+    "vqa": VqaTask(),
+    "classify": ClassifyTask(),
+    "nlvr": NlvrTask(),
+    "retrieval": RetrievalTask(),
+    "caption": CaptionTask(),
+}

@@ -8,7 +8,7 @@ that their numbers vary; here an evaluation sees each pair as it is.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from blip_core.model.network import Network
 from blip_core.model.nlvr import Nlvr, nlvr_of
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, split_files
-from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
+from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.texts.clean import pre_caption
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import entropy
@@ -56,15 +56,13 @@ def sides_swapped(sentence: str) -> str:
 
 
 class NlvrTask:
-    tunes = True
-
     def read(self, folder: Path, split: str, cfg: NlvrConfig) -> tuple[list[Statement], list[SetAside]]:
         return checked(*examples_of(folder, split_files(folder, split), "identifier", _statement))
 
     def network(self, base: Blip, cfg: NlvrConfig) -> Nlvr:
         return nlvr_of(base)
 
-    def objective(self, cfg: NlvrConfig) -> Objective:
+    def objective(self, network: Network, cfg: NlvrConfig) -> Objective:
         return StatementObjective(cfg.swap)
 
     def tensors(self, examples: Sequence[Statement], tokenizer: Tokenizer, cfg: NlvrConfig) -> dict[str, Tensor]:
@@ -73,9 +71,7 @@ class NlvrTask:
         ids, mask = (t.unflatten(0, (-1, 2)) for t in tokenize(tokenizer, texts, max_tokens=cfg.optim.max_tokens))
         return {"ids": ids, "mask": mask, "label": torch.tensor([int(e.label) for e in examples])}
 
-    def measure(
-        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Iterator[tuple[list[Statement], Tensor]], cfg: NlvrConfig
-    ) -> list[Result]:
+    def measure(self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Statement], cfg: NlvrConfig) -> list[Result]:
         assert isinstance(network, Nlvr)
         results = []
         for examples, pixels in batches:

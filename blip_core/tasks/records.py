@@ -1,10 +1,11 @@
 """Rows of a task's files: JSON of any of the usual shapes, JSON lines, CSV, TSV or Parquet, for train, val or test by their names.
 
-A row is a dict. Files that belong together, as VQA v2's questions and annotations, are joined by the id that both have.
+A row is a dict. Files that belong together, as VQA v2's questions and annotations, are joined by the id that both have; so are COCO's
+lists of images and of annotations in one file.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,29 @@ from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.task import E, SetAside
 
 Row = dict[str, Any]
-_LISTS = ("questions", "annotations", "data", "examples")  # below which a JSON object has its rows
+_LISTS = ("questions", "annotations", "data", "examples", "images")  # below which a JSON object has its rows
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
     """The files of rows below a folder whose name, or a folder's above them, speaks of the split. ValueError where there is none."""
+    files = row_files(folder)
+    found = [path for path, said in files.items() if said == split]
+    if not found:
+        raise no_file(folder, split, files)
+    return found
+
+
+def row_files(folder: Path) -> dict[Path, str | None]:
+    """All files of rows below a folder, each with the split that its name speaks of. ValueError where there is no folder."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected the files and pictures of a task, as docs/tasks.md says")
     files = below(folder).paths(".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-    found = [p for p in files if _split_of(p.relative_to(folder)) == split]
-    if not found:
-        names = ", ".join(str(p.relative_to(folder)) for p in files[:6]) or "no such file"
-        raise ValueError(f"{folder}: no file of rows whose name says {split}; found {names}; expected as {split}.jsonl or {split}.csv")
-    return found
+    return {p: _split_of(p.relative_to(folder)) for p in files}
+
+
+def no_file(folder: Path, split: str, files: Iterable[Path]) -> ValueError:
+    names = ", ".join([str(p.relative_to(folder)) for p in files][:6]) or "no such file"
+    return ValueError(f"{folder}: no file of rows whose name says {split}; found {names}; expected as {split}.jsonl or {split}.csv")
 
 
 def read_rows(files: list[Path], key: str) -> tuple[list[tuple[str, Row]], list[SetAside]]:
@@ -97,6 +108,8 @@ def _rows(file: Path) -> Iterator[tuple[str, Row | Rejected]]:
 def _listed(value: object) -> Iterator[tuple[str, object]]:
     """The rows of a JSON value: a list, an object with one list or two, or rows by their id; a picture's own list of `qas` is flat."""
     if isinstance(value, dict):
+        if isinstance(value.get("images"), list) and isinstance(value.get("annotations"), list):
+            value = {"annotations": _with_images(value["annotations"], value["images"])}
         named = {name: value[name] for name in _LISTS if isinstance(value.get(name), list)}
         if not named:
             yield from ((str(k), {"question_id": k, **v} if isinstance(v, dict) else v) for k, v in value.items())
@@ -111,3 +124,14 @@ def _listed(value: object) -> Iterator[tuple[str, object]]:
                 yield f"row {i}", row
     else:
         yield "", value
+
+
+def _with_images(annotations: list[Any], images: list[Any]) -> list[Any]:
+    """COCO's annotations, each with what the list of images says of its own; an image without an annotation is a row by itself."""
+    by_id = {str(image["id"]): image for image in images if isinstance(image, dict) and "id" in image}
+    rows, seen = [], set()
+    for row in annotations:
+        own = by_id.get(str(row.get("image_id")), {}) if isinstance(row, dict) else {}
+        seen.add(str(own.get("id")))
+        rows.append({**own, **row} if isinstance(row, dict) else row)
+    return rows + [image for image in images if not isinstance(image, dict) or str(image.get("id")) not in seen]

@@ -1,17 +1,19 @@
-"""What a task is: its data contract, its network, its objective, its measurement.
+"""What a task is: its data contract, its network, its measurement, and where it is tuned its objective.
 
-A new task is a module with a class that fits `Task`, its settings in config/tasks.py, and a line in kinds.py.
+A new task is a module with a class that fits `Task`, or `TunedTask`, or `ZeroShotTask`, its settings in config/tasks.py, and a line in
+kinds.py.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
+from blip_core.compute.pixels import load_pixels
 from blip_core.files.rejected import Rejected
 from blip_core.model.blip import Blip
 from blip_core.model.network import Network
@@ -52,13 +54,26 @@ class Result:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Measured(Generic[E]):
+    """The examples of a measurement; walked through, batches of them with the pixels of all their pictures, picture by picture, as an
+    evaluation sees them, on this process's device."""
+
+    examples: Sequence[E]
+    image_size: int
+    batch_size: int
+
+    def __iter__(self) -> Iterator[tuple[list[E], Tensor]]:
+        for start in range(0, len(self.examples), self.batch_size):
+            batch = list(self.examples[start : start + self.batch_size])
+            yield batch, load_pixels([read_pixels(path) for e in batch for path in e.pictures], self.image_size)
+
+
 Statistic = Callable[[np.ndarray], float]  # how often each result counts -> the metric
 
 
 class Task(Protocol[E]):
-    """A task that tunes nothing needs neither objective nor tensors. `cfg` is always the task's own settings (config/tasks.py)."""
-
-    tunes: bool  # whether the model is tuned for it; else it is measured as it is
+    """What any task has. `cfg` is always the task's own settings (config/tasks.py)."""
 
     def read(self, folder: Path, split: str, cfg: Any) -> tuple[list[E], list[SetAside]]:
         """The usable examples of train, val or test, and what can't be used. ValueError when there is no such file."""
@@ -66,19 +81,29 @@ class Task(Protocol[E]):
     def network(self, base: Blip, cfg: Any) -> Network:
         """The model with what the task adds to it."""
 
-    def objective(self, cfg: Any) -> Objective:
-        """Turns a batch of `tensors` into losses."""
+    def measure(self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[E], cfg: Any) -> list[Result]: ...
+
+    def overall(self, results: Sequence[Any]) -> dict[str, Statistic]:
+        """Metrics of these results that are no mean of `values`. `results`: of those that `measure` made."""
+
+
+@runtime_checkable
+class TunedTask(Task[E], Protocol[E]):
+    """One that a model is tuned for; its settings are a TunedConfig."""
+
+    def objective(self, network: Any, cfg: Any) -> Objective:
+        """Turns a batch of `tensors` into losses. `network`: as `network` made it, for what an objective copies of it."""
 
     def tensors(self, examples: Sequence[E], tokenizer: Tokenizer, cfg: Any) -> dict[str, Tensor]:
         """What the objective needs of a batch besides its pixels."""
 
-    def measure(
-        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Iterator[tuple[list[E], Tensor]], cfg: Any
-    ) -> list[Result]:
-        """`batches`: examples with the pixels of their pictures, picture by picture."""
 
-    def overall(self, results: Sequence[Any]) -> dict[str, Statistic]:
-        """Metrics of these results that are no mean of `values`. `results`: of those that `measure` made."""
+@runtime_checkable
+class ZeroShotTask(TunedTask[E], Protocol[E]):
+    """One that a pretrained model does untuned too, so that it is measured before and after."""
+
+    def untuned(self, cfg: Any, about: dict[str, Any]) -> Any:
+        """The settings for a model as it was pretrained. `about`: the config.json of its folder."""
 
 
 def checked(examples: list[E], aside: list[SetAside]) -> tuple[list[E], list[SetAside]]:

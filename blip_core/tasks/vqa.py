@@ -8,7 +8,7 @@ VizWiz, GQA, TextVQA and the authors' own lists, or a CSV or JSON lines with `im
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from blip_core.model.network import Network
 from blip_core.model.vqa import Vqa, rank_answers, vqa_of
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
-from blip_core.tasks.task import Example, Result, SetAside, Statistic, checked
+from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import entropy
 from blip_core.training.step import Losses, Objective, TaskBatch
@@ -55,15 +55,13 @@ def cleaned(question: str) -> str:
 
 
 class VqaTask:
-    tunes = True
-
     def read(self, folder: Path, split: str, cfg: VqaConfig) -> tuple[list[Question], list[SetAside]]:
         return checked(*examples_of(folder, split_files(folder, split), "question_id", _question))
 
     def network(self, base: Blip, cfg: VqaConfig) -> Vqa:
         return vqa_of(base)
 
-    def objective(self, cfg: VqaConfig) -> Objective:
+    def objective(self, network: Network, cfg: VqaConfig) -> Objective:
         return AnswerObjective(cfg.label_smoothing)
 
     def tensors(self, examples: Sequence[Question], tokenizer: Tokenizer, cfg: VqaConfig) -> dict[str, Tensor]:
@@ -75,9 +73,7 @@ class VqaTask:
         owners, shares = torch.tensor(owner), torch.tensor(weights, dtype=torch.float)
         return {"ids": ids, "mask": mask, "answer_ids": answer_ids, "answer_mask": answer_mask, "owner": owners, "weight": shares}
 
-    def measure(
-        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Iterator[tuple[list[Question], Tensor]], cfg: VqaConfig
-    ) -> list[Result]:
+    def measure(self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Question], cfg: VqaConfig) -> list[Result]:
         assert isinstance(network, Vqa)
         listed = answer_list(folder, cfg) if cfg.answers == "rank" else []
         encoded = [t.to(device()) for t in tokenize(tokenizer, listed, max_tokens=cfg.max_answer_tokens)] if listed else []

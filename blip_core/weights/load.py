@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip_core.config.model import ModelConfig
 from blip_core.files.content import read_json
@@ -72,6 +72,17 @@ def read_public(path: Path, *, vocab: Path | None, image_size: int | None) -> tu
         for key in _POSITIONS & tensors.keys():
             tensors[key] = resize_positions(tensors[key], image_size // cfg.vision.patch_size, source=str(path))
     return cfg, tensors, tokenizer
+
+
+@torch.no_grad()
+def resize_images(model: Blip, image_size: int, *, source: str) -> None:
+    """Let a model take pictures of another size, in place: its position embeddings are resized. ValueError when the size does not fit.
+
+    `source` names the model in messages.
+    """
+    cfg = resized(model.cfg, image_size)
+    positions = resize_positions(model.vit.positions, image_size // cfg.vision.patch_size, source=source)
+    model.cfg, model.vit.cfg, model.vit.positions = cfg, cfg.vision, nn.Parameter(positions)
 
 
 def initialize(model: Blip, *, vit: Path | None = None, bert: Path | None = None) -> Loaded:

@@ -91,7 +91,7 @@ def subject(artifacts: tuple[Path, Path], params: Params, **changes) -> Subject:
     cfg = EvaluateConfig(**params.evaluate.model_dump() | {"batch_size": 7, "rerank": 4} | changes)
     model, tokenizer = load_model(artifacts[1])
     items = heldout_pictures(artifacts[0] / "heldout", "test")[:12]
-    return Subject(model, tokenizer, items, ShardImages(artifacts[0] / "shards"), "", 24, cfg)
+    return Subject(model, tokenizer, 24, cfg, items, ShardImages(artifacts[0] / "shards"), "")
 
 
 @torch.inference_mode()

@@ -132,7 +132,7 @@ def base(tmp_path_factory, model_cfg, tokenizer):
 def run(base, data, out, cfg):
     paths = dict(out=out / "model", out_history=out / "history.csv", out_metrics=out / "tuned.json", work=out / "work")
     tune_task("shapes", base, data, **paths, cfg=cfg, seed=0)
-    evaluate_task("shapes", out / "model", data, out / "found", out / "metrics.json", cfg=cfg, seed=0)
+    evaluate_task("shapes", base, out / "model", data, out / "found", out / "metrics.json", cfg=cfg, seed=0)
     return json.loads((out / "metrics.json").read_text())
 
 

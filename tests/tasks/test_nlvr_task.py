@@ -96,7 +96,7 @@ def test_pictures_and_words_change_places_together(swap, tokenizer, sample_pairs
     pixels = torch.arange(2.0 * len(examples))[:, None, None, None].expand(-1, 3, 4, 4)
     tensors = task.tensors(examples, tokenizer, cfg)
     batch = TaskBatch(pixels=pixels, tensors=tensors, step=3, progress=0.0, seed=1, keys=tuple(e.id for e in examples))
-    seen, objective = Seen(), task.objective(cfg)
+    seen, objective = Seen(), task.objective(None, cfg)
     loss = objective(seen, batch)["ce"]
     assert float(loss.detach()) == pytest.approx(np.log(2))
     first = seen.pixels[:, 0, 0, 0, 0]
@@ -120,7 +120,9 @@ def test_the_stages_tune_and_measure(sample_pairs, model_cfg, tokenizer, tmp_pat
     tune_task("nlvr", tmp_path / "g0", sample_pairs, **paths, cfg=settings(), seed=0)
     assert json.loads((tmp_path / "t.json").read_text())["ce"] < 0.6 < np.log(2)
     for name in ("m", "again"):
-        evaluate_task("nlvr", tmp_path / "model", sample_pairs, tmp_path / name, tmp_path / f"{name}.json", cfg=settings(), seed=0)
+        evaluate_task(
+            "nlvr", tmp_path / "g0", tmp_path / "model", sample_pairs, tmp_path / name, tmp_path / f"{name}.json", cfg=settings(), seed=0
+        )
     found = json.loads((tmp_path / "m.json").read_text())
     assert found == json.loads((tmp_path / "again.json").read_text())
     assert found["examples"] == 20 and found["consistency"] <= found["accuracy"]

@@ -156,7 +156,7 @@ def test_the_stages_tune_resume_and_measure(answers, sample_questions, model_fol
     again = tune("killed")
     assert (again / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
-    evaluate_task("vqa", whole / "model", sample_questions, tmp_path / "found", tmp_path / "m.json", cfg=cfg, seed=0)
+    evaluate_task("vqa", model_folder, whole / "model", sample_questions, tmp_path / "found", tmp_path / "m.json", cfg=cfg, seed=0)
     metrics = json.loads((tmp_path / "m.json").read_text())
     table = pq.read_table(tmp_path / "found/answers.parquet")
     assert metrics["examples"] == table.num_rows == 30

@@ -14,7 +14,7 @@ from blip_core.model.blip import PARTS
 from blip_core.model.generate import Limits, greedy, nucleus
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.weights.checkpoint import new_model, save_model
-from blip_core.weights.load import load_pretrained
+from blip_core.weights.load import load_pretrained, resize_images
 from blip_core.weights.pretrained import load_blip
 from blip_core.weights.sizes import huggingface_config
 from tests.support.peers import SIZES, authors_names, blip_config, peer, random_pixels, save
@@ -171,6 +171,9 @@ def test_image_size_resizes_the_positions(tokenizer, tmp_path):
     pixels = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     expected = theirs.vision_model(pixels, interpolate_pos_encoding=True).last_hidden_state
     torch.testing.assert_close(ours.image_tokens(pixels), expected, **CLOSE)
+    model = load_pretrained(tmp_path)[0]
+    resize_images(model, 40, source="it")
+    torch.testing.assert_close(model.image_tokens(pixels), expected, **CLOSE)
     with pytest.raises(ValueError, match="image_size 41: .*no multiple of patch_size 8"):
         load_pretrained(tmp_path, image_size=41)
 
