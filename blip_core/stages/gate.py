@@ -31,7 +31,7 @@ from blip_core.tables.slices import Columns
 
 REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."
 # the short names that `dvc metrics show` and MLflow's table of passes have
-SUMMARY = {"noise_before": "noise_web", "noise_after": "residual_noise_web", "coverage": "coverage", "texts": "texts_kept"}
+SUMMARY = {"rejected_by_filter": "noise_web", "residual_noise": "residual_noise_web", "coverage": "coverage", "texts": "texts_kept"}
 NUM_BINS = 40
 CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])
 
