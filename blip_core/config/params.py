@@ -118,7 +118,7 @@ class Params(Config):
         trained |= {f"tasks.{name}": task for name, task in self.tasks.items() if isinstance(task, TunedConfig)}
         for name, cfg in trained.items():
             tokens, most = cfg.optim.max_tokens, self.model.text.max_positions
-            if tokens > most:
+            if tokens > most and getattr(cfg, "lora", None) is None:
                 raise ValueError(f"{name}.optim.max_tokens is {tokens}, but model.text.max_positions is {most}")
         if lacking := [source for source in self.assemble.sources if source not in self.gate.max_noise]:
             raise ValueError(f"gate.max_noise says nothing of {' and '.join(lacking)}, which assemble.sources has; add a limit")

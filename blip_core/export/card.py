@@ -156,4 +156,5 @@ def _noise(totals: Totals, metrics: Path) -> list[str]:
 
 def _models(totals: Totals) -> list[str]:
     lines = [f"- captioner `{h}`" for h in sorted(totals.captioners)] + [f"- filter `{h}`" for h in sorted(totals.filters)]
-    return ["## Models", "", "By the hash of their files:", "", *lines, ""] if lines else []
+    adapted = "; of an adapter, those of its base and of itself" if any("+" in line for line in lines) else ""
+    return ["## Models", "", f"By the hash of their files{adapted}:", "", *lines, ""] if lines else []
