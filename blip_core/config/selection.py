@@ -67,7 +67,7 @@ class GateConfig(Config):
         description="share of the source's texts that the filter rejected (the paper's noise ratio)"
     )
     max_residual_noise: Share = Field(
-        description="upper confidence bound of the noise left in the kept web texts, estimated from planted controls"
+        description="upper confidence bound of the noise left in a source's kept texts: by people's labels; without, web's by planted pairs"
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_coverage: Share = Field(description="share of the crawl's images that keep a text")
@@ -76,6 +76,7 @@ class GateConfig(Config):
         description="share of the synthetic candidates that are empty, marks alone, refusals, loops, truncated or overused"
     )
     min_controls: Positive = Field(description="planted pairs of each truth; fewer prove nothing")
+    min_labels: Positive = Field(description="kept texts of a source that people judged; with fewer their labels bound nothing")
 
 
 class DescribeConfig(Config):

@@ -19,6 +19,8 @@ from blip_core.files.atomic import new_file
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations, with_match
 from blip_core.selection.choice import Rule, candidate_paths, choose, judged_candidates, overused, rejected
+from blip_core.selection.judged_noise import drawn_for, judged_noise
+from blip_core.selection.labels import read_labels
 from blip_core.selection.noise import FALSE_KINDS, TRUE, Judged, Noise, residual_noise
 from blip_core.selection.outcome import judged, kept_nothing
 from blip_core.stages.assemble import measure
@@ -38,6 +40,7 @@ def gate(
     scores: Path,
     calibration: Path,
     shards: Path,
+    labels: Path,
     out_gate: Path,
     out_metrics: Path,
     out_docs: Path,
@@ -54,7 +57,8 @@ def gate(
     recall of the first filter; `out_histogram`, how many texts of each source have which score.
 
     `scores` and `calibration` are those that the generation was chosen by: its reasons are compared with the rule applied anew, and
-    the planted controls among the scores go through the same rule.
+    the planted controls among the scores go through the same rule. `labels`: folder of what people said of texts; of each source of which
+    they judged enough kept texts, they bound the noise in place of the controls.
     """
     for path in (out_gate, out_metrics, out_summary, out_curve, out_histogram, out_docs / RESULTS):
         path.unlink(missing_ok=True)
@@ -66,7 +70,7 @@ def gate(
         write_docs(docs, results, answers={})
     else:
         rule = Rule(assemble_cfg, read_calibrations(calibration))
-        facts = _facts(generation, scores, cfg=cfg, rule=rule)
+        facts = _facts(generation, scores, labels, cfg=cfg, rule=rule)
         nothing = kept_nothing(table_paths(generation), facts, rule=rule)
         results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=replace(docs, notes=nothing))
         write_json({name: facts[fact] for name, fact in SUMMARY.items() if fact in facts}, out_summary)
@@ -101,14 +105,26 @@ def _control_faults(path: Path) -> list[str]:
     return [f"{path}: key {row['key']!r}: kind {row['kind']!r} with truth {row['truth']}, {expected}; run score again" for row in wrong]
 
 
-def _facts(generation: Path, scores: Path, *, cfg: GateConfig, rule: Rule) -> dict[str, float]:
+def _facts(generation: Path, scores: Path, labels: Path, *, cfg: GateConfig, rule: Rule) -> dict[str, float]:
     """Everything that the limits are held against, flat."""
     facts = measure(table_paths(generation), rule=rule)
     facts["texts_off_rule"] = _off_rule(generation, scores, rule=rule)
     controls = read_table(scores / CONTROLS, CONTROL_SCHEMA.names)
     facts["controls_true"] = pc.sum(controls["truth"], min_count=0).as_py()
     facts["controls_false"] = controls.num_rows - facts["controls_true"]
-    return facts | _noise_facts(_residual(generation, controls, scores / CONTROLS, cfg=cfg, rule=rule))
+    facts |= _noise_facts(_residual(generation, controls, scores / CONTROLS, cfg=cfg, rule=rule))
+    return facts | _judged_facts(generation, scores, labels, cfg=cfg, rule=rule)
+
+
+def _judged_facts(generation: Path, scores: Path, labels: Path, *, cfg: GateConfig, rule: Rule) -> dict[str, float]:
+    """What people's labels say of the kept texts. Labels of other candidates stand for nothing here, and are counted."""
+    found = read_labels([labels])
+    said = drawn_for(found, generation=listed_hash(generation), scores=content_hash(scores))
+    facts: dict[str, float] = {"labels": len(said), "labels_elsewhere": len(found) - len(said)}
+    noise = judged_noise(said, generation, score=rule.cfg.score, confidence=cfg.confidence, min_labels=cfg.min_labels) if said else {}
+    for source, n in noise.items():
+        facts |= {f"judged_texts_{source}": n.texts, f"judged_noise_{source}": n.share, f"judged_noise_{source}_upper": n.upper}
+    return facts
 
 
 def _off_rule(generation: Path, scores: Path, *, rule: Rule) -> int:
@@ -159,7 +175,7 @@ def _suites(
     """Tables and their expectations: all texts, the crawl's candidates, and what was measured of the generation as a whole."""
     texts = Walk(lambda: each_row(table_paths(generation), [*COLUMNS, "filter", "opinions", *RANGES], shards))
     crawl = Walk(lambda: (_marked(table, generation, rule) for table in texts))
-    limits = _fact_expectations(cfg, rule)
+    limits = [*_fact_expectations(cfg, rule), *_noise_expectations(facts, cfg, rule)]
     # what could not be measured stands as null, and null fails
     measured = pa.table({e.columns[0]: pa.array([facts.get(e.columns[0])], pa.float64()) for e in limits})
     candidates = (crawl, _candidate_expectations(cfg, rule))
@@ -204,9 +220,19 @@ def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
     if "synthetic" in rule.cfg.sources:
         says = "share of different texts among the kept synthetic ones"
         expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, says))
-    if "web" in rule.cfg.sources:
-        says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls"
-        expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))
+    return expectations
+
+
+def _noise_expectations(facts: dict[str, float], cfg: GateConfig, rule: Rule) -> list[Expect]:
+    """The bound on the noise left in a source's kept texts: by people's labels, where there are enough; else, of web texts, by controls."""
+    expectations = []
+    for source in rule.cfg.sources:
+        says = f"noise left in the kept {source} texts: upper {cfg.confidence:.0%} bound by "
+        if judged := facts.get(f"judged_texts_{source}"):
+            says += f"people's labels of {judged:,} of them"
+            expectations.append(at_most(f"judged_noise_{source}_upper", cfg.max_residual_noise, says))
+        elif source == "web":
+            expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, f"{says}planted controls"))
     return expectations
 
 
