@@ -30,7 +30,8 @@ class RoundConfig(Config):
     )
     next: str = Field(description="the generation that it makes; a model in `models` has the same name and trains on it")
     labels: str = Field(
-        min_length=1, description="folder of what people said of texts (docs/review.md), for the calibration of its filter; it may be empty"
+        min_length=1,
+        description="folder of what people said of texts (docs/review.md), for the calibration of its filter and its gate; it may be empty",
     )
 
 

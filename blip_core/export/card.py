@@ -14,6 +14,10 @@ _NOISE = {
     "noise_synthetic": "synthetic texts that the filter rejected",
     "residual_noise_web": "noise left in the kept web texts, estimated from planted controls",
     "residual_noise_web_upper": "its upper confidence bound",
+    "judged_noise_web": "noise left in the kept web texts, estimated from people's labels",
+    "judged_noise_web_upper": "its upper confidence bound",
+    "judged_noise_synthetic": "noise left in the kept synthetic texts, estimated from people's labels",
+    "judged_noise_synthetic_upper": "its upper confidence bound",
     "coverage": "of the crawl's images that keep a text",
     "distinct_share_synthetic": "different texts among the kept synthetic ones",
 }

@@ -220,7 +220,7 @@
 
   function labelOf(row) {
     const pair = Object.fromEntries(PAIR.map((name) => [name, row[name]]));
-    const about = { version: sheet.version, sheet: sheet.sheet, generation: sheet.generation };
+    const about = { version: sheet.version, sheet: sheet.sheet, ...sheet.drawn };
     return { ...about, ...pair, filter: row.filter, weight: row.weight, reviewer: state.reviewer, ...state.marks[row.id] };
   }
 

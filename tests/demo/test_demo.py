@@ -153,7 +153,7 @@ def page(root):
         yield url
         before = len(url.told())
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 130 and "Traceback" not in url.told()[before:]
+        assert server.wait(HANG) == 130 and "Traceback" not in url.told()[before:]
     assert list((root / "tmp").glob("blip-demo-*")) == []  # what was uploaded is gone
     assert not (root / ".gradio").exists()
     assert "asked for" not in url.told()

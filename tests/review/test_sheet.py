@@ -153,7 +153,7 @@ def test_the_file_is_whole_and_small_and_holds_no_markup_of_the_crawl(sheet, art
     assert page.count("<script") == 2 and "src=x" in page and "<img src=x" not in page and "http" not in page.replace("http-equiv", "")
     data = on_sheet(sheet)
     assert {r["text"] for r in asked(sheet)} == {*HOSTILE, *(f"made for {i}" for i in range(10))}
-    assert data["generation"] == content_hash(artifacts / "generations/g1")[:16]
+    assert data["drawn"] == {"generation": content_hash(artifacts / "generations/g1")[:16], "asked": "all"}
     pictures = {card["rows"][0]["key"]: picture for picture, card in zip(data["pictures"], data["cards"], strict=True)}
     for key, picture in pictures.items():
         kind, file = picture["src"].removeprefix("data:image/").split(";base64,")
