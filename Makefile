@@ -33,8 +33,9 @@ check: setup ## format, lint, types and spelling
 	mypy
 	codespell *.md *.yaml *.yml *.toml *.cff Makefile .ci .github benchmarks blip_core configs docs flows labels mlflow
 
-# two processes, each takes whole files, the longest first (tests/support/order.py)
-PYTEST := python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Three processes for two cores, for tests wait for programs a quarter of their time. Each takes whole files, the longest first
+# (tests/support/order.py).
+PYTEST := python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: setup ## the tests; with ROOM=capfilt those of one package
 	$(PYTEST) -m "not slow" tests/$(ROOM)

@@ -30,7 +30,8 @@ class RoundConfig(Config):
     )
     next: str = Field(description="the generation that it makes; a model in `models` has the same name and trains on it")
     labels: str = Field(
-        min_length=1, description="folder of what people said of texts (docs/review.md), for the calibration of its filter; it may be empty"
+        min_length=1,
+        description="folder of what people said of texts (docs/review.md), for the calibration of its filter and its gate; it may be empty",
     )
 
 
@@ -118,7 +119,7 @@ class Params(Config):
         trained |= {f"tasks.{name}": task for name, task in self.tasks.items() if isinstance(task, TunedConfig)}
         for name, cfg in trained.items():
             tokens, most = cfg.optim.max_tokens, self.model.text.max_positions
-            if tokens > most:
+            if tokens > most and getattr(cfg, "lora", None) is None:
                 raise ValueError(f"{name}.optim.max_tokens is {tokens}, but model.text.max_positions is {most}")
         if lacking := [source for source in self.assemble.sources if source not in self.gate.max_noise]:
             raise ValueError(f"gate.max_noise says nothing of {' and '.join(lacking)}, which assemble.sources has; add a limit")

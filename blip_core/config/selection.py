@@ -76,7 +76,7 @@ class GateConfig(Config):
 
     max_noise: dict[Crawled, Share] = Field(description="share of the source's texts that the filter rejected (the paper's noise ratio)")
     max_residual_noise: Share = Field(
-        description="upper confidence bound of the noise left in the kept web texts, estimated from planted controls"
+        description="upper confidence bound of the noise left in a source's kept texts: by people's labels; without, web's by planted pairs"
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_coverage: Share = Field(description="share of the crawl's images that keep a text")
@@ -88,6 +88,7 @@ class GateConfig(Config):
     min_texts: Positive = Field(
         description="texts of a source that a slice needs to be judged by itself; smaller ones count at their worst (docs/slices.md)"
     )
+    min_labels: Positive = Field(description="kept texts of a source that people judged; with fewer their labels bound nothing")
     slices: tuple[SliceLimits, ...] = Field(description="limits by a column, on top of the others")
 
     @model_validator(mode="after")

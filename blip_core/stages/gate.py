@@ -20,6 +20,8 @@ from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations
 from blip_core.selection.choice import Rule, candidate_paths, choose, judged_candidates, overused, rejected
 from blip_core.selection.evidence import crawl_texts, planted_pairs
+from blip_core.selection.judged_noise import drawn_for, judged_noise
+from blip_core.selection.labels import read_labels
 from blip_core.selection.noise import FALSE_KINDS, TRUE, Noise, residual_noise
 from blip_core.selection.outcome import judged, kept_nothing
 from blip_core.selection.sliced import by_slices
@@ -31,7 +33,7 @@ from blip_core.tables.slices import Columns
 
 REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."
 # the short names that `dvc metrics show` and MLflow's table of passes have
-SUMMARY = {"noise_before": "noise_web", "noise_after": "residual_noise_web", "coverage": "coverage", "texts": "texts_kept"}
+SUMMARY = {"rejected_by_filter": "noise_web", "residual_noise": "residual_noise_web", "coverage": "coverage", "texts": "texts_kept"}
 NUM_BINS = 40
 CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])
 
@@ -41,6 +43,7 @@ def gate(
     scores: Path,
     calibration: Path,
     shards: Path,
+    labels: Path,
     out_gate: Path,
     out_metrics: Path,
     out_docs: Path,
@@ -58,7 +61,9 @@ def gate(
     recall of the first filter; `out_histogram`, how many texts of each source have which score.
 
     `scores` and `calibration` are those that the generation was chosen by: its reasons are compared with the rule applied anew, and
-    the planted controls among the scores go through the same rule. `columns`: where the files lie by which `cfg.slices` are told.
+    the planted controls among the scores go through the same rule. `labels`: folder of what people said of texts; of each source of which
+    they judged enough kept texts, they bound the noise in place of the controls. `columns`: where the files lie by which `cfg.slices` are
+    told.
     """
     for path in (out_gate, out_metrics, out_summary, out_curve, out_histogram, out_docs / RESULTS):
         path.unlink(missing_ok=True)
@@ -72,6 +77,7 @@ def gate(
     else:
         rule = Rule(assemble_cfg, read_calibrations(calibration))
         facts, sliced = _facts(generation, scores, Columns(columns, [s.column for s in cfg.slices]), cfg=cfg, rule=rule)
+        facts |= _judged_facts(generation, scores, labels, cfg=cfg, rule=rule)
         nothing = kept_nothing(table_paths(generation), facts, rule=rule)
         results = check(_suites(generation, shards, facts, sliced, cfg=cfg, rule=rule), docs=replace(docs, notes=nothing))
         write_json({name: facts[fact] for name, fact in SUMMARY.items() if fact in facts}, out_summary)
@@ -120,6 +126,17 @@ def _facts(generation: Path, scores: Path, columns: Columns, *, cfg: GateConfig,
     return facts | _noise_facts(noise) | sliced.facts, sliced.limits
 
 
+def _judged_facts(generation: Path, scores: Path, labels: Path, *, cfg: GateConfig, rule: Rule) -> dict[str, float]:
+    """What people's labels say of the kept texts. Labels of other candidates stand for nothing here, and are counted."""
+    found = read_labels([labels])
+    said = drawn_for(found, generation=listed_hash(generation), scores=content_hash(scores))
+    facts: dict[str, float] = {"labels": len(said), "labels_elsewhere": len(found) - len(said)}
+    noise = judged_noise(said, generation, score=rule.cfg.score, confidence=cfg.confidence, min_labels=cfg.min_labels) if said else {}
+    for source, n in noise.items():
+        facts |= {f"judged_texts_{source}": n.texts, f"judged_noise_{source}": n.share, f"judged_noise_{source}_upper": n.upper}
+    return facts
+
+
 def _off_rule(generation: Path, scores: Path, *, rule: Rule) -> int:
     """Candidates of the generation that are not what the rule makes of the scores, and such as are missing from it."""
     common, wrong = overused(candidate_paths(scores), max_share=rule.cfg.max_share), 0
@@ -155,7 +172,8 @@ def _suites(
         "texts": (texts, row_expectations(max_chars=max_chars(generation))),
         "candidates": (crawl, _candidate_expectations(cfg, rule)),
     }
-    for name, limits in {"generation": _fact_expectations(cfg, rule), **({"slices": sliced} if sliced else {})}.items():
+    whole = [*_fact_expectations(cfg, rule), *_noise_expectations(facts, cfg, rule)]
+    for name, limits in {"generation": whole, **({"slices": sliced} if sliced else {})}.items():
         # what could not be measured stands as null, and null fails
         suites[name] = (pa.table({e.columns[0]: pa.array([facts.get(e.columns[0])], pa.float64()) for e in limits}), limits)
     return suites
@@ -199,9 +217,19 @@ def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
     if "synthetic" in rule.cfg.sources:
         says = "share of different texts among the kept synthetic ones"
         expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, says))
-    if "web" in rule.cfg.sources:
-        says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls"
-        expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))
+    return expectations
+
+
+def _noise_expectations(facts: dict[str, float], cfg: GateConfig, rule: Rule) -> list[Expect]:
+    """The bound on the noise left in a source's kept texts: by people's labels, where there are enough; else, of web texts, by controls."""
+    expectations = []
+    for source in rule.cfg.sources:
+        says = f"noise left in the kept {source} texts: upper {cfg.confidence:.0%} bound by "
+        if judged := facts.get(f"judged_texts_{source}"):
+            says += f"people's labels of {judged:,} of them"
+            expectations.append(at_most(f"judged_noise_{source}_upper", cfg.max_residual_noise, says))
+        elif source == "web":
+            expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, f"{says}planted controls"))
     return expectations
 
 

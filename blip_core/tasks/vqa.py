@@ -6,7 +6,6 @@ VizWiz, GQA, TextVQA and the authors' own lists, or a CSV or JSON lines with `im
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from blip_core.model.vqa import Vqa, rank_answers, vqa_of
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
 from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
+from blip_core.texts.clean import clean_question
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import entropy
 from blip_core.training.step import Losses, Objective, TaskBatch
@@ -37,8 +37,6 @@ from blip_core.training.step import Losses, Objective, TaskBatch
 QUESTION, PICTURE = ("question", "sent"), ("image", "image_id", "imageId", "img_id", "image_name", "file_name")
 IDENTITY = ("question_id", "questionId", "qa_id", "id")
 ANSWERS = ("answers", "direct_answers", "answer", "label")
-_MARKS = re.compile(r"[.!\"()*#:;~]")  # the authors drop them from a question, without a blank in their place
-_MOST_WORDS = 50
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,6 @@ class Question(Example):
     answers: tuple[tuple[str, float], ...] = ()
     people: tuple[str, ...] = ()
     direct: bool = False  # A-OKVQA's answers, which have an accuracy of their own
-
-
-def cleaned(question: str) -> str:
-    """As the authors' `pre_question`: lower case, without some marks, at most 50 words."""
-    return " ".join(_MARKS.sub("", question.lower()).rstrip(" ").split(" ")[:_MOST_WORDS])
 
 
 class VqaTask:
@@ -149,7 +142,7 @@ def question_of(row: Row, where: str, pictures: Pictures, columns: tuple[str, ..
     identity = next((row[n] for n in IDENTITY if row.get(n) is not None), where)
     facts = facts_of(row, (*QUESTION, *columns, *ANSWERS))
     shares = tuple((text, n / len(people)) for text, n in counts.items())
-    return Question(str(identity), (pictures.find(picture),), facts, cleaned(question), shares, tuple(people), direct)
+    return Question(str(identity), (pictures.find(picture),), facts, clean_question(question), shares, tuple(people), direct)
 
 
 def _people(row: Row) -> tuple[list[str], bool]:

@@ -234,13 +234,13 @@ def _signature(params: dict[str, str | int | float | bool]) -> "ModelSignature":
     """Of mlflow/serve.py. All columns are optional, as each task reads and answers other ones."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import AnyType, Array
 
     kinds = {str: "string", bool: "boolean", int: "long", float: "double"}
     numbers = Array("double")
     inputs = {"image": "string", "text": "string"}
     outputs = {"captions": Array("string"), "itm": "double", "itc": "double", "match": "double"}
-    outputs |= {"image_embedding": numbers, "text_embedding": numbers}
+    outputs |= {"image_embedding": numbers, "text_embedding": numbers, "answer": "string", "maps": AnyType()}
     return ModelSignature(
         inputs=Schema([ColSpec(kind, name, required=False) for name, kind in inputs.items()]),
         outputs=Schema([ColSpec(kind, name, required=False) for name, kind in outputs.items()]),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import yaml
 
+from blip_core.capfilt.plugins import identify
 from blip_core.tables.captions import KEPT
 from blip_core.tables.stopped import require_made
 from blip_core.tracking.champion import moves, withdrawn
@@ -20,7 +21,6 @@ from blip_core.tracking.provenance import Lock, ancestry, maker, parse_lock, rea
 from blip_core.tracking.registry import PROVENANCE, Registry, open_registry
 from blip_core.versions.cache import open_cache
 from blip_core.versions.generations import FOLDER, Version, commits, fetched, files_of, here, known
-from blip_core.weights.checkpoint import model_hash
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -39,7 +39,7 @@ def of_model(spec: str, root: Path, *, name: str) -> dict[str, Any]:
     folder = root / spec
     require_made(folder)
     if (folder / "config.json").exists():
-        identity = model_hash(folder)
+        identity = identify(folder)
         with open_registry(name, root) as registry:
             version = registry.find("model_hash", identity)
             return of_version(registry, version) if version else _of_folder(folder, identity, root)

@@ -248,12 +248,24 @@ def test_noise_before_and_after_with_the_gates_estimate(out, data):
     before, after = flags.count(False) / 40, flags[1::2].count(False) / 20
     table = (out / "table.txt").read_text()
     assert f"r1, web texts: 20 of 40 kept; false ones: {before:.1%} -> {after:.1%}" in table
-    assert line(table, "r1", "web", "3.1%").split() == ["r1", "web", "40", "20", "51.2%", f"{before:.1%}", f"{after:.1%}", "3.1%", "8.7%"]
+    assert line(table, "r1", "web", "3.1%").split() == [
+        "r1",
+        "web",
+        "40",
+        "20",
+        "51.2%",
+        f"{before:.1%}",
+        f"{after:.1%}",
+        "3.1%",
+        "8.7%",
+        "planted",
+        "pairs",
+    ]
 
 
 def test_noise_of_the_synthetic_texts(out):
     rows = [text.split() for text in (out / "table.txt").read_text().splitlines() if re.match("r1 +synthetic ", text)]
-    assert rows == [["r1", "synthetic", "40", "25", "38.4%", "25.0%", "20.0%", "n/a", "n/a"]]
+    assert rows == [["r1", "synthetic", "40", "25", "38.4%", "25.0%", "20.0%", "n/a", "n/a", "n/a"]]
 
 
 def page_rows(out: Path) -> list[list[str]]:
@@ -385,7 +397,7 @@ def test_a_failed_comparison_is_said_in_words(own_artifacts, data):
 def test_without_truth_the_true_noise_is_not_available(own_artifacts, tmp_path):
     table = run(own_artifacts, tmp_path)
     row = next(text.split() for text in table.splitlines() if re.match(r"r1 +web", text))
-    assert row == ["r1", "web", "40", "20", "51.2%", "n/a", "n/a", "3.1%", "8.7%"]
+    assert row == ["r1", "web", "40", "20", "51.2%", "n/a", "n/a", "3.1%", "8.7%", "planted", "pairs"]
     assert "false ones" not in table and "boilerplate" not in table
 
 

@@ -27,6 +27,7 @@ LIMITS = {
     "max_degenerate": 0.1,
     "min_controls": 100,
     "min_texts": 60,
+    "min_labels": 30,
     "slices": [],
 }
 
@@ -59,6 +60,7 @@ class World:
         self.root, self.rule = root, config(max_share=0.9)
         self.generation, self.scores = root / "g1", root / "scores"
         self.gate, self.metrics, self.docs = root / "gates" / "g1.json", root / "metrics.json", root / "docs" / "gate-r1"
+        self.labels = root / "labels"
         self.summary, self.curve, self.histogram = root / "summary.json", root / "curve.csv", root / "histogram.csv"
         self.controls = planted({"true": 0.6, "mismatched": 0.0, "crawled": 0.0, "perturbed": 0.04})
         self.candidates = [
@@ -82,7 +84,8 @@ class World:
     def run(self, rule: AssembleConfig | None = None, **changes) -> dict:
         cfg = GateConfig(**(LIMITS | changes))
         outs = (self.gate, self.metrics, self.docs, self.summary, self.curve, self.histogram)
-        where = (self.generation, self.scores, as_it_stands(self.root), self.root / "shards")
+        self.labels.mkdir(exist_ok=True)
+        where = (self.generation, self.scores, as_it_stands(self.root), self.root / "shards", self.labels)
         gate(*where, *outs, cfg=cfg, assemble_cfg=rule or self.rule, columns=self.root / "columns")
         return json.loads(self.gate.read_text())
 
@@ -333,9 +336,8 @@ def test_another_calibration_than_the_generation_was_chosen_by_fails(world):
     write_calibrations(other, world.root / "calibration.json", facts={})
     cfg, outs = GateConfig(**LIMITS), (world.gate, world.metrics, world.docs, world.summary, world.curve, world.histogram)
     with pytest.raises(ValueError, match=r"calibration\.json: missing, or not what the generation was chosen by"):
-        gate(
-            world.generation, world.scores, world.root / "calibration.json", world.root / "shards", *outs, cfg=cfg, assemble_cfg=world.rule
-        )
+        places = (world.generation, world.scores, world.root / "calibration.json", world.root / "shards", world.labels)
+        gate(*places, *outs, cfg=cfg, assemble_cfg=world.rule)
     assert not world.gate.exists()
 
 
@@ -394,3 +396,34 @@ def test_a_limit_of_a_value_that_no_text_has_stops(told):
         told.run(slices=limits * 2)
     with pytest.raises(ValueError, match=r"slices by plaice: no such column in .*web\.csv.*, nor among the tables' own \(image_id"):
         told.run(slices=[{"column": "plaice"}])
+
+
+def judge(world: World, wrong: float, *, generation: str | None = None) -> None:
+    """A person judged 60 kept texts of each source, the first `wrong` of them to be wrong."""
+    rows = [r for r in read_table(world.generation / "web-00000.parquet").to_pylist() if r["reason"] == "kept"]
+    about = {"version": 1, "sheet": "5" * 16, "generation": generation or content_hash(world.generation)[:16], "filter": "f"}
+    about |= {"weight": 2.0, "reviewer": "ada", "time": "2026-01-02T03:04:05Z", "blind": True, "shard": "web-00000"}
+    lines = []
+    for source in ("web", "synthetic"):
+        for i, r in enumerate([r for r in rows if r["source"] == source][:60]):
+            pair = {name: r[name] for name in ("key", "image_id", "source", "round", "candidate", "text")}
+            lines.append(json.dumps({**about, **pair, "verdict": "wrong" if i < wrong * 60 else "right"}))
+    world.labels.mkdir(exist_ok=True)
+    (world.labels / "ada.jsonl").write_text("\n".join(lines))
+
+
+def test_where_people_judged_kept_texts_their_labels_bound_the_noise_of_each_source(world):
+    judge(world.assemble(), 0.1)
+    checks = {c["name"]: c for c in world.run()["checks"]}
+    assert {"judged_noise_web_upper", "judged_noise_synthetic_upper"} <= set(checks) and "residual_noise_web_upper" not in checks
+    assert "people's labels of 60 of them" in checks["judged_noise_web_upper"]["says"]
+    facts = world.facts()
+    assert facts["judged_texts_web"] == 60 and facts["judged_noise_web"] == pytest.approx(0.1)
+    assert 0.15 < facts["judged_noise_synthetic_upper"] < 0.25 and "residual_noise_web_upper" in facts
+    judge(world, 0.5)
+    message = world.failure(max_residual_noise=0.4)
+    assert failed(message) == {"judged_noise_web_upper", "judged_noise_synthetic_upper"}
+    assert failed(world.failure(max_residual_noise=0.0, min_labels=61)) == {"residual_noise_web_upper"}, "too few labels bound nothing"
+    judge(world, 0.5, generation="0" * 16)
+    assert failed(world.failure(max_residual_noise=0.0)) == {"residual_noise_web_upper"}
+    assert world.facts()["labels_elsewhere"] == 120 and world.facts()["labels"] == 0

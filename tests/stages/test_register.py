@@ -31,16 +31,6 @@ COMPARE = CompareConfig(metrics=("cider",), margin={}, bootstrap=200, confidence
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """An empty database with its schema, which takes MLflow a second to make."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def root(tmp_path, monkeypatch, database, model_cfg, tokenizer):
     """A project after its last comparison: two models, the second better than the first, and a generation that passed its gate."""

@@ -12,7 +12,8 @@ from blip_core.config.tasks import VqaConfig
 from blip_core.evaluation.task_metrics import paired_task_tests
 from blip_core.sample.questions import write_questions
 from blip_core.tasks.batches import TaskBatches
-from blip_core.tasks.vqa import VqaTask, answer_list, cleaned
+from blip_core.tasks.vqa import VqaTask, answer_list
+from blip_core.texts.clean import clean_question
 from tests.support.small import small_params
 
 OPTIM = {"steps": 6, "batch_size": 8, "checkpoint_every": 3, "log_every": 3, "precision": "fp32"}
@@ -90,8 +91,8 @@ def test_a_split_without_a_file_is_said(folder):
 
 
 def test_a_question_is_cleaned_as_the_authors_do():
-    assert cleaned('What\'s "that"; a dog(s)? ') == "what's that a dogs?"
-    assert len(cleaned("w " * 80).split()) == 50
+    assert clean_question('What\'s "that"; a dog(s)? ') == "what's that a dogs?"
+    assert len(clean_question("w " * 80).split()) == 50
 
 
 def test_the_answers_to_rank_are_those_of_train_or_of_a_list(folder):
