@@ -8,7 +8,7 @@ import simplejpeg
 
 from blip_core.config.tasks import CaptioningConfig
 from blip_core.evaluation.metrics import caption_scores
-from blip_core.stages.evaluate_task import summary
+from blip_core.stages.evaluate_task import resampled, summary
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.task import Measured
 from blip_core.weights.checkpoint import new_model
@@ -50,7 +50,7 @@ def test_it_is_told_by_domain_with_the_weights_of_the_whole(folder, model_cfg, t
     assert (len(examples), aside, len(kind.read(folder, "train", cfg)[0])) == (48, [], 1)
     network = new_model(model_cfg, tokenizer, seed=0).eval()
     results = kind.measure(network, tokenizer, folder, Measured(examples, network.cfg.vision.image_size, 10), cfg)
-    found = summary(kind, results, cfg.measure, 0)
+    found = summary(kind, results, resampled(kind, results, cfg.measure, 0), cfg.measure, 0)
     assert {d: found[f"cider[domain={d}]_examples"] for d in DOMAINS} == {"in-domain": 12, "near-domain": 24, "out-domain": 12}
     assert found["cider"] > 0 and "bleu4[domain=near-domain]_low" in found
     assert np.mean([found[f"cider[domain={d}]"] for d in DOMAINS]) == pytest.approx(found["cider"])
