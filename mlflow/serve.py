@@ -21,9 +21,9 @@ class Served(mlflow.pyfunc.PythonModel):
     def load_context(self, context):
         """Read the model folder; settings come from the stages that made and measured the model."""
         from blip_core.serving.options import Settings
-        from blip_core.serving.service import Service
+        from blip_core.serving.service import open_service
 
-        self.service = Service(Path(context.artifacts["model"]), Settings(**context.model_config))
+        self.service = open_service(Path(context.artifacts["model"]), Settings(**context.model_config))
 
     def predict(self, context, model_input, params=None):
         """Answers in the order of the rows. MlflowException, which a server passes on as 400, names what can't be done, and the row."""

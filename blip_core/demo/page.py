@@ -5,7 +5,6 @@ Texts of the crawl and of the model are shown as text, never as Markdown or HTML
 
 import html
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,22 @@ import numpy as np
 from gradio import component_meta
 from gradio.data_classes import ImageData
 
-from blip_core.demo.attention_map import usual_layer
 from blip_core.demo.search import PictureIndex
-from blip_core.demo.words import Kind, overlay, word_maps
+from blip_core.gradcam.maps import Kind
+from blip_core.gradcam.picture import overlay
+from blip_core.gradcam.words import Look
 from blip_core.pictures.containers import kind_of
-from blip_core.pictures.images import decode_rgb
 from blip_core.serving.options import BadRequest, Task, choose, defaults
-from blip_core.serving.rows import Row, admitted, read_rows
+from blip_core.serving.questions import QuestionService
+from blip_core.serving.rows import Row, decoded, read_rows, whole
 from blip_core.serving.service import Service
 
 MOST_HITS, MOST_RERANKED, EXAMPLES = 60, 200, 6
 FORGET = (3600, 86_400)  # seconds: how often the cache is swept, and the age at which its files go
-KINDS = [("Grad-CAM of the match", "grad_cam"), ("attention alone", "attention")]
-HOW_MAPS_READ = """Cross-attention of one layer of the image-grounded encoder, averaged over its heads; Grad-CAM weighs it by what it does
-for the match. Each map goes from its own weakest patch (clear) to its strongest (red)."""
+LOOKS = [("match with the text", "match"), ("each word of a caption", "caption")]
+KINDS = [("Grad-CAM", "grad_cam"), ("attention alone", "attention")]
+HOW_MAPS_READ = """Cross-attention of one layer, averaged over its heads; Grad-CAM weighs it by what it does for the match, for the
+probability of each word, or for that of the answer. Each map goes from its own weakest patch (clear) to its strongest (red)."""
 NO_PICTURES = "No pictures to search: start the page with `--generation`, as `artifacts/generations/g1`."
 SCORES = {"match": "P(match), calibrated", "itm": "P(match) of the ITM head, raw", "itc": "ITC cosine"}
 
@@ -51,7 +52,7 @@ class Picture(gr.Image):
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
-def make_page(service: Service, index: PictureIndex | None, *, title: str, cache: Path) -> gr.Blocks:
+def make_page(service: Service | QuestionService, index: PictureIndex | None, *, title: str, cache: Path) -> gr.Blocks:
     """`index`: of a generation's pictures, None when there is none to search; `cache`: the folder that Gradio was told to keep files in."""
     with gr.Blocks(title=f"BLIP · {title}", analytics_enabled=False, delete_cache=FORGET) as page:
         gr.Markdown(f"# What does the model see?\n`{title}`: nothing of what you choose or write leaves this machine.", elem_id="about")
@@ -62,18 +63,26 @@ def make_page(service: Service, index: PictureIndex | None, *, title: str, cache
                     shown = f"Pictures of {index.generation.name}"
                     gr.Examples(examples, picture, label=shown, api_visibility="private", elem_id="examples")
             with gr.Column(scale=3, min_width=320), gr.Tabs():
-                with gr.Tab("Caption", id="caption"):
-                    answers = _caption_tab(service, picture)
-                with gr.Tab("Match", id="match"):
-                    answers += _match_tab(service, picture)
-                with gr.Tab("Search", id="search"):
-                    _search_tab(page, index, picture, cache) if index else gr.Markdown(NO_PICTURES)
-                with gr.Tab("Attention", id="attention"):
-                    answers += _attention_tab(service, picture)
+                if isinstance(service, QuestionService):
+                    with gr.Tab("Question", id="question"):
+                        answers = _question_tab(service, picture)
+                else:
+                    answers = _tabs(page, service, index, picture, cache)
         # what was said of another picture goes
         gr.on([picture.change], lambda: [None] * len(answers), None, answers, queue=False, show_progress="hidden", api_visibility="private")
     page.queue(max_size=32, api_open=False)
     return page
+
+
+def _tabs(page: gr.Blocks, service: Service, index: PictureIndex | None, picture: Picture, cache: Path) -> Parts:
+    with gr.Tab("Caption", id="caption"):
+        answers = _caption_tab(service, picture)
+    with gr.Tab("Match", id="match"):
+        answers += _match_tab(service, picture)
+    with gr.Tab("Search", id="search"):
+        _search_tab(page, index, picture, cache) if index else gr.Markdown(NO_PICTURES)
+    with gr.Tab("Attention", id="attention"):
+        return answers + _attention_tab(service, picture)
 
 
 def _ask(button: gr.Button, answer: Callable[..., Any], inputs: Parts, outputs: Parts, *, text: gr.Textbox | None = None) -> None:
@@ -91,7 +100,7 @@ def _ask(button: gr.Button, answer: Callable[..., Any], inputs: Parts, outputs: 
     gr.on(events, told, inputs, outputs, concurrency_id="model", concurrency_limit=1, api_visibility="private", show_progress_on=outputs)
 
 
-def _rows(service: Service, path: str | None, texts: list[str | None], task: Task) -> list[Row]:
+def _rows(service: Service | QuestionService, path: str | None, texts: list[str | None], task: Task) -> list[Row]:
     """The picture with each of the texts."""
     if path is None:
         raise BadRequest("choose a picture first")
@@ -179,24 +188,63 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
 
 
 def _attention_tab(service: Service, picture: Picture) -> Parts:
-    depth = service.model.cfg.text.depth
-    text = gr.Textbox(label="Text", placeholder="where does each word look?", elem_id="attention-text")
+    of = gr.Radio(LOOKS, value="match", label="What for", elem_id="of")
+    text = gr.Textbox(
+        label="Text", placeholder="where does each word look? Left empty, the model writes the caption", elem_id="attention-text"
+    )
+    kind, layer = _how(service)
+    button = gr.Button("Show", variant="primary", elem_id="ask-attention")
+    maps = _gallery()
+
+    def attention(path: str | None, task: Task, asked: str, which: Kind, number: float) -> list[tuple[np.ndarray, str]]:
+        if task == "caption" and not asked.strip():
+            asked = service.answer(_rows(service, path, [None], "caption"), choose({}, service.settings))[0]["captions"][0]
+        [row] = _rows(service, path, [asked], "match")
+        seen = decoded(row, service.settings, service.model.cfg.vision.image_size)
+        with service.lock:
+            [look] = service.looks(task, [seen], [str(row.text)], layer=int(number) - 1 if number else None, kind=which)
+        return _drawn(look, whole(row, service.settings))
+
+    _ask(button, attention, [picture, of, text, kind, layer], [maps], text=text)
+    return [maps]
+
+
+def _question_tab(service: QuestionService, picture: Picture) -> Parts:
+    text = gr.Textbox(label="Question", placeholder="what colour is the ball?", elem_id="question-text")
+    kind, layer = _how(service)
+    button = gr.Button("Answer", variant="primary", elem_id="ask-question")
+    said = gr.Textbox(label="Answer", interactive=False, buttons=["copy"], elem_id="said")
+    maps = _gallery()
+
+    def answer(path: str | None, asked: str, which: Kind, number: float) -> tuple[str, list[tuple[np.ndarray, str]]]:
+        [row] = _rows(service, path, [asked], "answer")
+        [found] = service.answer([row], choose({"task": "answer"}, service.settings))
+        seen = decoded(row, service.settings, service.model.cfg.vision.image_size)
+        with service.lock:
+            [look] = service.looks([seen], [found["answer"]], layer=int(number) - 1 if number else None, kind=which)
+        return found["answer"], _drawn(look, whole(row, service.settings))
+
+    _ask(button, answer, [picture, text, kind, layer], [said, maps], text=text)
+    return [said, maps]
+
+
+def _how(service: Service | QuestionService) -> tuple[gr.Radio, gr.Slider]:
     with gr.Row():
         kind = gr.Radio(KINDS, value="grad_cam", label="map", elem_id="kind")
-        layer = gr.Slider(1, depth, usual_layer(depth) + 1, step=1, label="layer", elem_id="layer")
-    button = gr.Button("Show", variant="primary", elem_id="ask-attention")
+        layer = gr.Slider(0, service.model.cfg.text.depth, 0, step=1, label="layer", info="0: two thirds of the way up", elem_id="layer")
+    return kind, layer
+
+
+def _gallery() -> gr.Gallery:
     maps = gr.Gallery(label="Maps", show_label=False, columns=3, height="auto", interactive=False, buttons=[], format="png",
                       object_fit="contain", elem_id="maps")  # fmt: skip
     gr.Markdown(HOW_MAPS_READ)
+    return maps
 
-    def attention(path: str | None, asked: str, which: Kind, number: float) -> list[tuple[np.ndarray, str]]:
-        [row] = _rows(service, path, [asked], "match")
-        whole = decode_rgb(admitted(row, service.settings))
-        found = word_maps(service, replace(row, picture=whole), layer=int(number) - 1, kind=which)
-        return [(overlay(whole, word["weights"], found["side"]), word["word"]) for word in found["words"]]
 
-    _ask(button, attention, [picture, text, kind, layer], [maps], text=text)
-    return [maps]
+def _drawn(look: Look, picture: np.ndarray) -> list[tuple[np.ndarray, str]]:
+    """Of the whole text, then of each word."""
+    return [(overlay(picture, look.whole), "all")] + [(overlay(picture, w), word) for w, word in zip(look.weights, look.words, strict=True)]
 
 
 def _watch(page: gr.Blocks, index: PictureIndex) -> None:

@@ -32,12 +32,12 @@ def demo(args: argparse.Namespace) -> None:
     listening = _listen(args.host, args.port)  # before the model is read: a port that is taken is said at once
     with listening, tempfile.TemporaryDirectory(prefix="blip-demo-") as folder:
         from blip_core.serving.options import packed_settings
-        from blip_core.serving.service import Service
+        from blip_core.serving.service import Service, open_service
 
         cache = Path(folder).resolve()
         model = model_folder(args.model or f"artifacts/models/{_challenger(params)}", args.work)
-        service = Service(model, packed_settings(model, params))
-        index = _index(args, params, model, service)
+        service = open_service(model, packed_settings(model, params))
+        index = _index(args, params, model, service) if isinstance(service, Service) else None
         hosts = ["127.0.0.1", "localhost", args.host] if args.host in ("127.0.0.1", "localhost") else ["*"]
         _prepare_gradio(cache)
         from blip_core.demo.app import make_app

@@ -14,6 +14,10 @@ _NOISE = {
     "noise_synthetic": "synthetic texts that the filter rejected",
     "residual_noise_web": "noise left in the kept web texts, estimated from planted controls",
     "residual_noise_web_upper": "its upper confidence bound",
+    "judged_noise_web": "noise left in the kept web texts, estimated from people's labels",
+    "judged_noise_web_upper": "its upper confidence bound",
+    "judged_noise_synthetic": "noise left in the kept synthetic texts, estimated from people's labels",
+    "judged_noise_synthetic_upper": "its upper confidence bound",
     "coverage": "of the crawl's images that keep a text",
     "distinct_share_synthetic": "different texts among the kept synthetic ones",
 }
@@ -156,4 +160,5 @@ def _noise(totals: Totals, metrics: Path) -> list[str]:
 
 def _models(totals: Totals) -> list[str]:
     lines = [f"- captioner `{h}`" for h in sorted(totals.captioners)] + [f"- filter `{h}`" for h in sorted(totals.filters)]
-    return ["## Models", "", "By the hash of their files:", "", *lines, ""] if lines else []
+    adapted = "; of an adapter, those of its base and of itself" if any("+" in line for line in lines) else ""
+    return ["## Models", "", f"By the hash of their files{adapted}:", "", *lines, ""] if lines else []

@@ -71,6 +71,10 @@ def profile(what: str, params: Params, *, artifacts: Path | None, steps: int, ba
 
 
 def _training(stage: str, params: Params, artifacts: Path | None, batch_size: int | None) -> Work:
+    if getattr(params.section(stage), "lora", None):
+        raise ValueError(
+            f"{stage}.lora: only trainings of BLIP are profiled; leave lora out of the parameter file to see that of the round"
+        )
     cfg = params.section(stage).optim
     quiet = {"checkpoint_every": NEVER, "log_every": NEVER, "health": "off"}
     cfg = cfg.model_copy(update=quiet | {"batch_size": batch_size or cfg.batch_size})

@@ -38,6 +38,10 @@ class Label(BaseModel):
     version: Literal[1]
     sheet: Digest = Field(description="the sheet's identity: which texts it asked about")
     generation: Digest = Field(description="the generation that they were drawn from, as it then was")
+    candidates: Digest | None = Field(None, description="the scored candidates of which that generation was chosen; older sheets don't say")
+    asked: Literal["all", "kept"] = Field(
+        "all", description="kept: the sheet asked about kept texts alone, which can't teach a calibration"
+    )
     shard: Name
     key: Name
     image_id: Name

@@ -13,7 +13,7 @@ from blip_core.config.delivery import ServingConfig
 from blip_core.config.intake import ImageLimits, TextLimits
 from blip_core.config.params import Params
 
-Task = Literal["caption", "match", "embed"]
+Task = Literal["caption", "match", "embed", "answer"]
 CALIBRATION = "calibration.json"  # beside a filter
 RENAMED = {"sampler": "name"}  # a field of SamplerConfig that goes by another name in a request
 
@@ -46,6 +46,7 @@ class Options(Config):
     sampler: SamplerConfig
     num_captions: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**63)
+    explain: bool
 
 
 def packed_settings(model: Path, params: Params) -> Settings:
@@ -59,7 +60,7 @@ def packed_settings(model: Path, params: Params) -> Settings:
         batch_size=params.evaluate.batch_size,
         seed=params.seed,
         prompt=facts.get("prompt", ""),
-        max_tokens=facts.get("max_tokens", facts["model"]["text"]["max_positions"]),
+        max_tokens=facts.get("max_tokens", (facts.get("model") or facts["task_model"])["text"]["max_positions"]),
         images=params.ingest.images,
         short_side=params.ingest.short_side,
         quality=params.ingest.quality,
@@ -69,11 +70,11 @@ def packed_settings(model: Path, params: Params) -> Settings:
     )
 
 
-def defaults(settings: Settings) -> dict[str, str | int | float]:
+def defaults(settings: Settings) -> dict[str, str | int | float | bool]:
     """Every name that a request may set, with the value that it has otherwise."""
     sampler = settings.sampler.model_dump()
     own = {name: sampler.pop(field) for name, field in RENAMED.items()}
-    return {"task": "caption", **own, "num_captions": 1, **sampler, "seed": settings.seed}
+    return {"task": "caption", **own, "num_captions": 1, **sampler, "seed": settings.seed, "explain": False}
 
 
 def choose(asked: dict[str, Any], settings: Settings) -> Options:
@@ -84,7 +85,7 @@ def choose(asked: dict[str, Any], settings: Settings) -> Options:
     values = known | asked
     sampler = {field: values[name] for name, field in _sampler_fields().items()}
     try:
-        own = {name: values[name] for name in ("task", "num_captions", "seed")}
+        own = {name: values[name] for name in ("task", "num_captions", "seed", "explain")}
         options = Options(sampler=sampler, **own)
     except ValidationError as e:
         raise BadRequest("; ".join(_explain(fault) for fault in e.errors())) from None
@@ -99,6 +100,8 @@ def _check_work(options: Options, limits: ServingConfig) -> None:
             raise BadRequest(f"params: {name}: {value}, at most {most} are allowed")
     if options.task == "caption" and sampler.name == "beam" and options.num_captions > sampler.beams:
         raise BadRequest(f"params: num_captions: {options.num_captions} of a search with {sampler.beams} beams; ask for more beams")
+    if options.explain and options.task == "embed":
+        raise BadRequest("params: explain: task embed says nothing of a pair that a map could show; expected task caption, match or answer")
     if sampler.min_tokens > sampler.max_tokens:
         raise BadRequest(f"params: min_tokens: {sampler.min_tokens} is more than max_tokens, {sampler.max_tokens}")
 

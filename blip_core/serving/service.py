@@ -1,7 +1,8 @@
 """A loaded model that answers requests, batch by batch, one request at a time: two at once would only share the same cores and memory."""
 
+import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,29 @@ from blip_core.capfilt.med import caption_images, image_features, score_texts, t
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
+from blip_core.gradcam.maps import Kind
+from blip_core.gradcam.words import How, Look, look_for_caption, look_for_match
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
 from blip_core.model.generate import check_length
 from blip_core.model.inference import for_inference
 from blip_core.selection.calibration import Calibration, read_calibrations
-from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings
-from blip_core.serving.rows import Row, decoded
+from blip_core.serving.maps import as_answer
+from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings, Task
+from blip_core.serving.questions import QuestionService
+from blip_core.serving.rows import Row, decoded, whole
 from blip_core.weights.checkpoint import load_model, model_hash
 
 NEEDS = {"caption": CAPTIONING, "match": RETRIEVAL, "embed": ("encoder", "contrast")}
+
+
+def open_service(folder: Path, settings: Settings) -> "Service | QuestionService":
+    """Of a model folder, or of one that was tuned for questions. ValueError when it is of another task."""
+    about = json.loads((folder / "config.json").read_text())
+    if "model" in about:
+        return Service(folder, settings)
+    if about.get("kind") != "vqa":
+        raise ValueError(f"{folder}: tuned for {about.get('kind')}, which is not served; expected a model folder, or one tuned for vqa")
+    return QuestionService(folder, settings)
 
 
 class Service:
@@ -33,10 +48,16 @@ class Service:
         self.lock = threading.Lock()
 
     def answer(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
-        """One dict a row: captions; itm, itc and where calibrated match; or image_embedding and text_embedding of what the row has."""
+        """One dict a row: captions; itm, itc and where calibrated match; or image_embedding and text_embedding of what the row has. With
+        `explain` also maps: of the match, or of each caption."""
+        if options.task == "answer":
+            raise BadRequest(
+                "task answer is beyond this model: it was not tuned for questions (docs/tasks.md); expected caption, match or embed"
+            )
         self.require(f"task {options.task}", *NEEDS[options.task])
         if options.task == "caption":
             self._check_length(options)
+            self._check_maps(len(rows), options)
         rows = [decoded(row, self.settings, self.model.cfg.vision.image_size) for row in rows]
         work = {"caption": self._caption, "match": self._match, "embed": self._embed}[options.task]
         size = self.settings.batch_size
@@ -55,7 +76,7 @@ class Service:
         made = caption_images(
             self.model,
             self.tokenizer,
-            [row.picture for row in rows],
+            _pictures(rows),
             [row.key for row in rows],
             options.sampler,
             seed=options.seed,
@@ -63,7 +84,11 @@ class Service:
             prompt=cfg.prompt,
             precision=cfg.precision,
         )
-        return [{"captions": captions} for captions in made]
+        if not options.explain:
+            return [{"captions": captions} for captions in made]
+        pairs = [(row, caption) for row, captions in zip(rows, made, strict=True) for caption in captions]
+        maps = iter(self._maps("caption", *zip(*pairs, strict=True)))
+        return [{"captions": captions, "maps": [next(maps) for _ in captions]} for captions in made]
 
     def _check_length(self, options: Options) -> None:
         try:
@@ -71,9 +96,36 @@ class Service:
         except ValueError as e:
             raise BadRequest(f"params: {e}") from None
 
+    def _check_maps(self, num_rows: int, options: Options) -> None:
+        asked, most = num_rows * options.num_captions, self.settings.limits.max_rows
+        if options.explain and asked > most:
+            raise BadRequest(f"params: explain: {num_rows} rows with {options.num_captions} captions each; at most {most} maps are drawn")
+
     def _match(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
         # read_rows has seen that each has both
-        return self.as_answers(self.scores([row.picture for row in rows], [row.text for row in rows]))  # type: ignore[misc]
+        texts: list[str] = [row.text for row in rows]  # type: ignore[misc]
+        answers = self.as_answers(self.scores(_pictures(rows), texts))
+        if not options.explain:
+            return answers
+        return [answer | {"maps": found} for answer, found in zip(answers, self._maps("match", rows, texts), strict=True)]
+
+    def looks(
+        self, task: Task, rows: Sequence[Row], texts: Sequence[str], *, layer: int | None = None, kind: Kind = "grad_cam"
+    ) -> list[Look]:
+        """Where each word of texts[i] looks in the picture of rows[i], by task match or caption. `lock` is held. BadRequest when the model
+        can't do the task, or there is no such layer."""
+        cfg, pictures = self.settings, _pictures(rows)
+        how = How(cfg.max_tokens if task == "match" else self.model.cfg.text.max_positions, cfg.precision, layer, kind)
+        try:
+            if task == "match":
+                return look_for_match(self.model, self.tokenizer, pictures, texts, how)
+            return look_for_caption(self.model, self.tokenizer, pictures, texts, how, prompt=cfg.prompt)
+        except ValueError as e:
+            raise BadRequest(f"a map is beyond this model: {e}") from None
+
+    def _maps(self, task: Task, rows: Sequence[Row], texts: Sequence[str]) -> list[dict[str, Any]]:
+        looks = self.looks(task, rows, texts)
+        return [as_answer(look, whole(row, self.settings)) for look, row in zip(looks, rows, strict=True)]
 
     def scores(self, pictures: list[np.ndarray], texts: list[str]) -> PairScores:
         """Of each picture with its text. ITM has [ENC] at position 0, as training."""
@@ -103,6 +155,11 @@ class Service:
         """Likewise of texts."""
         encoded = [self.tokenizer.encode(t, max_tokens=self.settings.max_tokens) for t in texts]
         return text_features(self.model, encoded, precision=self.settings.precision).cpu().numpy()
+
+
+def _pictures(rows: Sequence[Row]) -> list[np.ndarray]:
+    """Of rows that all have one, decoded."""
+    return [row.picture for row in rows]  # type: ignore[misc]
 
 
 def calibration_of(folder: Path) -> Calibration | None:

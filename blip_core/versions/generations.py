@@ -25,7 +25,7 @@ from blip_core.versions.cache import Cache, open_cache, run_dvc
 
 FOLDER = "artifacts/generations"
 SOURCES = ("web", "human", "synthetic")
-VALUES = ("dvc.lock", "params.yaml", "data.dvc", "labels")  # what brings a version back, but for the code
+VALUES = ("dvc.lock", "params.yaml", "data.dvc", "labels", "columns")  # what brings a version back, but for the code
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def describe(root: Path) -> list[dict[str, Any]]:
 def rollback(spec: str, root: Path, *, code: bool = False) -> str:
     """Bring a committed version back into the workspace, with all that made it, and tell what was done.
 
-    dvc.lock, params.yaml, data.dvc and labels/ become those of the revision (`code`: every file that git tracks), staged and not
+    dvc.lock, params.yaml, data.dvc, labels/ and columns/ become those of the revision (`code`: every file that git tracks), staged and not
     committed, and DVC checks out the data that they name. Nothing is touched unless all of it is at hand; what fails half way is undone.
     """
     version = resolve(spec, root)

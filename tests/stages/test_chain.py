@@ -42,7 +42,7 @@ def ran(done: subprocess.CompletedProcess) -> list[str]:
 def project(tmp_path_factory) -> Path:
     """A copy of the project with small parameters, its chain run once."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("blip_core", "flows", "mlflow", "labels", ".dvc"):
+    for name in ("blip_core", "flows", "mlflow", "labels", "columns", ".dvc"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("tmp", "cache"))  # with what Python has compiled
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder)
