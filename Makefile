@@ -11,13 +11,18 @@ export DVC_NO_ANALYTICS := 1
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo data check test test-all docs setup clean
+.PHONY: help demo tasks data check test test-all docs setup clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup data ## the whole bootstrapping on the sample data
 	python -m flows.bootstrap
+
+tasks: demo ## the downstream tasks on the sample data, after the demo, and a table of them
+	@test -d tasks || python -m blip_core sample --tasks --out tasks
+	python -m flows.bootstrap evaluate_task register_task report --set-file configs/tasks.yaml
+	python -m blip_core tasks
 
 data: setup ## the sample data, unless a data folder is there already
 	@test -d data || python -m blip_core sample --out data
@@ -28,8 +33,9 @@ check: setup ## format, lint, types and spelling
 	mypy
 	codespell *.md *.yaml *.yml *.toml *.cff Makefile .ci .github benchmarks blip_core configs docs flows labels mlflow
 
-# two processes, each takes whole files, the longest first (tests/support/order.py)
-PYTEST := python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Three processes for two cores, for tests wait for programs a quarter of their time. Each takes whole files, the longest first
+# (tests/support/order.py).
+PYTEST := python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: setup ## the tests; with ROOM=capfilt those of one package
 	$(PYTEST) -m "not slow" tests/$(ROOM)

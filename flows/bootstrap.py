@@ -81,7 +81,7 @@ def bootstrap(
                                                                         └─ calibrate@r1 ─────────────┴─ assemble@r1 ─ g1
         g1 ─ gate@r1 ─ pretrain@g1 ─ evaluate@g1 ─ decide@r1 (… r2 …) ─ compare ─ register ─ report
         g1 ─ describe@r1
-        pretrain@g1 ─ tune_task@vqa-g1 ─ evaluate_task@vqa-g1, where params.yaml names tasks
+        pretrain@g1 ─ tune_task@vqa-g1 ─ evaluate_task@vqa-g1 ─ compare, and register ─ register_task@vqa, where params.yaml names tasks
 
     Args:
         stages: only these and what they need; `pretrain` means every `pretrain@…`. None is all.

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,8 +13,10 @@ LONGEST = 80  # characters of a run's name
 
 
 def add_set(parser: argparse.ArgumentParser, help_: str) -> None:
-    """The flag `--set`, whose values are the dict `args.params`."""
+    """The flags `--set` and `--set-file`, whose values are the dict `args.params`."""
     parser.add_argument("--set", dest="params", type=assignment, action=_Gathered, nargs="+", metavar="KEY=VALUE", help=help_)
+    told = "a YAML file of such keys with their values, as configs/tasks.yaml"
+    parser.add_argument("--set-file", dest="params", type=assignments, action=_Gathered, metavar="FILE", help=told)
 
 
 class _Gathered(argparse.Action):
@@ -36,6 +39,17 @@ def assignment(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as e:
         raise argparse.ArgumentTypeError(f"{key}: {_where(value, e)}") from None
+
+
+def assignments(path: str) -> list[tuple[str, Any]]:
+    """The keys of a YAML file with their values; ArgumentTypeError says what is wrong with it."""
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise argparse.ArgumentTypeError(f"{path}: {e}") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{path}: expected keys of params.yaml with their values, got {type(found).__name__}")
+    return list(found.items())
 
 
 def _where(value: str, error: yaml.YAMLError) -> str:

@@ -21,6 +21,7 @@ from filelock import FileLock
 from blip_core.config.training import SHARED
 from blip_core.tracking.provenance import git, raw_data
 from blip_core.versions.cache import open_cache, run_dvc
+from blip_core.versions.task_files import take_tasks
 from flows.values import did_you_mean
 
 RUNS = Path(".work/runs")
@@ -76,7 +77,8 @@ def make_stage_tree(root: Path, stage: str, commit: str) -> Path:
 
 
 def fill(tree: Path, root: Path, *, params: dict[str, Any], with_lock: bool) -> None:
-    """Put the values, the raw data and what dvc.lock knows of into the tree; `with_lock`: what the folder's own dvc.lock knows of.
+    """Put the values, the raw data, the tasks' files and what dvc.lock knows of into the tree; `with_lock`: what the folder's own dvc.lock
+    knows of.
 
     ValueError when a key is unknown, or the raw data is neither in DVC's cache nor in its remote.
     """
@@ -88,6 +90,7 @@ def fill(tree: Path, root: Path, *, params: dict[str, Any], with_lock: bool) -> 
         shutil.copy(root / "dvc.lock", tree)  # what the folder made since the commit need not be made again
     share_cache(root, tree)
     _take_data(tree)
+    take_tasks(tree, root)
 
 
 def resolve(root: Path, revision: str | None) -> str:

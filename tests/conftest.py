@@ -2,21 +2,22 @@
 
 import contextlib
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from blip_core.cli.main import QUIET
+from tests.support.once import made_once
 from tests.support.order import Times, longest_first
 from tests.support.processes import HANG, warm_process
 
-for name in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS"):
-    os.environ.setdefault(name, "true")
-os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# all that the command line sets: what a verb starts would find another environment else than the warm process, and start cold
+for name, value in QUIET.items():
+    os.environ.setdefault(name, value)
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads of one would wait for cores that another has
 
 # flows write to the server's one SQLite side by side; it sends back who comes in the middle, and on a busy machine five times are too few
@@ -107,9 +108,10 @@ def params():
 @pytest.fixture(scope="session")
 def team(tmp_path_factory) -> Path:
     """A project of a team with two versions of g1 in git and DVC (tests/support/team.py), not to be changed."""
-    from tests.support.team import make_team
+    from tests.support.team import copy_team, make_team
 
-    return make_team(tmp_path_factory.mktemp("team"))
+    made = made_once(tmp_path_factory, "team", make_team)
+    return copy_team(made / "project", tmp_path_factory.mktemp("team"))  # whoever reads it takes locks of DVC in it
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +148,7 @@ def s3(s3_session, monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Waits between attempts, of boto3 and of our own, hardly take time."""
+    """Waits between attempts, of boto3, of stamina and of our own, hardly take time."""
     from blip_core.remote import storage
 
     sleep = time.sleep
@@ -155,34 +157,26 @@ def impatient(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def ingested(tmp_path_factory, params) -> Path:
-    """A folder `artifacts` as ingest leaves it, of a small sample world."""
-    from blip_core.sample.write import write_sample
-    from blip_core.stages.ingest import ingest
-    from blip_core.stages.validate import validate
+def database(tmp_path_factory) -> Path:
+    """An empty database of MLflow with its schema, which takes seconds to make, to be copied."""
+    from mlflow import MlflowClient
 
-    root = tmp_path_factory.mktemp("ingested")
-    write_sample(root / "data", params.sample)
-    a = root / "artifacts"
-    outs = (a / "shards", a / "generations/g0", a / "heldout", a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
-    ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
-    validate(
-        a / "generations/g0",
-        a / "heldout",
-        a / "shards",
-        a / "gates/g0.json",
-        a / "decisions/g0.json",
-        a / "metrics/validate.json",
-        a / "docs/validate",
-        cfg=params.section("validate"),
-        gate_cfg=params.gate,
-        score_cfg=params.score,
-    )
-    return a
+    def make(folder: Path) -> None:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    return made_once(tmp_path_factory, "schema", make) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory, model_cfg, tokenizer):
+def ingested(tmp_path_factory, params) -> Path:
+    """A folder `artifacts` as ingest leaves it, of a small sample world, not to be changed."""
+    from tests.support.small import ingest_small
+
+    return made_once(tmp_path_factory, "ingested", lambda root: ingest_small(root, params)) / "artifacts"
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory, database, model_cfg, tokenizer):
     """A tiny model as a version of the registry with the alias champion; the folder and the model."""
     from blip_core.compute.precision import resolved
     from blip_core.config.params import load_params
@@ -192,6 +186,7 @@ def served(tmp_path_factory, model_cfg, tokenizer):
     from blip_core.weights.checkpoint import new_model, save_model
 
     root, params = tmp_path_factory.mktemp("served"), load_params(Path(__file__).parents[1] / "params.yaml")
+    shutil.copy(database, root)
     network = new_model(model_cfg, tokenizer, seed=0).eval()
     save_model(network, tokenizer, root / "model", prompt="a photo of", max_tokens=12)
     with pytest.MonkeyPatch.context() as patch:

@@ -104,7 +104,7 @@ class Project:
 def make(folder: Path) -> Project:
     """The project with few images and few steps, in git; a champion of an older chain is registered."""
     folder.mkdir(parents=True)
-    for name in ("blip_core", "flows", "mlflow", "labels", ".dvc"):
+    for name in ("blip_core", "flows", "mlflow", "labels", "columns", ".dvc"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "prefect.yaml"):
         shutil.copy(ROOT / name, folder)

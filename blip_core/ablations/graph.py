@@ -30,6 +30,7 @@ class Own:
 
     stages: Stages
     moved: dict[str, str]  # path of the chain to that of the arm
+    measured_by: list[str]  # stages, of the chain or the arm, that measure the rows
 
     def path(self, path: str) -> str:
         return self.moved.get(path, path)
@@ -38,7 +39,7 @@ class Own:
 def derive(name: str, arm: Arm, *, default: Chain, under: Chain, file: str) -> Own:
     """The arm's own stages, from the default chain and from what it is `under` the arm's values, which lie in `file`.
 
-    They are those of its rows' evaluations and behind them that differ from the default chain's, read a parameter that does, or what
+    They are those of what measures its rows and behind it that differ from the default chain's, read a parameter that does, or what
     such a stage makes. Their outputs lie below artifacts/ablations/NAME.
     """
     chain, stages = ({n: _plain(s) for n, s in some.stages.items()} for some in (default, under))
@@ -47,14 +48,21 @@ def derive(name: str, arm: Arm, *, default: Chain, under: Chain, file: str) -> O
     graph = _graph(stages | arm.stages)
     graph.remove_edges_from([*graph.in_edges(arm.stages)])  # further stages read what the default chain made
     own = differ.union(*(nx.descendants(graph, n) for n in differ), arm.stages)
-    wanted = {f"evaluate@{model}" for model in rows(name, arm).values()}
-    own &= wanted.union(*(nx.ancestors(graph, n) for n in wanted))
+    by_model = [_measuring(stages, model) for model in rows(name, arm).values()]
+    wanted = [n for names in by_model for n in names]
+    own &= set(wanted).union(*(nx.ancestors(graph, n) for n in wanted))
+    own = own.union(*(names for names in by_model if own.intersection(names)))  # what is measured of a model lies in one folder
     made = {n: s for n, s in (stages | arm.stages).items() if n in own}
     moved = {path: _below(name, path) for s in made.values() for path in outputs(s)}
     moved |= {path: moved[there] for path, there in arm.instead.items() if there in moved}
-    found = Own({}, moved)
+    found = Own({}, moved, wanted)
     ready = {n.replace("@", "-"): _moved(s, found, name, file, further=n in arm.stages) for n, s in made.items()}
     return replace(found, stages=ready)
+
+
+def _measuring(stages: Stages, model: str) -> list[str]:
+    """Those that measure the model, on tasks too."""
+    return [name for name, stage in stages.items() if any(path.startswith(f"artifacts/metrics/models/{model}/") for path in outputs(stage))]
 
 
 def outputs(stage: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from blip_core.ablations.results import METRICS, read_results
+from blip_core.ablations.results import metrics_of, read_results
 from blip_core.files.atomic import new_file
 from blip_core.report.wording import listed
 
@@ -28,7 +28,7 @@ def _draw(results: dict[str, Any], figure: Path) -> None:
     from blip_core.report.figures import difference_rows
 
     baseline = results["baselines"][0]
-    panels = {METRICS[metric]: rows for metric, rows in differences(results, baseline).items()}
+    panels = {metrics_of(results)[metric]: rows for metric, rows in differences(results, baseline).items()}
     with new_file(figure) as temporary:
         temporary.write_bytes(difference_rows(panels, baseline=baseline))
 
@@ -66,7 +66,7 @@ def differences(results: dict[str, Any], baseline: str) -> Differences:
     """Of every row that was compared with it, a place for each seed."""
     seeds = _seeds(results).values()
     others = [about["row"] for about in results["rows"] if any(_tests(seed, about["row"], baseline) for seed in seeds)]
-    return {metric: {row: [_difference(s, row, baseline, metric) for s in seeds] for row in others} for metric in METRICS}
+    return {metric: {row: [_difference(s, row, baseline, metric) for s in seeds] for row in others} for metric in metrics_of(results)}
 
 
 def _seeds(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -101,12 +101,24 @@ def _conditions(results: dict[str, Any]) -> str:
 
 
 def _means(results: dict[str, Any]) -> str:
-    head = ["arm", "what", "paper", "web texts", "rejected", "false", "synthetic", "rejected", "false", *METRICS.values(), "true captions"]
+    head = [
+        "arm",
+        "what",
+        "paper",
+        "web texts",
+        "rejected",
+        "false",
+        "synthetic",
+        "rejected",
+        "false",
+        *metrics_of(results).values(),
+        "true captions",
+    ]
     rows = []
     for about in results["rows"]:
         found = [s["rows"][about["row"]] for s in _seeds(results).values() if about["row"] in s["rows"]]
         texts = [cell for source in ("web", "synthetic") for cell in _texts(found, source)]
-        metrics = [_mean([f["metrics"][m]["value"] for f in found], "{:.3f}".format) for m in METRICS]
+        metrics = [_mean([f["metrics"].get(m, {}).get("value") for f in found], "{:.3f}".format) for m in metrics_of(results)]
         rows.append([about["row"], about["says"], about["paper"], *texts, *metrics, _mean([f["true_captions"] for f in found], _percent)])
     return _table(head, rows)
 
@@ -121,8 +133,8 @@ def _texts(found: list[dict[str, Any]], source: str) -> tuple[str, str, str]:
 def _gains(results: dict[str, Any], baseline: str) -> str:
     """The mean over the seeds, and at how many of them the interval lies above or below 0."""
     found = differences(results, baseline)
-    rows = [[row, *(_gain(found[metric][row]) for metric in METRICS)] for row in next(iter(found.values()))]
-    return _table(["arm", *METRICS.values()], rows)
+    rows = [[row, *(_gain(by_row[row]) for by_row in found.values())] for row in next(iter(found.values()))]
+    return _table(["arm", *metrics_of(results).values()], rows)
 
 
 def _gain(tests: list[tuple[float, float, float] | None]) -> str:
@@ -140,11 +152,11 @@ def _intervals(results: dict[str, Any], baseline: str) -> str:
     def lines() -> Iterator[list[str]]:
         for row in next(iter(found.values())):
             for place, seed in enumerate(_seeds(results)):
-                tests = [found[metric][row][place] for metric in METRICS]
+                tests = [by_row[row][place] for by_row in found.values()]
                 if any(tests):
                     yield [row, seed, *(f"{t[0]:+.3f} [{t[1]:+.3f}, {t[2]:+.3f}]" if t else "-" for t in tests)]
 
-    return _table(["arm", "seed", *METRICS.values()], lines())
+    return _table(["arm", "seed", *metrics_of(results).values()], lines())
 
 
 def _mean(values: list[float | None], form: Callable[[float], str]) -> str:

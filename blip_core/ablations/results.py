@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from blip_core.ablations.graph import Own
 from blip_core.config.evaluation import CompareConfig
 from blip_core.config.params import Params
+from blip_core.evaluation.task_metrics import Evidence, of_task, task_metrics
 from blip_core.files.content import read_json
 from blip_core.sample.truth import TrueNoise, caption_truth, load_truth, synthetic_noise, web_noise
 from blip_core.selection.choice import Rule
@@ -18,8 +19,9 @@ from blip_core.selection.outcome import NoiseRatio
 from blip_core.tables.captions import kept, read_table, read_tables
 from blip_core.tables.manifest import read_manifest
 
+ENDS = ("value", "low", "high")  # of a metric
 Compare = Callable[..., dict[str, Any]]  # stages.compare.paired_comparison, which stands above this module
-METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}
+METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}  # of every row; those of tasks besides
 
 
 def facts_of(params: Params) -> dict[str, Any]:
@@ -61,19 +63,33 @@ def read_results(file: Path) -> dict[str, Any]:
     return read_json(file)
 
 
-def measure_row(clone: Path, model: str, own: Own, params: Params, *, against: dict[str, str], compare: Compare) -> dict[str, Any]:
-    """`against`: row to the folder of its evaluation, below the clone."""
-    evaluation = own.path(f"artifacts/evaluations/{model}")
-    metrics = json.loads((clone / evaluation / "metrics.json").read_text())
-    cfg = CompareConfig(metrics=tuple(METRICS), margin={}, bootstrap=params.compare.bootstrap, confidence=params.compare.confidence)
-    gains = {row: compare(clone / evaluation, clone / there, cfg=cfg, seed=params.seed)["metrics"] for row, there in against.items()}
-    return {
-        "evaluation": evaluation,
-        "metrics": {m: {"value": metrics[m], "low": metrics[f"{m}_low"], "high": metrics[f"{m}_high"]} for m in METRICS},
+def metrics_of(results: dict[str, Any]) -> dict[str, str]:
+    """What the tables show: name to words, those of tasks by their names."""
+    found = [row["metrics"] for seed in results["seeds"].values() for row in seed["rows"].values()]
+    return METRICS | {metric: metric for metrics in found for metric in metrics if metric not in METRICS}
+
+
+def measure_row(clone: Path, model: str, own: Own, params: Params, *, against: dict[str, Any], compare: Compare) -> dict[str, Any]:
+    """`against`: row to what was found of it."""
+    evaluation, measured = own.path(f"artifacts/evaluations/{model}"), own.path(f"artifacts/metrics/models/{model}/evaluate.json")
+    found: dict[str, Any] = {"evaluation": evaluation, "measured": str(Path(measured).parent)}
+    metrics = json.loads((clone / evaluation / "metrics.json").read_text()) | task_metrics(clone / found["measured"])
+    of_tasks = [name for name in metrics if of_task(name) and f"{name}_low" in metrics]
+    found["metrics"] = {m: {end: metrics[m if end == "value" else f"{m}_{end}"] for end in ENDS} for m in (*METRICS, *of_tasks)}
+    return found | {
         "true_captions": _true_captions(clone, evaluation),
         "texts": _texts(clone, model, own, params),
-        "against": {row: {m: {k: t[k] for k in ("difference", "low", "high")} for m, t in tests.items()} for row, tests in gains.items()},
+        "against": {row: _differences(clone, found, there, params, compare) for row, there in against.items()},
     }
+
+
+def _differences(clone: Path, ours: dict[str, Any], theirs: dict[str, Any], params: Params, compare: Compare) -> dict[str, Any]:
+    """Paired, of each metric that both have: an arm may have other tasks."""
+    metrics = tuple(metric for metric in ours["metrics"] if metric in theirs["metrics"])
+    cfg = CompareConfig(metrics=metrics, margin={}, bootstrap=params.compare.bootstrap, confidence=params.compare.confidence)
+    pair = [Evidence(clone / one["evaluation"], clone / one["measured"]) for one in (ours, theirs)]
+    tests = compare(*pair, cfg=cfg, seed=params.seed)["metrics"]
+    return {metric: {k: test[k] for k in ("difference", "low", "high")} for metric, test in tests.items()}
 
 
 def _true_captions(clone: Path, evaluation: str) -> float | None:

@@ -24,6 +24,7 @@ from blip_core.files.content import write_json
 from blip_core.runtime.guardian import guarded
 from blip_core.tracking.provenance import git
 from blip_core.versions.cache import resolved, run_dvc
+from blip_core.versions.task_files import take_tasks
 
 log = logging.getLogger(__name__)
 FILE = "ablations.yaml"
@@ -77,7 +78,7 @@ def _about(wanted: dict[str, Arm]) -> list[dict[str, Any]]:
 
 
 def prepare(root: Path, clone: Path, values: dict[str, Any], *, seed: int) -> Path:
-    """The seed's clone of the last commit, with its values and its data; one that is there already is taken up."""
+    """The seed's clone of the last commit, with its values, its data and the tasks' files; one that is there is taken up."""
     if not clone.exists():
         _clone(root, clone)
     head, there = (git(folder, "rev-parse", "HEAD") for folder in (root, clone))
@@ -90,6 +91,7 @@ def prepare(root: Path, clone: Path, values: dict[str, Any], *, seed: int) -> Pa
         _call([sys.executable, "-m", "blip_core", "sample", "--out", "data"], clone)
         run_dvc(clone, "add", "--quiet", "data")
         _write_yaml(values["sample"], clone / DRAWN)
+    take_tasks(clone, root)
     return clone
 
 
@@ -99,13 +101,14 @@ def run_arm(
     """Run the stages of an arm, and of the default chain what they need; returns what came of its rows."""
     own = write_stages(clone, name, arm)
     models = rows(name, arm)
-    targets = [f"ablations/{name}/dvc.yaml"] if own.stages else [f"evaluate@{model}" for model in models.values()]
+    targets = [f"ablations/{name}/dvc.yaml"] if own.stages else []
+    targets += [stage for stage in own.measured_by if stage.replace("@", "-") not in own.stages]
     _call([sys.executable, "-m", "dvc", "repro", *targets], clone)
     params = check_params(read_values(_values_path(clone, name)), name)
     found: dict[str, dict[str, Any]] = {}
     for row, model in models.items():
         known = done | found
-        against = {b: known[b]["evaluation"] for b in (*baselines, *arm.against) if b in known and b != row}
+        against = {b: known[b] for b in (*baselines, *arm.against) if b in known and b != row}
         found[row] = measure_row(clone, model, own, params, against=against, compare=compare)
     return found
 

@@ -92,7 +92,11 @@ class JudgeFilter:
 
 def load_judge(folder: Path, identity: str, *, question: str, precision: str) -> JudgeFilter:
     """ValueError when transformers can't read the folder, or the model can't be asked so."""
-    vlm = load_vlm(folder, precision=precision)
+    return judge_by(load_vlm(folder, precision=precision), folder, identity, question=question)
+
+
+def judge_by(vlm: Vlm, folder: Path, identity: str, *, question: str) -> JudgeFilter:
+    """A model of a folder as a judge. ValueError when it can't be asked so."""
     fault = f"{folder}: a {vlm.kind} can't judge: "
     marked = getattr(vlm.model.config, "image_token_id", None) is not None
     if not marked or vlm.model.config.is_encoder_decoder or not vlm.model._supports_logits_to_keep():

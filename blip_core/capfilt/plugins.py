@@ -14,9 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from blip_core.capfilt.adapter import ADAPTER, identify_adapter, load_adapted_captioner, load_adapted_judge
 from blip_core.capfilt.blip2 import load_blip2
 from blip_core.capfilt.clip import contrastive_types, load_clip
 from blip_core.capfilt.endpoint import identify_endpoint, open_endpoint_captioner, open_endpoint_fuser, open_endpoint_judge
+from blip_core.capfilt.folders import folder_hash
 from blip_core.capfilt.fuse import Fuser, load_fuser
 from blip_core.capfilt.judge import load_judge
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
@@ -24,7 +26,7 @@ from blip_core.capfilt.sieve import SieveFilter, load_encoder
 from blip_core.capfilt.vlm import load_vlm_captioner
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
-from blip_core.files.content import hash_files, sha256_file
+from blip_core.files.content import sha256_file
 from blip_core.model.blip import CAPTIONING, RETRIEVAL, Blip
 from blip_core.model.inference import for_inference
 from blip_core.weights.checkpoint import model_hash
@@ -34,7 +36,6 @@ T = TypeVar("T")
 TUNED = "tuned"
 Place = Path | str  # a folder or file; or the name itself, where a scheme as sieve: says what it is
 Fetch = Callable[[str], Place]  # models:/NAME/VERSION to the folder where it lies now
-_DECIDES = (".json", ".txt", ".safetensors", ".bin", ".model", ".jinja")  # also of adapters, processors and pooling in folders below
 _LONGEST = 40  # tokens of a text, where nothing says what a public filter was tuned with: more than the paper's 35
 
 
@@ -60,6 +61,7 @@ def kinds() -> dict[str, Kind]:
     from transformers.models.auto import modeling_auto as known
 
     answering = dict.fromkeys(known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, Kind(load_vlm_captioner, load_judge, asks=True))
+    answering[ADAPTER] = Kind(load_adapted_captioner, load_adapted_judge)
     contrastive = dict.fromkeys(contrastive_types(), Kind(filter=_open_clip))
     own = {"blip": BLIP, "blip-2": Kind(load_vlm_captioner, _open_blip2)}
     found = answering | contrastive | own
@@ -207,22 +209,23 @@ def describe_filter(name: str, place: Place, question: str) -> str:
 
 
 def _asked(place: Place, words: str) -> str:
-    return hashlib.sha256(f"{identify(place)} {words}".encode()).hexdigest()[:16]
+    base, plus, own = identify(place).rpartition("+")
+    return base + plus + hashlib.sha256(f"{own} {words}".encode()).hexdigest()[:16]
 
 
 def identify(path: Place) -> str:
-    """Content hash of a model: of ours by what makes it, of others by all their files but texts for people.
+    """Content hash of a model: of ours by what makes it, of others by all their files but texts for people; of an adapter BASE+ADAPTER.
 
     ValueError when a folder has no config.json."""
     if isinstance(path, str):
         return SCHEMES[_scheme(path)].identify(path)
     if path.is_file():
         return sha256_file(path)[:16]
-    if "model" in read_config(path) and all((path / name).exists() for name in ("model.safetensors", "vocab.txt")):
+    if (config := read_config(path)).get("model_type") == ADAPTER:
+        return identify_adapter(path)
+    if "model" in config and all((path / name).exists() for name in ("model.safetensors", "vocab.txt")):
         return model_hash(path)
-    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file() and p.suffix in _DECIDES)
-    seen = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # a download leaves a .cache
-    return hash_files(path, seen)
+    return folder_hash(path)
 
 
 def _scheme(name: str) -> str:

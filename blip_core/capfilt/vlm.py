@@ -85,9 +85,14 @@ class Vlm:
 
     def ended(self, ids_RL: Tensor) -> list[bool]:
         """Of each text, whether the model itself ended it."""
+        return torch.isin(ids_RL, torch.tensor(self.ends, dtype=torch.long, device=ids_RL.device)).any(1).tolist()
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer."""
         configs = (self.model.generation_config, self.model.config.get_text_config(decoder=True))
         eos: int | list[int] = next((c.eos_token_id for c in configs if c.eos_token_id is not None), [])
-        return torch.isin(ids_RL, torch.as_tensor(eos, device=ids_RL.device)).any(1).tolist()
+        return eos if isinstance(eos, list) else [eos]
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,12 @@ def load_vlm_captioner(folder: Path, identity: str, *, prompt: str | None, preci
 
 def captioner_of(vlm: Vlm, identity: str, prompt: str | None) -> VlmCaptioner:
     """Without a prompt it writes as it was taught."""
-    return VlmCaptioner(vlm, identity, _PROMPTS.get(vlm.kind, INSTRUCTION) if prompt is None else prompt)
+    return VlmCaptioner(vlm, identity, own_prompt(vlm) if prompt is None else prompt)
+
+
+def own_prompt(vlm: Vlm) -> str:
+    """What asks for a caption where nobody says how."""
+    return _PROMPTS.get(vlm.kind, INSTRUCTION)
 
 
 def load_vlm(folder: Path, *, precision: str) -> Vlm:

@@ -5,6 +5,10 @@ NOISE = (
     "look at the texts about the threshold, in the report. Are those just under it right? Then lower `assemble.threshold.{0}`: the "
     "report's tables of thresholds say what each would keep. Are they wrong? Then {1}, and `gate.max_noise.{0}` may rise"
 )
+JUDGED = (
+    "people found the wrong ones: raise `assemble.threshold.{0}`, or give the filter more steps (`tune_filter.optim`); more labels "
+    "(`blip review --kept --source {0}`) bring the bound nearer to the estimate"
+)
 REMEDIES = {
     "noise_web": NOISE.format("web", "the crawl is as noisy as that"),
     "noise_synthetic": NOISE.format("synthetic", "the captioner writes badly: give it more steps (`tune_captioner.optim`)"),
@@ -20,7 +24,9 @@ REMEDIES = {
     "coverage": "too many images keep no text: lower `assemble.threshold` (the report says what each would keep), or let the "
     "captioner write more for each image (`caption.writers`)",
     "residual_noise_web_upper": "raise `assemble.threshold.web`, so that fewer false pairs pass (the report says how many), "
-    "or give the filter more steps (`tune_filter.optim`); more pairs (`score.controls_per_image`) bring the bound nearer to the estimate",
+    "or give the filter more steps (`tune_filter.optim`); more pairs (`score.controls_per_image`), or a person's labels "
+    "(`blip review --kept --source web`), bring the bound nearer to the truth",
+    **{f"judged_noise_{source}_upper": JUDGED.format(source) for source in ("web", "synthetic", "fused")},
     "controls_true": "half of the val pictures give one for each of their texts, at most `score.controls_per_image`: bring more of them "
     "(`ingest.split`), or lower `gate.min_controls`",
     "controls_false": "each held-out val picture gives some: raise `score.controls_per_image`, or lower `gate.min_controls`",
@@ -35,9 +41,12 @@ REMEDIES = {
     "heldout_in_training": "what is held out must not be trained on: take these pictures out of one of the two, and run ingest again",
     "contract": "the tables are not as the stage left them: `dvc repro --force` the stage that makes them",
 }
+MISSPELT = "there is no such text: mend the value in `gate.slices`, or take it out"
+SLICE = "The limits of slices stand in `gate.slices`; those that have too few texts (`gate.min_texts`) count at their worst in the whole"
 TABLE = "the tables are not as the stages leave them: `blip check FOLDER` names the rows; `dvc repro --force` the stage that makes them"
 
 
 def remedy(check: str) -> str:
     """Of a check of the tables' rows there is one for all: nothing but a fault of a stage, or a hand, breaks them."""
-    return REMEDIES.get(check, TABLE)
+    name, _, slice_ = check.partition("[")
+    return f"{REMEDIES.get(name, MISSPELT)}. {SLICE}" if slice_ else REMEDIES.get(name, TABLE)

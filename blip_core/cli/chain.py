@@ -64,7 +64,7 @@ def _example(stage: str) -> str:
     body = chain["stages"][stage]
     known = dict(values)
     if "foreach" in body:
-        key, item = next(iter(values[body["foreach"].strip("${}")].items()))
+        key, item = next(iter(values[body["foreach"].strip("${}")].items()), ("vqa", {}))  # params.yaml may have no task
         known |= {"key": key} | {f"item.{name}": value for name, value in item.items()}
     elif "matrix" in body:
         task, model = next(iter(values["tasks"]), "vqa"), next(iter(values["models"]))
@@ -157,7 +157,7 @@ def _tell(run: "StageRun", verb: str, outs: dict[str, Path]) -> None:
             run.tag(NOTE, f"{STAGES[verb]}.\n\n{table}")
     if "out_summary" in outs:
         run.headline(json.loads(outs["out_summary"].read_text()))
-    if verb == "pretrain" and "out" in outs:  # by this its registered version finds its training
+    if verb in ("pretrain", "tune_task") and "out" in outs:  # by this its registered version finds its training
         from blip_core.weights.checkpoint import model_hash
 
         run.tag("model_hash", model_hash(outs["out"]))

@@ -1,6 +1,7 @@
 """The verbs about what became of an image's texts and why, and what people say of them."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from blip_core.cli.verbs import Verbs, read_params
@@ -21,7 +22,10 @@ def add_verbs(verbs: Verbs) -> None:
     review.add_argument("--out", type=Path, required=True, help="the file to write")
     review.add_argument("--count", type=int, default=200, help="texts to judge; default: 200")
     review.add_argument("--around", type=float, help="score near which more are drawn; default: each source's threshold")
+    review.add_argument("--kept", action="store_true", help="ask about kept texts alone: the gate bounds their noise by it")
+    review.add_argument("--source", help="ask about texts of this source alone, as web")
     review.add_argument("--seed", type=int, help="another seed draws other texts; default: that of params.yaml")
+    review.add_argument("--explain", type=Path, metavar="FILTER", help="show where this filter looked, as artifacts/rounds/r1/filter")
     review.add_argument("--shards", type=Path, help="default: artifacts/shards beside the generation")
     summary = "what the labels of people say of each other, of the filter and of a generation"
     agreement = verbs.add("agreement", _agreement, summary, example="labels/r1 --generation artifacts/generations/g1")
@@ -43,11 +47,14 @@ def _explain(args: argparse.Namespace) -> None:
 
 
 def _review(args: argparse.Namespace) -> None:
+    from blip_core.review.maps import filter_maps
     from blip_core.review.sheet import write_sheet
 
     seed = read_params(args).seed if args.seed is None else args.seed
     shards = args.shards or args.generation.resolve().parents[1] / "shards"
-    made = write_sheet(args.generation, shards, args.out, count=args.count, around=args.around, seed=seed)
+    asked = {"around": args.around, "kept": args.kept, "source": args.source}
+    maps = partial(filter_maps, folder=args.explain) if args.explain else None
+    made = write_sheet(args.generation, shards, args.out, count=args.count, seed=seed, maps=maps, **asked)
     print(f"{args.out}: {made['texts']} texts at {made['pictures']} pictures, {made['bytes'] / 1e6:.1f} MB; open it in a browser")
 
 

@@ -25,6 +25,9 @@ def add_verbs(verbs: Verbs) -> None:
     again.add_argument("--out", type=Path, required=True, help="folder for the clone")
     again.add_argument("--whole", action="store_true", help="every stage from the raw data on, not the last training alone")
     _add_decisions(verbs)
+    tasks = verbs.add("tasks", _tasks, "what each model is worth on the downstream tasks, in one table", example="")
+    told = "default: artifacts, or those of the newest run beside it (.work/runs) that has tasks"
+    tasks.add_argument("--artifacts", type=Path, help=told)
 
 
 def _add_demo(verbs: Verbs) -> None:
@@ -70,6 +73,20 @@ def _pack(args: argparse.Namespace) -> None:
 
     pack(args.model, read_params(args), args.out)
     print(f"{args.out}: mlflow models serve -m {args.out} --env-manager local -p 5001")
+
+
+def _tasks(args: argparse.Namespace) -> None:
+    from blip_core.config.params import load_params
+    from blip_core.report.page import as_text
+    from blip_core.report.tasks import read_tasks, tasks_section
+
+    newest = sorted(Path(".work/runs").glob("*/artifacts"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for artifacts in [args.artifacts] if args.artifacts else [Path("artifacts"), *newest]:
+        params = load_params(artifacts.parent / "params.yaml")
+        if found := read_tasks(artifacts, params):
+            print(as_text(f"Tasks of {artifacts}", [tasks_section(found, params)]))
+            return
+    raise ValueError("no model was measured on a task: `make tasks` does it on the sample data, docs/tasks.md tells of your own")
 
 
 def _rebuild(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from blip_core.config.base import ENDPOINT, ENGINE, MODELS, THREADS, Config, Engine, Positive, Precision
+from blip_core.config.base import ENDPOINT, ENGINE, MODELS, THREADS, Config, Engine, Positive, Precision, Question
 
 
 class SamplerConfig(Config):
@@ -131,15 +131,8 @@ class ScoreConfig(_Work):
         description=f"tuned: the round's own; else {MODELS}; a folder of transformers: CLIP and its family, BLIP-2, or a model that "
         "answers questions; or sieve:CAPTIONER#ENCODER. The scores of the first stand in itm and itc, the others are opinions",
     )
-    question: str = Field(description="what a model that answers questions is asked of each {text}; its score is the log-odds of yes")
+    question: Question = Field(description="what a model that answers questions is asked of each {text}; its score is the log-odds of yes")
     controls_per_image: Positive = Field(description="pairs of each kind, true and false, planted per held-out image")
     batch_size: Positive = Field(description="images at a time")
     precision: Precision
     threads: int = Field(ge=0, description=THREADS)
-
-    @field_validator("question")
-    @classmethod
-    def _asks_of_the_text(cls, question: str) -> str:
-        if question.count("{text}") != 1:
-            raise ValueError(f"expected a question that has {{text}} in it once, got {question!r}")
-        return question

@@ -4,15 +4,16 @@ The classes are frozen and refuse unknown keys, so a misspelt parameter stops a 
 torch: each verb checks the whole file in milliseconds.
 """
 
+import difflib
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from blip_core.config.base import Config
 from blip_core.config.capfilt import CaptionConfig, ScoreConfig
 from blip_core.config.delivery import RegisterConfig, ReportConfig
-from blip_core.config.evaluation import CompareConfig, DecideConfig, EvaluateConfig
+from blip_core.config.evaluation import METRICS, VAL_METRICS, CompareConfig, DecideConfig, EvaluateConfig
 from blip_core.config.intake import IngestConfig, ValidateConfig
 from blip_core.config.model import ModelConfig
 from blip_core.config.reading import checked, read_values
@@ -29,7 +30,8 @@ class RoundConfig(Config):
     )
     next: str = Field(description="the generation that it makes; a model in `models` has the same name and trains on it")
     labels: str = Field(
-        min_length=1, description="folder of what people said of texts (docs/review.md), for the calibration of its filter; it may be empty"
+        min_length=1,
+        description="folder of what people said of texts (docs/review.md), for the calibration of its filter and its gate; it may be empty",
     )
 
 
@@ -68,7 +70,7 @@ class Params(Config):
     compare: CompareConfig
     register_: RegisterConfig = Field(alias="register")
     report: ReportConfig
-    tasks: dict[str, TaskConfig] = Field(
+    tasks: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], TaskConfig] = Field(
         {}, description="downstream tasks by name; the files of task NAME lie in tasks/NAME (docs/tasks.md)"
     )
 
@@ -80,7 +82,7 @@ class Params(Config):
 
     def section(self, stage: str) -> Any:
         """The settings of one stage, by its name; each has a class of its own, and the stages of tasks have those of all tasks."""
-        names = {"validate": "validate_", "register": "register_", "tune_task": "tasks", "evaluate_task": "tasks"}
+        names = {"validate": "validate_", "register": "register_", "tune_task": "tasks", "evaluate_task": "tasks", "register_task": "tasks"}
         return getattr(self, names.get(stage, stage))
 
     @model_validator(mode="before")
@@ -117,10 +119,25 @@ class Params(Config):
         trained |= {f"tasks.{name}": task for name, task in self.tasks.items() if isinstance(task, TunedConfig)}
         for name, cfg in trained.items():
             tokens, most = cfg.optim.max_tokens, self.model.text.max_positions
-            if tokens > most:
+            if tokens > most and getattr(cfg, "lora", None) is None:
                 raise ValueError(f"{name}.optim.max_tokens is {tokens}, but model.text.max_positions is {most}")
         if lacking := [source for source in self.assemble.sources if source not in self.gate.max_noise]:
             raise ValueError(f"gate.max_noise says nothing of {' and '.join(lacking)}, which assemble.sources has; add a limit")
+        return self
+
+    @model_validator(mode="after")
+    def _known_metrics(self) -> Self:
+        """Those that `evaluate` or a task measures: else a stage would say it at the end of the chain."""
+        of_tasks = [f"{task}.{metric}" for task, cfg in self.tasks.items() for metric in cfg.METRICS]
+        places = {"compare.metrics": METRICS, "compare.margin": METRICS, "decide.metrics": VAL_METRICS}
+        for place, measured in places.items():
+            section, key = place.split(".")
+            for metric in getattr(self.section(section), key):
+                known = [*measured, *of_tasks]
+                if metric not in known:
+                    close = difflib.get_close_matches(metric, known, n=1)
+                    hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(measured)}, or that of a task, as vqa.accuracy"
+                    raise ValueError(f"{place} names {metric!r}, which is not measured; {hint}")
         return self
 
     @model_validator(mode="after")

@@ -4,9 +4,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blip_core.config.base import Config, CrawlSource, Positive, Share
+from blip_core.config.base import SLICES, Config, Positive, Share
 from blip_core.config.screens import ScreensConfig
 
+Crawled = Literal["web", "synthetic", "fused"]  # the sources of the texts that a filter judges
 CalibrationMethod = Literal["logistic", "temperature", "isotonic"]
 
 
@@ -24,6 +25,7 @@ class CalibrateConfig(Config):
         description="weight of people's labels in the calibration, where there are any (docs/review.md); the planted pairs have the rest"
     )
     min_labels: Positive = Field(description="right ones and wrong ones of a source, each; with fewer the source's labels don't count")
+    slices: tuple[str, ...] = Field(description=SLICES)
 
 
 class AssembleConfig(Config):
@@ -32,14 +34,14 @@ class AssembleConfig(Config):
     score: Literal["match", "itm", "itc"] = Field(
         description="match: calibrated P(match); itm: the raw ITM probability, as the authors; itc: cosine"
     )
-    threshold: dict[CrawlSource, float | Literal["calibrated"]] = Field(
+    threshold: dict[Crawled, float | Literal["calibrated"]] = Field(
         description="a candidate below is dropped; calibrated: the filter's own for calibrate.target_precision, a P(match)"
     )
     votes: Positive = Field(description="so many of score.filters must find a text at its threshold or above; 1 with a single filter")
     keep_best: Positive | None = Field(
         description="of those that pass, only so many of an image, by score; null: all. With thresholds of 0 it is BLIP-2's way"
     )
-    sources: tuple[CrawlSource, ...] = Field(description="which candidates take part")
+    sources: tuple[Crawled, ...] = Field(description="which candidates take part")
     screens: ScreensConfig = Field(
         description="of synthetic and fused texts; drop also takes web texts that ingest has marked. Loops and overused texts of a "
         "captioner are dropped in any case"
@@ -60,14 +62,21 @@ class AssembleConfig(Config):
         return self
 
 
+class SliceLimits(Config):
+    """Limits of the texts with one value of a column, or with each of its values that has no limits of its own."""
+
+    column: str
+    value: str | None = Field(None, description="null: each value")
+    max_noise: dict[Crawled, Share] = Field({}, description="as that of the gate; a source without one has no limit here")
+    max_residual_noise: Share | None = Field(None, description="as that of the gate; null: no limit")
+
+
 class GateConfig(Config):
     """Limits on the next generation. A value beyond its limit stops retraining, promotion and the next round."""
 
-    max_noise: dict[CrawlSource, Share] = Field(
-        description="share of the source's texts that the filter rejected (the paper's noise ratio)"
-    )
+    max_noise: dict[Crawled, Share] = Field(description="share of the source's texts that the filter rejected (the paper's noise ratio)")
     max_residual_noise: Share = Field(
-        description="upper confidence bound of the noise left in the kept web texts, estimated from planted controls"
+        description="upper confidence bound of the noise left in a source's kept texts: by people's labels; without, web's by planted pairs"
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_coverage: Share = Field(description="share of the crawl's images that keep a text")
@@ -77,6 +86,18 @@ class GateConfig(Config):
         "overused"
     )
     min_controls: Positive = Field(description="planted pairs of each truth; fewer prove nothing")
+    min_texts: Positive = Field(
+        description="texts of a source that a slice needs to be judged by itself; smaller ones count at their worst (docs/slices.md)"
+    )
+    min_labels: Positive = Field(description="kept texts of a source that people judged; with fewer their labels bound nothing")
+    slices: tuple[SliceLimits, ...] = Field(description="limits by a column, on top of the others")
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        named = [(s.column, s.value) for s in self.slices]
+        if again := [f"{c}, {v}" for c, v in dict.fromkeys(named) if named.count((c, v)) > 1]:
+            raise ValueError(f"slices has limits of {again[0]} twice; expected one entry for each column and value")
+        return self
 
 
 class DescribeConfig(Config):

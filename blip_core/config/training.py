@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blip_core.config.base import OFF, THREADS, Config, Positive, Precision, Share
+from blip_core.config.base import OFF, THREADS, Config, Positive, Precision, Question, Share
 from blip_core.config.reading import Place, laid_over
 
 # part of the section `training` to the sections that take it; what a section says itself wins, key by key
@@ -30,7 +30,9 @@ class OptimConfig(Config):
         description="micro-batches that make a step, one after the other; ITC and ITM see the pairs of one at a time"
     )
     recompute: int = Field(
-        ge=0, description="last blocks of the ViT that keep no activations but compute them twice: less memory, equal gradients"
+        ge=0,
+        description="last blocks of the ViT that keep no activations but compute them twice: less memory, equal gradients. Of `lora` "
+        "any number but 0 means every block of the model",
     )
     lr: float = Field(gt=0, description="peak learning rate")
     min_lr: float = Field(ge=0)
@@ -92,7 +94,10 @@ class LanguageConfig(Config):
     """LM (paper section 3.2)."""
 
     label_smoothing: Share
-    prompt: str = Field(description="put before each caption; its tokens are masked in the loss")
+    prompt: str = Field(
+        description="put before each caption; its tokens are masked in the loss. Of `lora`: the instruction or task token; '' is to "
+        "describe the picture in one sentence"
+    )
 
 
 class InitFromConfig(Config):
@@ -113,18 +118,49 @@ class PretrainConfig(Config):
     synthetic_share: Share = Field(description="of the rest: synthetic and fused texts by their numbers, where the generation holds any")
 
 
-class CaptionerConfig(Config):
+class LoraConfig(Config):
+    """An adapter upon a frozen model of others: to each of some layers a product of two thin matrices is added (LoRA, Hu et al. 2021)."""
+
+    base: Path = Field(description="folder of any model that transformers lists for image-text-to-text")
+    rank: Positive = Field(description="of the product, in each layer")
+    alpha: float = Field(gt=0, description="the product is scaled by alpha / rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="of what the product is applied to")
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="linear layers that get one: all but the output layer, or those with these names, as [q_proj, v_proj]"
+    )
+
+
+class JudgeLoraConfig(LoraConfig):
+    question: Question = Field(description="what the judge learns to answer of each {text}, and is asked from then on")
+
+
+class _Tuned(Config):
+    """A tuning of the round's model, or of an adapter."""
+
+    optim: OptimConfig
+    lora: LoraConfig | None = None
+
+    @model_validator(mode="after")
+    def _compiles_blocks_of_ours(self) -> Self:
+        if self.lora is not None and self.optim.compile:
+            raise ValueError("compile is true, but it compiles blocks of BLIP alone, and lora.base has none; set optim.compile: false here")
+        return self
+
+
+class CaptionerConfig(_Tuned):
     """Fine-tuning with LM alone on the clean set (paper section 3.3)."""
 
-    optim: OptimConfig
     language: LanguageConfig
+    lora: LoraConfig | None = Field(None, description="null: the round's BLIP is tuned; else an adapter upon another model is")
 
 
-class FilterConfig(Config):
+class FilterConfig(_Tuned):
     """Fine-tuning with ITC and ITM on the clean set (paper section 3.3)."""
 
-    optim: OptimConfig
     contrast: ContrastConfig
+    lora: JudgeLoraConfig | None = Field(
+        None, description="null: the round's BLIP is tuned; else an adapter upon another model, by true and false pairs; without `contrast`"
+    )
 
 
 class SharedConfig(Config):

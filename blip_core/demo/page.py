@@ -5,7 +5,6 @@ Texts of the crawl and of the model are shown as text, never as Markdown or HTML
 
 import html
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,28 @@ import numpy as np
 from gradio import component_meta
 from gradio.data_classes import ImageData
 
-from blip_core.demo.attention_map import usual_layer
 from blip_core.demo.search import PictureIndex
-from blip_core.demo.words import Kind, overlay, word_maps
+from blip_core.gradcam.maps import Kind
+from blip_core.gradcam.picture import overlay
+from blip_core.gradcam.words import Look
 from blip_core.pictures.containers import kind_of
-from blip_core.pictures.images import decode_rgb
 from blip_core.serving.options import BadRequest, Task, choose, defaults
-from blip_core.serving.rows import Row, admitted, read_rows
-from blip_core.serving.service import BlipService, Service
+from blip_core.serving.others import OthersService
+from blip_core.serving.questions import QuestionService
+from blip_core.serving.rows import Row, decoded, read_rows, whole
+from blip_core.serving.service import Service
 
 MOST_HITS, MOST_RERANKED, EXAMPLES = 60, 200, 6
 FORGET = (3600, 86_400)  # seconds: how often the cache is swept, and the age at which its files go
-KINDS = [("Grad-CAM of the match", "grad_cam"), ("attention alone", "attention")]
-HOW_MAPS_READ = """Cross-attention of one layer of the image-grounded encoder, averaged over its heads; Grad-CAM weighs it by what it does
-for the match. Each map goes from its own weakest patch (clear) to its strongest (red)."""
+LOOKS = [("match with the text", "match"), ("each word of a caption", "caption")]
+KINDS = [("Grad-CAM", "grad_cam"), ("attention alone", "attention")]
+HOW_MAPS_READ = """Cross-attention of one layer, averaged over its heads; Grad-CAM weighs it by what it does for the match, for the
+probability of each word, or for that of the answer. Each map goes from its own weakest patch (clear) to its strongest (red)."""
 NO_PICTURES = "No pictures to search: start the page with `--generation`, as `artifacts/generations/g1`."
 NO_SEARCH = "No search: it goes by the embeddings of a BLIP of ours. A model of others is asked for captions and matches alone."
 NO_MAP = "No attention map: it is of the cross-attention of a BLIP of ours. A model of others is asked for captions and matches alone."
 
+AnyService = Service | QuestionService | OthersService
 Parts = list[Any]  # of the page: what is asked, and where the answer stands
 
 component_meta.create_or_modify_pyi = lambda *_: None  # Gradio would write page.pyi beside this file
@@ -52,7 +55,7 @@ class Picture(gr.Image):
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
-def make_page(service: Service, index: PictureIndex | None, *, title: str, cache: Path) -> gr.Blocks:
+def make_page(service: AnyService, index: PictureIndex | None, *, title: str, cache: Path) -> gr.Blocks:
     """`index`: of a generation's pictures, None when there is none to search; `cache`: the folder that Gradio was told to keep files in."""
     with gr.Blocks(title=f"BLIP · {title}", analytics_enabled=False, delete_cache=FORGET) as page:
         gr.Markdown(f"# What does the model see?\n`{title}`: nothing of what you choose or write leaves this machine.", elem_id="about")
@@ -63,24 +66,32 @@ def make_page(service: Service, index: PictureIndex | None, *, title: str, cache
                     shown = f"Pictures of {index.generation.name}"
                     gr.Examples(examples, picture, label=shown, api_visibility="private", elem_id="examples")
             with gr.Column(scale=3, min_width=320), gr.Tabs():
-                with gr.Tab("Caption", id="caption"):
-                    answers = _caption_tab(service, picture)
-                with gr.Tab("Match", id="match"):
-                    answers += _match_tab(service, picture)
-                with gr.Tab("Search", id="search"):
-                    if index:
-                        _search_tab(page, index, picture, cache)
-                    else:
-                        gr.Markdown(NO_PICTURES if isinstance(service, BlipService) else NO_SEARCH, elem_id="no-search")
-                with gr.Tab("Attention", id="attention"):
-                    if isinstance(service, BlipService):
-                        answers += _attention_tab(service, picture)
-                    else:
-                        gr.Markdown(NO_MAP, elem_id="no-map")
+                if isinstance(service, QuestionService):
+                    with gr.Tab("Question", id="question"):
+                        answers = _question_tab(service, picture)
+                else:
+                    answers = _tabs(page, service, index, picture, cache)
         # what was said of another picture goes
         gr.on([picture.change], lambda: [None] * len(answers), None, answers, queue=False, show_progress="hidden", api_visibility="private")
     page.queue(max_size=32, api_open=False)
     return page
+
+
+def _tabs(page: gr.Blocks, service: Service | OthersService, index: PictureIndex | None, picture: Picture, cache: Path) -> Parts:
+    with gr.Tab("Caption", id="caption"):
+        answers = _caption_tab(service, picture)
+    with gr.Tab("Match", id="match"):
+        answers += _match_tab(service, picture)
+    with gr.Tab("Search", id="search"):
+        if index:
+            _search_tab(page, index, picture, cache)
+        else:
+            gr.Markdown(NO_PICTURES if isinstance(service, Service) else NO_SEARCH, elem_id="no-search")
+    with gr.Tab("Attention", id="attention"):
+        if isinstance(service, Service):
+            return answers + _attention_tab(service, picture)
+        gr.Markdown(NO_MAP, elem_id="no-map")
+    return answers
 
 
 def _ask(button: gr.Button, answer: Callable[..., Any], inputs: Parts, outputs: Parts, *, text: gr.Textbox | None = None) -> None:
@@ -98,7 +109,7 @@ def _ask(button: gr.Button, answer: Callable[..., Any], inputs: Parts, outputs: 
     gr.on(events, told, inputs, outputs, concurrency_id="model", concurrency_limit=1, api_visibility="private", show_progress_on=outputs)
 
 
-def _rows(service: Service, path: str | None, texts: list[str | None], task: Task) -> list[Row]:
+def _rows(service: AnyService, path: str | None, texts: list[str | None], task: Task) -> list[Row]:
     """The picture with each of the texts."""
     if path is None:
         raise BadRequest("choose a picture first")
@@ -107,7 +118,7 @@ def _rows(service: Service, path: str | None, texts: list[str | None], task: Tas
     return read_rows([path] * len(texts), texts, task, service.settings, paths=True)
 
 
-def _caption_tab(service: Service, picture: Picture) -> Parts:
+def _caption_tab(service: Service | OthersService, picture: Picture) -> Parts:
     usual, most = defaults(service.settings), service.settings.limits.max_captions
     sampler = gr.Radio([("beam search", "beam"), ("nucleus sampling", "nucleus")], value=usual["sampler"], label="By", elem_id="sampler")
     count = gr.Slider(1, most, min(3, usual["beams"]), step=1, label="captions", elem_id="num_captions")
@@ -133,11 +144,11 @@ def _caption_tab(service: Service, picture: Picture) -> Parts:
     return [answer]
 
 
-def _match_tab(service: Service, picture: Picture) -> Parts:
+def _match_tab(service: Service | OthersService, picture: Picture) -> Parts:
     text = gr.Textbox(label="Texts, one on each line", lines=4, placeholder="which of these fits the picture?", elem_id="match-text")
     button = gr.Button("Score", variant="primary", elem_id="ask-match")
-    names = list(service.scores)
-    legend = "; ".join(f"{name}: {words}" for name, words in service.scores.items())
+    names = list(service.told_by)
+    legend = "; ".join(f"{name}: {words}" for name, words in service.told_by.items())
     table = gr.Dataframe(headers=[*names, "text"], datatype="str", interactive=False, wrap=True, buttons=[],
                          label=f"The best first. {legend}", elem_id="scores")  # fmt: skip
 
@@ -173,7 +184,7 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
         if not found:
             raise BadRequest(index.fault or "no picture is embedded yet; try again in a moment")
         paths = [_stored(index, hit["shard"], hit["key"], cache) for hit in found]
-        marks = [" · ".join(f"{name} {hit[name]:.3f}" for name in index.service.scores) for hit in found]
+        marks = [" · ".join(f"{name} {hit[name]:.3f}" for name in index.service.told_by) for hit in found]
         texts = ["\n".join(f"{text['source']}: {text['text']}" for text in hit["texts"][:3]) for hit in found]
         keys = [hit["key"] for hit in found]
         return paths, list(zip(paths, marks, strict=True)), list(map(list, zip(keys, marks, texts, strict=True)))
@@ -185,25 +196,64 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
     gallery.select(chosen, hits, picture, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def _attention_tab(service: BlipService, picture: Picture) -> Parts:
-    depth = service.model.cfg.text.depth
-    text = gr.Textbox(label="Text", placeholder="where does each word look?", elem_id="attention-text")
+def _attention_tab(service: Service, picture: Picture) -> Parts:
+    of = gr.Radio(LOOKS, value="match", label="What for", elem_id="of")
+    text = gr.Textbox(
+        label="Text", placeholder="where does each word look? Left empty, the model writes the caption", elem_id="attention-text"
+    )
+    kind, layer = _how(service)
+    button = gr.Button("Show", variant="primary", elem_id="ask-attention")
+    maps = _gallery()
+
+    def attention(path: str | None, task: Task, asked: str, which: Kind, number: float) -> list[tuple[np.ndarray, str]]:
+        if task == "caption" and not asked.strip():
+            asked = service.answer(_rows(service, path, [None], "caption"), choose({}, service.settings))[0]["captions"][0]
+        [row] = _rows(service, path, [asked], "match")
+        seen = decoded(row, service.settings, service.model.cfg.vision.image_size)
+        with service.lock:
+            [look] = service.looks(task, [seen], [str(row.text)], layer=int(number) - 1 if number else None, kind=which)
+        return _drawn(look, whole(row, service.settings))
+
+    _ask(button, attention, [picture, of, text, kind, layer], [maps], text=text)
+    return [maps]
+
+
+def _question_tab(service: QuestionService, picture: Picture) -> Parts:
+    text = gr.Textbox(label="Question", placeholder="what colour is the ball?", elem_id="question-text")
+    kind, layer = _how(service)
+    button = gr.Button("Answer", variant="primary", elem_id="ask-question")
+    said = gr.Textbox(label="Answer", interactive=False, buttons=["copy"], elem_id="said")
+    maps = _gallery()
+
+    def answer(path: str | None, asked: str, which: Kind, number: float) -> tuple[str, list[tuple[np.ndarray, str]]]:
+        [row] = _rows(service, path, [asked], "answer")
+        [found] = service.answer([row], choose({"task": "answer"}, service.settings))
+        seen = decoded(row, service.settings, service.model.cfg.vision.image_size)
+        with service.lock:
+            [look] = service.looks([seen], [found["answer"]], layer=int(number) - 1 if number else None, kind=which)
+        return found["answer"], _drawn(look, whole(row, service.settings))
+
+    _ask(button, answer, [picture, text, kind, layer], [said, maps], text=text)
+    return [said, maps]
+
+
+def _how(service: Service | QuestionService) -> tuple[gr.Radio, gr.Slider]:
     with gr.Row():
         kind = gr.Radio(KINDS, value="grad_cam", label="map", elem_id="kind")
-        layer = gr.Slider(1, depth, usual_layer(depth) + 1, step=1, label="layer", elem_id="layer")
-    button = gr.Button("Show", variant="primary", elem_id="ask-attention")
+        layer = gr.Slider(0, service.model.cfg.text.depth, 0, step=1, label="layer", info="0: two thirds of the way up", elem_id="layer")
+    return kind, layer
+
+
+def _gallery() -> gr.Gallery:
     maps = gr.Gallery(label="Maps", show_label=False, columns=3, height="auto", interactive=False, buttons=[], format="png",
                       object_fit="contain", elem_id="maps")  # fmt: skip
     gr.Markdown(HOW_MAPS_READ)
+    return maps
 
-    def attention(path: str | None, asked: str, which: Kind, number: float) -> list[tuple[np.ndarray, str]]:
-        [row] = _rows(service, path, [asked], "match")
-        whole = decode_rgb(admitted(row, service.settings))
-        found = word_maps(service, replace(row, picture=whole), layer=int(number) - 1, kind=which)
-        return [(overlay(whole, word["weights"], found["side"]), word["word"]) for word in found["words"]]
 
-    _ask(button, attention, [picture, text, kind, layer], [maps], text=text)
-    return [maps]
+def _drawn(look: Look, picture: np.ndarray) -> list[tuple[np.ndarray, str]]:
+    """Of the whole text, then of each word."""
+    return [(overlay(picture, look.whole), "all")] + [(overlay(picture, w), word) for w, word in zip(look.weights, look.words, strict=True)]
 
 
 def _watch(page: gr.Blocks, index: PictureIndex) -> None:

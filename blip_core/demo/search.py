@@ -19,7 +19,7 @@ from blip_core.compute.precision import resolved
 from blip_core.compute.work import run_folder
 from blip_core.files.atomic import new_file
 from blip_core.runtime.progress import Progress
-from blip_core.serving.service import BlipService
+from blip_core.serving.service import Service
 from blip_core.tables.captions import KEPT, each_table, read_table
 from blip_core.tables.manifest import listed_hash
 from blip_core.tables.shards import ShardImages
@@ -34,7 +34,7 @@ Place = tuple[str, str]  # shard and key
 class PictureIndex:
     """The pictures of a generation, kept and dropped texts alike."""
 
-    def __init__(self, service: BlipService, model: Path, generation: Path, shards: Path, work: Path):
+    def __init__(self, service: Service, model: Path, generation: Path, shards: Path, work: Path):
         about = {"model": model_hash(model), "generation": listed_hash(generation), "shards": listed_hash(shards)}
         self.service, self.generation, self.images = service, generation, ShardImages(shards)
         self.folder = run_folder(work, "search", precision=resolved(service.settings.precision), size=PART, **about)
@@ -71,7 +71,7 @@ class PictureIndex:
         best = np.argsort(-itc, kind="stable")[: max(count, rerank)]
         pictures = [read_resized(self.images, shard, key, size) for shard, key in (self.places[i] for i in best)]
         with service.lock:
-            scores = service.judged(pictures, [text] * len(best))
+            scores = service.scores(pictures, [text] * len(best))
         order = np.argsort(-(scores.itm_logit + scores.itc), kind="stable")[:count]
         answers = service.as_answers(scores)
         return [{**self._about(self.places[best[i]]), **answers[i]} for i in order]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from blip_core.config.params import Params
     from blip_core.demo.search import PictureIndex
-    from blip_core.serving.service import BlipService
+    from blip_core.serving.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +32,12 @@ def demo(args: argparse.Namespace) -> None:
     listening = _listen(args.host, args.port)  # before the model is read: a port that is taken is said at once
     with listening, tempfile.TemporaryDirectory(prefix="blip-demo-") as folder:
         from blip_core.serving.options import packed_settings
-        from blip_core.serving.service import BlipService, open_service
+        from blip_core.serving.service import Service, open_service
 
         cache = Path(folder).resolve()
         model = model_folder(args.model or f"artifacts/models/{_challenger(params)}", args.work)
         service = open_service(model, packed_settings(model, params))
-        index = _index(args, params, model, service) if isinstance(service, BlipService) else None
+        index = _index(args, params, model, service) if isinstance(service, Service) else None
         hosts = ["127.0.0.1", "localhost", args.host] if args.host in ("127.0.0.1", "localhost") else ["*"]
         _prepare_gradio(cache)
         from blip_core.demo.app import make_app
@@ -70,7 +70,7 @@ def model_folder(spec: str, work: Path) -> Path:
     return Path(spec)
 
 
-def _index(args: argparse.Namespace, params: "Params", model: Path, service: "BlipService") -> "PictureIndex | None":
+def _index(args: argparse.Namespace, params: "Params", model: Path, service: "Service") -> "PictureIndex | None":
     from blip_core.demo.search import PictureIndex
 
     generation = args.generation or Path("artifacts/generations") / params.models[_challenger(params)].generation

@@ -66,11 +66,16 @@ def paired(
     width = challenger.shape[1]
     both = np.concatenate([challenger, baseline], axis=1)
     drawn = np.concatenate([statistic(s[:, :width]) - statistic(s[:, width:]) for s in _resampled(both, resamples, seed)])
+    ours, theirs = (float(statistic(sums.sum(axis=0))) for sums in (challenger, baseline))
+    return paired_by_draws(drawn, ours, theirs, confidence=confidence)
+
+
+def paired_by_draws(drawn: np.ndarray, challenger: float, baseline: float, *, confidence: float) -> Paired:
+    """The same of differences [resamples] that are drawn already."""
     low, high = np.quantile(drawn, _tails(confidence))
-    ours, theirs = (statistic(sums.sum(axis=0)) for sums in (challenger, baseline))
     rarer = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p = min(1.0, 2 * (rarer + 1) / (resamples + 1))  # + 1: the sample itself, so that p is never 0
-    return Paired(*map(_rounded, (ours, theirs, ours - theirs, low, high, p)))
+    p = min(1.0, 2 * (rarer + 1) / (len(drawn) + 1))  # + 1: the sample itself, so that p is never 0
+    return Paired(*map(_rounded, (challenger, baseline, challenger - baseline, low, high, p)))
 
 
 def _rounded(value: float) -> float:

@@ -62,8 +62,8 @@ class Gallery(ABC):
         """Those of each image."""
 
     @abstractmethod
-    def read(self, image: int) -> np.ndarray:
-        """An image as the model sees it: uint8 size x size x 3. Called in threads."""
+    def read(self, image: int) -> list[np.ndarray]:
+        """An image as the model sees it, or the frames of a video: uint8 size x size x 3 each. Called in threads."""
 
     @cached_property
     def texts(self) -> list[str]:
@@ -80,7 +80,8 @@ class Gallery(ABC):
 
     def batches(self, images: Sequence[int]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         """This process's part of the images' numbers, batch by batch, with their pixels."""
-        return read_ahead(self.read, self.own(images))
+        for numbers, read in read_ahead(self.read, self.own(images)):
+            yield numbers, [pixels for own in read for pixels in own]
 
     def own(self, numbers: Sequence[int]) -> list[list[int]]:
         """Batches that are this process's; the same batches, whatever the number of processes."""
@@ -107,9 +108,9 @@ class Subject(Gallery):
     def texts_of(self) -> list[Sequence[str]]:
         return [item.texts for item in self.items]
 
-    def read(self, image: int) -> np.ndarray:
+    def read(self, image: int) -> list[np.ndarray]:
         item = self.items[image]
-        return read_resized(self.images, item.shard, item.key, self.model.cfg.vision.image_size)
+        return [read_resized(self.images, item.shard, item.key, self.model.cfg.vision.image_size)]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,12 @@ _NOISE = {
     "noise_fused": "fused texts that the filter rejected",
     "residual_noise_web": "noise left in the kept web texts, estimated from planted controls",
     "residual_noise_web_upper": "its upper confidence bound",
+    "judged_noise_web": "noise left in the kept web texts, estimated from people's labels",
+    "judged_noise_web_upper": "its upper confidence bound",
+    "judged_noise_synthetic": "noise left in the kept synthetic texts, estimated from people's labels",
+    "judged_noise_synthetic_upper": "its upper confidence bound",
+    "judged_noise_fused": "noise left in the kept fused texts, estimated from people's labels",
+    "judged_noise_fused_upper": "its upper confidence bound",
     "coverage": "of the crawl's images that keep a text",
     "distinct_share_synthetic": "different texts among the kept synthetic ones",
     "distinct_share_fused": "different texts among the kept fused ones",
@@ -160,4 +166,5 @@ def _noise(totals: Totals, metrics: Path) -> list[str]:
 def _models(totals: Totals) -> list[str]:
     made = [("captioner", h) for h in sorted(totals.captioners)] + [("filter", h) for h in sorted(totals.filters)]
     lines = [f"- {role} `{h}`" + (f": {totals.makers[h]}" if h in totals.makers else "") for role, h in made]
-    return ["## Models", "", "By the hash of their files:", "", *lines, ""] if lines else []
+    adapted = "; of an adapter, those of its base and of itself" if any("+" in h for _, h in made) else ""
+    return ["## Models", "", f"By the hash of their files{adapted}:", "", *lines, ""] if lines else []

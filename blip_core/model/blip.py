@@ -65,14 +65,11 @@ class Blip(Network):
         self.match_head = nn.Linear(cfg.text.width, 2)
         init_weights(self, cfg.init)
 
-    def image_tokens(self, pixels_I3HW: Tensor) -> Tensor:
-        """Normalised pixels to I x N x D."""
-        return self.vit(pixels_I3HW)
-
     def image_features(self, image_IND: Tensor) -> Tensor:
-        """ITC features of images, unit length, fp32: I x E."""
+        """ITC features of images, unit length, fp32: I x E. Those of a video are the mean of its frames' projections."""
         self.require("contrast")
-        return F.normalize(self.image_projection(image_IND[:, 0]).float(), dim=-1)
+        first_PD = image_IND.unflatten(1, (self.frames, -1))[:, :, 0].flatten(0, 1)
+        return F.normalize(self.image_projection(first_PD).float().unflatten(0, (-1, self.frames)).mean(1), dim=-1)
 
     def text_features(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """ITC features of texts, unit length, fp32: B x E."""

@@ -1,13 +1,24 @@
 """What every network here has, whatever stands on top of it."""
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
 
 from blip_core.config.model import ModelConfig
 from blip_core.model.vit import Vit
 
 
 class Network(nn.Module):
-    """Sizes and an image encoder; `state_dict` and sizes make a network again."""
+    """Sizes and an image encoder; `state_dict` and sizes make a network again.
+
+    `frames`: so many pictures in a row are one image, those of a video (paper section 5.7).
+    """
 
     cfg: ModelConfig
     vit: Vit
+    frames: int = 1
+    kept: dict[str, Any]  # what a task keeps of its training for its measurement (tasks/task.py)
+
+    def image_tokens(self, pixels_P3HW: Tensor) -> Tensor:
+        """Normalised pixels to I x N x D, P = I * frames; the tokens of a video's frames stand one behind the other, without a time."""
+        return self.vit(pixels_P3HW).unflatten(0, (-1, self.frames)).flatten(1, 2)

@@ -47,14 +47,18 @@ class Vqa(Network):
 
     def memory(self, pixels_I3HW: Tensor, ids_QT: Tensor, mask_QT: Tensor) -> list[KeysValues]:
         """What the decoder reads of each question, per layer. Picture i has the questions i*Q/I ..."""
-        return self.memory_of(self.vit(pixels_I3HW), ids_QT, mask_QT)
+        return self.memory_of(self.image_tokens(pixels_I3HW), ids_QT, mask_QT)
 
     def memory_of(self, image_IND: Tensor, ids_QT: Tensor, mask_QT: Tensor) -> list[KeysValues]:
         """The same from image tokens; those of a video's frames stand one behind the other."""
+        states_QTD = self.question.ground(self.question_ids(ids_QT), mask_QT, self.question.keys_values(image_IND))
+        return self.med.keys_values(states_QTD, mask_QT)
+
+    def question_ids(self, ids_QT: Tensor) -> Tensor:
+        """The questions as their encoder takes them: with the first token of a question."""
         ids_QT = ids_QT.clone()
         ids_QT[:, 0] = self.special.enc if self.first == "enc" else self.special.cls
-        states_QTD = self.question.ground(ids_QT, mask_QT, self.question.keys_values(image_IND))
-        return self.med.keys_values(states_QTD, mask_QT)
+        return ids_QT
 
     def answer_loss(self, memory: list[KeysValues], ids_AT: Tensor, mask_AT: Tensor, *, label_smoothing: float) -> Tensor:
         """Smoothed cross-entropy of each answer, summed over its tokens, in fp32: A. Question q has the answers q*A/Q ...

@@ -10,9 +10,9 @@ from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
 from blip_core.config.model import ModelConfig
 from blip_core.config.params import Params
-from blip_core.config.training import OptimConfig
+from blip_core.config.training import LoraConfig, OptimConfig
 from blip_core.model.blip import Blip, SpecialTokens
-from blip_core.preview.writers import writer_needs
+from blip_core.preview.writers import tensor_sizes, writer_needs
 from blip_core.training.objectives import momentum_twin
 
 ROWS = 4096  # tokens in the product that is timed
@@ -35,7 +35,9 @@ def plan(params: Params, vocab: Path) -> str:
         known += count
         lines.append(f"  {name}: {scaled(count)}")
     for stage in ("pretrain", "tune_captioner", "tune_filter"):
-        lines += _describe(stage, params.model, params.section(stage).optim, model)
+        cfg = params.section(stage)
+        adapted = getattr(cfg, "lora", None)
+        lines += [adapter_needs(stage, adapted, cfg.optim)] if adapted else _describe(stage, params.model, cfg.optim, model)
     for writer in params.caption.writers:
         if (needs := writer_needs(writer, params.caption)) is not None:
             weights, texts = (f"{scaled(part, 1024)}iB" for part in needs)
@@ -79,6 +81,16 @@ def _describe(stage: str, cfg: ModelConfig, optim: OptimConfig, model: Blip) -> 
         f"image of activations: {scaled(state + per_image * micro, 1024)}iB for the {micro:,} images of a micro-batch; "
         "n processes hold 1/n of the images",
     ]
+
+
+def adapter_needs(stage: str, lora: LoraConfig, optim: OptimConfig) -> str:
+    """What is known without opening the model: activations depend on its kind and on the pictures."""
+    size = 2 if resolved(optim.precision) == "bf16" else 4
+    images = f"{optim.steps:,} steps of {optim.batch_size:,} images = {optim.steps * optim.batch_size:,} images"
+    weights = f"{scaled(size * sum(tensor_sizes(lora.base)), 1024)}iB for its frozen weights"
+    return (
+        f"{stage}: {images}\n  an adapter of rank {lora.rank} upon {lora.base}: {weights}; activations come on top, `recompute` has fewer"
+    )
 
 
 def scaled(number: float, base: int = 1000) -> str:

@@ -9,17 +9,13 @@ operators down, so no time is taken from it. Without `artifacts`, pictures and t
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.profiler import ProfilerActivity
 
 from blip_core.capfilt.med import caption_images, score_texts, set_threads
 from blip_core.compute.distributed import device
@@ -30,18 +26,17 @@ from blip_core.config.params import Params
 from blip_core.config.training import OptimConfig
 from blip_core.model.blip import Blip
 from blip_core.model.inference import for_inference
+from blip_core.preview.watch import TRACED, WARM, Watch, Watched, operator_lines, part_lines, watching
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
-from blip_core.training.loop import Source, fit
+from blip_core.training.loop import fit
 from blip_core.training.objectives import CaptionObjective, PretrainObjective
-from blip_core.training.step import Batch, MicroBatch, Objective
+from blip_core.training.step import Batch, Objective
 from blip_core.weights.checkpoint import load_model, new_model
 
 TRAININGS = ("pretrain", "tune_captioner", "tune_filter")
 PROFILED = (*TRAININGS, "caption", "score")
-WARM, TRACED = 2, 2  # steps
-SHOWN = 15  # operators
 NEVER = 10**9
 WORDS = (6, 14)  # in a made-up text, as in COCO
 TEXTS_PER_IMAGE = 6  # that are scored, when they are made up
@@ -52,40 +47,7 @@ class Work(NamedTuple):
 
     title: str
     images: int  # in a step
-    run: Callable[["Watch", int], None]
-
-
-class Watch:
-    """Counts the seconds of each part of a step. Warm-up, timing and tracing follow each other by the number of the step."""
-
-    def __init__(self, timed: int):
-        self.timed, self.step = timed, 0
-        self.seconds: dict[str, list[float]] = {}  # part -> by the clock, of CPU; of all timed steps together
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-        self.trace = torch.profiler.profile(activities=activities)
-        self._part, self._began = "", (0.0, 0.0)
-        self._range: torch.profiler.record_function | None = None
-
-    def enter(self, part: str) -> None:
-        """The part that begins now; "" for none. Waits for the GPU, so that what a part has started counts as its own."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter(), time.process_time()
-        if self._part and WARM <= self.step < WARM + self.timed:
-            sums = self.seconds.setdefault(self._part, [0.0, 0.0])
-            sums[:] = (s + n - b for s, n, b in zip(sums, now, self._began, strict=True))
-        if self._range is not None:
-            self._range.__exit__(None, None, None)
-        self._range = torch.profiler.record_function(part) if part else None
-        if self._range is not None:
-            self._range.__enter__()
-        self._part, self._began = part, now
-
-    def end_step(self) -> None:
-        self.enter("")
-        self.step += 1
-        if self.step == WARM + self.timed:
-            self.trace.start()
+    run: Callable[[Watch, int], None]
 
 
 def profile(what: str, params: Params, *, artifacts: Path | None, steps: int, batch_size: int | None, out: Path) -> str:
@@ -103,12 +65,16 @@ def profile(what: str, params: Params, *, artifacts: Path | None, steps: int, ba
     out.mkdir(parents=True, exist_ok=True)
     trace = out / f"{what}.trace.json.gz"
     watch.trace.export_chrome_trace(str(trace))
-    text = "\n".join([work.title, "", *_part_lines(watch, work.images), "", *_operator_lines(watch), "", f"trace: {trace}"])
+    text = "\n".join([work.title, "", *part_lines(watch, work.images), "", *operator_lines(watch), "", f"trace: {trace}"])
     (out / f"{what}.txt").write_text(text + "\n")
     return text
 
 
 def _training(stage: str, params: Params, artifacts: Path | None, batch_size: int | None) -> Work:
+    if getattr(params.section(stage), "lora", None):
+        raise ValueError(
+            f"{stage}.lora: only trainings of BLIP are profiled; leave lora out of the parameter file to see that of the round"
+        )
     cfg = params.section(stage).optim
     quiet = {"checkpoint_every": NEVER, "log_every": NEVER, "health": "off"}
     cfg = cfg.model_copy(update=quiet | {"batch_size": batch_size or cfg.batch_size})
@@ -119,7 +85,7 @@ def _training(stage: str, params: Params, artifacts: Path | None, batch_size: in
         model = new_model(params.model, tokenizer, seed=params.seed)
         objective = _objective(stage, params, model)
         source = _real_batches(stage, params, artifacts, tokenizer, fixed) if artifacts else MadeUp(params, tokenizer, fixed)
-        with tempfile.TemporaryDirectory() as folder, _watching(watch, objective):
+        with tempfile.TemporaryDirectory() as folder, watching(watch, objective):
             read, name = Watched(source, watch), f"profile {stage}"
             fit(model, objective, read, fixed, name=name, folder=Path(folder), seed=params.seed, report=None)
 
@@ -138,43 +104,6 @@ def _objective(stage: str, params: Params, model: Blip) -> Objective:
         getattr(contrast, f"{name}_id_queue").copy_(-1 - torch.arange(len(queue)))
     contrast.queue_filled = contrast.cfg.queue_size
     return objective
-
-
-@contextmanager
-def _watching(watch: Watch, objective: Objective) -> Iterator[None]:
-    """Hooks that tell the watch when the objective and the optimizer begin and end."""
-
-    def tell(part: str) -> Callable[..., None]:
-        return lambda *_: watch.enter(part)
-
-    handles = [
-        objective.register_forward_pre_hook(tell("forward")),
-        objective.register_forward_hook(tell("backward, clipping")),
-        register_optimizer_step_pre_hook(tell("optimizer")),
-        register_optimizer_step_post_hook(tell("rest")),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class Watched:
-    """Batches that tell the watch how long the training waits for them, and when a step has ended."""
-
-    def __init__(self, batches: Source, watch: Watch):
-        self.batches, self.watch = batches, watch
-
-    def loader(self, start: int) -> Iterator[MicroBatch]:
-        self.watch.enter("data")
-        for batch in self.batches.loader(start):
-            self.watch.enter("momentum, zero_grad")
-            yield batch
-            if batch.part == batch.parts - 1:
-                self.watch.end_step()
-            self.watch.enter("data")
-        self.watch.enter("")
 
 
 class MadeUp:
@@ -290,24 +219,3 @@ def _title(stage: str, params: Params, size: int, precision: str, threads: int, 
     v, where = params.model.vision, torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads or 'all'} thread(s)"
     data = f"pictures of {artifacts}" if artifacts else "made-up pictures"
     return f"{stage}: {size} images a step, {v.image_size} pixels, ViT {v.width} x {v.depth}, {resolved(precision)}, {data}; {where}"
-
-
-def _part_lines(watch: Watch, images: int) -> list[str]:
-    """Mean of the timed steps."""
-    total = [sum(s[i] for s in watch.seconds.values()) for i in (0, 1)]
-    lines = [f"{'part':20} {'ms a step':>10} {'share':>7} {'CPU ms':>10}"]
-    for name, (clock, cpu) in [*watch.seconds.items(), ("sum", total)]:
-        lines.append(f"{name:20} {1000 * clock / watch.timed:10.1f} {clock / total[0]:7.1%} {1000 * cpu / watch.timed:10.1f}")
-    return [*lines, f"{images * watch.timed / total[0]:.4g} images/s by the clock, {images * watch.timed / total[1]:.4g} per CPU second"]
-
-
-def _operator_lines(watch: Watch) -> list[str]:
-    """The operators that took most by themselves, of the traced steps: on the GPU where there is one."""
-    gpu = torch.cuda.is_available()
-    own: Callable[[Any], float] = (lambda e: e.self_device_time_total) if gpu else (lambda e: e.self_cpu_time_total)
-    events = [e for e in watch.trace.key_averages() if e.key not in watch.seconds]
-    total = max(1e-9, sum(map(own, events)))
-    lines = [f"{'operator (own time)':60} {'GPU ms' if gpu else 'CPU ms':>10} {'share':>7} {'calls':>8}"]
-    for e in sorted(events, key=own, reverse=True)[:SHOWN]:
-        lines.append(f"{e.key.removeprefix('aten::')[:60]:60} {own(e) / 1000 / TRACED:10.2f} {own(e) / total:7.1%} {e.count / TRACED:8.0f}")
-    return [*lines, "a step; the trace itself takes time, most where operators are small"]

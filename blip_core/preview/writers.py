@@ -24,10 +24,10 @@ def writer_needs(writer: WriterConfig, cfg: CaptionConfig) -> tuple[int, int] | 
     size = 2 if resolved(cfg.precision) == "bf16" else 4
     vector = text.get("num_key_value_heads", heads) * text.get("head_dim", width // heads)
     rows = cfg.batch_size * max(writer.num_candidates, writer.sampler.beams if writer.sampler.name == "beam" else 1)
-    return size * sum(_tensor_sizes(folder)), rows * (_PROMPT + writer.sampler.max_tokens) * layers * 2 * vector * size
+    return size * sum(tensor_sizes(folder)), rows * (_PROMPT + writer.sampler.max_tokens) * layers * 2 * vector * size
 
 
-def _tensor_sizes(folder: Path) -> Iterator[int]:
+def tensor_sizes(folder: Path) -> Iterator[int]:
     """Numbers in each tensor, by the headers of the files."""
     from safetensors import safe_open
 

@@ -13,9 +13,10 @@ def chain_section(found: Findings) -> Section:
     rows = [_generation(found, "g0", "ingest", "the crawl and the clean set"), *_models(found, models, "g0")]
     for r in found.rounds:
         one, made = found.params.rounds[r], found.makers[r]
-        texts = f"the human texts of generation {one.base}"
-        rows += [[f"captioner of {r}", f"tune_captioner@{r}", f"model {one.model}, tuned on {texts}", _of_tuned(made["captioners"])]]
-        rows += [[f"filter of {r}", f"tune_filter@{r}", f"model {one.model}, tuned on {texts}", _of_tuned(made["filters"])]]
+        for part in ("captioner", "filter"):
+            tuned = _of_tuned(made[f"{part}s"])
+            of = f"{_base(one.model, tuned)}, tuned on the human texts of generation {one.base}"
+            rows.append([f"{part} of {r}", f"tune_{part}@{r}", of, tuned])
         further = [f"{maker.words} ({maker.identity})" for both in made.values() for maker in both if maker.name != "tuned"]
         helped = f", with {listed(further)}" if further else ""
         rows.append(_generation(found, one.next, f"assemble@{r}", f"the texts of {one.base} and new captions, by {r}'s two{helped}"))
@@ -39,6 +40,12 @@ def _models(found: Findings, models: list[str], generation: str) -> list[list[st
         [f"model {n}", f"pretrain@{n}", f"the {listed(m.sources.split(','))} texts of generation {generation}", registered.get(n) or "-"]
         for n, m in own
     ]
+
+
+def _base(model: str, tuned: str) -> str:
+    """What was tuned: the round's model, or the base of an adapter, which stands first in its identity."""
+    base, plus, _ = tuned.partition("+")
+    return f"an adapter upon the model {base}" if plus else f"model {model}"
 
 
 def _of_tuned(made: list[Maker]) -> str:

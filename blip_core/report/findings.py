@@ -11,6 +11,7 @@ from blip_core.checks.docs import read_verdict
 from blip_core.config.params import Params
 from blip_core.report.arms import Arm, read_arms
 from blip_core.report.digest import RoundDigest, digest_round
+from blip_core.report.tasks import Measured
 from blip_core.sample.truth import Truth, caption_truth, load_truth
 from blip_core.tables.captions import read_table
 from blip_core.tables.manifest import content_hash
@@ -63,6 +64,7 @@ class Findings:
     filters: dict[str, list[dict[str, Any]]]  # with their metrics and curves, as calibrate wrote them; the first decides
     models: dict[str, dict[str, Any]]
     true_captions: dict[str, float | None]  # share of the captions that are true of their image
+    tasks: Measured  # of models on tasks
     arms: list[Arm]  # of an ablation that fits
     not_run: dict[str, str]  # rounds and models, and why
     comparison: dict[str, Any]
@@ -71,6 +73,12 @@ class Findings:
     quarantine: Counter[tuple[str, str]]  # (part, reason)
     histories: dict[str, list[dict[str, float]]]  # by training
     missing: dict[Path, str]  # what the chain has yet to make, and by which stage
+
+    def measured(self, model: str, metric: str) -> float | None:
+        """A metric of `evaluate`, or of a task, as vqa.accuracy."""
+        task, _, name = metric.rpartition(".")
+        found = self.tasks.get(task, {}).get(model, {}) if task else self.models[model]
+        return found.get(name)
 
     def generation(self, name: str) -> Path:
         return self.artifacts / "generations" / name
@@ -134,6 +142,7 @@ def read_findings(
         filters={r: found["filters"] for r in tried if (found := files.json(f"rounds/{r}/calibration.json", f"calibrate@{r}"))},
         models=metrics,
         true_captions={m: _true_captions(artifacts / "evaluations" / m, truth) for m in models},
+        tasks=_tasks(files, params, models),
         arms=read_arms(ablations, params, challenger) if ablations and truth else [],
         not_run=not_run,
         comparison=comparison,
@@ -159,6 +168,14 @@ def _have_round(files: _Files, r: str) -> bool:
 def _have_model(files: _Files, model: str) -> bool:
     names = ("metrics.json", "captions.parquet")
     return all([files.have(f"evaluations/{model}/{name}", f"evaluate@{model}") for name in names])  # noqa: C419
+
+
+def _tasks(files: _Files, params: Params, models: list[str]) -> Measured:
+    return {
+        task: by_model
+        for task in params.tasks
+        if (by_model := _known({m: files.json(f"metrics/models/{m}/task-{task}.json", f"evaluate_task@{task}-{m}") for m in models}))
+    }
 
 
 def _known(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,8 @@ from blip_core.report.models import models_section
 from blip_core.report.noise import kept_lines, noise_section
 from blip_core.report.page import Section, write_report
 from blip_core.report.rounds import rounds_section
+from blip_core.report.slices import slices_sections
+from blip_core.report.tasks import tasks_section
 from blip_core.report.trainings import training_section
 from blip_core.report.verdict import verdict_section
 from blip_core.runtime.times import read_times
@@ -47,6 +49,9 @@ def _sections(found: Findings, work: Path) -> list[Section]:
     sections.append(checks_section(found))
     if found.models:
         sections.append(models_section(found))
+    if found.tasks:
+        sections.append(tasks_section(found.tasks, found.params))
+    sections += slices_sections(found)
     if found.registration and _compared_as_it_is(found):
         sections.append(verdict_section(found))
     if found.decisions:
@@ -68,7 +73,7 @@ def _compared_as_it_is(found: Findings) -> bool:
     """Whether the comparison is of these very models: it reads the evaluations as one folder, of which nobody notes when it changed."""
     compared, names = found.comparison, {found.comparison.get("challenger"), *found.comparison.get("baselines", {})}
     return names <= found.models.keys() and all(
-        found.models[compared["challenger"]].get(metric) == values["challenger"] and found.models[name].get(metric) == values["baseline"]
+        found.measured(compared["challenger"], metric) == values["challenger"] and found.measured(name, metric) == values["baseline"]
         for name, tests in compared["baselines"].items()
         for metric, values in tests.items()
     )

@@ -5,7 +5,7 @@ from blip_core.report.digest import RoundDigest
 from blip_core.report.filters import limits
 from blip_core.report.findings import Findings
 from blip_core.report.page import Picture, Section, Table
-from blip_core.report.wording import percent
+from blip_core.report.wording import MISSING, percent
 from blip_core.sample.truth import TrueNoise
 
 SCORE_REASONS = ("kept", "below_threshold")  # the usual two
@@ -22,15 +22,16 @@ def noise_section(found: Findings) -> Section:
         "false\nafter",
         "gate's\nestimate",
         "its upper\nbound",
+        "by",
     ]
     rows = [_noise_row(found, r, source) for r, digest in found.rounds.items() for source in digest.sources]
     truth = "the sample world's truth says so" if found.truth else "not known: there is no data/truth.parquet"
     about = [
         "noise ratio: share of the texts that the filter scored which it rejected, whatever else speaks against them.",
         f"false before, after: share of the candidates and of the kept texts that are not true of their image ({truth}).",
-        "gate's estimate: the same share after, as told by the scores of planted pairs of known truth; nobody labelled a crawled text. "
-        f"It errs to the high side, the more the weaker the filter; upper bound at {found.params.gate.confidence:.0%} confidence.",
-        "n/a for texts of captioners: no pair can be planted that is wrong in the captioner's own way. The review sheet tells of them.",
+        f"gate's estimate: the same share after, with its upper bound at {found.params.gate.confidence:.0%} confidence. By people's labels "
+        "where they judged enough kept texts of the source. Else by the scores of planted pairs of known truth, which errs to the high "
+        "side, the more the weaker the filter; n/a for texts of captioners, as no pair can be planted that is wrong in their own way.",
     ]
     parts: list[str | Table] = [Table(header, rows, left=2), "\n".join([*about, *_other_reasons(found)])]
     kinds = [row for r, digest in found.rounds.items() if "web" in digest.noise for row in _kind_rows(r, digest.noise["web"])]
@@ -61,9 +62,11 @@ def _noise_row(found: Findings, r: str, source: str) -> list[str]:
     digest, gate = found.rounds[r], found.gates.get(r, {})
     noise = digest.noise.get(source)
     true = [noise.before, noise.after] if noise else [None, None]
-    estimate = [gate.get(f"residual_noise_{source}{end}") for end in ("", "_upper")]
+    labels = gate.get(f"judged_texts_{source}")
+    estimate = [gate.get(f"{'judged' if labels else 'residual'}_noise_{source}{end}") for end in ("", "_upper")]
+    by = f"{labels:,} labels" if labels else MISSING if estimate[1] is None else "planted pairs"
     counts = [f"{digest.texts(source):,}", f"{_kept(digest, source):,}"]
-    return [r, source, *counts, *map(percent, [gate.get(f"noise_{source}"), *true, *estimate])]
+    return [r, source, *counts, *map(percent, [gate.get(f"noise_{source}"), *true, *estimate]), by]
 
 
 def _other_reasons(found: Findings) -> list[str]:

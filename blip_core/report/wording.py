@@ -15,8 +15,13 @@ METRICS = {
 }
 
 
+TASK_SHARES = {"accuracy", "consistency", "top1", "top5", "mean_class_recall", "map"}  # of tasks
+
+
 def is_share(metric: str) -> bool:
-    return re.fullmatch(r"(itm_)?(tr|ir)_r\d+", metric) is not None
+    """`metric`: of `evaluate`, or of a task, as vqa.accuracy[question_type=count]."""
+    name = metric.partition("[")[0].rpartition(".")[2]
+    return name in TASK_SHARES or re.fullmatch(r"(zero_shot_)?(itm_)?(tr|ir|v2t|t2v)_r\d+", name) is not None
 
 
 def metric_value(metric: str, value: float | None) -> str:

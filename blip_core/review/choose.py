@@ -42,6 +42,7 @@ class Rule:
 
     score: str
     threshold: dict[str, float]
+    asked: tuple[str, ...] = JUDGED_BY_SCORE  # the reasons of the texts that a sheet asks about
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,21 @@ class _Band:
     size: int
 
 
-def read_rule(generation: Path, *, around: float | None = None) -> Rule:
-    """Of a generation that a round made; `around` instead of its thresholds. ValueError when no round made it."""
+def read_rule(generation: Path, *, around: float | None = None, kept: bool = False, source: str | None = None) -> Rule:
+    """Of a generation that a round made; `around` instead of its thresholds. `kept`: ask about kept texts alone; `source`: of it alone.
+
+    ValueError when no round made it, or it has no such source."""
     require_made(generation)
     path = generation / "manifest.json"
     rule = json.loads(path.read_text()).get("rule") if path.exists() else None
     if rule is None:
         raise ValueError(f"{path}: names no rule by which texts were chosen; expected a generation that a round made, as g1")
-    threshold = {source: float(rule["threshold"][source]) for source in SOURCES if source in rule["threshold"]}
-    return Rule(rule["score"], threshold if around is None else dict.fromkeys(threshold, around))
+    threshold = {s: float(rule["threshold"][s]) for s in SOURCES if s in rule["threshold"] and source in (None, s)}
+    if not threshold:
+        known = ", ".join(s for s in SOURCES if s in rule["threshold"])
+        raise ValueError(f"{path}: no threshold for the texts of source {source!r}; there are {known}")
+    asked = (KEPT,) if kept else JUDGED_BY_SCORE
+    return Rule(rule["score"], threshold if around is None else dict.fromkeys(threshold, around), asked)
 
 
 def choose_cards(generation: Path, *, rule: Rule, count: int, seed: int) -> list[Card]:
@@ -104,7 +111,7 @@ def _candidates(generation: Path, rule: Rule) -> Iterator[pa.Table]:
     """Of each table those candidates whose fate hung on the score."""
     for table in each_table(generation, [*IDENTITY, "reason", rule.score]):
         taking_part = pc.is_in(table["source"], value_set=pa.array(rule.threshold, pa.string()))
-        asked = pc.and_(taking_part, pc.is_in(table["reason"], value_set=pa.array(JUDGED_BY_SCORE)))
+        asked = pc.and_(taking_part, pc.is_in(table["reason"], value_set=pa.array(rule.asked)))
         yield table.filter(pc.and_(asked, pc.is_valid(table[rule.score])))
 
 

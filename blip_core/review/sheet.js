@@ -6,7 +6,8 @@
   const sheet = JSON.parse(document.getElementById("sheet").textContent);
   const rows = sheet.cards.flatMap((card, c) => card.rows.map((row, r) => ({ ...row, id: `${c}.${r}`, card: c })));
   const $ = (id) => document.getElementById(id);
-  const state = { reviewer: "", marks: {}, seen: {}, at: 0, current: 0 };  // marks: row id -> {verdict, time, blind}; seen: its scores were shown
+  // marks: row id -> {verdict, time, blind}; seen: its scores were shown; look: the map that is drawn, of the sheet's maps
+  const state = { reviewer: "", marks: {}, seen: {}, at: 0, current: 0, look: null };
 
   // What is kept in the browser, by sheet and reviewer: a place for each mark, so that no tab writes over what another has kept.
   // A browser may refuse; then the export is all there is.
@@ -86,10 +87,44 @@
 
   function drawPicture(row) {
     const { src, width, height } = sheet.pictures[row.card];
-    const image = make("img", { src, width, height, alt: `the picture ${row.key}` });
-    if (Math.max(width, height) < 192) image.className = "small";
+    const alt = `the picture ${row.key}`, small = Math.max(width, height) < 192;
+    const image = make("img", { src, width, height, alt, class: small && "small" });
+    const drawn = state.look ? drawMap(image, small, state.look) : image;
     const number = `picture ${row.card + 1} of ${sheet.cards.length}`;
-    return make("figure", {}, image, make("figcaption", {}, `${number}, ${row.key}`));
+    return make("figure", {}, drawn, make("figcaption", {}, `${number}, ${row.key}`));
+  }
+
+  function drawMap(image, small, look) {  // red over the greyed picture, as blip_core/gradcam/picture.py draws it
+    const { width, height, alt } = image, scale = small ? Math.ceil(240 / Math.min(width, height)) : 1;
+    const canvas = make("canvas", { width: width * scale, height: height * scale, role: "img", "aria-label": `${alt}: ${look.word}` });
+    const heat = make("canvas", { width: sheet.maps.side, height: sheet.maps.side });
+    const red = Uint8ClampedArray.from([...atob(look.map)].flatMap((c) => [255, 40, 0, 0.8 * c.charCodeAt(0)]));
+    heat.getContext("2d").putImageData(new ImageData(red, sheet.maps.side), 0, 0);
+    image.decode().then(() => {
+      const pen = canvas.getContext("2d");
+      pen.imageSmoothingEnabled = !small;
+      pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+      pen.globalCompositeOperation = "saturation";
+      pen.fillStyle = "rgb(128 128 128 / .8)";
+      pen.fillRect(0, 0, canvas.width, canvas.height);
+      pen.globalCompositeOperation = "source-over";
+      pen.imageSmoothingEnabled = true;
+      pen.drawImage(heat, 0, 0, canvas.width, canvas.height);
+    });
+    return canvas;
+  }
+
+  function drawWords(row) {  // of which each can be looked at in the picture
+    const [card, text] = row.id.split("."), looks = sheet.maps.cards[card][text];
+    return make("p", { class: "looks note" }, "where the filter looked: ", ...looks.map((look) => {
+      const button = make("button", { "aria-pressed": String(state.look === look) }, make("bdi", {}, look.word));
+      button.addEventListener("click", () => {
+        state.look = state.look === look ? null : look;
+        draw();
+        document.querySelector(".looks [aria-pressed=true]")?.focus();
+      });
+      return button;
+    }));
   }
 
   function drawText(row, i, count) {
@@ -106,6 +141,7 @@
     if (shown(row)) {
       const limit = `; threshold of ${sheet.score} ${Number(sheet.threshold[row.source].toPrecision(3))}`;
       section.append(make("p", { class: "facts note" }, ...facts(row), limit));
+      if (sheet.maps) section.append(drawWords(row));
     }
     return section;
   }
@@ -138,7 +174,9 @@
   // What a person does.
 
   function go(at, focus = false) {
+    const before = rows[state.at].card;
     state.at = Math.max(0, Math.min(at, rows.length - 1));
+    if (rows[state.at].card !== before) state.look = null;
     store(place("at"), rows[state.at].id);
     draw();
     const text = document.querySelector(".text[aria-current]");
@@ -182,7 +220,7 @@
 
   function labelOf(row) {
     const pair = Object.fromEntries(PAIR.map((name) => [name, row[name]]));
-    const about = { version: sheet.version, sheet: sheet.sheet, generation: sheet.generation };
+    const about = { version: sheet.version, sheet: sheet.sheet, ...sheet.drawn };
     return { ...about, ...pair, filter: row.filter, weight: row.weight, reviewer: state.reviewer, ...state.marks[row.id] };
   }
 

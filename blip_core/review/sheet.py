@@ -8,7 +8,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,32 +20,40 @@ from blip_core.pictures.containers import media_type
 from blip_core.pictures.images import decode_rgb
 from blip_core.review.choose import Card, Row, Rule, choose_cards, read_rule
 from blip_core.selection.labels import VERSION, Pair
-from blip_core.tables.manifest import content_hash
+from blip_core.tables.manifest import content_hash, read_manifest
 from blip_core.tables.shards import ShardImages
 
 MOST_BYTES = 10_500  # of a picture; as base64 a third more
 SIDES, QUALITIES = (384, 320, 256, 192, 128, 96, 48), (82, 70, 58)  # pixels of the longer side
 MOST_OTHERS, MOST_OTHER_CHARS = 6, 300  # of a picture's other texts, which are shown for company alone
+Maps = Callable[[list[Card], ShardImages], dict[str, Any]]  # where the filter looked (maps.py)
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
-def write_sheet(generation: Path, shards: Path, out: Path, *, count: int, around: float | None, seed: int) -> dict[str, int]:
-    """Draw `count` texts of a generation and write the sheet; returns how many texts and pictures stand on it, and its bytes."""
+def write_sheet(
+    generation: Path, shards: Path, out: Path, *, count: int, seed: int, maps: Maps | None = None, **asked: Any
+) -> dict[str, int]:
+    """Draw `count` texts of a generation and write the sheet; returns how many texts and pictures stand on it, and its bytes. With
+    `maps` or without it is the same sheet, so that labels of both join. `asked`: options of choose.read_rule."""
     rule = read_rule(generation)
-    cards = choose_cards(generation, rule=read_rule(generation, around=around), count=count, seed=seed)
-    page = as_page(cards, ShardImages(shards), rule=rule, name=generation.name, generation=content_hash(generation)[:16])
+    cards = choose_cards(generation, rule=read_rule(generation, **asked), count=count, seed=seed)
+    drawn = {"generation": content_hash(generation)[:16], "asked": "kept" if asked.get("kept") else "all"}
+    if scores := read_manifest(generation).get("parents", {}).get("scores"):
+        drawn["candidates"] = scores[:16]
+    page = as_page(cards, ShardImages(shards), rule=rule, name=generation.name, drawn=drawn, maps=maps)
     with new_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return {"texts": sum(len(card.rows) for card in cards), "pictures": len(cards), "bytes": out.stat().st_size}
 
 
-def as_page(cards: list[Card], images: ShardImages, *, rule: Rule, name: str, generation: str) -> str:
-    """The whole file. `name` and `generation`: what the generation is called, and its content hash."""
-    about = {"version": VERSION, "name": name, "generation": generation, "score": rule.score, "threshold": rule.threshold}
+def as_page(cards: list[Card], images: ShardImages, *, rule: Rule, name: str, drawn: dict[str, str], maps: Maps | None = None) -> str:
+    """The whole file. `name`: what the generation is called; `drawn`: what each label says of what it was drawn of."""
+    about = {"version": VERSION, "name": name, "drawn": drawn, "score": rule.score, "threshold": rule.threshold}
     body = {**about, "cards": [{"rows": [*map(_row, card.rows)], "others": list(_others(card))} for card in cards]}
     sheet = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
     pictures = [_picture(images, card.rows[0].pair) for card in cards]
-    data = json.dumps({"sheet": sheet, **body, "pictures": pictures}, ensure_ascii=False).translate(_ESCAPES)
+    found = maps and maps(cards, images)
+    data = json.dumps({"sheet": sheet, **body, "pictures": pictures, "maps": found}, ensure_ascii=False).translate(_ESCAPES)
     return _fill(_part("sheet.html"), title=escape(f"Do the texts fit? {name}"), data=data)
 
 

@@ -4,6 +4,7 @@ Each picture has its own random generator, by (seed, part, number), and one ques
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,22 +22,30 @@ def write_questions(out: Path, *, seed: int, sizes: dict[str, int]) -> None:
     A row has image, question, question_id, question_type and the answers of ten people.
     """
     with whole_folder(out) as temporary:
-        (temporary / "images").mkdir()
-        for part, count in sizes.items():
-            rows = [row for number in range(count) for row in _picture(temporary / "images", part, number, seed)]
-            write_rows(rows, temporary / f"{part}.jsonl")
+        add_questions(temporary, seed=seed, sizes=sizes)
 
 
-def _picture(folder: Path, part: str, number: int, seed: int) -> list[dict[str, object]]:
+def add_questions(folder: Path, *, seed: int, sizes: dict[str, int]) -> set[str]:
+    """The same in a folder that is there. The answers that occur."""
+    (folder / "images").mkdir()
+    answers: set[str] = set()
+    for part, count in sizes.items():
+        rows = [row for number in range(count) for row in _picture(folder / "images", part, number, seed)]
+        write_rows(rows, folder / f"{part}.jsonl")
+        answers.update(*(row["answers"] for row in rows))
+    return answers
+
+
+def _picture(folder: Path, part: str, number: int, seed: int) -> list[dict[str, Any]]:
     rng = np.random.Generator(np.random.PCG64([seed, _STREAM + PARTS.index(part), number]))
     scene = draw_scene(rng)
     name = f"{part}-{number:06d}.jpg"
     (folder / name).write_bytes(jpeg(render(scene, rng)))
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for kind in KINDS:
         question, answer = KINDS[kind](rng, scene)
         identity = f"{part}-{number:06d}-{kind.replace(' ', '-')}"
-        row: dict[str, object] = {"image": f"images/{name}", "question_id": identity, "question": question, "question_type": kind}
+        row: dict[str, Any] = {"image": f"images/{name}", "question_id": identity, "question": question, "question_type": kind}
         rows.append({**row, "answers": [answer] * PEOPLE})
     return rows
 

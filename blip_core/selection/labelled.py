@@ -39,13 +39,15 @@ def labelled_pairs(labels: Path, shards: Path, *, min_labels: int) -> tuple[pa.T
     """Pairs with their truth and weight, none when there are no labels; and how many there were and why some are left out.
 
     A source counts with at least `min_labels` right and wrong pairs each. ValueError when there are labels and no source counts."""
-    lines = read_labels([labels])
+    found = read_labels([labels])
+    lines = [line for line in found if line.asked == "all"]
     said = judged(lines)
     clear = [j for j in said if j.right != 0.5]
     known = _known(clear, shards)
     pairs = [j for source in ("web", *WRITTEN) for j in known if j.pair.source == source and _enough(known, source, min_labels)]
     facts = {
         "labels": len(lines),
+        "labels_kept_alone": len(found) - len(lines),
         "labels_used": len(pairs),
         "labels_right": sum(j.right > 0.5 for j in pairs),
         "labels_wrong": sum(j.right < 0.5 for j in pairs),
@@ -57,6 +59,8 @@ def labelled_pairs(labels: Path, shards: Path, *, min_labels: int) -> tuple[pa.T
     if lines and not pairs:
         need = f"a source with {min_labels} right and {min_labels} wrong texts at least (calibrate.min_labels)"
         raise ValueError(f"{labels}: of {len(lines)} labels none can be used: {counts}; expected {need}; judge more, or empty the folder")
+    if len(found) > len(lines):
+        log.info("%s: %d labels are of sheets that asked about kept texts alone: the gate takes them", labels, len(found) - len(lines))
     if lines:
         left_out = f"; left out: {counts}" if any(facts[name] for name in LEFT_OUT) else ""
         log.info("%s: %d labels, %d texts take part in the calibration%s", labels, len(lines), len(pairs), left_out)

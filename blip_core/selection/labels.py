@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from blip_core.config.base import CrawlSource
+from blip_core.config.selection import Crawled
 
 VERSION = 1
 Name = Annotated[str, Field(min_length=1)]
@@ -40,10 +40,14 @@ class Label(BaseModel):
     version: Literal[1]
     sheet: Digest = Field(description="the sheet's identity: which texts it asked about")
     generation: Digest = Field(description="the generation that they were drawn from, as it then was")
+    candidates: Digest | None = Field(None, description="the scored candidates of which that generation was chosen; older sheets don't say")
+    asked: Literal["all", "kept"] = Field(
+        "all", description="kept: the sheet asked about kept texts alone, which can't teach a calibration"
+    )
     shard: Name
     key: Name
     image_id: Name
-    source: CrawlSource
+    source: Crawled
     round: str
     candidate: int = Field(ge=0)
     text: str

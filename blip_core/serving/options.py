@@ -13,7 +13,7 @@ from blip_core.config.delivery import ServingConfig
 from blip_core.config.intake import ImageLimits, TextLimits
 from blip_core.config.params import Params
 
-Task = Literal["caption", "match", "embed"]
+Task = Literal["caption", "match", "embed", "answer"]
 CALIBRATION = "calibration.json"  # beside a filter
 ANSWER = 64  # tokens of a caption by a model of others: it was not taught how short ours are
 RENAMED = {"sampler": "name"}  # a field of SamplerConfig that goes by another name in a request
@@ -48,6 +48,7 @@ class Options(Config):
     sampler: SamplerConfig
     num_captions: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**63)
+    explain: bool
 
 
 def packed_settings(model: Path, params: Params) -> Settings:
@@ -57,7 +58,8 @@ def packed_settings(model: Path, params: Params) -> Settings:
         raise ValueError(f"{model}: no config.json, so this is no model folder; name one that a stage made, as artifacts/models/g1")
     facts = json.loads((model / "config.json").read_text())
     writer = next((writer for writer in params.caption.writers if writer.captioner == str(model)), None)
-    sampler = params.evaluate.sampler if "model" in facts else params.evaluate.sampler.model_copy(update={"max_tokens": ANSWER})
+    ours = "model" in facts or "task_model" in facts
+    sampler = params.evaluate.sampler if ours else params.evaluate.sampler.model_copy(update={"max_tokens": ANSWER})
     return Settings(
         sampler=writer.sampler if writer else sampler,
         precision=params.evaluate.precision,
@@ -75,11 +77,11 @@ def packed_settings(model: Path, params: Params) -> Settings:
     )
 
 
-def defaults(settings: Settings) -> dict[str, str | int | float]:
+def defaults(settings: Settings) -> dict[str, str | int | float | bool]:
     """Every name that a request may set, with the value that it has otherwise."""
     sampler = settings.sampler.model_dump()
     own = {name: sampler.pop(field) for name, field in RENAMED.items()}
-    return {"task": "caption", **own, "num_captions": 1, **sampler, "seed": settings.seed}
+    return {"task": "caption", **own, "num_captions": 1, **sampler, "seed": settings.seed, "explain": False}
 
 
 def choose(asked: dict[str, Any], settings: Settings) -> Options:
@@ -90,7 +92,7 @@ def choose(asked: dict[str, Any], settings: Settings) -> Options:
     values = known | asked
     sampler = {field: values[name] for name, field in _sampler_fields().items()}
     try:
-        own = {name: values[name] for name in ("task", "num_captions", "seed")}
+        own = {name: values[name] for name in ("task", "num_captions", "seed", "explain")}
         options = Options(sampler=sampler, **own)
     except ValidationError as e:
         raise BadRequest("; ".join(_explain(fault) for fault in e.errors())) from None
@@ -105,6 +107,8 @@ def _check_work(options: Options, limits: ServingConfig) -> None:
             raise BadRequest(f"params: {name}: {value}, at most {most} are allowed")
     if options.task == "caption" and sampler.name == "beam" and options.num_captions > sampler.beams:
         raise BadRequest(f"params: num_captions: {options.num_captions} of a search with {sampler.beams} beams; ask for more beams")
+    if options.explain and options.task == "embed":
+        raise BadRequest("params: explain: task embed says nothing of a pair that a map could show; expected task caption, match or answer")
     if sampler.min_tokens > sampler.max_tokens:
         raise BadRequest(f"params: min_tokens: {sampler.min_tokens} is more than max_tokens, {sampler.max_tokens}")
 

@@ -65,7 +65,12 @@ def decoded(row: Row, settings: Settings, size: int) -> Row:
     """With its picture as training saw it, at the model's size, so that large files do not add up."""
     if row.image is None:
         return row
-    return replace(row, picture=resized(decode_rgb(admitted(row, settings)), size))
+    return replace(row, picture=resized(whole(row, settings), size))
+
+
+def whole(row: Row, settings: Settings) -> np.ndarray:
+    """Its picture at its own size: uint8 H x W x 3."""
+    return decode_rgb(admitted(row, settings))
 
 
 def admitted(row: Row, settings: Settings) -> bytes:
@@ -83,7 +88,7 @@ def _present(value: object) -> object:
 
 
 def _check_presence(number: int, task: Task, image: object, text: object) -> None:
-    needed = {"caption": ("image",), "match": ("image", "text"), "embed": ()}[task]
+    needed = {"caption": ("image",), "match": ("image", "text"), "answer": ("image", "text"), "embed": ()}[task]
     for name, value in (("image", image), ("text", text)):
         if name in needed and value is None:
             raise BadRequest(f"row {number}: no {name}; task {task} needs {' and '.join(needed)} in every row")

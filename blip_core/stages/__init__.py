@@ -24,5 +24,6 @@ STAGES = {
     "decide": "shall another round follow? What the last one brought on the held-out val images",
     "compare": "is the challenger better than the baselines, by paired tests?",
     "register": "a version in the MLflow registry; champion when it is better",
+    "register_task": "a version of a task's network, tuned from the registered model",
     "report": "one page and one table of what the chain did",
 }

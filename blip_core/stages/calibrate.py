@@ -5,7 +5,7 @@ part where there are any: they are what the score is for. Nothing but these pair
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,10 @@ from blip_core.selection.calibration import (
     write_calibrations,
 )
 from blip_core.selection.labelled import labelled_pairs
-from blip_core.tables.heldout import heldout_halves
+from blip_core.tables.captions import VAL
+from blip_core.tables.heldout import heldout_halves, heldout_tables
 from blip_core.tables.shards import ShardImages
+from blip_core.tables.slices import FEWEST, Columns, keys_of, require_values
 
 CURVE_POINTS = 200
 
@@ -54,18 +56,21 @@ def calibrate(
     seed: int,
     work: Path,
     fetch: Fetch | None = None,
+    columns: Path = Path("columns"),
 ) -> None:
-    """Each of `score_cfg.filters`, of which `filter` is the round's own. The metrics are those of the first, the others' below its name."""
+    """Each of `score_cfg.filters`, of which `filter` is the round's own. The metrics are those of the first, the others' below its name.
+    `columns`: where the files lie by which they are told in slices as well (tables/slices.py)."""
     set_threads(score_cfg.threads)
     said, facts = labelled_pairs(labels, shards, min_labels=cfg.min_labels)
     pairs = _together(plant(heldout_halves(heldout)[0], per_image=cfg.controls_per_image, seed=seed), said)
+    sliced = _slices(heldout, Columns(columns, cfg.slices))
     images, found = ShardImages(shards), []
     about: dict[str, dict[str, Any]] = {}
     for name in score_cfg.filters:
         judge = open_filter(name, filter, question=score_cfg.question, precision=score_cfg.precision, fetch=fetch)
         begin([judge], Terms(score_cfg.endpoint, work / ANSWERS, "calibrate"))
         scores = score_table(judge, pairs, images, batch_size=score_cfg.batch_size, name="calibrate")
-        calibration, metrics, curve = fit(scores, pairs, cfg, seed=seed)
+        calibration, metrics, curve = fit(scores, pairs, cfg, seed=seed, sliced=sliced)
         found.append(Calibrated(judge.identity, name, calibration, metrics["threshold_for_precision"]))
         about[judge.identity] = {"metrics": metrics, "curve": curve}
         if metrics["auc_low"] <= 0.5:
@@ -82,12 +87,12 @@ def calibrate(
 
 
 def fit(
-    scores: PairScores, pairs: pa.Table, cfg: CalibrateConfig, *, seed: int
+    scores: PairScores, pairs: pa.Table, cfg: CalibrateConfig, *, seed: int, sliced: Mapping[str, set[str]]
 ) -> tuple[Calibration, dict[str, Any], dict[str, list[float]]]:
     """The calibration, how well the filter tells true from false pairs, and its precision-recall curve.
 
     The metrics are of the planted pairs, but for how often people and the filter say the same of the labelled ones. Two folds: each
-    pair's P(match) in the metrics comes from a fit that did not see its picture.
+    pair's P(match) in the metrics comes from a fit that did not see its picture. `sliced`: the keys of the pictures of each slice.
     """
     truth, synthetic, labelled, weight = (pairs[c].to_numpy() for c in ("truth", "synthetic", "labelled", "weight"))
     options = {"synthetic": synthetic, "weight": shared_weight(truth, labelled, weight, cfg.label_share)}
@@ -101,7 +106,11 @@ def fit(
     for held in (0, 1):
         match[fold == held] = fitted(fold != held).match(scores.where(fold == held), synthetic=synthetic[fold == held])
     planted = ~labelled
-    metrics, curve = quality(scores.where(planted), match[planted], truth[planted], picture[planted], cfg, seed=seed)
+    known = (scores.where(planted), match[planted], truth[planted], picture[planted])
+    metrics, curve = quality(*known, cfg, seed=seed)
+    keys = pairs["key"].to_pylist() if sliced else []
+    for name, own in sliced.items():
+        metrics |= _of_slice(name, np.array([key in own for key in keys])[planted], *known, cfg, seed)
     if labelled.any():
         same = (match >= 0.5) == truth
         metrics["labels_alike"] = float(np.average(same[labelled], weights=weight[labelled]))
@@ -127,20 +136,59 @@ def quality(
 
     True and false pairs weigh the same, as P(match) is fitted: how many of each are planted says nothing of the crawl.
     """
-    singles = {"auc_itm": scores.itm_logit, "auc_itc": scores.itc}
-    singles = {name: values for name, values in singles.items() if not np.isnan(values).all()}
-
-    def measured(rows: np.ndarray) -> dict[str, float]:
-        return _measure(truth[rows], match[rows]) | {name: roc_auc(truth[rows], values[rows]) for name, values in singles.items()}
-
-    metrics: dict[str, Any] = {"pairs_true": int(truth.sum()), "pairs_false": int((~truth).sum())}
-    metrics |= (found := measured(np.arange(len(truth)))) | _intervals(measured, found, picture, cfg, seed)
+    metrics = _metrics(scores, match, truth, picture, cfg, seed)
     metrics["best_precision"], metrics["best_precision_threshold"] = best_precision(match, truth)
     metrics["threshold_for_precision"] = threshold_for_precision(match, truth, cfg.target_precision)
     precision, recall, threshold = precision_recall_curve(truth, match, weight=balanced(truth))
     some = np.unique(np.linspace(0, len(threshold) - 1, CURVE_POINTS).round().astype(int))
     curve = {"precision": precision[some], "recall": recall[some], "threshold": threshold[some]}
     return metrics, {name: values.tolist() for name, values in curve.items()}
+
+
+def _metrics(
+    scores: PairScores, match: np.ndarray, truth: np.ndarray, picture: np.ndarray, cfg: CalibrateConfig, seed: int
+) -> dict[str, Any]:
+    singles = {"auc_itm": scores.itm_logit, "auc_itc": scores.itc}
+    singles = {name: values for name, values in singles.items() if not np.isnan(values).all()}
+
+    def measured(rows: np.ndarray) -> dict[str, float]:
+        return _measure(truth[rows], match[rows]) | {name: roc_auc(truth[rows], values[rows]) for name, values in singles.items()}
+
+    found = measured(np.arange(len(truth)))
+    counts = {"pairs_true": int(truth.sum()), "pairs_false": int((~truth).sum())}
+    return {**counts, **found, **_intervals(measured, found, picture, cfg, seed)}
+
+
+def _of_slice(
+    name: str,
+    rows: np.ndarray,
+    scores: PairScores,
+    match: np.ndarray,
+    truth: np.ndarray,
+    picture: np.ndarray,
+    cfg: CalibrateConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """m[column=value] of the pairs whose picture has the value; of few pictures their number alone."""
+    pictures = len(np.unique(picture[rows]))
+    if pictures < FEWEST:
+        log.warning("%s: %d pictures are too few to tell how well the filter does there", name, pictures)
+        return {f"pictures{name}": pictures}
+    own = _metrics(scores.where(rows), match[rows], truth[rows], picture[rows], cfg, seed)
+    return {f"pictures{name}": pictures} | {_named(metric, name): value for metric, value in own.items()}
+
+
+def _named(metric: str, name: str) -> str:
+    """auc_low of a slice is auc[column=value]_low."""
+    end = next((end for end in ("_low", "_high") if metric.endswith(end)), "")
+    return f"{metric.removesuffix(end)}{name}{end}"
+
+
+def _slices(heldout: Path, columns: Columns) -> dict[str, set[str]]:
+    values = columns.of_pictures(heldout_tables(heldout, VAL))
+    for column, own in values.items():
+        require_values(column, own.values())
+    return keys_of(values)
 
 
 def _measure(truth: np.ndarray, match: np.ndarray) -> dict[str, float]:

@@ -16,20 +16,31 @@ from blip_core.config.params import Params
 from blip_core.evaluation.alarms import alarms, caption_facts, chance_levels
 from blip_core.evaluation.bootstrap import Paired, Statistic, interval, mean, paired, sums_by_image
 from blip_core.evaluation.metrics import bleu, bleu_counts
+from blip_core.evaluation.task_metrics import Evidence, of_task, paired_task_tests
 from blip_core.files.content import sha256_file, write_json
 from blip_core.tables.captions import read_table
 from blip_core.tables.stopped import newest_trained, stopped
 
-CAPTION_METRICS = ("cider", "rouge_l", "bleu1", "bleu2", "bleu3", "bleu4")
 BLEU = {f"bleu{n}": n - 1 for n in (1, 2, 3, 4)}  # corpus metrics: no mean over items, so they come from captions.parquet
 
 logger = logging.getLogger(__name__)
 
 
 def compare(
-    evaluations: Path, challenger: str, baselines: str, out: Path, out_summary: Path, *, cfg: CompareConfig, params: Params, seed: int
+    evaluations: Path,
+    challenger: str,
+    baselines: str,
+    out: Path,
+    out_summary: Path,
+    measured: Path,
+    *,
+    cfg: CompareConfig,
+    params: Params,
+    seed: int,
 ) -> str:
     """Compare evaluations/<challenger> with each of the comma-separated baselines and write the verdict to `out`; returns it in words.
+
+    `measured` has a folder of metrics of each model, those of tasks among them.
 
     `out_summary` has the challenger's metrics that must gain, and whether it is better.
 
@@ -48,7 +59,8 @@ def compare(
     for name in everyone:
         if not (evaluations / name).is_dir():
             raise ValueError(f"{evaluations / name}: no such evaluation; run the stage evaluate of model {name!r} first")
-    results = {name: paired_comparison(evaluations / challenger, evaluations / name, cfg=cfg, seed=seed) for name in names}
+    ours = Evidence(evaluations / challenger, measured / challenger)
+    results = {name: paired_comparison(ours, Evidence(evaluations / name, measured / name), cfg=cfg, seed=seed) for name in names}
     reasons = [f"against {name}: {reason}" for name, result in results.items() for reason in result["reasons"]]
     verdict = {
         "challenger": challenger,
@@ -68,12 +80,19 @@ def compare(
 
 
 def paired_tests(
-    challenger: Path, baseline: Path, metrics: list[str], *, bootstrap: int, confidence: float, seed: int
+    challenger: Evidence, baseline: Evidence, metrics: list[str], *, split: str = "test", bootstrap: int, confidence: float, seed: int
 ) -> dict[str, Paired]:
-    """Of each metric, two evaluation folders against each other. ValueError when they are of different items or lack a metric."""
-    columns = _columns(challenger, baseline, metrics)
+    """Of each metric, two models against each other. ValueError when they were measured on different items, or one lacks a metric.
+
+    A task's resamples are those of its `measure.bootstrap`.
+    """
+    folders = [e.evaluation if split == "test" else e.evaluation / split for e in (challenger, baseline)]
+    columns = _columns(folders[0], folders[1], [metric for metric in metrics if not of_task(metric)])
     how: dict[str, Any] = {"resamples": bootstrap, "confidence": confidence, "seed": seed}
-    return {m: paired(ours, theirs, statistic, **how) for m, ours, theirs, statistic in columns}
+    tests = {m: paired(ours, theirs, statistic, **how) for m, ours, theirs, statistic in columns}
+    tasks = [metric for metric in metrics if of_task(metric)]
+    tests |= paired_task_tests(challenger.measured, baseline.measured, tasks, split=split, confidence=confidence)
+    return {metric: tests[metric] for metric in metrics}
 
 
 def facts_of(evaluation: Path, *, bootstrap: int, confidence: float, seed: int) -> dict[str, Any]:
@@ -90,12 +109,12 @@ def facts_of(evaluation: Path, *, bootstrap: int, confidence: float, seed: int) 
     return facts | {"alarms": alarms(facts)}
 
 
-def paired_comparison(challenger: Path, baseline: Path, *, cfg: CompareConfig, seed: int) -> dict[str, Any]:
-    """Compare two evaluation folders: {"better": bool, "metrics": {metric: …}, "reasons": one sentence per failed check}.
+def paired_comparison(challenger: Evidence, baseline: Evidence, *, cfg: CompareConfig, seed: int) -> dict[str, Any]:
+    """Compare two models: {"better": bool, "metrics": {metric: …}, "reasons": one sentence per failed check}.
 
     ValueError when they are of different items or lack a metric: then nothing can be said.
     """
-    references, _ = _captions(challenger / "captions.parquet")
+    references, _ = _captions(challenger.evaluation / "captions.parquet")
     metrics, reasons, chance = {}, [], chance_levels([len(texts) for texts in references.values()])
     tests = paired_tests(challenger, baseline, _roles(cfg), bootstrap=cfg.bootstrap, confidence=cfg.confidence, seed=seed)
     for metric, test in tests.items():

@@ -3,25 +3,29 @@
 import logging
 from pathlib import Path
 
-from blip_core.config.evaluation import DecideConfig
+from blip_core.config.evaluation import CAPTION_METRICS, DecideConfig
 from blip_core.evaluation.bootstrap import Paired
+from blip_core.evaluation.task_metrics import Evidence
 from blip_core.files.content import write_json
-from blip_core.stages.compare import CAPTION_METRICS, facts_of, paired_tests
+from blip_core.stages.compare import facts_of, paired_tests
 from blip_core.tables.captions import VAL
 
 logger = logging.getLogger(__name__)
 
 
-def decide(evaluation: Path, base: Path, out: Path, out_metrics: Path, *, cfg: DecideConfig, seed: int) -> None:
+def decide(
+    evaluation: Path, base: Path, measured: Path, base_measured: Path, out: Path, out_metrics: Path, *, cfg: DecideConfig, seed: int
+) -> None:
     """`evaluation` is of the model that learned from the generation that the round made, `base` of the one that learned from the
-    generation it began with.
+    generation it began with; `measured` and `base_measured` have their metrics, those of tasks among them.
 
     Rounds go on when a gain lies beyond its interval in one of the metrics at least, and a loss in none. A gain in captions alone counts
     for nothing where the model has collapsed: one sentence for all images can raise CIDEr. `out` holds the answer alone,
     so that other numbers with the same answer make no later round out of date; the numbers are in `out_metrics`.
     """
     bootstrap, confidence = cfg.bootstrap, cfg.confidence
-    tests = paired_tests(evaluation / VAL, base / VAL, list(cfg.metrics), bootstrap=bootstrap, confidence=confidence, seed=seed)
+    ours, theirs = Evidence(evaluation, measured), Evidence(base, base_measured)
+    tests = paired_tests(ours, theirs, list(cfg.metrics), split=VAL, bootstrap=bootstrap, confidence=confidence, seed=seed)
     gains, losses = [m for m, t in tests.items() if t.low > 0], [m for m, t in tests.items() if t.high < 0]
     alarms = facts_of(evaluation / VAL, bootstrap=bootstrap, confidence=confidence, seed=seed)["alarms"]
     collapsed = list(alarms.values()) if gains and set(gains) <= set(CAPTION_METRICS) else []

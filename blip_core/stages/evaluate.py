@@ -6,6 +6,7 @@ part of the work.
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,38 @@ from blip_core.compute.precision import resolved
 from blip_core.config.evaluation import EvaluateConfig
 from blip_core.evaluation import bootstrap
 from blip_core.evaluation.alarms import alarms, caption_facts, chance_levels
-from blip_core.evaluation.metrics import RECALLS, Scores, bleu, caption_scores, image_ranks, text_ranks
+from blip_core.evaluation.metrics import RECALLS, CaptionScores, Scores, bleu, caption_scores, image_ranks, text_ranks
 from blip_core.evaluation.retrieval import Subject, encode, rerank
 from blip_core.files.content import write_json
 from blip_core.model.inference import for_inference
 from blip_core.runtime.progress import Progress
 from blip_core.tables.captions import VAL, write_table
-from blip_core.tables.heldout import heldout_pictures
+from blip_core.tables.heldout import heldout_pictures, heldout_tables
 from blip_core.tables.shards import ShardImages
+from blip_core.tables.slices import FEWEST, Columns, keys_of, require_values
 from blip_core.weights.checkpoint import load_model
 
 log = logging.getLogger(__name__)
 
 
 @on_every_process
-def evaluate(model: Path, heldout: Path, shards: Path, out: Path, out_metrics: Path, *, cfg: EvaluateConfig, seed: int) -> None:
+def evaluate(
+    model: Path,
+    heldout: Path,
+    shards: Path,
+    out: Path,
+    out_metrics: Path,
+    *,
+    cfg: EvaluateConfig,
+    seed: int,
+    columns: Path = Path("columns"),
+) -> None:
     """Writes metrics.json, items.parquet (the value of each item, for paired tests) and captions.parquet to `out`.
 
     Beside each recall stands its chance level; collapsed captions and a retrieval at chance are alarms (blip_core/evaluation/alarms.py).
 
     The same of val, without ITM's ranks, which take most of the time, to `out`/val, where the held-out set has such pictures.
+    `columns`: where the files lie by which it is told in slices as well (tables/slices.py).
     """
     set_threads(cfg.threads)
     network, tokenizer = load_model(model)
@@ -45,15 +58,24 @@ def evaluate(model: Path, heldout: Path, shards: Path, out: Path, out_metrics: P
     for_inference(network.to(device()), resolved(cfg.precision))
     images, splits = ShardImages(shards), {split: heldout_pictures(heldout, split) for split in ("test", VAL)}
     subjects = {s: Subject(network, tokenizer, facts["max_tokens"], cfg, items, images, facts["prompt"]) for s, items in splits.items()}
-    metrics = _measure(subjects["test"], out, itm=True, seed=seed)
+    sliced = _slices(heldout, Columns(columns, cfg.slices))
+    metrics = _measure(subjects["test"], out, sliced["test"], itm=True, seed=seed)
     if splits[VAL]:
-        _measure(subjects[VAL], out / VAL, itm=False, seed=seed)
+        _measure(subjects[VAL], out / VAL, sliced[VAL], itm=False, seed=seed)
     if metrics is not None:
         write_json(metrics, out_metrics)
 
 
-def _measure(subject: Subject, out: Path, *, itm: bool, seed: int) -> dict[str, float] | None:
-    """Write what was found, and return the metrics, in the first of the processes alone."""
+def _slices(heldout: Path, columns: Columns) -> dict[str, dict[str, set[str]]]:
+    """By split and `[column=value]`, the keys of the pictures that have it."""
+    values = {split: columns.of_pictures(heldout_tables(heldout, split)) for split in ("test", VAL)}
+    for column in columns.names:
+        require_values(column, (value for own in values.values() for value in own[column].values()))
+    return {split: keys_of(own) for split, own in values.items()}
+
+
+def _measure(subject: Subject, out: Path, sliced: Mapping[str, set[str]], *, itm: bool, seed: int) -> dict[str, float] | None:
+    """Write what was found, and return the metrics, in the first of the processes alone. `sliced`: the keys of each slice."""
     ranks, captions = _answers(subject, name=out.name, itm=itm, seed=seed)
     if rank() > 0:
         return None
@@ -66,6 +88,7 @@ def _measure(subject: Subject, out: Path, *, itm: bool, seed: int) -> dict[str, 
     chance = chance_levels([len(texts) for texts in references.values()])
     metrics |= {f"{prefix}{recall}_chance": level for prefix in ranks for recall, level in chance.items()}
     metrics |= caption_facts(list(captions.values()), list(references.values()))
+    metrics |= by_slices(rows, scores, sliced, subject.cfg, seed)
     for name, words in alarms(metrics).items():
         metrics[f"alarm_{name}"] = 1.0
         log.warning("%s: %s", out, words)
@@ -127,17 +150,43 @@ def write_captions(subject: Subject, seed: int) -> dict[str, str]:
     return {key: captions[key] for key in keys}
 
 
-def intervals(rows: list[tuple[str, str, str, float]], bleu_counts: np.ndarray, cfg: EvaluateConfig, seed: int) -> dict[str, float]:
-    """Each metric with the bounds of its interval: m, m_low, m_high."""
+def by_slices(
+    rows: list[tuple[str, str, str, float]], scores: CaptionScores, sliced: Mapping[str, set[str]], cfg: EvaluateConfig, seed: int
+) -> dict[str, float]:
+    """m[column=value] of the images that have it, and how many they are. A text or image is still sought among all, and CIDEr weighs
+    n-grams by all references, as NoCaps' evaluation does (docs/slices.md)."""
+    found: dict[str, float] = {}
+    for name, own in sliced.items():
+        found[f"images{name}"] = len(own)
+        counts = scores.bleu_counts[[key in own for key in scores.keys]]
+        found |= intervals([row for row in rows if row[2] in own], counts, cfg, seed, of=name)
+        if len(own) < FEWEST:
+            log.warning("%s: %d images are too few for an interval", name, len(own))
+    return found
+
+
+def intervals(
+    rows: list[tuple[str, str, str, float]], bleu_counts: np.ndarray, cfg: EvaluateConfig, seed: int, *, of: str = ""
+) -> dict[str, float]:
+    """Each metric with the bounds of its interval: m, m_low, m_high. `of`: a slice; one of few images has no bounds."""
     options: dict[str, Any] = {"resamples": cfg.bootstrap, "confidence": cfg.confidence, "seed": seed}
     by_metric: dict[str, tuple[list[float], list[str]]] = {}
     for metric, _, image, value in rows:
         values, images = by_metric.setdefault(metric, ([], []))
         values.append(value)
         images.append(image)
-    found = {m: bootstrap.interval(bootstrap.sums_by_image(np.array(v), i), **options) for m, (v, i) in by_metric.items()}
-    found["bleu4"] = bootstrap.interval(bleu_counts, lambda sums: bleu(sums)[..., 3], **options)
-    return {name: value for m, i in found.items() for name, value in ((m, i.value), (f"{m}_low", i.low), (f"{m}_high", i.high))}
+    sums: dict[str, tuple[np.ndarray, bootstrap.Statistic]] = {}
+    sums |= {m: (bootstrap.sums_by_image(np.array(v), i), bootstrap.mean) for m, (v, i) in by_metric.items()}
+    sums["bleu4"] = (bleu_counts, lambda counts: bleu(counts)[..., 3])
+    found: dict[str, float] = {}
+    for metric, (columns, statistic) in sums.items():
+        name = f"{metric}{of}"
+        if of and len(columns) < FEWEST:
+            found[name] = float(statistic(columns.sum(axis=0)))
+            continue
+        i = bootstrap.interval(columns, statistic, **options)
+        found |= {name: i.value, f"{name}_low": i.low, f"{name}_high": i.high}
+    return found
 
 
 def write_items(rows: list[tuple[str, str, str, float]], captions: dict[str, str], references: dict[str, list[str]], out: Path) -> None:

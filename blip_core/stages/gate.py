@@ -14,22 +14,26 @@ from blip_core.checks.contract import COLUMNS, RANGES, each_row, max_chars, row_
 from blip_core.checks.docs import RESULTS, Docs, write_docs
 from blip_core.checks.expect import Expect, at_least, at_most, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
-from blip_core.config.base import CrawlSource
-from blip_core.config.selection import AssembleConfig, GateConfig
+from blip_core.config.selection import AssembleConfig, Crawled, GateConfig
 from blip_core.files.atomic import new_file
 from blip_core.files.content import sha256_file, write_json
-from blip_core.selection.calibration import read_calibrations, with_match
+from blip_core.selection.calibration import read_calibrations
 from blip_core.selection.choice import Rule, candidate_paths, choose, judged_candidates, overused, rejected
-from blip_core.selection.noise import FALSE_KINDS, TRUE, Judged, Noise, residual_noise
+from blip_core.selection.evidence import crawl_texts, planted_pairs
+from blip_core.selection.judged_noise import drawn_for, judged_noise
+from blip_core.selection.labels import read_labels
+from blip_core.selection.noise import FALSE_KINDS, TRUE, Noise, residual_noise
 from blip_core.selection.outcome import judged, kept_nothing
+from blip_core.selection.sliced import by_slices
 from blip_core.stages.assemble import measure
 from blip_core.tables.captions import CONTROLS, DEGENERATE, SCHEMA, WRITTEN, each_table, read_table, table_paths
-from blip_core.tables.counting import Walk, hashes
+from blip_core.tables.counting import Walk
 from blip_core.tables.manifest import content_hash, listed_hash, read_manifest
+from blip_core.tables.slices import Columns
 
 REMEDY = "It stays out of training. Mend the captions, the filter, or sections assemble and gate of params.yaml, and run the stages again."
 # the short names that `dvc metrics show` and MLflow's table of passes have
-SUMMARY = {"noise_before": "noise_web", "noise_after": "residual_noise_web", "coverage": "coverage", "texts": "texts_kept"}
+SUMMARY = {"rejected_by_filter": "noise_web", "residual_noise": "residual_noise_web", "coverage": "coverage", "texts": "texts_kept"}
 NUM_BINS = 40
 CONTROL_SCHEMA = pa.schema([*SCHEMA, ("truth", pa.bool_()), ("kind", pa.string())])
 
@@ -39,6 +43,7 @@ def gate(
     scores: Path,
     calibration: Path,
     shards: Path,
+    labels: Path,
     out_gate: Path,
     out_metrics: Path,
     out_docs: Path,
@@ -48,6 +53,7 @@ def gate(
     *,
     cfg: GateConfig,
     assemble_cfg: AssembleConfig,
+    columns: Path = Path("columns"),
 ) -> str:
     """Write the gate file of `generation` only when every check passed; ChecksFailed lists those that failed, behind
     what is the reason of many: a source that keeps nothing. All else is written either way, where the tables can be read: metrics and
@@ -55,21 +61,25 @@ def gate(
     recall of the first filter; `out_histogram`, how many texts of each source have which score.
 
     `scores` and `calibration` are those that the generation was chosen by: its reasons are compared with the rule applied anew, and
-    the planted controls among the scores go through the same rule.
+    the planted controls among the scores go through the same rule. `labels`: folder of what people said of texts; of each source of which
+    they judged enough kept texts, they bound the noise in place of the controls. `columns`: where the files lie by which `cfg.slices` are
+    told.
     """
     for path in (out_gate, out_metrics, out_summary, out_curve, out_histogram, out_docs / RESULTS):
         path.unlink(missing_ok=True)
     parents = read_manifest(generation).get("parents", {})
     faults = [*folder_faults(generation), *_score_faults(scores, calibration, parents)]
     docs = Docs(out_docs, f"Gate of {generation.name}", listed_hash(generation))
+    facts: dict[str, float] = {}
     if faults:
-        results, facts, nothing = broken(faults), {}, []
+        results, nothing = broken(faults), []
         write_docs(docs, results, answers={})
     else:
         rule = Rule(assemble_cfg, read_calibrations(calibration))
-        facts = _facts(generation, scores, cfg=cfg, rule=rule)
+        facts, sliced = _facts(generation, scores, Columns(columns, [s.column for s in cfg.slices]), cfg=cfg, rule=rule)
+        facts |= _judged_facts(generation, scores, labels, cfg=cfg, rule=rule)
         nothing = kept_nothing(table_paths(generation), facts, rule=rule)
-        results = check(_suites(generation, shards, facts, cfg=cfg, rule=rule), docs=replace(docs, notes=nothing))
+        results = check(_suites(generation, shards, facts, sliced, cfg=cfg, rule=rule), docs=replace(docs, notes=nothing))
         write_json({name: facts[fact] for name, fact in SUMMARY.items() if fact in facts}, out_summary)
         _write_csv(_curve(calibration), out_curve)
         _write_csv(_histogram(generation, rule), out_histogram)
@@ -102,14 +112,29 @@ def _control_faults(path: Path) -> list[str]:
     return [f"{path}: key {row['key']!r}: kind {row['kind']!r} with truth {row['truth']}, {expected}; run score again" for row in wrong]
 
 
-def _facts(generation: Path, scores: Path, *, cfg: GateConfig, rule: Rule) -> dict[str, float]:
-    """Everything that the limits are held against, flat."""
+def _facts(generation: Path, scores: Path, columns: Columns, *, cfg: GateConfig, rule: Rule) -> tuple[dict[str, float], list[Expect]]:
+    """Everything that the limits are held against, flat; and the limits of slices."""
     facts = measure(table_paths(generation), rule=rule)
     facts["texts_off_rule"] = _off_rule(generation, scores, rule=rule)
-    controls = read_table(scores / CONTROLS, CONTROL_SCHEMA.names)
+    controls = read_table(scores / CONTROLS)
     facts["controls_true"] = pc.sum(controls["truth"], min_count=0).as_py()
     facts["controls_false"] = controls.num_rows - facts["controls_true"]
-    return facts | _noise_facts(_residual(generation, controls, scores / CONTROLS, cfg=cfg, rule=rule))
+    crawl = crawl_texts(generation, rule, columns)
+    kind, planted = planted_pairs(controls, rule, columns, where=str(scores / CONTROLS))
+    noise = residual_noise(kind, planted.judged, crawl["web"].judged, confidence=cfg.confidence) if "web" in crawl else None
+    sliced = by_slices({s: texts for s, texts in crawl.items() if s in rule.cfg.sources}, kind, planted, noise, cfg)
+    return facts | _noise_facts(noise) | sliced.facts, sliced.limits
+
+
+def _judged_facts(generation: Path, scores: Path, labels: Path, *, cfg: GateConfig, rule: Rule) -> dict[str, float]:
+    """What people's labels say of the kept texts. Labels of other candidates stand for nothing here, and are counted."""
+    found = read_labels([labels])
+    said = drawn_for(found, generation=listed_hash(generation), scores=content_hash(scores))
+    facts: dict[str, float] = {"labels": len(said), "labels_elsewhere": len(found) - len(said)}
+    noise = judged_noise(said, generation, score=rule.cfg.score, confidence=cfg.confidence, min_labels=cfg.min_labels) if said else {}
+    for source, n in noise.items():
+        facts |= {f"judged_texts_{source}": n.texts, f"judged_noise_{source}": n.share, f"judged_noise_{source}_upper": n.upper}
+    return facts
 
 
 def _off_rule(generation: Path, scores: Path, *, rule: Rule) -> int:
@@ -127,23 +152,6 @@ def _off_rule(generation: Path, scores: Path, *, rule: Rule) -> int:
     return wrong
 
 
-def _residual(generation: Path, controls: pa.Table, where: Path, *, cfg: GateConfig, rule: Rule) -> Noise | None:
-    """Noise left in the web texts: the controls stand for web texts, so they pass by the same score and the web's threshold."""
-    if "web" not in rule.cfg.threshold:
-        return None
-    crawl = []
-    for table in each_table(generation, ["key", "image_id", "text", "source", "reason", "filter", "opinions", *RANGES]):
-        web = table.filter(pc.and_(pc.equal(table["source"], "web"), judged(table)))
-        passed = ~rejected(web, rule=rule, where=str(generation)).to_numpy(zero_copy_only=False)
-        crawl.append((web[rule.cfg.score].to_numpy(), passed, hashes(web, ["image_id"])))
-    controls = with_match(controls, rule.calibrated, where=str(where))
-    planted = controls.set_column(SCHEMA.get_field_index("source"), "source", pa.array(["web"] * controls.num_rows, pa.string()))
-    passed = ~rejected(planted, rule=rule, where=str(where)).to_numpy(zero_copy_only=False)
-    kind, image = (np.array(controls[c].to_pylist(), str) for c in ("kind", "image_id"))
-    known, unknown = Judged(controls[rule.cfg.score].to_numpy(), passed, image), Judged(*map(np.concatenate, zip(*crawl, strict=True)))
-    return residual_noise(kind, known, unknown, confidence=cfg.confidence)
-
-
 def _noise_facts(noise: Noise | None) -> dict[str, float]:
     """Without a point estimate that metric is left out, and the bound is 1."""
     if noise is None:
@@ -155,16 +163,20 @@ def _noise_facts(noise: Noise | None) -> dict[str, float]:
 
 
 def _suites(
-    generation: Path, shards: Path, facts: dict[str, float], *, cfg: GateConfig, rule: Rule
+    generation: Path, shards: Path, facts: dict[str, float], sliced: list[Expect], *, cfg: GateConfig, rule: Rule
 ) -> dict[str, tuple[pa.Table | Walk, list[Expect]]]:
     """Tables and their expectations: all texts, the crawl's candidates, and what was measured of the generation as a whole."""
     texts = Walk(lambda: each_row(table_paths(generation), [*COLUMNS, "filter", "opinions", *RANGES], shards))
     crawl = Walk(lambda: (_marked(table, generation, rule) for table in texts))
-    limits = _fact_expectations(cfg, rule)
-    # what could not be measured stands as null, and null fails
-    measured = pa.table({e.columns[0]: pa.array([facts.get(e.columns[0])], pa.float64()) for e in limits})
-    candidates = (crawl, _candidate_expectations(cfg, rule))
-    return {"texts": (texts, row_expectations(max_chars=max_chars(generation))), "candidates": candidates, "generation": (measured, limits)}
+    suites: dict[str, tuple[pa.Table | Walk, list[Expect]]] = {
+        "texts": (texts, row_expectations(max_chars=max_chars(generation))),
+        "candidates": (crawl, _candidate_expectations(cfg, rule)),
+    }
+    whole = [*_fact_expectations(cfg, rule), *_noise_expectations(facts, cfg, rule)]
+    for name, limits in {"generation": whole, **({"slices": sliced} if sliced else {})}.items():
+        # what could not be measured stands as null, and null fails
+        suites[name] = (pa.table({e.columns[0]: pa.array([facts.get(e.columns[0])], pa.float64()) for e in limits}), limits)
+    return suites
 
 
 def _marked(table: pa.Table, generation: Path, rule: Rule) -> pa.Table:
@@ -188,7 +200,7 @@ def _candidate_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
     return expectations
 
 
-def _written(rule: Rule) -> list[CrawlSource]:
+def _written(rule: Rule) -> list[Crawled]:
     """The sources of captioners' texts that take part."""
     return [source for source in rule.cfg.sources if source in WRITTEN]
 
@@ -210,9 +222,19 @@ def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
     for source in _written(rule):
         says = f"share of different texts among the kept {source} ones"
         expectations.append(at_least(f"distinct_share_{source}", cfg.min_distinct, says))
-    if "web" in rule.cfg.sources:
-        says = f"noise left in the kept web texts: upper {cfg.confidence:.0%} bound by planted controls"
-        expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, says))
+    return expectations
+
+
+def _noise_expectations(facts: dict[str, float], cfg: GateConfig, rule: Rule) -> list[Expect]:
+    """The bound on the noise left in a source's kept texts: by people's labels, where there are enough; else, of web texts, by controls."""
+    expectations = []
+    for source in rule.cfg.sources:
+        says = f"noise left in the kept {source} texts: upper {cfg.confidence:.0%} bound by "
+        if judged := facts.get(f"judged_texts_{source}"):
+            says += f"people's labels of {judged:,} of them"
+            expectations.append(at_most(f"judged_noise_{source}_upper", cfg.max_residual_noise, says))
+        elif source == "web":
+            expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, f"{says}planted controls"))
     return expectations
 
 

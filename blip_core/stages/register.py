@@ -10,13 +10,12 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from blip_core.config.delivery import RegisterConfig
 from blip_core.config.evaluation import CompareConfig
-from blip_core.config.params import Params, load_params
+from blip_core.config.params import Params
+from blip_core.evaluation.task_metrics import Evidence, task_metrics
 from blip_core.files.atomic import new_folder
-from blip_core.files.content import sha256_file, write_json
+from blip_core.files.content import write_json
 from blip_core.runtime.installed import PACKAGE, SERVED, repository_file
 from blip_core.serving.options import CALIBRATION, choose, defaults, packed_settings
 from blip_core.stages.compare import evaluation_hash, paired_comparison
@@ -24,7 +23,7 @@ from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import read_makers
 from blip_core.tracking.champion import CANDIDATE, CHALLENGER, CHAMPION, TEST, crown, describe, withdrawn
 from blip_core.tracking.passes import with_intervals
-from blip_core.tracking.provenance import MAKERS, provenance, read_lock, stale, who
+from blip_core.tracking.provenance import MAKERS, provenance, read_lock, rebuilding, stale, who
 from blip_core.tracking.registry import Registry, open_registry, signature
 from blip_core.weights.checkpoint import model_hash
 from blip_core.weights.load import read_config
@@ -40,6 +39,7 @@ OF_OTHERS = ("transformers", "httpx", "stamina")  # and of a model of others
 def register(
     models: Path,
     evaluations: Path,
+    measured: Path,
     generations: Path,
     gates: Path,
     shards: Path,
@@ -62,9 +62,9 @@ def register(
         raise ValueError(f"{comparison}: compares {verdict.get('challenger')!r}; models has {sorted(params.models)}: run compare again")
     learned_from = params.models[verdict["challenger"]].generation
     model, evaluation = models / verdict["challenger"], evaluations / verdict["challenger"]
+    evidence = Evidence(evaluation, measured / verdict["challenger"])
     generation, gate = generations / learned_from, gates / f"{learned_from}.json"
     require_gate(gate, generation)
-    measured = _read_json(evaluation / "metrics.json")
     _check_verdict(verdict, comparison, evaluation)
     _check_fresh(root, [model, evaluation, comparison, generation, gate, shards])
     identity = model_hash(model)
@@ -74,15 +74,16 @@ def register(
         if version is None:
             tags = {"model_hash": identity, "registered_by": who(root), "torch": installed("torch")}
             tags |= provenance(params.model_dump_json(), model=model, generation=generation, shards=shards, root=root)
-            files = rebuilding(params, gate=gate, comparison=comparison, root=root) | {MAKERS: json.dumps(read_makers(generation))}
+            files = rebuilding(params, root=root, gate=gate, compare=comparison) | {MAKERS: json.dumps(read_makers(generation))}
             version = registry.add(tags=tags, files=files, **package(model, params))
         registry.tag(version, {"gate": "passed"})
-        _record(registry, version, evaluation, measured, verdict)
+        _record(registry, version, evidence, verdict)
         registry.point(CHALLENGER, version)
-        reasons = _promote(registry, str(version.version), evaluation, verdict, cfg=cfg, compare_cfg=compare_cfg, seed=seed, by=who(root))
+        reasons = _promote(registry, str(version.version), evidence, verdict, cfg=cfg, compare_cfg=compare_cfg, seed=seed, by=who(root))
         describe(registry, version.version)
         aliases = registry.aliases()
-    write_json(_standing(version, aliases) | {"reasons": reasons, "model_hash": identity}, out)
+    facts = {"reasons": reasons, "model_hash": identity, "model": verdict["challenger"]}
+    write_json(_standing(version, aliases) | facts, out)
     standing = next((alias for alias in (CHAMPION, CANDIDATE) if aliases.get(alias) == str(version.version)), "not champion")
     return f"Version {version.version} of {cfg.name} is {standing}: {reasons[0]}."
 
@@ -102,7 +103,7 @@ def _standing(version: "ModelVersion", aliases: dict[str, str]) -> dict[str, Any
 def _promote(
     registry: Registry,
     number: str,
-    evaluation: Path,
+    evidence: Evidence,
     verdict: dict[str, Any],
     *,
     cfg: RegisterConfig,
@@ -112,7 +113,7 @@ def _promote(
 ) -> list[str]:
     """Make the version champion, or candidate, if it shall be; says why, or why not."""
     version, champion = registry.version(number), registry.at(CHAMPION)
-    better, reasons, test = promotion(registry, version, champion, evaluation, verdict, cfg=compare_cfg, seed=seed)
+    better, reasons, test = promotion(registry, version, champion, evidence, verdict, cfg=compare_cfg, seed=seed)
     if champion and champion.version == version.version:
         return reasons
     registry.tag(version, {"champion_test": json.dumps(test)})
@@ -138,7 +139,7 @@ def promotion(
     registry: Registry,
     version: "ModelVersion",
     champion: "ModelVersion | None",
-    evaluation: Path,
+    evidence: Evidence,
     verdict: dict[str, Any],
     *,
     cfg: CompareConfig,
@@ -155,13 +156,14 @@ def promotion(
     title = f"champion, version {champion.version}"
     with tempfile.TemporaryDirectory() as folder:
         stored = registry.kept(champion, "evaluation", Path(folder))
+        of_tasks = registry.kept(champion, "measured", Path(folder)) or Path(folder) / "measured"
         if stored is None:
             reason = f"not comparable with the {title}: no evaluation is kept with it; evaluate that model and register it again"
             return False, [reason], against
         try:
-            paired = paired_comparison(evaluation, stored, cfg=cfg, seed=seed)
+            paired = paired_comparison(evidence, Evidence(stored, of_tasks), cfg=cfg, seed=seed)
         except ValueError as e:
-            reason = str(e).replace(str(stored), "its evaluation")
+            reason = str(e).replace(str(stored), "its evaluation").replace(str(of_tasks), "its metrics of tasks")
             return False, [f"not comparable with the {title}: {reason}; then register it again"], against
     better = paired["better"] is True
     reasons = [f"{'' if better else 'not '}better than the {title}", *paired["reasons"]]
@@ -171,18 +173,6 @@ def promotion(
 def brief(metrics: dict[str, Any]) -> dict[str, Any]:
     """Of each test what a reader wants: the change, its interval and the outcome."""
     return {name: {k: test[k] for k in ("difference", "low", "high", "role", "passed")} for name, test in metrics.items()}
-
-
-def rebuilding(params: Params, *, gate: Path, comparison: Path, root: Path) -> dict[str, str]:
-    """Files that rebuild and explain the version, by name: what DVC reads, as it stood, the gate's checks and the comparison."""
-    named = {name: root / name for name in ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc")} | {
-        "gate.json": gate,
-        "compare.json": comparison,
-    }
-    files = {name: path.read_text() for name, path in named.items() if path.exists()}
-    if "params.yaml" not in files or load_params(named["params.yaml"]) != params:  # --params named another file
-        files["params.yaml"] = yaml.safe_dump(params.model_dump(mode="json", by_alias=True), sort_keys=False)
-    return files
 
 
 def _check_verdict(verdict: dict[str, Any], comparison: Path, evaluation: Path) -> None:
@@ -202,7 +192,7 @@ def package(model: Path, params: Params) -> dict[str, Any]:
     """What MLflow packs: the weights as they are (no pickle), blip_core, mlflow/serve.py, which joins them, and what a request may set."""
     settings, calibration = packed_settings(model, params), model.parent / CALIBRATION
     choose({}, settings)  # the defaults themselves must be within the limits of a request
-    packages = PACKAGES if "model" in read_config(model) else (*PACKAGES, *OF_OTHERS)
+    packages = PACKAGES if {"model", "task_model"} & read_config(model).keys() else (*PACKAGES, *OF_OTHERS)
     image = base64.b64encode(example_image(params.ingest.images.min_side)).decode()
     return {
         "python_model": str(repository_file(SERVED)),
@@ -216,9 +206,14 @@ def package(model: Path, params: Params) -> dict[str, Any]:
 
 
 def pack(model: Path, params: Params, out: Path) -> None:
-    """Write the folder that `mlflow models serve -m` takes, without a version: for a model of others, which no chain has measured."""
+    """Write the folder that `mlflow models serve -m` takes, without a version: for a model of others, which no chain has measured.
+
+    ValueError for an adapter, as its base is not packed with it.
+    """
     import mlflow
 
+    if base := read_config(model).get("base"):
+        raise ValueError(f"{model}: an adapter, which works where its base {base} lies and nowhere else; merge the two, and pack that")
     packed = package(model, params)
     with new_folder(out) as temporary:
         mlflow.pyfunc.save_model(str(temporary), signature=signature(packed.pop("params")), **packed)
@@ -233,11 +228,11 @@ def example_image(side: int) -> bytes:
     return buffer.getvalue()
 
 
-def _record(registry: Registry, version: "ModelVersion", evaluation: Path, measured: dict[str, Any], verdict: dict[str, Any]) -> None:
+def _record(registry: Registry, version: "ModelVersion", evidence: Evidence, verdict: dict[str, Any]) -> None:
     """Bring the version's evaluation up to date; nothing to do when it is the one that it has."""
-    known = hashlib.sha256(
-        json.dumps([evaluation_hash(evaluation), sha256_file(evaluation / "metrics.json"), verdict], sort_keys=True).encode()
-    )
+    evaluation, of_tasks = evidence.evaluation, task_metrics(evidence.measured)
+    measured = _read_json(evaluation / "metrics.json") | of_tasks
+    known = hashlib.sha256(json.dumps([evaluation_hash(evaluation), measured, verdict], sort_keys=True).encode())
     if version.tags.get("evaluation_hash") == known.hexdigest():
         return
     metrics = {k: float(v) for k, v in measured.items() if isinstance(v, int | float) and not isinstance(v, bool)}
@@ -246,7 +241,8 @@ def _record(registry: Registry, version: "ModelVersion", evaluation: Path, measu
     tests = {name: brief(metrics) for name, metrics in verdict.get("baselines", {}).items()}
     tags = {"better": "yes" if verdict.get("better") is True else "no", **{f"metric.{m}": text for m, text in shown.items()}}
     tags |= {"reasons": json.dumps(verdict.get("reasons", [])), "baseline_tests": json.dumps(tests)}
-    registry.record(version, evaluation=evaluation, metrics=with_intervals(metrics)[0])
+    files = {"evaluation": evaluation} | ({"measured": evidence.measured} if of_tasks else {})
+    registry.record(version, files, metrics=with_intervals(metrics)[0])
     registry.tag(version, {**tags, "evaluation_hash": known.hexdigest()})
     describe(registry, version.version)
 

@@ -17,6 +17,8 @@ from blip_core.report.models import models_section
 from blip_core.report.noise import kept_lines, noise_section
 from blip_core.report.page import Section, Table, write_report
 from blip_core.report.rounds import rounds_section
+from blip_core.report.slices import slices_sections
+from blip_core.report.tasks import tasks_section
 from blip_core.report.trainings import training_section
 from blip_core.report.verdict import instead_words, registration_words, verdict_section, verdict_words
 from blip_core.report.wording import MISSING
@@ -46,13 +48,22 @@ def report(
     if found.missing:
         lines = (f"{path}: missing; stage {stage} makes it: run `dvc repro {stage}`" for path, stage in found.missing.items())
         raise ValueError("\n".join([*lines, "`blip interim` draws what is there"]))
+    tasks = [tasks_section(found.tasks, params)] if found.tasks else []
     texts = description_section(found.descriptions, rare_images=params.describe.rare_images)
     facts = [_in_short(found), noise_section(found), filter_section(found), models_section(found), verdict_section(found)]
     times = read_times(work) if work is not None else []
     costs = [cost_section(times)] if times else []
-    further = [rounds_section(found), chain_section(found), texts, *costs, _places(found, out), intake_section(found)]
+    further = [
+        *slices_sections(found),
+        rounds_section(found),
+        chain_section(found),
+        texts,
+        *costs,
+        _places(found, out),
+        intake_section(found),
+    ]
     with new_folder(out) as temporary:
-        sections = [*facts, *further, *examples_sections(found), training_section(found)]
+        sections = [*facts, *tasks, *further, *examples_sections(found), training_section(found)]
         write_report(TITLE, sections, temporary, drawn=drawn)
         for r in found.rounds if cfg.review else ():
             sheet = temporary / f"review-{r}.html"

@@ -1,18 +1,20 @@
-"""Fine-tune a captioner: LM on the clean set, from a pretrained MED (paper section 3.3)."""
+"""Fine-tune a captioner: LM on the clean set, from a pretrained MED (paper section 3.3), or an adapter upon a model of others."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from blip_core.compute.distributed import on_every_process, rank
+from blip_core.compute.distributed import on_every_process
 from blip_core.compute.precision import resolved
-from blip_core.compute.work import discard, run_folder
 from blip_core.config.training import CaptionerConfig
-from blip_core.files.content import write_json
+from blip_core.lora.tuning import captioner_tuning
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Batches, Rows
-from blip_core.training.loop import Log, fit, summarize, write_history
+from blip_core.training.loop import Log
 from blip_core.training.objectives import CaptionObjective
+from blip_core.training.tuning import Tuning, tune
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
 
 
@@ -31,25 +33,26 @@ def tune_captioner(
     work: Path,
     log: Log | None = None,
 ) -> None:
-    """`generation` gives the human captions."""
+    """`generation` gives the human captions; `base` is not read where `cfg.lora` names another."""
     require_gate(gate, generation)
+    rows, images = Rows.of(generation, ["human"]), ShardImages(shards)
+    tuning = captioner_tuning(cfg, cfg.lora, rows, images, seed=seed) if cfg.lora else _of_med(base, cfg, rows, images, seed)
+    outs = (out, out_history, out_metrics)
+    tune(tuning, *outs, cfg=cfg, name="tune_captioner", data=content_hash(generation), seed=seed, work=work, log=log)
+
+
+def _of_med(base: Path, cfg: CaptionerConfig, rows: Rows, images: ShardImages, seed: int) -> Tuning:
     model, tokenizer = load_model(base)
-    rows = Rows.of(generation, ["human"])
     batches = Batches(
         rows,
-        ShardImages(shards),
+        images,
         tokenizer,
-        shares={"human": 1.0},
-        cfg=cfg.optim,
         image_size=model.cfg.vision.image_size,
         prompt=cfg.language.prompt,
+        shares={"human": 1.0},
+        cfg=cfg.optim,
         seed=seed,
     )
-    folder = run_folder(work, "tune_captioner", cfg=cfg.model_dump(), seed=seed, base=model_hash(base), data=content_hash(generation))
-    history = fit(model, CaptionObjective(cfg.language), batches, cfg.optim, name="tune_captioner", folder=folder, seed=seed, report=log)
-    if rank() > 0:
-        return
-    save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens, precision=resolved(cfg.optim.precision))
-    write_history(history, out_history)
-    write_json(summarize(history), out_metrics)
-    discard(folder)
+    facts: dict[str, Any] = {"prompt": cfg.language.prompt, "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}
+    save = partial(save_model, model, tokenizer, **facts)
+    return Tuning(model, CaptionObjective(cfg.language), batches, model_hash(base), save)

@@ -1,18 +1,21 @@
-"""Fine-tune a filter: ITC and ITM on the clean set, from a pretrained MED (paper section 3.3). `calibrate` says what its scores mean."""
+"""Fine-tune a filter: ITC and ITM on the clean set, from a pretrained MED (paper section 3.3), or an adapter upon a model of others by true
+and false pairs. `calibrate` says what its scores mean."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from blip_core.compute.distributed import on_every_process, rank
+from blip_core.compute.distributed import on_every_process
 from blip_core.compute.precision import resolved
-from blip_core.compute.work import discard, run_folder
 from blip_core.config.training import FilterConfig
-from blip_core.files.content import write_json
+from blip_core.lora.tuning import judge_tuning
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Batches, Rows
-from blip_core.training.loop import Log, fit, summarize, write_history
+from blip_core.training.loop import Log
 from blip_core.training.objectives import PretrainObjective
+from blip_core.training.tuning import Tuning, tune
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
 
 
@@ -31,19 +34,19 @@ def tune_filter(
     work: Path,
     log: Log | None = None,
 ) -> None:
-    """`generation` gives the human captions."""
+    """`generation` gives the human captions; `base` is not read where `cfg.lora` names another."""
     require_gate(gate, generation)
-    model, tokenizer = load_model(base)
     rows, images = Rows.of(generation, ["human"]), ShardImages(shards)
+    tuning = judge_tuning(cfg, cfg.lora, rows, images, seed=seed) if cfg.lora else _of_med(base, cfg, rows, images, seed)
+    outs = (out, out_history, out_metrics)
+    tune(tuning, *outs, cfg=cfg, name="tune_filter", data=content_hash(generation), seed=seed, work=work, log=log)
+
+
+def _of_med(base: Path, cfg: FilterConfig, rows: Rows, images: ShardImages, seed: int) -> Tuning:
+    model, tokenizer = load_model(base)
     batches = Batches(
-        rows, images, tokenizer, shares={"human": 1.0}, cfg=cfg.optim, image_size=model.cfg.vision.image_size, prompt="", seed=seed
+        rows, images, tokenizer, image_size=model.cfg.vision.image_size, prompt="", shares={"human": 1.0}, cfg=cfg.optim, seed=seed
     )
-    folder = run_folder(work, "tune_filter", cfg=cfg.model_dump(), seed=seed, base=model_hash(base), data=content_hash(generation))
-    objective = PretrainObjective(model, cfg.contrast, language=None)
-    history = fit(model, objective, batches, cfg.optim, name="tune_filter", folder=folder, seed=seed, report=log)
-    if rank() > 0:
-        return
-    save_model(model, tokenizer, out, prompt="", max_tokens=cfg.optim.max_tokens, precision=resolved(cfg.optim.precision))
-    write_history(history, out_history)
-    write_json(summarize(history), out_metrics)
-    discard(folder)
+    facts: dict[str, Any] = {"prompt": "", "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}
+    save = partial(save_model, model, tokenizer, **facts)
+    return Tuning(model, PretrainObjective(model, cfg.contrast, language=None), batches, model_hash(base), save)

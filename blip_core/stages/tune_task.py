@@ -14,7 +14,7 @@ from blip_core.model.blip import Blip
 from blip_core.tasks.batches import TaskBatches
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import folder_hash, save_tuned
-from blip_core.tasks.task import TunedTask, counted
+from blip_core.tasks.task import KeepingTask, TunedTask, counted
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.loop import Log, fit, summarize, write_history
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
@@ -60,7 +60,10 @@ def tune_task(
     history = fit(network, kind.objective(network, cfg), batches, cfg.optim, name=name, folder=folder, seed=seed, report=log)
     if rank() > 0:
         return
-    save_tuned(network, tokenizer, out, kind=cfg.kind, set_aside=[asdict(a) for a in aside], **_facts(cfg))
+    facts = {"kind": cfg.kind, "set_aside": [asdict(a) for a in aside], **_facts(cfg)}
+    if isinstance(kind, KeepingTask):
+        facts["kept"] = kind.kept(data, examples)
+    save_tuned(network, tokenizer, out, **facts)
     write_history(history, out_history)
     write_json({"examples": len(examples), "set_aside": len(aside), **summarize(history)}, out_metrics)
     discard(folder)

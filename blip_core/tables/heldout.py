@@ -1,9 +1,12 @@
 """The pictures that no training sees: test for evaluation, val for calibration, controls and the choice of rounds."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from blip_core.files.content import hash64
 from blip_core.tables.captions import read_table, table_paths
@@ -20,11 +23,18 @@ class Picture:
 def heldout_pictures(heldout: Path, split: str) -> list[Picture]:
     """The pictures of a held-out split, val or test, in order of key."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for table in heldout_tables(heldout, split):
+        for row in table.select(["key", "image_id", "text", "shard"]).to_pylist():
+            groups[row["key"]].append(row)
+    return [Picture(rows[0]["shard"], key, rows[0]["image_id"], [r["text"] for r in rows]) for key, rows in sorted(groups.items())]
+
+
+def heldout_tables(heldout: Path, split: str) -> Iterator[pa.Table]:
+    """The caption tables of a held-out split, with `shard`."""
     for path in table_paths(heldout):
         if path.stem.startswith(f"{split}-"):
-            for row in read_table(path, ["key", "image_id", "text"]).to_pylist():
-                groups[row["key"]].append({**row, "shard": path.stem})
-    return [Picture(rows[0]["shard"], key, rows[0]["image_id"], [r["text"] for r in rows]) for key, rows in sorted(groups.items())]
+            table = read_table(path)
+            yield table.append_column("shard", pa.array([path.stem] * table.num_rows, pa.string()))
 
 
 def heldout_halves(heldout: Path) -> tuple[list[Picture], list[Picture]]:

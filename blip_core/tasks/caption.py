@@ -56,7 +56,7 @@ class CaptionTask:
         self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Captioned], cfg: CaptioningConfig
     ) -> list[Result]:
         assert isinstance(network, Blip)
-        start, limits = tokenizer.encode_prompt(cfg.prompt), Limits(cfg.min_tokens, cfg.max_tokens)
+        start, limits = tokenizer.encode_prompt(cfg.prompt), Limits(cfg.min_tokens, cfg.max_tokens, cfg.repetition_penalty)
         check_length(network, start, cfg.max_tokens)
         captions: dict[str, str] = {}
         for examples, pixels in batches:

@@ -27,6 +27,7 @@ from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.step import Batch, TaskBatch
 
 LIMITS = TextLimits(max_chars=1000, rule="paper", max_words=30)  # the authors' rule of captions, for both tasks
+PICTURE = ("image", *FILES, "image_id")
 _ALONE = ""  # no row has such a key, so that none is joined to another
 
 
@@ -44,20 +45,24 @@ class Captioned(Example):
 
 def read_captioned(folder: Path, split: str) -> tuple[list[Captioned], list[SetAside]]:
     """The usable examples of a split, and what can't be used. ValueError when no row is of the split."""
-    rows, aside = _rows_of(folder, split)
-    pictures = Pictures(folder)
+    rows, aside = rows_of(folder, split, row_files(folder))
+    usable, aside = checked(grouped(rows, Pictures(folder), PICTURE, aside), aside)
+    return (list(_pairs(usable)) if split == "train" else usable), aside
+
+
+def grouped(rows: list[tuple[str, Row]], pictures: Pictures, columns: tuple[str, ...], aside: list[SetAside]) -> list[Captioned]:
+    """One example of each picture, which stands in the first of these columns that a row has. What can't be used joins `aside`."""
     found: dict[Path, Captioned] = {}
     for where, row in rows:
         try:
-            example = _captioned(row, folder, pictures)
+            example = _captioned(row, pictures, columns)
         except Rejected as e:
             aside.append(SetAside(where, e.reason, e.detail))
             continue
         if texts := _usable(example.texts, where, aside):
             own = found.setdefault(example.pictures[0], replace(example, texts=()))
             found[example.pictures[0]] = replace(own, texts=own.texts + texts)
-    usable, aside = checked(list(found.values()), aside)
-    return (list(_pairs(usable)) if split == "train" else usable), aside
+    return list(found.values())
 
 
 def pair_tensors(examples: Sequence[Captioned], tokenizer: Tokenizer, *, max_tokens: int, prompt: str = "") -> dict[str, Tensor]:
@@ -75,8 +80,9 @@ def pairs(batch: TaskBatch) -> Batch:
     return Batch(**common | batch.tensors | {"prompt_tokens": int(batch.tensors["prompt_tokens"])})
 
 
-def _rows_of(folder: Path, split: str) -> tuple[list[tuple[str, Row]], list[SetAside]]:
-    found, aside, files = [], [], row_files(folder)
+def rows_of(folder: Path, split: str, files: dict[Path, str | None]) -> tuple[list[tuple[str, Row]], list[SetAside]]:
+    """Rows of a split with their places. `files`: each with the split that its name speaks of. ValueError when no row is of the split."""
+    found, aside = [], []
     for file, told in files.items():
         if told not in (split, None):
             continue
@@ -94,23 +100,23 @@ def _rows_of(folder: Path, split: str) -> tuple[list[tuple[str, Row]], list[SetA
     return found, aside
 
 
-def _captioned(row: Row, folder: Path, pictures: Pictures) -> Captioned:
+def _captioned(row: Row, pictures: Pictures, columns: tuple[str, ...]) -> Captioned:
     """Rejected says what the row lacks."""
     names = list(row)
-    file, written = column(names, ("image", *FILES, "image_id")), text_columns(names)
+    file, written = column(names, columns), text_columns(names)
     value = row[file] if file else None
     if "filename" in row and isinstance(row.get("filepath"), str):  # Karpathy's lists have the folder apart
         value = f"{row['filepath']}/{row['filename']}"
     if isinstance(value, dict | bytes):
         raise Rejected("missing_image", "the picture stands in the table itself; expected the name of a file below the task's folder")
     if value in (None, "") or not written:
-        lacking = "picture (image, file_name, ...)" if written else "caption (caption, captions, text, ...)"
+        lacking = f"{pictures.kind} ({', '.join(columns[:3])}, ...)" if written else "caption (caption, captions, text, ...)"
         raise Rejected("bad_row", f"no {lacking} among its columns {', '.join(names)}")
     texts = texts_in(row, written, written=True)
     if texts is None:
         raise Rejected("bad_row", f"{', '.join(written)}: expected a caption or a list of captions, got {str(row[written[0]])[:100]}")
     path = pictures.find(without_number(value) if isinstance(value, str) else value)
-    identity = str(path.relative_to(folder))
+    identity = str(path.relative_to(pictures.folder))
     return Captioned(identity, (path,), facts_of(row, (*written, *([file] if file else []), "split", "filename", "filepath")), texts)
 
 

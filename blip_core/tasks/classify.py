@@ -5,13 +5,13 @@ the cosine of it ranks the classes. ITM may rank the best of them anew, by its l
 
 The pictures of a split lie in a folder per class (test/dog/a.jpg), or a CSV or JSON lines has `image` and `label`, or `labels` where a
 picture may have several classes or none. classes.csv names the classes, one a row: its name, then prompts of its own, if any. Without it
-the classes are the labels of test.
+the classes are the labels that are measured.
 
 C classes, P prompts, I pictures, E width of the ITC space, K candidates of a picture.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -60,7 +60,7 @@ class ClassifyTask:
     def read(self, folder: Path, split: str, cfg: ClassifyConfig) -> tuple[list[Labelled], list[SetAside]]:
         """A label that classes.csv lacks sets its picture aside."""
         found, aside = _labelled(folder, split)
-        known = class_prompts(folder, cfg)
+        known = class_prompts(folder, found, cfg)
         usable = []
         for example in found:
             if unknown := [label for label in example.labels if label not in known]:
@@ -77,7 +77,7 @@ class ClassifyTask:
         self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Labelled], cfg: ClassifyConfig
     ) -> list[Result]:
         assert isinstance(network, Blip)
-        prompts = class_prompts(folder, cfg)
+        prompts = class_prompts(folder, batches.examples, cfg)
         names = list(prompts)
         place = {name: i for i, name in enumerate(names)}
         results: list[Result] = []
@@ -97,11 +97,12 @@ class ClassifyTask:
         return {"map": _mean_average_precision(results)} if any(r.labels for r in results) else {}
 
 
-def class_prompts(folder: Path, cfg: ClassifyConfig) -> dict[str, list[str]]:
-    """The prompts of each class, in the order of classes.csv. ValueError for a list that is empty or names a class twice."""
+def class_prompts(folder: Path, examples: Iterable[Labelled], cfg: ClassifyConfig) -> dict[str, list[str]]:
+    """The prompts of each class, in the order of classes.csv, or of these examples' labels where there is none. ValueError for a list that
+    is empty or names a class twice."""
     path = folder / "classes.csv"
     if not path.exists():
-        rows = [[label] for label in sorted({label for e in _labelled(folder, "test")[0] for label in e.labels})]
+        rows = [[label] for label in sorted({label for e in examples for label in e.labels})]
     else:
         with path.open(newline="", encoding="utf-8-sig") as f:
             rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(f)]
@@ -113,7 +114,7 @@ def class_prompts(folder: Path, cfg: ClassifyConfig) -> dict[str, list[str]]:
             raise ValueError(f"{path}: class {name!r} stands there twice; expected one row for each class")
         prompts[name] = own or [template.replace("{}", name.replace("_", " ")) for template in cfg.templates]
     if not prompts:
-        raise ValueError(f"{path}: no class in it, nor a label in test; expected rows of class, prompt, prompt, ...")
+        raise ValueError(f"{path}: no class in it, nor a label of a picture; expected rows of class, prompt, prompt, ...")
     return prompts
 
 
@@ -197,7 +198,7 @@ def _labelled(folder: Path, split: str) -> tuple[list[Labelled], list[SetAside]]
         if by_folder:
             return by_folder, []
         raise ValueError(f"{e}, or pictures in a folder for each class, as {split}/dog/a.jpg") from None
-    return examples_of(folder, files, "id", _example)
+    return examples_of(Pictures(folder), files, "id", _example)
 
 
 def _in_folders(folder: Path, split: str) -> list[Labelled]:

@@ -7,6 +7,8 @@ from blip_core.tasks.classify import ClassifyTask
 from blip_core.tasks.nlvr import NlvrTask
 from blip_core.tasks.retrieval import RetrievalTask
 from blip_core.tasks.task import Task
+from blip_core.tasks.video_qa import VideoQaTask
+from blip_core.tasks.video_retrieval import VideoRetrievalTask
 from blip_core.tasks.vqa import VqaTask
 
 KINDS: dict[str, Task[Any]] = {
@@ -15,4 +17,6 @@ KINDS: dict[str, Task[Any]] = {
     "nlvr": NlvrTask(),
     "retrieval": RetrievalTask(),
     "caption": CaptionTask(),
+    "video_retrieval": VideoRetrievalTask(),
+    "video_qa": VideoQaTask(),
 }

@@ -34,6 +34,7 @@ def load_network(folder: Path, task: Task[Any], cfg: Any) -> tuple[Network, Toke
     tokenizer = Tokenizer.load(folder / "vocab.txt")
     network = task.network(new_model(ModelConfig(**about["task_model"]), tokenizer, seed=0), cfg)
     load_weights(network, folder)
+    network.kept = about.get("kept", {})
     return network.eval(), tokenizer
 
 

@@ -5,6 +5,7 @@ A row may name a picture by a path, a name with or without its ending, or a numb
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,13 +23,18 @@ LIMITS = ImageLimits(min_side=1, max_side=16384, max_pixels=40_000_000, max_aspe
 class Pictures:
     """Every picture below a folder, found by what a row says of it."""
 
+    kind = "picture"
+
     def __init__(self, folder: Path):
         self.folder = folder
         self._by_name: dict[str, list[str]] = defaultdict(list)
-        for name in below(folder).names:
-            if is_image_name(name):
-                for key in _keys(name):
-                    self._by_name[key].append(name)
+        for name, keys in self.named():
+            for key in keys:
+                self._by_name[key].append(name)
+
+    def named(self) -> Iterable[tuple[str, list[str]]]:
+        """Paths below the folder, each with what a row may say for it."""
+        return ((name, keys_of(name)) for name in below(self.folder).names if is_image_name(name))
 
     def find(self, value: object) -> Path:
         """Rejected where there is none, or more than one."""
@@ -45,10 +51,11 @@ class Pictures:
                 return self.folder / found[0]
             if found:
                 raise Rejected("missing_image", f"{text!r} may be {found[0]} or {found[1]}; write the path below {self.folder}")
-        raise Rejected("missing_image", f"no picture {text!r} below {self.folder}")
+        raise Rejected("missing_image", f"no {self.kind} {text!r} below {self.folder}")
 
 
-def _keys(name: str) -> list[str]:
+def keys_of(name: str) -> list[str]:
+    """The path, the name, both also without ending, and #N for the number N at the end."""
     path = PurePosixPath(name)
     number = re.search(r"(\d+)$", path.stem)
     return [name, str(path.with_suffix("")), path.name, path.stem, *([f"#{int(number[1])}"] if number else [])]

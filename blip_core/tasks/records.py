@@ -1,7 +1,7 @@
 """Rows of a task's files: JSON of any of the usual shapes, JSON lines, CSV, TSV or Parquet, for train, val or test by their names.
 
-A row is a dict. Files that belong together, as VQA v2's questions and annotations, are joined by the id that both have; so are COCO's
-lists of images and of annotations in one file.
+A row is a dict. Files that belong together, as VQA v2's questions and annotations, are joined by the id that both have; so are, in
+one file, COCO's annotations and images, and MSR-VTT's sentences and videos.
 """
 
 import json
@@ -17,7 +17,8 @@ from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.task import E, SetAside
 
 Row = dict[str, Any]
-_LISTS = ("questions", "annotations", "data", "examples", "images")  # below which a JSON object has its rows
+_LISTS = ("questions", "annotations", "data", "examples", "images", "sentences")  # below which a JSON object has its rows
+_JOINED = (("annotations", "images", "image_id", "id"), ("sentences", "videos", "video_id", "video_id"))  # lists of one file, their ids
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
@@ -34,7 +35,7 @@ def row_files(folder: Path) -> dict[Path, str | None]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected the files and pictures of a task, as docs/tasks.md says")
     files = below(folder).paths(".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-    return {p: _split_of(p.relative_to(folder)) for p in files}
+    return {p: split_of(p.relative_to(folder)) for p in files}
 
 
 def no_file(folder: Path, split: str, files: Iterable[Path]) -> ValueError:
@@ -61,10 +62,12 @@ def read_rows(files: list[Path], key: str) -> tuple[list[tuple[str, Row]], list[
     return list(rows.values()), aside
 
 
-def examples_of(folder: Path, files: list[Path], key: str, example: Callable[[Row, str, Pictures], E]) -> tuple[list[E], list[SetAside]]:
-    """What `example` makes of each row, its place and the pictures below the folder. What it rejects is set aside. None is decoded."""
+def examples_of(
+    pictures: Pictures, files: list[Path], key: str, example: Callable[[Row, str, Pictures], E]
+) -> tuple[list[E], list[SetAside]]:
+    """What `example` makes of each row, its place and the pictures. What it rejects is set aside. None is decoded."""
     rows, aside = read_rows(files, key)
-    pictures, found = Pictures(folder), []
+    found = []
     for where, row in rows:
         try:
             found.append(example(row, where, pictures))
@@ -83,8 +86,11 @@ def facts_of(row: Row, used: tuple[str, ...]) -> Row:
     return {k: v for k, v in row.items() if k not in used and isinstance(v, str | int | float | bool)}
 
 
-def _split_of(path: Path) -> str | None:
-    """By the file's own name, else by the nearest folder that speaks of one."""
+def split_of(path: Path) -> str | None:
+    """By the file's own name, else by the nearest folder that speaks of one. The captions of NoCaps' test set are not published, so that
+    those of its val are what is measured; nothing is chosen by them."""
+    if path.name.startswith("nocaps_val"):
+        return "test"
     return next(filter(None, (split_of_name(part) for part in (path.stem, *reversed(path.parts[:-1])))), None)
 
 
@@ -108,8 +114,9 @@ def _rows(file: Path) -> Iterator[tuple[str, Row | Rejected]]:
 def _listed(value: object) -> Iterator[tuple[str, object]]:
     """The rows of a JSON value: a list, an object with one list or two, or rows by their id; a picture's own list of `qas` is flat."""
     if isinstance(value, dict):
-        if isinstance(value.get("images"), list) and isinstance(value.get("annotations"), list):
-            value = {"annotations": _with_images(value["annotations"], value["images"])}
+        for listed, things, own, their in _JOINED:
+            if isinstance(value.get(listed), list) and isinstance(value.get(things), list):
+                value = {listed: _with_things(value[listed], own, value[things], their)}
         named = {name: value[name] for name in _LISTS if isinstance(value.get(name), list)}
         if not named:
             yield from ((str(k), {"question_id": k, **v} if isinstance(v, dict) else v) for k, v in value.items())
@@ -126,12 +133,12 @@ def _listed(value: object) -> Iterator[tuple[str, object]]:
         yield "", value
 
 
-def _with_images(annotations: list[Any], images: list[Any]) -> list[Any]:
-    """COCO's annotations, each with what the list of images says of its own; an image without an annotation is a row by itself."""
-    by_id = {str(image["id"]): image for image in images if isinstance(image, dict) and "id" in image}
-    rows, seen = [], set()
-    for row in annotations:
-        own = by_id.get(str(row.get("image_id")), {}) if isinstance(row, dict) else {}
-        seen.add(str(own.get("id")))
-        rows.append({**own, **row} if isinstance(row, dict) else row)
-    return rows + [image for image in images if not isinstance(image, dict) or str(image.get("id")) not in seen]
+def _with_things(rows: list[Any], own: str, things: list[Any], their: str) -> list[Any]:
+    """Rows, each with what is said of the picture or video that it names; one that no row names is a row by itself."""
+    by_id = {str(thing[their]): thing for thing in things if isinstance(thing, dict) and their in thing}
+    found, seen = [], set()
+    for row in rows:
+        thing = by_id.get(str(row.get(own)), {}) if isinstance(row, dict) else {}
+        seen.add(str(thing.get(their)))
+        found.append({**thing, **row} if isinstance(row, dict) else row)
+    return found + [thing for thing in things if not isinstance(thing, dict) or str(thing.get(their)) not in seen]

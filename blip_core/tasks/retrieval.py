@@ -29,9 +29,11 @@ from blip_core.training.step import Losses, Objective, TaskBatch
 
 @dataclass(frozen=True)
 class Found(Result):
-    """What was found of a picture and its texts. `ranks`: of the picture for each of its texts, by ITC ("") and by ITM ("itm_")."""
+    """What was found of a picture and its texts, by ITC ("") and by ITM ("itm_"). `to_text`: the rank of its best text; `to_image`: that
+    of the picture for each text. 0 is the first."""
 
-    ranks: dict[str, np.ndarray]
+    to_text: dict[str, int]
+    to_image: dict[str, np.ndarray]
 
 
 class RetrievalTask:
@@ -55,21 +57,32 @@ class RetrievalTask:
         self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Captioned], cfg: RetrievalConfig
     ) -> list[Result]:
         assert isinstance(network, Blip)
-        ranking = _Ranking(batches.batch_size, cfg.measure.precision, cfg.rerank)
-        gallery = _Files(network, tokenizer, cfg.optim.max_tokens, ranking, batches.examples)
-        itc = encode(gallery)
-        itm = rerank(gallery, itc)
-        to_text = {"": text_ranks(itc, gallery.owner), "itm_": text_ranks(itm[0], gallery.owner)}
-        to_image = {"": image_ranks(itc, gallery.owner), "itm_": image_ranks(itm[1], gallery.owner)}
-        best = [gallery.texts[t] for t in _best(itm[0])]
-        return [
-            _found(example, {p: r[i] for p, r in to_text.items()}, {p: r[gallery.owner == i] for p, r in to_image.items()}, best[i])
-            for i, example in enumerate(batches.examples)
-        ]
+        ranking = Ranking(batches.batch_size, cfg.measure.precision, cfg.rerank)
+        return [*found(_Files(network, tokenizer, cfg.optim.max_tokens, ranking, batches.examples), batches.examples, ("tr", "ir"))]
 
     def overall(self, results: Sequence[Found]) -> dict[str, Statistic]:
-        """Recalls over the texts, of which pictures may have different numbers."""
-        return {f"{prefix}ir_r{k}": _recall([r.ranks[prefix] for r in results], k) for prefix in results[0].ranks for k in RECALLS}
+        return text_recalls(results, "ir")
+
+
+def found(gallery: Gallery, examples: Sequence[Captioned], ways: tuple[str, str]) -> list[Found]:
+    """Of each example of the gallery. `ways`: what metrics call image to text, and text to image."""
+    itc = encode(gallery)
+    itm = rerank(gallery, itc)
+    to_text = {"": text_ranks(itc, gallery.owner), "itm_": text_ranks(itm[0], gallery.owner)}
+    to_image = {"": image_ranks(itc, gallery.owner), "itm_": image_ranks(itm[1], gallery.owner)}
+    results = []
+    for i, (example, best) in enumerate(zip(examples, _best(itm[0]), strict=True)):
+        own_text = {prefix: int(ranks[i]) for prefix, ranks in to_text.items()}
+        own_image = {prefix: ranks[gallery.owner == i] for prefix, ranks in to_image.items()}
+        values = {f"{prefix}{ways[0]}_r{k}": float(rank < k) for prefix, rank in own_text.items() for k in RECALLS}
+        facts = {f"{prefix}{ways[1]}_ranks": " ".join(map(str, ranks)) for prefix, ranks in own_image.items()}
+        results.append(Found(example.id, example.id, values, gallery.texts[best], example.facts | facts, own_text, own_image))
+    return results
+
+
+def text_recalls(results: Sequence[Found], way: str) -> dict[str, Statistic]:
+    """Recalls over the texts, of which pictures may have different numbers."""
+    return {f"{prefix}{way}_r{k}": _recall([r.to_image[prefix] for r in results], k) for prefix in results[0].to_image for k in RECALLS}
 
 
 class RetrievalObjective(PretrainObjective):
@@ -80,7 +93,9 @@ class RetrievalObjective(PretrainObjective):
 
 
 @dataclass(frozen=True)
-class _Ranking:
+class Ranking:
+    """That of a task's settings."""
+
     batch_size: int
     precision: str
     rerank: int
@@ -94,19 +109,13 @@ class _Files(Gallery):
     def texts_of(self) -> list[Sequence[str]]:
         return [example.cleaned for example in self.examples]
 
-    def read(self, image: int) -> np.ndarray:
-        return resized(read_pixels(self.examples[image].pictures[0]), self.model.cfg.vision.image_size)
+    def read(self, image: int) -> list[np.ndarray]:
+        return [resized(read_pixels(self.examples[image].pictures[0]), self.model.cfg.vision.image_size)]
 
 
 def _best(scores: Scores) -> list[int]:
     """The text of highest score of each image."""
     return [int(text) for _, block in blocks(scores, 0) for text in block.argmax(1)]
-
-
-def _found(example: Captioned, to_text: dict[str, np.integer], to_image: dict[str, np.ndarray], best: str) -> Found:
-    values = {f"{prefix}tr_r{k}": float(rank < k) for prefix, rank in to_text.items() for k in RECALLS}
-    ranks = {f"{prefix}ir_ranks": " ".join(map(str, own)) for prefix, own in to_image.items()}
-    return Found(example.id, example.id, values, best, example.facts | ranks, to_image)
 
 
 def _recall(ranks: list[np.ndarray], k: int) -> Statistic:

@@ -106,6 +106,14 @@ class ZeroShotTask(TunedTask[E], Protocol[E]):
         """The settings for a model as it was pretrained. `about`: the config.json of its folder."""
 
 
+@runtime_checkable
+class KeepingTask(TunedTask[E], Protocol[E]):
+    """One whose measurement needs more of train than the tuned network."""
+
+    def kept(self, folder: Path, examples: Sequence[E]) -> dict[str, Any]:
+        """It stands in the tuned model's config.json, and is `kept` of the network."""
+
+
 def checked(examples: list[E], aside: list[SetAside]) -> tuple[list[E], list[SetAside]]:
     """Without the examples whose pictures can't be decoded; each picture is looked at once."""
     faults: dict[Path, Rejected] = {}

@@ -6,11 +6,12 @@ VizWiz, GQA, TextVQA and the authors' own lists, or a CSV or JSON lines with `im
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import tokenize
 from blip_core.compute.precision import autocast
-from blip_core.config.tasks import VqaConfig
+from blip_core.config.tasks import AnswersConfig
 from blip_core.evaluation.answers import direct_accuracy, vqa_accuracy
 from blip_core.files.rejected import Rejected
 from blip_core.model.blip import Blip
@@ -28,6 +29,7 @@ from blip_core.model.vqa import Vqa, rank_answers, vqa_of
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
 from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
+from blip_core.texts.clean import clean_question
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import entropy
 from blip_core.training.step import Losses, Objective, TaskBatch
@@ -35,8 +37,6 @@ from blip_core.training.step import Losses, Objective, TaskBatch
 QUESTION, PICTURE = ("question", "sent"), ("image", "image_id", "imageId", "img_id", "image_name", "file_name")
 IDENTITY = ("question_id", "questionId", "qa_id", "id")
 ANSWERS = ("answers", "direct_answers", "answer", "label")
-_MARKS = re.compile(r"[.!\"()*#:;~]")  # the authors drop them from a question, without a blank in their place
-_MOST_WORDS = 50
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,17 @@ class Question(Example):
     direct: bool = False  # A-OKVQA's answers, which have an accuracy of their own
 
 
-def cleaned(question: str) -> str:
-    """As the authors' `pre_question`: lower case, without some marks, at most 50 words."""
-    return " ".join(_MARKS.sub("", question.lower()).rstrip(" ").split(" ")[:_MOST_WORDS])
-
-
 class VqaTask:
-    def read(self, folder: Path, split: str, cfg: VqaConfig) -> tuple[list[Question], list[SetAside]]:
-        return checked(*examples_of(folder, split_files(folder, split), "question_id", _question))
+    def read(self, folder: Path, split: str, cfg: AnswersConfig) -> tuple[list[Question], list[SetAside]]:
+        return checked(*examples_of(Pictures(folder), split_files(folder, split), "question_id", partial(question_of, columns=PICTURE)))
 
-    def network(self, base: Blip, cfg: VqaConfig) -> Vqa:
+    def network(self, base: Blip, cfg: AnswersConfig) -> Vqa:
         return vqa_of(base)
 
-    def objective(self, network: Network, cfg: VqaConfig) -> Objective:
+    def objective(self, network: Network, cfg: AnswersConfig) -> Objective:
         return AnswerObjective(cfg.label_smoothing)
 
-    def tensors(self, examples: Sequence[Question], tokenizer: Tokenizer, cfg: VqaConfig) -> dict[str, Tensor]:
+    def tensors(self, examples: Sequence[Question], tokenizer: Tokenizer, cfg: AnswersConfig) -> dict[str, Tensor]:
         """ids, mask: Q x T of the questions. answer_ids, answer_mask: A x T; owner: A, the question of each; weight: A."""
         ids, mask = tokenize(tokenizer, [e.question for e in examples], max_tokens=cfg.optim.max_tokens)
         flat = [(i, text, weight) for i, e in enumerate(examples) for text, weight in e.answers]
@@ -73,9 +68,11 @@ class VqaTask:
         owners, shares = torch.tensor(owner), torch.tensor(weights, dtype=torch.float)
         return {"ids": ids, "mask": mask, "answer_ids": answer_ids, "answer_mask": answer_mask, "owner": owners, "weight": shares}
 
-    def measure(self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Question], cfg: VqaConfig) -> list[Result]:
+    def measure(
+        self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Question], cfg: AnswersConfig
+    ) -> list[Result]:
         assert isinstance(network, Vqa)
-        listed = answer_list(folder, cfg) if cfg.answers == "rank" else []
+        listed = network.kept["answers"] if cfg.answers == "rank" else []
         encoded = [t.to(device()) for t in tokenize(tokenizer, listed, max_tokens=cfg.max_answer_tokens)] if listed else []
         results = []
         for examples, pixels in batches:
@@ -93,6 +90,9 @@ class VqaTask:
 
     def overall(self, results: Sequence[Result]) -> dict[str, Statistic]:
         return {}
+
+    def kept(self, folder: Path, examples: Sequence[Question]) -> dict[str, Any]:
+        return {"answers": answer_list(folder, examples)}
 
 
 class AnswerObjective(Objective):
@@ -117,32 +117,32 @@ class AnswerObjective(Objective):
         return {"lm_chance": entropy(ids[mask]) * float(mask.sum()) / len(ids)}
 
 
-def answer_list(folder: Path, cfg: VqaConfig) -> list[str]:
-    """The answers that are ranked, most frequent first: those of answers.txt, or all that train has."""
+def answer_list(folder: Path, examples: Sequence[Question]) -> list[str]:
+    """The answers that are ranked: those of answers.txt, or all that these examples have, the most frequent first."""
     own = folder / "answers.txt"
     if own.exists():
         listed = list(dict.fromkeys(line.strip() for line in own.read_text(encoding="utf-8").splitlines() if line.strip()))
         if not listed:
             raise ValueError(f"{own}: no answer in it; expected one a line")
         return listed
-    counts = Counter(a for e in VqaTask().read(folder, "train", cfg)[0] for a, _ in e.answers)
+    counts = Counter(a for e in examples for a, _ in e.answers)
     return sorted(counts, key=lambda a: (-counts[a], a))
 
 
-def _question(row: Row, where: str, pictures: Pictures) -> Question:
-    """Rejected says what the row lacks."""
-    question, picture = first_of(row, QUESTION), first_of(row, PICTURE)
+def question_of(row: Row, where: str, pictures: Pictures, columns: tuple[str, ...]) -> Question:
+    """The picture stands in the first of these columns that holds anything. Rejected says what the row lacks."""
+    question, picture = first_of(row, QUESTION), first_of(row, columns)
     if not isinstance(question, str) or picture is None:
-        lacking = f"question ({', '.join(QUESTION)})" if not isinstance(question, str) else f"picture ({', '.join(PICTURE)})"
+        lacking = f"question ({', '.join(QUESTION)})" if not isinstance(question, str) else f"{pictures.kind} ({', '.join(columns)})"
         raise Rejected("bad_row", f"no {lacking} among its columns {', '.join(row)}")
     people, direct = _people(row)
     if not people:
         raise Rejected("bad_row", f"no answer ({', '.join(ANSWERS)}) among its columns {', '.join(row)}")
     counts = Counter(text for p in people if (text := p.strip()))
     identity = next((row[n] for n in IDENTITY if row.get(n) is not None), where)
-    facts = facts_of(row, (*QUESTION, *PICTURE, *ANSWERS))
+    facts = facts_of(row, (*QUESTION, *columns, *ANSWERS))
     shares = tuple((text, n / len(people)) for text, n in counts.items())
-    return Question(str(identity), (pictures.find(picture),), facts, cleaned(question), shares, tuple(people), direct)
+    return Question(str(identity), (pictures.find(picture),), facts, clean_question(question), shares, tuple(people), direct)
 
 
 def _people(row: Row) -> tuple[list[str], bool]:
@@ -160,7 +160,7 @@ def _people(row: Row) -> tuple[list[str], bool]:
     return [str(s) for s in said if s is not None], name == "direct_answers"
 
 
-def _result(example: Question, answer: str, cfg: VqaConfig) -> Result:
+def _result(example: Question, answer: str, cfg: AnswersConfig) -> Result:
     """One reference alone counts by equality, for the leave-one-out rule gives 0 to every answer there."""
     people = example.people
     if example.direct:

@@ -8,6 +8,8 @@ from blip_core.config.intake import TextLimits
 from blip_core.files.rejected import Rejected
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")  # the other control characters are white space to str.split
+_MARKS = re.compile(r"[.!\"()*#:;~]")  # BLIP's authors drop them from texts
+_MOST_WORDS = 50  # of a question
 
 
 def lines_of(data: bytes) -> list[str]:
@@ -75,7 +77,7 @@ def by_rule(text: str, limits: TextLimits) -> str:
 
 def pre_caption(text: str, max_words: int) -> str:
     """BLIP's rule for captions: lower case, .!"()*#:;~ become spaces, cut to `max_words`."""
-    text = re.sub(r"[.!\"()*#:;~]", " ", text.lower())
+    text = _MARKS.sub(" ", text.lower())
     text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
 
@@ -83,3 +85,8 @@ def pre_caption(text: str, max_words: int) -> str:
 def _check_length(text: str, most: int) -> None:
     if len(text) > most:
         raise Rejected("text_too_long", f"{len(text)} characters, at most {most} are allowed: {text[:20]!r}...")
+
+
+def clean_question(question: str) -> str:
+    """BLIP's rule for questions: lower case, .!"()*#:;~ go without a space in their place, at most 50 words."""
+    return " ".join(_MARKS.sub("", question.lower()).rstrip(" ").split(" ")[:_MOST_WORDS])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
 NOTE = "mlflow.note.content"  # MLflow's pages show it as the description
-HEADLINES = ("better", "tr_r1", "ir_r1", "cider", "noise_before", "noise_after", "coverage", "texts")
+HEADLINES = ("better", "tr_r1", "ir_r1", "cider", "rejected_by_filter", "residual_noise", "coverage", "texts")
 MAX_BATCH = 100  # MLflow's limit on params or tags in one call
 # MLflow's pages open on traces of language models else; the view is the one that docs/tracking.md links
 _COLUMNS = ["attributes.`Description`", *(f"metrics.`{name}`" for name in HEADLINES[:6])]

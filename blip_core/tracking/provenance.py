@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.compute as pc
 import yaml
 
+from blip_core.config.params import Params, load_params
 from blip_core.runtime.installed import installed, named
 from blip_core.tables.captions import KEPT, read_table, table_paths
 from blip_core.tables.manifest import content_hash, listed_hash
@@ -137,7 +138,7 @@ def git_state(root: Path) -> dict[str, str]:
     dvc.lock is left out on purpose: it changes with every stage of the very run.
     """
     rev = git(root, "rev-parse", "HEAD")
-    changed = git(root, "status", "--porcelain", "--", "blip_core", "mlflow", "labels", "params.yaml", "dvc.yaml", "data.dvc")
+    changed = git(root, "status", "--porcelain", "--", "blip_core", "mlflow", "labels", "columns", "params.yaml", "dvc.yaml", "data.dvc")
     return {"git_rev": rev, "git_dirty": str(bool(changed)).lower() if rev else ""}
 
 
@@ -176,6 +177,16 @@ def provenance(params: str, *, model: Path, generation: Path, shards: Path, root
 
 
 MAKERS = "makers.json"  # beside what rebuilds a version: who these are, in words
+
+
+def rebuilding(params: Params, *, root: Path, **further: Path) -> dict[str, str]:
+    """Files that rebuild and explain a version, by name: what DVC reads, as it stood, and further JSON, as the gate's checks."""
+    named = {name: root / name for name in ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc")}
+    named |= {f"{name}.json": path for name, path in further.items()}
+    files = {name: path.read_text() for name, path in named.items() if path.exists()}
+    if "params.yaml" not in files or load_params(named["params.yaml"]) != params:  # --params named another file
+        files["params.yaml"] = yaml.safe_dump(params.model_dump(mode="json", by_alias=True), sort_keys=False)
+    return files
 
 
 def _authors(generation: Path) -> dict[str, str]:

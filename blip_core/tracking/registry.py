@@ -18,7 +18,7 @@ from blip_core.tracking.runs import QUIET, connect, environment, lock, safe_name
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
 
 HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "300"}  # a large upload is answered late
 PROVENANCE = "provenance"  # folder of a version's run: what rebuilds it
@@ -105,7 +105,7 @@ class Registry:
         """A new version with a run of its own, in the pass that it belongs to; the model itself hangs on the run that trained it.
 
         `files`: name to text of what rebuilds it. `package`: what mlflow.pyfunc.save_model takes, and for its signature `params`: each
-        name that a request may set, with its default.
+        name that a request may set, with its default. Without a `python_model` the `artifacts` are kept, and nothing serves them.
         """
         known = self._client.search_runs([self._experiment], f"tags.pass = '{tags.get('chain', '')}'", max_results=1)
         below = {"mlflow.parentRunId": known[0].info.run_id} if known else {}
@@ -144,12 +144,16 @@ class Registry:
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        taken, training = signature(package.pop("params")), self._training(tags["model_hash"]) or run_id
+        training = self._training(tags["model_hash"]) or run_id
         logged = self._client.create_logged_model(self._experiment, self.name, training, tags, model_type="image-text")
         model_id, place = logged.model_id, logged.artifact_location
         about = Model(artifact_path=place, run_id=training, model_uuid=model_id, model_id=model_id)
         with tempfile.TemporaryDirectory(dir=self._work) as folder:
-            mlflow.pyfunc.save_model(f"{folder}/model", mlflow_model=about, signature=taken, **package)
+            if "python_model" in package:
+                taken = signature(package.pop("params"))
+                mlflow.pyfunc.save_model(f"{folder}/model", mlflow_model=about, signature=taken, **package)
+            else:
+                _save_plain(Path(folder) / "model", about, **package)
             self._client.log_model_artifacts(model_id, f"{folder}/model")
         self._client.finalize_logged_model(model_id, "READY")
         self._client.log_outputs(training, [LoggedModelOutput(model_id, step=0)])
@@ -157,16 +161,17 @@ class Registry:
 
     def _training(self, identity: str) -> str | None:
         """The run that trained this model; None where it was tracked elsewhere."""
-        trained = f"tags.stage = 'pretrain' and tags.model_hash = '{identity}'"
+        trained = f"tags.stage != '' and tags.model_hash = '{identity}'"
         found = self._client.search_runs([self._experiment], trained, order_by=["attributes.start_time DESC"], max_results=1)
         return found[0].info.run_id if found else None
 
-    def record(self, version: "ModelVersion", *, evaluation: Path, metrics: dict[str, float]) -> None:
-        """Keep an evaluation with a version: its files as artifacts of the version's run, for later paired tests."""
+    def record(self, version: "ModelVersion", folders: dict[str, Path], *, metrics: dict[str, float]) -> None:
+        """Keep what was measured with a version: its folders by name as artifacts of the version's run, for later paired tests."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._client.log_artifacts(version.run_id, str(evaluation), "evaluation")
+        for name, folder in folders.items():
+            self._client.log_artifacts(version.run_id, str(folder), name)
         values = [Metric(safe_name(k), v, now, 0, model_id=version.tags.get("model_id")) for k, v in metrics.items()]
         self._client.log_batch(version.run_id, metrics=values)
 
@@ -203,6 +208,15 @@ class Registry:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{version.source}/code/blip_core", dst_path=str(folder)))
 
 
+def _save_plain(folder: Path, about: "Model", artifacts: dict[str, str], code_paths: list[str]) -> None:
+    """The layout of a served model, without what serves it."""
+    for name, path in artifacts.items():
+        shutil.copytree(path, folder / "artifacts" / name)
+    for path in code_paths:
+        shutil.copytree(path, folder / "code" / Path(path).name, ignore=shutil.ignore_patterns("__pycache__"))
+    about.save(str(folder / "MLmodel"))
+
+
 def fetch_model(uri: str, root: Path, folder: Path) -> Path:
     """The model folder of models:/NAME/VERSION or models:/NAME@ALIAS, copied below `folder` once. ValueError when there is none."""
     found = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([\w.-]+))", uri)
@@ -220,13 +234,13 @@ def signature(params: dict[str, str | int | float | bool]) -> "ModelSignature":
     """Of mlflow/serve.py. All columns are optional, as each task reads and answers other ones."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import AnyType, Array
 
     kinds = {str: "string", bool: "boolean", int: "long", float: "double"}
     numbers = Array("double")
     inputs = {"image": "string", "text": "string"}
     outputs = {"captions": Array("string"), "itm": "double", "itc": "double", "match": "double"}
-    outputs |= {"image_embedding": numbers, "text_embedding": numbers}
+    outputs |= {"image_embedding": numbers, "text_embedding": numbers, "answer": "string", "maps": AnyType()}
     return ModelSignature(
         inputs=Schema([ColSpec(kind, name, required=False) for name, kind in inputs.items()]),
         outputs=Schema([ColSpec(kind, name, required=False) for name, kind in outputs.items()]),

@@ -7,7 +7,7 @@ a resumed run goes on exactly where it stopped. No loader holds state.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +25,9 @@ from blip_core.runtime.cores import loading_workers
 from blip_core.tables.captions import WRITTEN, each_table, kept
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.step import Batch, MicroBatch
+from blip_core.training.step import Batch, MicroBatch, PixelBatch
 
-AnyBatch = TypeVar("AnyBatch", bound=MicroBatch)
+AnyBatch = TypeVar("AnyBatch", bound=PixelBatch)
 
 
 @dataclass(frozen=True)
@@ -105,27 +105,24 @@ def pick(rows: Rows, shares: dict[str, float], *, step: int, batch_size: int, se
     return np.random.default_rng([seed, step]).permutation(np.concatenate(parts))
 
 
-class Batches:
-    """Training batches of this process: cfg.accumulate micro-batches for each step.
+class Picked(NamedTuple):
+    """What a micro-batch is made of."""
+
+    rows: np.ndarray  # of this process's part
+    places: np.ndarray  # of each in the step's batch: what a row draws follows from (seed, step, place)
+    draws: np.ndarray  # for `augment`, NUM_DRAWS a row
+    about: dict[str, Any]  # the fields that every micro-batch has, but for the keys
+
+
+class RowBatches:
+    """Training batches of this process: cfg.accumulate micro-batches for each step. `read` makes one.
 
     Micro-batch p of a step holds the p-th block of its rows, and each process the block's part that its rank says: the pairs
     that meet in a micro-batch are the same for any number of processes.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        images: ShardImages,
-        tokenizer: Tokenizer,
-        *,
-        shares: dict[str, float],
-        cfg: OptimConfig,
-        image_size: int,
-        prompt: str,
-        seed: int,
-    ):
-        self.rows, self.images, self.tokenizer, self.shares = rows, images, tokenizer, shares
-        self.cfg, self.image_size, self.prompt, self.seed = cfg, image_size, prompt, seed
+    def __init__(self, rows: Rows, images: ShardImages, *, shares: dict[str, float], cfg: OptimConfig, seed: int):
+        self.rows, self.images, self.shares, self.cfg, self.seed = rows, images, shares, cfg, seed
         self.rank, self.world_size = rank(), world_size()
         self._orders: Orders = {}
         if cfg.batch_size % (self.world_size * cfg.accumulate) or cfg.batch_size < 2 * cfg.accumulate:
@@ -137,20 +134,50 @@ class Batches:
     def __len__(self) -> int:
         return self.cfg.steps * self.cfg.accumulate
 
-    def __getitem__(self, place: int) -> Batch:
-        return finished(self.read(place))
+    def __getitem__(self, place: int) -> MicroBatch:
+        return self.finish(self.read(place))
 
-    def read(self, place: int) -> Batch:
-        """What a loading process hands over: pixels in [0, 255] yet, so bytes where they can be, a quarter of what they are normalised."""
+    def read(self, place: int) -> Any:
+        """Micro-batch `place`; what a loading process hands over."""
+        raise NotImplementedError
+
+    def finish(self, batch: Any) -> Any:
+        """On this process's device."""
+        return batch.to(device())
+
+    def picked(self, place: int) -> Picked:
         step, part = divmod(place, self.cfg.accumulate)
         size = self.cfg.batch_size // (self.world_size * self.cfg.accumulate)
         own = slice((part * self.world_size + self.rank) * size, (part * self.world_size + self.rank + 1) * size)
-        picked = pick(self.rows, self.shares, step=step, batch_size=self.cfg.batch_size, seed=self.seed, orders=self._orders)[own]
-        draws = np.random.default_rng([self.seed, step, 1]).random((self.cfg.batch_size, NUM_DRAWS))[own]
-        shards, keys, texts = self.rows.at(picked)
+        rows = pick(self.rows, self.shares, step=step, batch_size=self.cfg.batch_size, seed=self.seed, orders=self._orders)
+        draws = np.random.default_rng([self.seed, step, 1]).random((self.cfg.batch_size, NUM_DRAWS))
+        about = {"step": step, "progress": step / self.cfg.steps, "seed": self.seed, "part": part, "parts": self.cfg.accumulate}
+        return Picked(rows[own], np.arange(len(rows))[own], draws[own], about)
+
+    def loader(self, start: int) -> Iterator[Any]:
+        """Micro-batches from step `start` to the last, on this process's device, read ahead by cfg.workers processes."""
+        places = range(start * self.cfg.accumulate, len(self))
+        workers = loading_workers(threads=self.cfg.threads) if self.cfg.workers is None else self.cfg.workers
+        # any sequence will do for the places
+        loader: DataLoader[MicroBatch] = DataLoader(places, batch_size=None, collate_fn=self.read, num_workers=workers)  # type: ignore[arg-type]
+        yield from map(self.finish, loader)
+
+
+class Batches(RowBatches):
+    """Pictures and texts as MED takes them."""
+
+    def __init__(self, rows: Rows, images: ShardImages, tokenizer: Tokenizer, *, image_size: int, prompt: str, **options: Any):
+        """`options` are those of RowBatches."""
+        super().__init__(rows, images, **options)
+        self.tokenizer, self.image_size, self.prompt = tokenizer, image_size, prompt
+
+    def read(self, place: int) -> Batch:
+        """Its pixels are in [0, 255] yet, so bytes where they can be, a quarter of what they are normalised."""
+        picked = self.picked(place)
+        shards, keys, texts = self.rows.at(picked.rows)
         kind = np.float32 if self.cfg.augment.brightness else np.uint8
-        pixels = torch.from_numpy(np.empty((size, self.image_size, self.image_size, 3), kind)).permute(0, 3, 1, 2)
-        for view, shard, key, draw in zip(pixels, shards, keys, draws, strict=True):
+        pixels = torch.from_numpy(np.empty((len(keys), self.image_size, self.image_size, 3), kind)).permute(0, 3, 1, 2)
+        for view, shard, key, draw in zip(pixels, shards, keys, picked.draws, strict=True):
             view.copy_(augment(read_picture(self.images, shard, key), self.image_size, self.cfg.augment, draw))
         texts = [self.prompt + text for text in texts]
         ids, mask = tokenize(self.tokenizer, texts, max_tokens=self.cfg.max_tokens)
@@ -159,23 +186,14 @@ class Batches:
             ids=ids,
             mask=mask,
             prompt_tokens=len(self.tokenizer.encode_prompt(self.prompt)) - 1,
-            image_ids=torch.from_numpy(self.rows.image_id[picked]),
+            image_ids=torch.from_numpy(self.rows.image_id[picked.rows]),
             text_ids=torch.tensor([hash64(t) for t in texts]),
-            step=step,
-            progress=step / self.cfg.steps,
-            seed=self.seed,
             keys=tuple(keys),
-            part=part,
-            parts=self.cfg.accumulate,
+            **picked.about,
         )
 
-    def loader(self, start: int) -> Iterator[Batch]:
-        """Micro-batches from step `start` to the last, on this process's device, read ahead by cfg.workers processes."""
-        places = range(start * self.cfg.accumulate, len(self))
-        workers = loading_workers(threads=self.cfg.threads) if self.cfg.workers is None else self.cfg.workers
-        # any sequence will do for the places
-        loader: DataLoader[Batch] = DataLoader(places, batch_size=None, collate_fn=self.read, num_workers=workers)  # type: ignore[arg-type]
-        yield from map(finished, loader)
+    def finish(self, batch: Batch) -> Batch:
+        return finished(batch)
 
 
 def finished(batch: AnyBatch) -> AnyBatch:
@@ -190,13 +208,28 @@ NUM_DRAWS = 10  # uniform numbers that `augment` uses for one image
 def augment(image_HW3: np.ndarray, size: int, cfg: AugmentConfig, draw: np.ndarray) -> Tensor:
     """A training view: 3 x size x size in [0, 255], uint8 unless the brightness changes. All randomness comes from `draw`,
     NUM_DRAWS numbers in [0, 1)."""
+    return _shaken(resize(_cropped(image_HW3, cfg, draw), size), cfg, draw)
+
+
+def augment_picture(image_HW3: np.ndarray, cfg: AugmentConfig, draw: np.ndarray) -> np.ndarray:
+    """The same as a picture, uint8 H x W x 3, of the size that the crop leaves: for a model with a processor of its own."""
+    pixels = torch.from_numpy(np.ascontiguousarray(_cropped(image_HW3, cfg, draw))).permute(2, 0, 1)
+    return _shaken(pixels, cfg, draw).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _cropped(image_HW3: np.ndarray, cfg: AugmentConfig, draw: np.ndarray) -> np.ndarray:
     height, width, _ = image_HW3.shape
     top, left, h, w = crop_box(height, width, cfg.crop, draw[:4])
-    pixels = resize(image_HW3[top : top + h, left : left + w], size)
+    return image_HW3[top : top + h, left : left + w]
+
+
+def _shaken(pixels_3HW: Tensor, cfg: AugmentConfig, draw: np.ndarray) -> Tensor:
+    """Shifted, of another brightness, mirrored."""
+    pixels, (height, width) = pixels_3HW, pixels_3HW.shape[1:]
     if cfg.shift:
         down, right = (int(d * (2 * cfg.shift + 1)) - cfg.shift for d in draw[4:6])
-        places = torch.arange(size)
-        pixels = pixels[:, (places + down).clamp(0, size - 1)][:, :, (places + right).clamp(0, size - 1)]
+        rows, columns = ((torch.arange(n) + by).clamp(0, n - 1) for n, by in ((height, down), (width, right)))
+        pixels = pixels[:, rows][:, :, columns]
     if cfg.brightness:
         gain = 1 + cfg.brightness * (2 * draw[6] - 1) + 0.5 * cfg.brightness * (2 * draw[7:10] - 1)
         pixels = (pixels * torch.from_numpy(gain).float()[:, None, None]).clamp(0, 255)

@@ -200,8 +200,13 @@ def counted_tokens(batch: Batch) -> Tensor:
 
 def language_shares(batches: list[Batch]) -> Tensor:
     """Share of each micro-batch of a step in the tokens that LM learns, over all processes."""
-    counts = total(torch.stack([counted_tokens(b).sum() for b in batches]))
-    return counts / counts.sum()
+    return shares_of([counted_tokens(b).sum() for b in batches])
+
+
+def shares_of(counts: list[Tensor]) -> Tensor:
+    """Share of each micro-batch of a step in what is counted, over all processes."""
+    sums = total(torch.stack(counts))
+    return sums / sums.sum()
 
 
 def word_entropy(batch: Batch) -> float:

@@ -13,7 +13,6 @@ Losses = dict[str, Tensor]
 class MicroBatch:
     """One micro-batch of a step."""
 
-    pixels: Tensor  # B x 3 x H x W, normalised
     step: int
     progress: float  # share of the steps done, in [0, 1)
     seed: int
@@ -29,11 +28,20 @@ class MicroBatch:
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {k: _moved(v, device) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_moved(v, device) for v in value]
     return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch(MicroBatch):
+class PixelBatch(MicroBatch):
+    """With the pictures as MED takes them."""
+
+    pixels: Tensor  # B x 3 x H x W, normalised
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(PixelBatch):
     """Pairs of image and text; `keys` are those of the images. Identities are hashes: equal numbers mean the same picture, or the same
     text."""
 
@@ -45,7 +53,7 @@ class Batch(MicroBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskBatch(MicroBatch):
+class TaskBatch(PixelBatch):
     """Examples of a downstream task; its objective knows what the tensors mean."""
 
     tensors: dict[str, Tensor]

@@ -70,9 +70,10 @@ class Cache:
         """The outputs that DVC keeps of the graph as it stands in the workspace, with their md5; "" where it has made none."""
         return {out.def_path: out.hash_info.value or "" for out in self._repo.index.outs if out.use_cache}
 
-    def uncached(self) -> set[str]:
-        """The outputs that DVC does not keep."""
-        return {out.def_path for out in self._repo.index.outs if not out.use_cache}
+    def uncached(self, rev: str) -> set[str]:
+        """The outputs that DVC did not keep at a revision, by its dvc.yaml."""
+        with self._repo.switch(rev):
+            return {out.def_path for out in self._repo.index.outs if not out.use_cache}
 
     def _listed(self, md5: str) -> dict[str, str]:
         if not md5.endswith(FOLDER):

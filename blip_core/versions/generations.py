@@ -25,7 +25,7 @@ from blip_core.versions.cache import Cache, open_cache, run_dvc
 
 FOLDER = "artifacts/generations"
 SOURCES = ("web", "human", *WRITTEN)
-VALUES = ("dvc.lock", "params.yaml", "data.dvc", "labels")  # what brings a version back, but for the code
+VALUES = ("dvc.lock", "params.yaml", "data.dvc", "labels", "columns")  # what brings a version back, but for the code
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def describe(root: Path) -> list[dict[str, Any]]:
 def rollback(spec: str, root: Path, *, code: bool = False) -> str:
     """Bring a committed version back into the workspace, with all that made it, and tell what was done.
 
-    dvc.lock, params.yaml, data.dvc and labels/ become those of the revision (`code`: every file that git tracks), staged and not
+    dvc.lock, params.yaml, data.dvc, labels/ and columns/ become those of the revision (`code`: every file that git tracks), staged and not
     committed, and DVC checks out the data that they name. Nothing is touched unless all of it is at hand; what fails half way is undone.
     """
     version = resolve(spec, root)
@@ -208,11 +208,12 @@ def rollback(spec: str, root: Path, *, code: bool = False) -> str:
 
 
 def _restore(rev: str, paths: list[str], root: Path) -> None:
-    """Files of git, then the data that they name. Outputs that this dvc.lock does not know stay as they are."""
+    """Files of git, then the data that they name. Outputs that this dvc.lock does not know stay as they are, as do those of which DVC kept
+    no copy then."""
     _must(root, "restore", f"--source={rev}", "--staged", "--worktree", "--", *paths)
     with open_cache(root) as cache:
-        named = cache.outputs()
-    run_dvc(root, "checkout", *(path for path, md5 in named.items() if md5))
+        named, unkept = cache.outputs(), cache.uncached(rev)
+    run_dvc(root, "checkout", *(path for path, md5 in named.items() if md5 and path not in unkept))
 
 
 def _must(root: Path, *args: str) -> str:
@@ -253,7 +254,8 @@ def _fetch_all(version: Version, root: Path) -> None:
     named = {path: md5 for made in version.lock.values() for path, md5 in made.outs.items()}
     named |= raw_data(git(root, "show", f"{version.rev}:./data.dvc"))
     with open_cache(root) as cache:
-        kept = {path: md5 for path, md5 in named.items() if path not in cache.uncached()}
+        unkept = cache.uncached(version.rev)
+        kept = {path: md5 for path, md5 in named.items() if path not in unkept}
         lacking = set(cache.fetch(kept.values()))
     if lacking:
         paths = [path for path, md5 in kept.items() if md5 in lacking]

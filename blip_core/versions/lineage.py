@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import yaml
 
+from blip_core.capfilt.plugins import identify
 from blip_core.tables.captions import KEPT, makers_of
 from blip_core.tables.stopped import require_made
 from blip_core.tracking.champion import moves, withdrawn
@@ -20,7 +21,6 @@ from blip_core.tracking.provenance import MAKERS, Lock, ancestry, maker, parse_l
 from blip_core.tracking.registry import PROVENANCE, Registry, open_registry
 from blip_core.versions.cache import open_cache
 from blip_core.versions.generations import FOLDER, Version, commits, fetched, files_of, here, known
-from blip_core.weights.checkpoint import model_hash
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -39,7 +39,7 @@ def of_model(spec: str, root: Path, *, name: str) -> dict[str, Any]:
     folder = root / spec
     require_made(folder)
     if (folder / "config.json").exists():
-        identity = model_hash(folder)
+        identity = identify(folder)
         with open_registry(name, root) as registry:
             version = registry.find("model_hash", identity)
             return of_version(registry, version) if version else _of_folder(folder, identity, root)
@@ -74,7 +74,8 @@ def of_version(registry: Registry, version: "ModelVersion") -> dict[str, Any]:
     lock = parse_lock(files.get("dvc.lock", ""))
     gate = json.loads(files.get("gate.json", "{}"))
     made = tags.get("dvc_stage", "")
-    out = next((path for path in lock[made].outs if path.endswith(f"/{tags['model']}")), "") if made in lock else ""
+    folders = (f"/{tags['model']}", f"/{tags['model']}/model")  # of a pretraining, and of what a task made of it
+    out = next((path for path in lock[made].outs if path.endswith(folders)), "") if made in lock else ""
     parts = {kind: {k: tags.get(f"{kind}_{k}", "") for k in ("hash", "dvc_md5")} for kind in ("generation", "shards", "data")}
     parts["generation"] |= {"name": tags.get("generation", ""), "texts": {k[6:]: int(v) for k, v in tags.items() if k.startswith("texts_")}}
     return {

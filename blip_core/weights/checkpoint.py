@@ -72,6 +72,11 @@ def load_weights(network: nn.Module, folder: Path) -> None:
         raise ValueError(f"{folder / 'model.safetensors'}: does not load ({e}); run the stage that makes it again") from None
 
 
+def is_tuned(folder: Path) -> bool:
+    """Whether a model folder holds what was tuned for a task (tasks/network.py), and not a model as it was."""
+    return "kind" in json.loads((folder / "config.json").read_text())
+
+
 def model_hash(folder: Path) -> str:
     """Identity of a model: its weights, sizes and vocabulary."""
     names = ("config.json", "model.safetensors", "vocab.txt")

@@ -1,14 +1,16 @@
 """A question answering BLIP on disk: folders of ours, and weights in and out of transformers' BlipForQuestionAnswering and the authors'
 BLIP_VQA."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
+from blip_core.config.model import ModelConfig
 from blip_core.model.vqa import Vqa
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.weights.checkpoint import special_tokens
+from blip_core.weights.checkpoint import load_weights, special_tokens
 from blip_core.weights.load import read_public
 from blip_core.weights.names import vqa_layout
 from blip_core.weights.pretrained import copy_in, theirs
@@ -26,6 +28,14 @@ def load_vqa(
     model = Vqa(cfg, special_tokens(tokenizer))
     copy_in(model, tensors, vqa_layout(tensors, vision_depth=cfg.vision.depth, text_depth=cfg.text.depth), source=str(path))
     model.first = first
+    return model.eval(), tokenizer
+
+
+def load_answering(folder: Path) -> tuple[Vqa, Tokenizer]:
+    """One in eval mode from a folder that `tune_task` made, and its tokenizer. ValueError when its weights do not load."""
+    about, tokenizer = json.loads((folder / "config.json").read_text()), Tokenizer.load(folder / "vocab.txt")
+    model = Vqa(ModelConfig(**about["task_model"]), special_tokens(tokenizer))
+    load_weights(model, folder)
     return model.eval(), tokenizer
 
 

@@ -36,12 +36,15 @@ def arms():
     return read_arms(ROOT / "ablations.yaml")
 
 
-def own_stages(tmp_path: Path, name: str, arms):
-    """Of an arm of ablations.yaml, over the project's own dvc.yaml and params.yaml."""
-    values, template = read_values(ROOT / "params.yaml"), read_values(ROOT / "dvc.yaml")
+def own_stages(tmp_path: Path, name: str, arms, **sections):
+    """Of an arm of ablations.yaml, over the project's own dvc.yaml and params.yaml with these sections."""
+    values, template = read_values(ROOT / "params.yaml") | sections, read_values(ROOT / "dvc.yaml")
     under = arm_values(name, arms.arms[name], values)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(under))
-    chains = [Chain(resolved(ROOT, folder, template), v) for folder, v in ((ROOT, values), (tmp_path, under))]
+    chains = []
+    for folder, own in ((tmp_path / "default", values), (tmp_path / "arm", under)):
+        folder.mkdir(exist_ok=True)
+        (folder / "params.yaml").write_text(yaml.safe_dump(own))
+        chains.append(Chain(resolved(ROOT, folder, template), own))
     return derive(name, arms.arms[name], default=chains[0], under=chains[1], file="own.yaml")
 
 
@@ -119,6 +122,16 @@ def test_an_arm_writes_below_its_own_folder_and_reads_what_it_has_of_its_own(tmp
         outs = [word for flag, word in pairwise(words) if flag.startswith("--out")]
         assert outs and all(path.startswith("artifacts/ablations/shared/") for path in outs), "the page of the gate's checks too"
         assert stage["wdir"] == "../.." and [*stage["params"][0]] == ["own.yaml"]
+
+
+def test_an_arm_measures_its_models_on_the_tasks_too(tmp_path, arms):
+    """A task that another generation does not touch is that of the default chain; all of a model lies in one folder."""
+    tasks = {"tasks": read_values(ROOT / "configs/tasks.yaml")["tasks"]}
+    own = own_stages(tmp_path, "F", arms, **tasks)
+    assert {"evaluate-g1", "tune_task-vqa-g1", "evaluate_task-vqa-g1"} <= own.stages.keys() and "evaluate_task-vqa-g0" not in own.stages
+    assert own.path("artifacts/metrics/models/g1/task-vqa.json") == "artifacts/ablations/F/metrics/models/g1/task-vqa.json"
+    none = own_stages(tmp_path, "none", arms, **tasks)
+    assert not none.stages and {"evaluate@g0", "evaluate_task@nlvr-g0"} <= set(none.measured_by)
 
 
 def test_further_rounds_share_the_first(tmp_path, arms):
@@ -258,7 +271,7 @@ def test_a_page_keeps_what_stands_around_the_tables(tmp_path):
 def ablated(tmp_path_factory) -> tuple[Path, str]:
     """A copy of the project in which an arm of the user's own was run on tiny data, and what the command printed."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("blip_core", "labels", ".dvc", "mlflow"):
+    for name in ("blip_core", "labels", "columns", ".dvc", "mlflow"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "data.dvc"):
         shutil.copy(ROOT / name, folder)

@@ -53,7 +53,7 @@ def posts(proxy) -> int:
 
 
 @pytest.mark.parametrize("kind", ["503", "500", "429", "reset", "lost", "cut", "short"])
-def test_a_fault_of_the_network_costs_no_row(llama, tmp_path, kind):
+def test_a_fault_of_the_network_costs_no_row(llama, tmp_path, impatient, kind):
     rule = Rule(kind, match="POST .*", every=3, count=2, after=40)
     llama.breaks(rule)
     found = write(named(llama.port), tmp_path)

@@ -35,7 +35,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_an_answer_that_is_none_is_shown_and_finished_rows_stay(kind, tmp_path):
+def test_an_answer_that_is_none_is_shown_and_finished_rows_stay(kind, tmp_path, impatient):
     body, message = BAD[kind]
     answers = iter([(200, {}, json.dumps(GOOD).encode())] * 5)
     with hostile_server(lambda: next(answers, (200, {}, body))) as server:

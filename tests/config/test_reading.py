@@ -8,7 +8,7 @@ import yaml
 
 from blip_core.cli.main import main
 from blip_core.config.params import load_params
-from blip_core.config.reading import laid_over
+from blip_core.config.reading import laid_over, read_values
 
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "params.yaml"
@@ -29,7 +29,7 @@ def load(tmp_path):
     return load_
 
 
-@pytest.mark.parametrize("path", [PARAMS, *sorted((ROOT / "configs").glob("*.yaml"))], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [PARAMS, *sorted((ROOT / "configs").glob("vit-*.yaml"))], ids=lambda path: path.name)
 def test_values_that_are_fine_are_said_to_be(path, capsys):
     assert main(["params", "--params", str(path)]) == 0
     assert capsys.readouterr().out == f"{path}: all values are fine\n"
@@ -71,6 +71,10 @@ def test_a_folder_is_no_file_of_values(tmp_path):
         ({"gate": {"max_residual_noise": 1.8}}, "gate.max_residual_noise: .* less than or equal to 1, got 1.8"),
         ({"training": {"optim": {"max_tokens": 50}}}, "pretrain.optim.max_tokens is 50, but model.text.max_positions is 40"),
         ({"training": {"optim": {"min_lr": 1.0}}}, "min_lr is 1, more than lr"),
+        ({"compare": {"metrics": ["tr_r11"]}}, "compare.metrics names 'tr_r11', which is not measured; did you mean 'tr_r1'?"),
+        ({"compare": {"margin": {"vqa.accuracy": 0.1}}}, "compare.margin names 'vqa.accuracy', .* or that of a task"),
+        ({"decide": {"metrics": ["itm_tr_r1"]}}, "decide.metrics names 'itm_tr_r1', which is not measured; did you mean 'tr_r1'?"),
+        ({"tasks": {"a.b": {"kind": "classify"}}}, r"tasks.a.b.*: String should match pattern"),
         ({"training": {"contrast": {"temperature": 0.9}}}, r"temperature is 0.9, temperature_range \[0.01, 0.5\]"),
     ],
 )
@@ -84,3 +88,9 @@ def test_a_source_that_takes_part_has_a_threshold_and_a_limit(load):
         load({}, without=("gate", "max_noise", "synthetic"))
     with pytest.raises(ValueError, match="threshold says nothing of web, which sources has"):
         load({}, without=("assemble", "threshold", "web"))
+
+
+def test_the_tasks_of_the_sample_fit_and_the_chain_may_judge_by_them(load):
+    tasks = read_values(ROOT / "configs/tasks.yaml")
+    found = load(tasks | {"compare": {"metrics": ["vqa.accuracy", "nlvr.consistency"]}, "decide": {"metrics": ["shapes.top1"]}})
+    assert set(found.tasks) == set(tasks["tasks"]) and found.compare.metrics == ("vqa.accuracy", "nlvr.consistency")

@@ -29,10 +29,12 @@ from blip_core.config.params import load_params
 from blip_core.demo import search as search_module
 from blip_core.demo.search import PictureIndex
 from blip_core.demo.verb import model_folder
+from blip_core.model.vqa import vqa_of
 from blip_core.serving.options import packed_settings
-from blip_core.serving.service import BlipService
+from blip_core.serving.service import Service, open_service
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import write_manifest
+from blip_core.tasks.network import save_tuned
 from blip_core.weights.checkpoint import load_model, new_model, save_model
 from tests.support.browser import assert_stands_alone, browser, events, until
 from tests.support.processes import HANG, heed_interrupts
@@ -151,7 +153,7 @@ def page(root):
         yield url
         before = len(url.told())
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 130 and "Traceback" not in url.told()[before:]
+        assert server.wait(HANG) == 130 and "Traceback" not in url.told()[before:]
     assert list((root / "tmp").glob("blip-demo-*")) == []  # what was uploaded is gone
     assert not (root / ".gradio").exists()
     assert "asked for" not in url.told()
@@ -276,17 +278,33 @@ def test_each_word_has_a_map_over_the_picture(ada, driver, root):
         const data = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
         const warm = []; for (let i = 0; i < data.length; i += 4) warm.push(data[i] - data[i + 2]);
         return [c.width, c.height, Math.min(...warm), Math.max(...warm)]; })"""
-    seen = []
-    for kind, layer in (("grad_cam", 1), ("attention", 2)):
-        ada.ask("attention", **{"attention-text": "a red ball", "kind": kind, "layer": layer})
+    ada.ask("attention", of="caption")  # of one that the model writes
+    until(lambda: len(ada.all("#maps img")) > 1)
+    seen = [ada.find("#maps img").get_attribute("src")]
+    for of, kind, layer in (("match", "grad_cam", 0), ("match", "attention", 2), ("caption", "grad_cam", 2)):
+        ada.ask("attention", **{"of": of, "attention-text": "a red ball", "kind": kind, "layer": layer})
         until(lambda: ada.all("#maps img") and ada.find("#maps img").get_attribute("src") not in seen)
         seen.append(ada.find("#maps img").get_attribute("src"))
-        assert [text.strip() for text in ada.texts("#maps .caption-label")] == ["a", "red", "ball"]
+        assert [text.strip() for text in ada.texts("#maps .caption-label")] == ["all", "a", "red", "ball"]
         maps = until(lambda: (found := driver.execute_script(shades)) and all(found) and found)
         assert all((width, height) == (320, 240) for width, height, *_ in maps)
         assert max(warmest - coldest for _, _, coldest, warmest in maps) > 100  # some places glow, others do not
-    ada.ask("attention", kind="grad_cam", layer=2)
+    ada.ask("attention", of="match", layer=2)
     assert "no word has a gradient there" in ada.fault()
+
+
+def test_a_model_tuned_for_questions_has_a_page_of_its_own(root, tokenizer, tmp_path):
+    """One tab, and maps of its answer; asked in this process, without a browser."""
+    from blip_core.demo.page import make_page
+
+    save_tuned(vqa_of(load_model(root / "model")[0]), tokenizer, tmp_path / "vqa", kind="vqa")
+    service = open_service(tmp_path / "vqa", packed_settings(tmp_path / "vqa", load_params(ROOT / "params.yaml")))
+    page = make_page(service, None, title="vqa", cache=tmp_path)
+    assert [part["props"]["label"] for part in page.config["components"] if part["type"] == "tabitem"] == ["Question"]
+    [ask] = [fn.fn for fn in page.fns.values() if fn.api_name == "answer"]
+    said, maps = ask(str(root / "scene.png"), "is there a red ball", "grad_cam", 0)
+    assert isinstance(said, str) and [word for _, word in maps] == ["all", "is", "there", "a", "red", "ball"]
+    assert {drawn.shape for drawn, _ in maps} == {(240, 320, 3)}
 
 
 def test_an_example_of_the_generation_is_there_to_be_asked_about(ada):
@@ -410,7 +428,7 @@ def test_no_other_verb_imports_gradio():
 def index(root, tmp_path, monkeypatch):
     """Makes an index, in parts of 16 pictures, that is new to this process."""
     monkeypatch.setattr(search_module, "PART", 16)
-    service = BlipService(root / "model", packed_settings(root / "model", load_params(ROOT / "params.yaml")))
+    service = Service(root / "model", packed_settings(root / "model", load_params(ROOT / "params.yaml")))
     return lambda: PictureIndex(service, root / "model", root / "artifacts/generations/g1", root / "artifacts/shards", tmp_path)
 
 

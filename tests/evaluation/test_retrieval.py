@@ -144,8 +144,10 @@ def test_similarities_are_the_cosines_of_each_pair(artifacts, params):
 
 
 def run(artifacts: tuple[Path, Path], params: Params, out: Path) -> None:
-    cfg = EvaluateConfig(**params.evaluate.model_dump() | {"batch_size": 7, "rerank": 4, "timeout": 60})
-    evaluate(artifacts[1], artifacts[0] / "heldout", artifacts[0] / "shards", out, out.with_suffix(".json"), cfg=cfg, seed=0)
+    """The columns lie beside what is written."""
+    cfg = EvaluateConfig(**params.evaluate.model_dump() | {"batch_size": 7, "rerank": 4, "timeout": 60, "slices": ["place", "shard"]})
+    where = (artifacts[1], artifacts[0] / "heldout", artifacts[0] / "shards", out, out.with_suffix(".json"))
+    evaluate(*where, cfg=cfg, seed=0, columns=out.parents[1] / "columns")
 
 
 def worker(place: int, artifacts: tuple[Path, Path], params: Params, out: Path, port: int) -> None:
@@ -156,6 +158,11 @@ def worker(place: int, artifacts: tuple[Path, Path], params: Params, out: Path, 
 
 def test_two_processes_find_what_one_finds(artifacts, params, tmp_path):
     """To the last bit: the batches are the same, only who computes them differs."""
+    keys = [p.key for split in ("test", "val") for p in heldout_pictures(artifacts[0] / "heldout", split)]
+    (tmp_path / "columns").mkdir()
+    (tmp_path / "columns/clean.csv").write_text(
+        "key,place\n" + "".join(f"{key},{'rare' if i < 5 else i % 2}\n" for i, key in enumerate(keys))
+    )
     run(artifacts, params, tmp_path / "one" / "e")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -166,3 +173,14 @@ def test_two_processes_find_what_one_finds(artifacts, params, tmp_path):
     assert json.loads((one / "e.json").read_text()) == json.loads((two / "e.json").read_text())
     for name in ("items.parquet", "captions.parquet"):
         assert read_table(one / "e" / name).equals(read_table(two / "e" / name))
+    slices_add_up(json.loads((one / "e.json").read_text()))
+
+
+def slices_add_up(found: dict[str, float]) -> None:
+    """Ranks and n-gram weights are those of the whole, so its means are those of the slices by their images."""
+    sizes = {place: found[f"images[place={place}]"] for place in ("rare", 0, 1)}
+    assert sum(sizes.values()) == found["images"] and sizes["rare"] == 5
+    for metric in ("tr_r5", "itm_tr_r1", "cider", "rouge_l"):
+        assert sum(found[f"{metric}[place={p}]"] * n for p, n in sizes.items()) == pytest.approx(found[metric] * found["images"])
+        assert found[f"{metric}[shard=test-00000]_high"] == found[f"{metric}_high"], "the one shard is the whole"
+    assert "cider[place=1]_low" in found and "cider[place=rare]_low" not in found, "5 images have no interval"

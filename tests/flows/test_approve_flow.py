@@ -14,7 +14,7 @@ from tests.support.processes import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
-database, root = test_register.database, test_register.root  # fixtures
+root = test_register.root  # a fixture
 
 
 def prefect(*command: str, cwd: Path, server: str) -> str:

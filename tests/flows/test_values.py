@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from flows.values import add_set, assignment, did_you_mean, run_name
+from flows.values import add_set, assignment, assignments, did_you_mean, run_name
 
 
 def test_values_are_read_as_yaml_and_uses_of_the_flag_add_up():
@@ -29,6 +29,16 @@ def test_values_are_read_as_yaml_and_uses_of_the_flag_add_up():
 def test_what_is_no_value_says_where(text, told):
     with pytest.raises(argparse.ArgumentTypeError, match=told):
         assignment(text)
+
+
+def test_a_file_of_values_is_laid_over_like_them(tmp_path):
+    (tmp_path / "own.yaml").write_text("tasks: {vqa: {kind: vqa}}\nassemble.threshold.web: 0.7\n")
+    add_set(parser := argparse.ArgumentParser(), "values")
+    found = parser.parse_args(["--set-file", str(tmp_path / "own.yaml"), "--set", "seed=1"]).params
+    assert found == {"tasks": {"vqa": {"kind": "vqa"}}, "assemble.threshold.web": 0.7, "seed": 1}
+    (tmp_path / "own.yaml").write_text("[1, 2]")
+    with pytest.raises(argparse.ArgumentTypeError, match="expected keys of params.yaml with their values, got list"):
+        assignments(str(tmp_path / "own.yaml"))
 
 
 def test_near_keys_are_named():

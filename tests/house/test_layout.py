@@ -145,6 +145,7 @@ def test_a_stage_has_one_name_everywhere():
         ("gradio", {"blip_core/demo"}),
         ("dvc", {"flows", "blip_core/versions"}),
         ("ray", {"blip_core/capfilt"}),
+        ("peft", {"blip_core/capfilt"}),
     ],
 )
 def test_each_service_has_one_home(package, homes):

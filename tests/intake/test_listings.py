@@ -299,24 +299,24 @@ URL = "http://a.example/1.jpg"
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("Train_GCC-training.tsv", f"a bus station\t{URL}\n", r"--input_format tsv .*caption, url \(CC3M.*1icaption\$'\\t'url"),
-        ("cc12m.tsv", f"{URL}\ta <PERSON>\n", r"--input_format tsv .*url, caption \(CC3M.*1iurl\$'\\t'caption"),
-        ("laion.jsonl", json.dumps({"URL": URL, "TEXT": "x", "similarity": 0.3}), "--input_format jsonl --url_col URL --caption_col TEXT"),
-        ("coyo.csv", f"id,url,text\n1,{URL},x\n", "--input_format csv --url_col url --caption_col text"),
-        ("sbu.json", json.dumps({"image_urls": [URL], "captions": ["x"]}), "side by side, as in SBU"),
-        ("ccs_filtered.json", json.dumps([{"url": URL, "caption": "x"}]), "--input_format json --url_col url --caption_col caption"),
+        ("Train_GCC-training.tsv", f"a bus station\t{URL}\n", "blip fetch .*training.tsv --out FOLDER"),
+        ("cc12m.tsv", f"{URL}\ta <PERSON>\n", "blip fetch .*cc12m.tsv --out FOLDER"),
+        ("laion.jsonl", json.dumps({"URL": URL, "TEXT": "x", "similarity": 0.3}), "--url URL --text TEXT --out"),
+        ("coyo.csv", f"id,url,text\n1,{URL},x\n", "--url url --text text --out"),
+        ("sbu.json", json.dumps({"image_urls": [URL], "captions": ["x"]}), "blip fetch .*sbu.json --out"),
+        ("ccs_filtered.json", json.dumps([{"url": URL, "caption": "x"}]), "--url url --text caption --out"),
     ],
 )
-def test_lists_of_urls_are_sent_to_img2dataset(tmp_path, name, content, expected):
+def test_lists_of_urls_are_sent_to_fetch(tmp_path, name, content, expected):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=f"(?s)without images.*{expected}"):
         recognise(tmp_path)
 
 
-def test_laion_parquet_is_sent_to_img2dataset(tmp_path):
+def test_laion_parquet_is_sent_to_fetch(tmp_path):
     rows = {"URL": [URL], "TEXT": ["IMG_2231"], "top_caption": ["a table"], "all_captions": [["a table"]], "punsafe": [0.1]}
     pq.write_table(pa.table(rows), tmp_path / "part-0.parquet")
-    with pytest.raises(ValueError, match="--input_format parquet --url_col URL --caption_col TEXT --output_format webdataset"):
+    with pytest.raises(ValueError, match="blip fetch .*parquet --url URL --text TEXT --out"):
         recognise(tmp_path)
 
 

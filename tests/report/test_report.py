@@ -248,12 +248,24 @@ def test_noise_before_and_after_with_the_gates_estimate(out, data):
     before, after = flags.count(False) / 40, flags[1::2].count(False) / 20
     table = (out / "table.txt").read_text()
     assert f"r1, web texts: 20 of 40 kept; false ones: {before:.1%} -> {after:.1%}" in table
-    assert line(table, "r1", "web", "3.1%").split() == ["r1", "web", "40", "20", "51.2%", f"{before:.1%}", f"{after:.1%}", "3.1%", "8.7%"]
+    assert line(table, "r1", "web", "3.1%").split() == [
+        "r1",
+        "web",
+        "40",
+        "20",
+        "51.2%",
+        f"{before:.1%}",
+        f"{after:.1%}",
+        "3.1%",
+        "8.7%",
+        "planted",
+        "pairs",
+    ]
 
 
 def test_noise_of_the_synthetic_texts(out):
     rows = [text.split() for text in (out / "table.txt").read_text().splitlines() if re.match("r1 +synthetic ", text)]
-    assert rows == [["r1", "synthetic", "40", "25", "38.4%", "25.0%", "20.0%", "n/a", "n/a"]]
+    assert rows == [["r1", "synthetic", "40", "25", "38.4%", "25.0%", "20.0%", "n/a", "n/a", "n/a"]]
 
 
 def page_rows(out: Path) -> list[list[str]]:
@@ -311,6 +323,19 @@ def test_which_threshold_would_keep_a_share_of_the_texts(out):
     shares = {text.split()[1]: text.split() for text in table.splitlines() if re.match(r"r1 +\d+\.0% ", text)}
     assert (shares["50.0%"][2], shares["75.0%"][2], shares["50.0%"][-1], shares["75.0%"][-1]) == ("0.900", "0.100", "0.900", "0.100")
     assert "r1: the highest P(match) of a web text is 0.9." in table
+
+
+def test_what_is_told_in_slices(own_artifacts, data):
+    """A slice of few images has no interval, and one of few texts no bound."""
+    assert "BY SLICES" not in run(own_artifacts, data)
+    path = own_artifacts / "evaluations/g1/metrics.json"
+    rare = {f"{metric}[domain=rare]": 0.25 for metric in ("tr_r1", "ir_r1", "itm_tr_r1", "itm_ir_r1", "cider")}
+    write_json(json.loads(path.read_text()) | rare | {"images[domain=rare]": 7}, path)
+    path = own_artifacts / "metrics/gate-r1.json"
+    write_json(json.loads(path.read_text()) | {"texts_web[language=es]": 30, "noise_web[language=es]": 0.4}, path)
+    table = run(own_artifacts, data)
+    assert re.search(r"domain +g1 +7 +25.0%.* 0.250\n= rare +too few", table)
+    assert re.search(r"language +r1 +web +30 +40.0% +n/a +n/a\n= es\n", table)
 
 
 def test_what_shows_a_collapsed_captioner_and_what_chance_would_find(out):
@@ -372,7 +397,7 @@ def test_a_failed_comparison_is_said_in_words(own_artifacts, data):
 def test_without_truth_the_true_noise_is_not_available(own_artifacts, tmp_path):
     table = run(own_artifacts, tmp_path)
     row = next(text.split() for text in table.splitlines() if re.match(r"r1 +web", text))
-    assert row == ["r1", "web", "40", "20", "51.2%", "n/a", "n/a", "3.1%", "8.7%"]
+    assert row == ["r1", "web", "40", "20", "51.2%", "n/a", "n/a", "3.1%", "8.7%", "planted", "pairs"]
     assert "false ones" not in table and "boilerplate" not in table
 
 

@@ -254,7 +254,8 @@ def labels_of(rows, tmp_path):
     cards = drawn(tmp_path / "g", 10**4)
     verdicts = {r["text"]: "right" if "right" in r["text"] else "wrong" for r in rows}
     bob = said(cards, {t: "right" if "tie" in t else "unsure" for t in verdicts}, reviewer="bob")
-    return write_labels(tmp_path / "labels/a.jsonl", [*said(cards, verdicts), *bob]).parent
+    kept_alone = said(cards, dict.fromkeys(verdicts, "wrong"), sheet="6" * 16, asked="kept")
+    return write_labels(tmp_path / "labels/a.jsonl", [*said(cards, verdicts), *bob, *kept_alone]).parent
 
 
 def test_the_calibration_takes_labels_of_pictures_that_are_there_and_evaluate_nothing(shards, tmp_path):
@@ -264,6 +265,7 @@ def test_the_calibration_takes_labels_of_pictures_that_are_there_and_evaluate_no
     table, facts = labelled_pairs(labels_of(rows, tmp_path), shards, min_labels=19)
     assert facts == {
         "labels": 126,
+        "labels_kept_alone": 63,
         "labels_used": 39,
         "labels_right": 20,
         "labels_wrong": 19,

@@ -21,6 +21,7 @@ from blip_core.review.sheet import MOST_BYTES
 from blip_core.selection.labels import read_labels
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import content_hash, write_manifest
+from blip_core.weights.checkpoint import model_hash, new_model, save_model
 from tests.support.browser import events, until
 from tests.support.reviews import THRESHOLD, human, row, write_shards
 
@@ -48,12 +49,15 @@ OTHERS = {"web-000000004": small("PNG"), "web-000000005": small("WEBP")}
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory) -> Path:
-    """Ten pictures with a web text and two synthetic ones each, hostile ones among them; one text of each kind is not to be judged."""
+def artifacts(tmp_path_factory, model_cfg, tokenizer) -> Path:
+    """Ten pictures with a web text and two synthetic ones each, hostile ones among them; one text of each kind is not to be judged. And the
+    filter that scored them."""
     root, rows = tmp_path_factory.mktemp("review"), []
+    save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, root / "filter", prompt="", max_tokens=12)
     for i, text in enumerate(HOSTILE):
         rows += [row(i, text, "web", 0, 0.1 * i), row(i, f"made for {i}", "synthetic", 0, 1 - 0.1 * i)]
         rows.append(row(i, f"other of {i}: {text}", "synthetic", 1, 0.5, reason="loop"))
+    rows = [r | {"filter": model_hash(root / "filter")} for r in rows]
     write_table(caption_table([human(0), *rows]), root / "generations/g1/web-00000.parquet")
     write_manifest(root / "generations/g1", rule={"score": "match", "threshold": {**THRESHOLD, "web": 0.8 + 1e-9}})  # as calibrated
     noise = np.random.default_rng(0).integers(0, 256, (900, 1400, 3), dtype=np.uint8)
@@ -149,7 +153,7 @@ def test_the_file_is_whole_and_small_and_holds_no_markup_of_the_crawl(sheet, art
     assert page.count("<script") == 2 and "src=x" in page and "<img src=x" not in page and "http" not in page.replace("http-equiv", "")
     data = on_sheet(sheet)
     assert {r["text"] for r in asked(sheet)} == {*HOSTILE, *(f"made for {i}" for i in range(10))}
-    assert data["generation"] == content_hash(artifacts / "generations/g1")[:16]
+    assert data["drawn"] == {"generation": content_hash(artifacts / "generations/g1")[:16], "asked": "all"}
     pictures = {card["rows"][0]["key"]: picture for picture, card in zip(data["pictures"], data["cards"], strict=True)}
     for key, picture in pictures.items():
         kind, file = picture["src"].removeprefix("data:image/").split(";base64,")
@@ -263,6 +267,46 @@ def test_scores_are_told_after_judging_unless_asked_for(ada, sheet):
     assert ada.all(".facts")
     ada.press("1")
     assert sum(not label.blind for label in read_labels([ada.export()])) == 2
+
+
+def test_where_the_filter_looked_is_shown_over_the_picture_after_judging(driver, sheet, artifacts):
+    """Of the same sheet: its labels are those of the one without maps."""
+    out = artifacts / "explained.html"
+    command = ["review", str(artifacts / "generations/g1"), "--out", str(out), "--work", str(artifacts / "work"), "--explain"]
+    assert main([*command, str(artifacts / "filter")]) == 0
+    explained = on_sheet(out)
+    assert explained["sheet"] == on_sheet(sheet)["sheet"] and explained["maps"]["side"] == 2
+    first, looks = explained["cards"][0]["rows"][0], explained["maps"]["cards"][0][0]
+    maps = [np.frombuffer(base64.b64decode(look["map"]), np.uint8) for look in looks]
+    assert looks[0]["word"] == "all" and looks[1]["word"] == first["text"].split()[0]
+    assert all(len(m) == 4 for m in maps) and maps[0].max() == 255 and maps[0].min() == 0
+    ada = Person(driver, out)
+    assert not ada.all(".looks")
+    ada.find("#onward").click()
+    for _ in explained["cards"][0]["rows"]:
+        ada.press("1", "\ue015")
+    while not ada.find("figcaption").text.startswith("picture 1 "):
+        ada.find("#back").click()
+    ada.find(".looks button").click()
+    warmth = """const c = document.querySelector('figure canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        const warm = []; for (let i = 0; i < d.length; i += 4) warm.push(d[i] - d[i + 2]);
+        return Math.max(...warm) - Math.min(...warm);"""
+    until(lambda: driver.execute_script(warmth) > 100)
+    ada.find(".looks [aria-pressed=true]").click()
+    assert ada.all("figure img") and not ada.all("figure canvas")
+
+
+def test_a_model_that_did_not_score_the_texts_or_has_no_maps_is_refused(artifacts, model_cfg, tokenizer, tmp_path, capsys):
+    save_model(new_model(model_cfg, tokenizer, seed=1), tokenizer, tmp_path / "other", prompt="", max_tokens=12)
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/config.json").write_text('{"model_type": "clip"}')
+    for folder, message in (
+        (tmp_path / "other", "but the texts were scored by"),
+        (tmp_path / "clip", "no BLIP, and only its ITM has a map"),
+    ):
+        command = ["review", str(artifacts / "generations/g1"), "--out", str(tmp_path / "sheet.html"), "--explain", str(folder)]
+        assert main([*command, "--work", str(tmp_path)]) == 1
+        assert message in capsys.readouterr().err and not (tmp_path / "sheet.html").exists()
 
 
 def test_texts_of_the_crawl_are_shown_and_do_nothing(ada, driver, sheet):

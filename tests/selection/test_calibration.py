@@ -20,6 +20,7 @@ from blip_core.selection.calibration import (
 )
 from blip_core.stages.calibrate import calibrate, fit
 from blip_core.tables.captions import SCHEMA, caption_table
+from blip_core.tables.slices import keys_of
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.weights.checkpoint import new_model, save_model
 
@@ -92,7 +93,7 @@ def test_true_and_false_pairs_weigh_the_same_however_many_are_planted(params):
     pairs = {"truth": truth, "synthetic": np.zeros(len(truth), bool), "labelled": np.zeros(len(truth), bool), "weight": np.ones(len(truth))}
     table = pa.table(pairs | {"image_id": [str(i) for i in range(len(truth))]})
     cfg = params.calibrate.model_copy(update={"bootstrap": 20, "target_precision": 0.9})
-    calibration, metrics, curve = fit(scores, table, cfg, seed=0)
+    calibration, metrics, curve = fit(scores, table, cfg, seed=0, sliced={})
     assert truth.mean() < 0.3 and metrics["ece"] < 0.04 and metrics["ece_low"] <= metrics["ece"] <= metrics["ece_high"]
     accepted = calibration.match(scores) >= 0.5
     right, wrong = accepted[truth].mean(), accepted[~truth].mean()
@@ -106,8 +107,21 @@ def test_the_interval_of_ece_is_about_it(params):
     scores, truth = simulated(100, 3)
     pairs = {"truth": truth, "synthetic": np.zeros(100, bool), "labelled": np.zeros(100, bool), "weight": np.ones(100)}
     cfg = params.calibrate.model_copy(update={"bootstrap": 200, "confidence": 0.8})
-    metrics = fit(scores, pa.table(pairs | {"image_id": [str(i) for i in range(100)]}), cfg, seed=0)[1]
+    metrics = fit(scores, pa.table(pairs | {"image_id": [str(i) for i in range(100)]}), cfg, seed=0, sliced={})[1]
     assert 0 <= metrics["ece_low"] < metrics["ece"] < metrics["ece_high"]
+
+
+def test_slices_tell_where_a_filter_is_blind(params):
+    scores, truth = simulated(400, 3)
+    blind = np.arange(400) % 2 == 1
+    truth = np.where(blind, np.arange(400) % 4 == 1, truth)
+    pairs = {"truth": truth, "synthetic": np.zeros(400, bool), "labelled": np.zeros(400, bool), "weight": np.ones(400)}
+    keys = [str(i) for i in range(400)]
+    sliced = keys_of({"place": {key: "few" if int(key) < 9 else "blind" if b else "seen" for key, b in zip(keys, blind, strict=True)}})
+    cfg = params.calibrate.model_copy(update={"bootstrap": 50})
+    metrics = fit(scores, pa.table(pairs | {"key": keys, "image_id": keys}), cfg, seed=0, sliced=sliced)[1]
+    assert metrics["auc[place=blind]_low"] < 0.55 < 0.7 < metrics["auc[place=seen]_low"] < metrics["auc[place=seen]"]
+    assert (metrics["pictures[place=few]"], "auc[place=few]" in metrics) == (9, False)
 
 
 def test_calibrations_survive_their_file(tmp_path):

@@ -60,7 +60,7 @@ def test_captions_and_matches_are_those_of_a_round(qwen, params, picture):
     judge = open_filter(str(qwen), qwen, question=params.score.question, precision="auto", fetch=None)
     wanted = judge.score([judge.prepare(pixels)], [judge.encode(TEXTS)]).itm
     found = ask(service, picture, TEXTS, "match")
-    assert [set(answer) for answer in found] == [{"itm"}] * 2 and "P(yes)" in service.scores["itm"]
+    assert [set(answer) for answer in found] == [{"itm"}] * 2 and "P(yes)" in service.told_by["itm"]
     np.testing.assert_allclose([answer["itm"] for answer in found], wanted, atol=0.02)  # another batch, in bf16
     with pytest.raises(BadRequest, match="task embed is beyond this model: .*no embeddings here; take a BLIP of ours"):
         ask(service, picture, ["a"], "embed")

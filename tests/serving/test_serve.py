@@ -1,6 +1,7 @@
 """The served model, loaded as a user loads it: from the registry, by alias. What a server answers is in test_scoring_server.py."""
 
 import base64
+import io
 import json
 import os
 import shutil
@@ -11,17 +12,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from blip_core.capfilt.med import caption_images, score_texts
 from blip_core.config.params import load_params
+from blip_core.model.nlvr import nlvr_of
+from blip_core.model.vqa import vqa_of
 from blip_core.pictures.images import admit, decode_rgb
 from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
 from blip_core.serving.options import BadRequest, choose, packed_settings
 from blip_core.serving.rows import read_rows
-from blip_core.serving.service import BlipService, calibration_of
+from blip_core.serving.service import Service, calibration_of, open_service
 from blip_core.stages.register import PACKAGES, example_image, package
+from blip_core.tasks.network import save_tuned
 from blip_core.weights.checkpoint import model_hash, save_model
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -138,7 +143,7 @@ def test_calibrated_probability_comes_with_a_filter(served, tmp_path, pictures):
     other = Calibrated("f" * 16, "other", Calibration(itm_logit=9.0, itc=9.0, bias=9.0), 0.5)
     write_calibrations([other, own], tmp_path / "calibration.json", facts={})
     assert package(tmp_path / "filter", load_params(PARAMS))["artifacts"]["calibration"] == str(tmp_path / "calibration.json")
-    service = BlipService(tmp_path / "filter", packed_settings(tmp_path / "filter", load_params(PARAMS)))
+    service = Service(tmp_path / "filter", packed_settings(tmp_path / "filter", load_params(PARAMS)))
     rows = read_rows([text(pictures[0])], ["a red ball"], "match", service.settings, paths=False)
     [answer] = service.answer(rows, choose({"task": "match"}, service.settings))
     logit = np.log(answer["itm"] / (1 - answer["itm"])) + 2 * answer["itc"] - 0.5
@@ -151,10 +156,60 @@ def test_a_task_that_the_model_has_no_weights_for_is_refused(served, tmp_path, p
     served[1].missing = frozenset({"match"})
     save_model(served[1], tokenizer, tmp_path / "captioner", prompt="", max_tokens=12)
     served[1].missing = frozenset()
-    service = BlipService(tmp_path / "captioner", packed_settings(tmp_path / "captioner", load_params(PARAMS)))
+    service = Service(tmp_path / "captioner", packed_settings(tmp_path / "captioner", load_params(PARAMS)))
     rows = read_rows([text(pictures[0])], ["a"], "match", service.settings, paths=False)
     with pytest.raises(BadRequest, match="task match is beyond this model: match .the head of ITM."):
         service.answer(rows, choose({"task": "match"}, service.settings))
+
+
+def overlaid(maps: dict) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(maps["overlay"])))
+
+
+def test_a_match_and_each_caption_are_explained_on_demand(pyfunc, pictures):
+    """The same answers, and maps beside them: words with a number for each of 2 x 2 patches, and the whole drawn over the picture."""
+    rows = table(*({"image": str(p), "text": t} for p, t in zip(pictures, ("a red ball", "star", "Box, on grass"), strict=True)))
+    plain, found = (pyfunc.predict(rows, params={"task": "match", "explain": explain}) for explain in (False, True))
+    assert [{k: v for k, v in answer.items() if k != "maps"} for answer in found] == plain
+    assert [word["word"] for word in found[2]["maps"]["words"]] == ["Box", ",", "on", "grass"]
+    for maps in (answer["maps"] for answer in json.loads(json.dumps(found))):
+        assert maps["layer"] == 1 and {np.shape(word["map"]) for word in maps["words"]} == {np.shape(maps["whole"])} == {(2, 2)}
+        assert np.max(maps["whole"]) > 0 and overlaid(maps).size == (288, 240)  # of a picture of 48 x 40
+    ask = {"num_captions": 3, "explain": True}
+    [captioned] = pyfunc.predict(table(str(pictures[0])), params=ask)
+    words = ["".join(word["word"] for word in maps["words"]) for maps in captioned["maps"]]
+    assert words == [caption.replace(" ", "") for caption in captioned["captions"]] and len(words) == 3
+    with pytest.raises(MlflowException, match="params: explain: 17 rows with 4 captions each; at most 64 maps are drawn"):
+        pyfunc.predict(table(*[str(pictures[0])] * 17), params={"num_captions": 4, "beams": 4, "explain": True})
+    with pytest.raises(MlflowException, match="params: explain: task embed says nothing of a pair"):
+        pyfunc.predict(rows, params={"task": "embed", "explain": True})
+
+
+def test_a_model_tuned_for_questions_answers_and_says_where_it_looked(served, tmp_path, pictures, tokenizer):
+    torch.manual_seed(0)
+    save_tuned(vqa_of(served[1]), tokenizer, tmp_path / "vqa", kind="vqa", set_aside=[])
+    settings = packed_settings(tmp_path / "vqa", load_params(PARAMS))
+    service, asked = open_service(tmp_path / "vqa", settings), ["What is on the grass?", "Is there a star?", "photo"]
+    rows = read_rows([text(p) for p in pictures], asked, "answer", settings, paths=False)
+    found = service.answer(rows, choose({"task": "answer", "explain": True}, settings))
+    assert [a["answer"] for a in found] == [
+        a["answer"] for row in rows for a in service.answer([row], choose({"task": "answer"}, settings))
+    ]
+    assert [[word["word"] for word in a["maps"]["words"]][-2:] for a in found] == [["grass", "?"], ["star", "?"], ["photo"]]
+    with pytest.raises(BadRequest, match="task caption is beyond this model: it was tuned for questions; expected task answer"):
+        service.answer(rows, choose({}, settings))
+    other = Service(served[0] / "model", settings)
+    with pytest.raises(BadRequest, match="task answer is beyond this model: it was not tuned for questions"):
+        other.answer(rows, choose({"task": "answer"}, settings))
+    with pytest.raises(BadRequest, match="row 0: no text; task answer needs image and text in every row"):
+        read_rows([text(pictures[0])], [None], "answer", settings, paths=False)
+
+
+def test_a_model_tuned_for_two_pictures_is_not_served(served, tmp_path, tokenizer):
+    save_tuned(nlvr_of(served[1]), tokenizer, tmp_path / "nlvr", kind="nlvr")
+    settings = packed_settings(tmp_path / "nlvr", load_params(PARAMS))
+    with pytest.raises(ValueError, match="tuned for nlvr, which is not served; expected a model folder, or one tuned for vqa"):
+        open_service(tmp_path / "nlvr", settings)
 
 
 def test_paths_can_be_switched_off(pyfunc, pictures):
@@ -196,9 +251,11 @@ def test_signature_tells_columns_params_and_answers(pyfunc):
     sampler = load_params(PARAMS).evaluate.sampler
     assert {p.name: p.default for p in signature.params.params} == {
         **{k: v for k, v in sampler.model_dump().items() if k != "name"},
-        **{"task": "caption", "sampler": sampler.name, "num_captions": 1, "seed": 0, "allow_path": True},
+        **{"task": "caption", "sampler": sampler.name, "num_captions": 1, "seed": 0, "explain": False, "allow_path": True},
     }
-    assert {"captions", "itm", "itc", "match", "image_embedding", "text_embedding"} == set(signature.outputs.input_names())
+    assert {"captions", "itm", "itc", "match", "image_embedding", "text_embedding", "answer", "maps"} == set(
+        signature.outputs.input_names()
+    )
 
 
 def test_input_example_is_a_pair_to_match(pyfunc):

@@ -42,8 +42,8 @@ def ran(done: subprocess.CompletedProcess) -> list[str]:
 def project(tmp_path_factory) -> Path:
     """A copy of the project with small parameters, its chain run once."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("blip_core", "flows", "mlflow", "labels", ".dvc"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+    for name in ("blip_core", "flows", "mlflow", "labels", "columns", ".dvc"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("tmp", "cache"))  # with what Python has compiled
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder)
     values = small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))
@@ -143,7 +143,7 @@ def test_a_clone_that_pulls_has_nothing_to_do(project, tmp_path):
 def test_metrics_and_plots_speak(project):
     shown = json.loads(run("dvc", "metrics", "show", "--json", cwd=project).stdout)[""]["data"]
     assert 0 <= shown["artifacts/summary/verdict.json"]["data"]["tr_r1"] <= 1
-    assert {"noise_before", "coverage", "texts"} <= shown["artifacts/summary/r1.json"]["data"].keys()
+    assert {"rejected_by_filter", "coverage", "texts"} <= shown["artifacts/summary/r1.json"]["data"].keys()
     assert max(map(len, run("dvc", "metrics", "show", cwd=project).stdout.splitlines())) < 140
     plots = json.loads(run("dvc", "plots", "show", "--json", cwd=project).stdout)
     assert len(plots["data"]) == 4 and all(plots["data"].values())

@@ -10,6 +10,8 @@ import pytest
 
 from blip_core.config.evaluation import CompareConfig
 from blip_core.evaluation.metrics import bleu, bleu_counts
+from blip_core.evaluation.task_metrics import Evidence
+from blip_core.files.content import write_json
 from blip_core.stages.compare import compare, paired_comparison
 from blip_core.tables.captions import write_table
 from blip_core.tables.stopped import write_stopped
@@ -37,7 +39,7 @@ def evaluation(folder, *, level=0.5, spoil=(), images=IMAGES, noise=0, reference
 
 def verdict(tmp_path, baselines="g0,human", cfg=CFG, seed=0, challenger="g1"):
     outs = (tmp_path / "compare.json", tmp_path / "summary.json")
-    compare(tmp_path, challenger, baselines, *outs, cfg=cfg, params=make_params(rounds=2), seed=seed)
+    compare(tmp_path, challenger, baselines, *outs, tmp_path / "measured", cfg=cfg, params=make_params(rounds=2), seed=seed)
     return json.loads((tmp_path / "compare.json").read_text())
 
 
@@ -115,9 +117,34 @@ def test_the_same_verdict_whatever_the_order_of_rows(tmp_path):
 def test_equal_evaluations_are_no_gain(tmp_path):
     evaluation(tmp_path / "g1")
     evaluation(tmp_path / "g0")
-    result = paired_comparison(tmp_path / "g1", tmp_path / "g0", cfg=CFG, seed=0)
+    result = paired_comparison(*(Evidence(tmp_path / name, tmp_path / "none") for name in ("g1", "g0")), cfg=CFG, seed=0)
     assert result["better"] is False and len(result["reasons"]) == len(CFG.metrics)
     assert {v["difference"] for v in result["metrics"].values()} == {0.0}
+
+
+def of_task(folder, *, value, shift, of="pictures"):
+    """What evaluate_task leaves of the task `vqa`; its resamples lie `shift` above common ones."""
+    drawn = (value + shift + np.linspace(-0.1, 0.1, 101)).tolist()
+    write_json({"accuracy": value + shift, "examples": 9, "set_aside": 0, "of": of, "draws": {"accuracy": drawn}}, folder / "task-vqa.json")
+
+
+def test_a_metric_of_a_task_is_tested_in_pairs(tmp_path):
+    """Each model's interval is wide, their difference is the same in every resample."""
+    cfg = CFG.model_copy(update={"metrics": ("tr_r1", "vqa.accuracy")})
+    for name, level, shift in (("g1", 0.6, 0.02), ("g0", 0.5, 0.0)):
+        evaluation(tmp_path / name, level=level)
+        of_task(tmp_path / "measured" / name, value=0.5, shift=shift)
+    found = verdict(tmp_path, "g0", cfg=cfg)
+    test = found["baselines"]["g0"]["vqa.accuracy"]
+    assert found["better"] and (test["challenger"], test["baseline"]) == (0.52, 0.5) and test["role"] == "gain"
+    assert test["low"] == test["high"] == test["difference"] == pytest.approx(0.02)
+    of_task(tmp_path / "measured/g0", value=0.5, shift=0.05)
+    assert "vqa.accuracy is not shown to gain: 0.5500 -> 0.5200" in verdict(tmp_path, "g0", cfg=cfg)["reasons"][0]
+    of_task(tmp_path / "measured/g0", value=0.5, shift=0.0, of="others")
+    with pytest.raises(ValueError, match="task-vqa.json are of different examples"):
+        verdict(tmp_path, "g0", cfg=cfg)
+    with pytest.raises(ValueError, match="task-nlvr.json: missing; the stage evaluate_task"):
+        verdict(tmp_path, "g0", cfg=cfg.model_copy(update={"metrics": ("nlvr.accuracy",)}))
 
 
 def test_other_items_cannot_be_compared(tmp_path):

@@ -8,7 +8,7 @@ from blip_core.config.evaluation import DecideConfig
 from blip_core.stages.decide import decide
 from blip_core.tables.captions import VAL
 from blip_core.tables.stopped import stopped
-from tests.stages.test_compare import GOOD, IMAGES, evaluation
+from tests.stages.test_compare import GOOD, IMAGES, evaluation, of_task
 
 CFG = DecideConfig(metrics=("tr_r1", "ir_r1", "cider"), bootstrap=300, confidence=0.95)
 
@@ -18,7 +18,7 @@ def decided(tmp_path, *, cfg: DecideConfig = CFG, **levels) -> tuple[dict, dict]
     for name, values, on_test in (("g1", {}, 0.5), ("g2", levels, 0.1)):
         evaluation(tmp_path / name, level=on_test)
         evaluation(tmp_path / name / VAL, **values)
-    decide(tmp_path / "g2", tmp_path / "g1", tmp_path / "g2.json", tmp_path / "metrics.json", cfg=cfg, seed=0)
+    decide(*(tmp_path / name for name in ("g2", "g1", "of_g2", "of_g1")), tmp_path / "g2.json", tmp_path / "metrics.json", cfg=cfg, seed=0)
     return tuple(json.loads((tmp_path / name).read_text()) for name in ("g2.json", "metrics.json"))
 
 
@@ -35,7 +35,7 @@ def test_a_gain_in_captions_alone_does_not_count_where_the_model_has_collapsed(t
     decided(tmp_path)
     evaluation(tmp_path / "g1" / VAL, **low)
     evaluation(tmp_path / "g2" / VAL, **low, cider=0.7)
-    decide(tmp_path / "g2", tmp_path / "g1", tmp_path / "g2.json", tmp_path / "metrics.json", cfg=CFG, seed=0)
+    decide(*(tmp_path / name for name in ("g2", "g1", "of_g2", "of_g1")), tmp_path / "g2.json", tmp_path / "metrics.json", cfg=CFG, seed=0)
     answer, numbers = (json.loads((tmp_path / name).read_text()) for name in ("g2.json", "metrics.json"))
     gain = "on val g2 gains over g1 in cider beyond the interval, which does not count: retrieval by ITC is at chance: text R@1 is "
     assert answer["go_on"] is False and answer["stopped"].startswith(gain) and list(numbers["alarms"]) == ["retrieval_at_chance"]
@@ -46,11 +46,24 @@ def test_a_gain_of_captions_that_have_collapsed_does_not_count_and_one_in_retrie
     for name, levels in (("g1", {}), ("g2", {"cider": 0.7})):
         evaluation(tmp_path / name / VAL, **levels, references=[[f"{GOOD} {i}", "a ball"] for i in range(len(IMAGES))])
     outs = (tmp_path / "g2.json", tmp_path / "metrics.json")
-    decide(tmp_path / "g2", tmp_path / "g1", *outs, cfg=CFG, seed=0)
+    decide(*(tmp_path / name for name in ("g2", "g1", "of_g2", "of_g1")), *outs, cfg=CFG, seed=0)
     assert "the captions have collapsed: 1 different ones for 60 images" in stopped(outs[0])
     evaluation(tmp_path / "g2" / VAL, cider=0.7, tr_r1=0.7, references=[[f"{GOOD} {i}", "a ball"] for i in range(len(IMAGES))])
-    decide(tmp_path / "g2", tmp_path / "g1", *outs, cfg=CFG, seed=0)
+    decide(*(tmp_path / name for name in ("g2", "g1", "of_g2", "of_g1")), *outs, cfg=CFG, seed=0)
     assert stopped(outs[0]) is None and "captions_collapsed" in json.loads(outs[1].read_text())["alarms"]
+
+
+def test_a_gain_in_a_task_on_val_is_one(tmp_path):
+    """On test the second is the worse."""
+    decided(tmp_path)
+    for name, shift in (("of_g1", 0.0), ("of_g2", 0.1)):
+        of_task(tmp_path / name, value=0.5, shift=-shift)
+        of_task(tmp_path / "val", value=0.5, shift=shift)
+        on_test, on_val = (json.loads((folder / "task-vqa.json").read_text()) for folder in (tmp_path / name, tmp_path / "val"))
+        (tmp_path / name / "task-vqa.json").write_text(json.dumps(on_test | {"val": on_val}))
+    outs, cfg = (tmp_path / "g2.json", tmp_path / "metrics.json"), CFG.model_copy(update={"metrics": ("tr_r1", "vqa.accuracy")})
+    decide(*(tmp_path / name for name in ("g2", "g1", "of_g2", "of_g1")), *outs, cfg=cfg, seed=0)
+    assert json.loads(outs[1].read_text())["outcome"] == "on val g2 gains over g1 in vqa.accuracy beyond the interval"
 
 
 def test_the_answer_is_the_same_file_whatever_the_numbers(tmp_path):
@@ -86,4 +99,4 @@ def test_an_evaluation_of_other_images_is_refused(tmp_path):
     decided(tmp_path)
     evaluation(tmp_path / "g2" / VAL, images=IMAGES[:50])
     with pytest.raises(ValueError, match="different items.*evaluate both models"):
-        decide(tmp_path / "g2", tmp_path / "g1", tmp_path / "x.json", tmp_path / "m.json", cfg=CFG, seed=0)
+        decide(*(tmp_path / name for name in ("g2", "g1", "of_g2", "of_g1")), tmp_path / "x.json", tmp_path / "m.json", cfg=CFG, seed=0)

@@ -26,6 +26,9 @@ LIMITS = {
     "min_distinct": 0.1,
     "max_degenerate": 0.1,
     "min_controls": 100,
+    "min_texts": 60,
+    "min_labels": 30,
+    "slices": [],
 }
 
 
@@ -57,6 +60,7 @@ class World:
         self.root, self.rule = root, config(max_share=0.9)
         self.generation, self.scores = root / "g1", root / "scores"
         self.gate, self.metrics, self.docs = root / "gates" / "g1.json", root / "metrics.json", root / "docs" / "gate-r1"
+        self.labels = root / "labels"
         self.summary, self.curve, self.histogram = root / "summary.json", root / "curve.csv", root / "histogram.csv"
         self.controls = planted({"true": 0.6, "mismatched": 0.0, "crawled": 0.0, "perturbed": 0.04})
         self.candidates = [
@@ -80,7 +84,9 @@ class World:
     def run(self, rule: AssembleConfig | None = None, **changes) -> dict:
         cfg = GateConfig(**(LIMITS | changes))
         outs = (self.gate, self.metrics, self.docs, self.summary, self.curve, self.histogram)
-        gate(self.generation, self.scores, as_it_stands(self.root), self.root / "shards", *outs, cfg=cfg, assemble_cfg=rule or self.rule)
+        self.labels.mkdir(exist_ok=True)
+        where = (self.generation, self.scores, as_it_stands(self.root), self.root / "shards", self.labels)
+        gate(*where, *outs, cfg=cfg, assemble_cfg=rule or self.rule, columns=self.root / "columns")
         return json.loads(self.gate.read_text())
 
     def failure(self, rule: AssembleConfig | None = None, **changes) -> str:
@@ -112,7 +118,7 @@ def world(tmp_path) -> World:
 
 
 def failed(message: str) -> set[str]:
-    return set(re.findall(r"^  (\w+): ", message, re.M))
+    return set(re.findall(r"^  (\w+(?:\[.*?\])?): ", message, re.M))
 
 
 def test_a_good_generation_passes_and_the_gate_file_names_it_and_its_parents(world):
@@ -330,7 +336,94 @@ def test_another_calibration_than_the_generation_was_chosen_by_fails(world):
     write_calibrations(other, world.root / "calibration.json", facts={})
     cfg, outs = GateConfig(**LIMITS), (world.gate, world.metrics, world.docs, world.summary, world.curve, world.histogram)
     with pytest.raises(ValueError, match=r"calibration\.json: missing, or not what the generation was chosen by"):
-        gate(
-            world.generation, world.scores, world.root / "calibration.json", world.root / "shards", *outs, cfg=cfg, assemble_cfg=world.rule
-        )
+        places = (world.generation, world.scores, world.root / "calibration.json", world.root / "shards", world.labels)
+        gate(*places, *outs, cfg=cfg, assemble_cfg=world.rule)
     assert not world.gate.exists()
+
+
+@pytest.fixture
+def told(world):
+    """Columns of the pictures. Of `place` a and b are judged by themselves, c has too few texts; those of `half` are alike."""
+    (world.root / "columns").mkdir()
+    web = [f"{i:03d},{'a' if i < 100 else 'b' if i < 190 else 'c'},{'few' if i < 20 else 'many'},{i % 2}" for i in range(NUM_IMAGES)]
+    clean = [f"{i},{i % 2}" for i in range(NUM_CONTROLS)]
+    (world.root / "columns/web.csv").write_text("\n".join(["key,place,size,half", *web]))
+    (world.root / "columns/clean.csv").write_text("\n".join(["key,half", *clean]))
+    return world.assemble()
+
+
+def test_a_limit_of_a_slice_stops_and_names_it(told):
+    message = told.failure(slices=[{"column": "place", "max_noise": {"web": 0.5}}])
+    assert failed(message) == {"noise_web[place=b]"}
+    assert (
+        "noise_web[place=b]: 1, expected at most 0.5 (noise ratio: share of the web texts with place b that the filter rejected)" in message
+    )
+    page = (told.docs / "index.html").read_text()
+    assert "noise_web[place=b]" in page and "The limits of slices stand in <code>gate.slices</code>" in page
+    facts = told.facts()
+    assert (facts["noise_web[place=a]"], facts["noise_synthetic[place=a]"], facts["texts_web[place=c]"]) == (0.1, 0.2, 10)
+    passes = told.run(slices=[{"column": "place", "max_noise": {"web": 0.5}}, {"column": "place", "value": "b", "max_noise": {"web": 1.0}}])
+    limits = {c["name"]: c["limit"] for c in passes["checks"]}
+    assert (limits["noise_web[place=a]"], limits["noise_web[place=b]"]) == ("at most 0.5", "at most 1")
+
+
+def test_slices_with_too_few_texts_count_at_their_worst_in_the_whole(told):
+    """20 of 200 web texts, all kept: were they rejected, the noise ratio would be 0.65; were they noise, a fifth of the 90 kept more."""
+    few = {"column": "size", "max_noise": {"web": 0.95}, "max_residual_noise": 0.99}
+    message = told.failure(slices=[few], max_noise={"web": 0.6, "synthetic": 0.5})
+    assert failed(message) == {"noise_web[size=too few]"} and "0.65, expected at most 0.6" in message
+    assert "were all rejected of size few (20 texts): fewer than gate.min_texts = 60 each" in message
+    facts = told.facts()
+    assert facts["residual_noise_web_upper[size=too few]"] == pytest.approx(facts["residual_noise_web_upper"] + 20 / 90)
+    assert "residual_noise_web_upper[size=few]" not in facts and "noise_web[size=few]" in facts
+
+
+def test_the_noise_that_is_left_is_bound_by_slice(told):
+    every, odd = {"column": "half", "max_residual_noise": 0.3}, {"column": "half", "value": "1", "max_residual_noise": 0.01}
+    message = told.failure(slices=[every, odd])
+    assert failed(message) == {"residual_noise_web_upper[half=1]"}
+    assert "bound by all planted pairs, since 75 true and 225 false ones are its own" in message
+    by_all, whole = told.facts()["residual_noise_web_upper[half=0]"], told.facts()["residual_noise_web_upper"]
+    assert whole < by_all < 0.3, "half the texts say less"
+    assert "by its own 300 planted pairs" in told.failure(slices=[every, odd], min_controls=70)
+    assert told.facts()["residual_noise_web_upper[half=0]"] > by_all
+
+
+def test_a_limit_of_a_value_that_no_text_has_stops(told):
+    limits = [{"column": "place", "value": "d", "max_noise": {"web": 0.5}}]
+    assert failed(told.failure(slices=limits)) == {"texts_web[place=d]"}
+    with pytest.raises(ValueError, match="limits of place, d twice"):
+        told.run(slices=limits * 2)
+    with pytest.raises(ValueError, match=r"slices by plaice: no such column in .*web\.csv.*, nor among the tables' own \(image_id"):
+        told.run(slices=[{"column": "plaice"}])
+
+
+def judge(world: World, wrong: float, *, generation: str | None = None) -> None:
+    """A person judged 60 kept texts of each source, the first `wrong` of them to be wrong."""
+    rows = [r for r in read_table(world.generation / "web-00000.parquet").to_pylist() if r["reason"] == "kept"]
+    about = {"version": 1, "sheet": "5" * 16, "generation": generation or content_hash(world.generation)[:16], "filter": "f"}
+    about |= {"weight": 2.0, "reviewer": "ada", "time": "2026-01-02T03:04:05Z", "blind": True, "shard": "web-00000"}
+    lines = []
+    for source in ("web", "synthetic"):
+        for i, r in enumerate([r for r in rows if r["source"] == source][:60]):
+            pair = {name: r[name] for name in ("key", "image_id", "source", "round", "candidate", "text")}
+            lines.append(json.dumps({**about, **pair, "verdict": "wrong" if i < wrong * 60 else "right"}))
+    world.labels.mkdir(exist_ok=True)
+    (world.labels / "ada.jsonl").write_text("\n".join(lines))
+
+
+def test_where_people_judged_kept_texts_their_labels_bound_the_noise_of_each_source(world):
+    judge(world.assemble(), 0.1)
+    checks = {c["name"]: c for c in world.run()["checks"]}
+    assert {"judged_noise_web_upper", "judged_noise_synthetic_upper"} <= set(checks) and "residual_noise_web_upper" not in checks
+    assert "people's labels of 60 of them" in checks["judged_noise_web_upper"]["says"]
+    facts = world.facts()
+    assert facts["judged_texts_web"] == 60 and facts["judged_noise_web"] == pytest.approx(0.1)
+    assert 0.15 < facts["judged_noise_synthetic_upper"] < 0.25 and "residual_noise_web_upper" in facts
+    judge(world, 0.5)
+    message = world.failure(max_residual_noise=0.4)
+    assert failed(message) == {"judged_noise_web_upper", "judged_noise_synthetic_upper"}
+    assert failed(world.failure(max_residual_noise=0.0, min_labels=61)) == {"residual_noise_web_upper"}, "too few labels bound nothing"
+    judge(world, 0.5, generation="0" * 16)
+    assert failed(world.failure(max_residual_noise=0.0)) == {"residual_noise_web_upper"}
+    assert world.facts()["labels_elsewhere"] == 120 and world.facts()["labels"] == 0

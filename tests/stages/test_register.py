@@ -8,31 +8,27 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from blip_core.config.evaluation import CompareConfig
 from blip_core.config.params import load_params
 from blip_core.files.content import write_json
+from blip_core.model.vqa import vqa_of
 from blip_core.stages.compare import evaluation_hash
 from blip_core.stages.register import PACKAGES, register
+from blip_core.stages.register_task import register_task
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import content_hash, write_manifest
+from blip_core.tasks.kinds import KINDS
+from blip_core.tasks.network import load_network, save_tuned
 from blip_core.tracking.provenance import chain_id
+from blip_core.tracking.registry import fetch_model
 from blip_core.tracking.runs import stage_run
-from blip_core.weights.checkpoint import model_hash, new_model, save_model
+from blip_core.weights.checkpoint import load_model, model_hash, new_model, save_model
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 COMPARE = CompareConfig(metrics=("cider",), margin={}, bootstrap=200, confidence=0.95)
 MD5 = "0123456789abcdef0123456789abcdef.dir"
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """An empty database with its schema, which takes MLflow a second to make."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture
@@ -87,6 +83,7 @@ def register_again(approval=False):
     folders = {
         **{kind: artifacts / kind for kind in ("models", "evaluations", "generations", "gates")},
         "shards": Path("artifacts/shards"),
+        "measured": Path("artifacts/metrics/models"),
         "comparison": Path("artifacts/compare.json"),
         "out": Path("artifacts/registration.json"),
     }
@@ -108,7 +105,7 @@ def aliases(root):
 def test_first_version_says_what_made_it_and_how_good_it_is(root):
     result = registered("first")
     identity = model_hash(Path("artifacts/models/first"))
-    facts = {"name": "blip", "version": 1, "promoted": True, "champion_version": 1, "model_hash": identity}
+    facts = {"name": "blip", "version": 1, "promoted": True, "champion_version": 1, "model_hash": identity, "model": "first"}
     assert facts.items() <= result.items() and result.keys() - facts.keys() == {"reasons", "run_id", "candidate"}
     version = client(root).get_model_version("blip", "1")
     expected = {
@@ -256,3 +253,29 @@ def test_unreachable_registry_fails_with_its_address(root, monkeypatch):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         with pytest.raises(ValueError, match=uri):
             registered("first")
+
+
+def test_a_tuned_network_gets_a_version_beside_the_model_that_it_is_tuned_from(root):
+    """It is champion as the model is, and opens by its alias; what tunes nothing gets none."""
+    registration = registered("first")
+    base, tokenizer = load_model(Path("artifacts/models/first"))
+    network = vqa_of(base)
+    network.kept = {"answers": ["yes", "no"]}
+    folder, measured = Path("artifacts/tasks/vqa/first"), Path("artifacts/metrics/models")
+    save_tuned(network, tokenizer, folder / "model", kind="vqa", kept=network.kept)
+    write_json({"accuracy": 0.5}, folder / "evaluation/metrics.json")
+    metrics = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "of": "x", "draws": {"accuracy": [0.4, 0.6]}}
+    write_json(metrics, measured / "first/task-vqa.json")
+    outs = [Path("artifacts/registration.json"), Path("out.json")]
+    for _ in range(2):  # again it keeps its version
+        told = register_task("vqa", Path("artifacts/tasks/vqa"), measured, *outs, params=load_params(PARAMS))
+    assert told == "Version 1 of blip-vqa, tuned from blip/1, is champion."
+    version = client(root).get_model_version("blip-vqa", "1")
+    expected = {"base": "blip/1", "task": "vqa", "generation": "g1", "gate": "passed", "metric.vqa.accuracy": "0.5 [0.4, 0.6]"}
+    assert expected.items() <= version.tags.items() and version.tags["model_hash"] != registration["model_hash"]
+    fetched = fetch_model("models:/blip-vqa@champion", root, root / "fetched")
+    again, _ = load_network(fetched, KINDS["vqa"], None)
+    assert again.kept == network.kept and all(torch.equal(v, network.state_dict()[k]) for k, v in again.state_dict().items())
+    shutil.copytree("artifacts/models/first", "artifacts/tasks/shapes/first/model")
+    told = register_task("shapes", Path("artifacts/tasks/shapes"), measured, *outs, params=load_params(PARAMS))
+    assert told == "shapes tunes nothing: its model is blip/1."

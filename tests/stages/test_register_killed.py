@@ -3,7 +3,7 @@
 import pytest
 
 from blip_core.tracking.registry import open_registry
-from tests.stages.test_register import aliases, client, database, register_again, registered, root  # noqa: F401
+from tests.stages.test_register import aliases, client, register_again, registered, root  # noqa: F401
 
 WRITES = ("create_", "set_", "log_", "update_", "delete_", "finalize_")
 

@@ -77,7 +77,7 @@ def listens(port: int) -> bool:
 def hostile_server(answer: Callable[[], tuple[int, dict[str, str], bytes] | None], models: bytes = b'{"data": []}') -> Iterator["Hostile"]:
     """To each question what `answer` gives: status, headers and body; None is silence."""
     server = Hostile(answer, models)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)  # so often it looks whether it is to end
     thread.start()
     try:
         yield server

@@ -39,3 +39,18 @@ def small_values(values: dict) -> dict:
     values["gate"] |= {"max_noise": {"web": 1.0, "synthetic": 1.0}, "max_residual_noise": 1.0, "min_coverage": 0.0, "min_controls": 20}
     values["gate"] |= {"max_degenerate": 1.0, "min_distinct": 0.0}
     return values
+
+
+def ingest_small(root: Path, params) -> None:
+    """Write a small sample world to `root`/data, and `root`/artifacts as ingest and validate leave it."""
+    from blip_core.sample.write import write_sample
+    from blip_core.stages.ingest import ingest
+    from blip_core.stages.validate import validate
+
+    a = root / "artifacts"
+    write_sample(root / "data", params.sample)
+    outs = (a / "shards", a / "generations/g0", a / "heldout", a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
+    ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
+    inputs = (a / "generations/g0", a / "heldout", a / "shards")
+    outs = (a / "gates/g0.json", a / "decisions/g0.json", a / "metrics/validate.json", a / "docs/validate")
+    validate(*inputs, *outs, cfg=params.section("validate"), gate_cfg=params.gate, score_cfg=params.score)

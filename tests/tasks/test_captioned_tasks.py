@@ -132,8 +132,10 @@ def base(tmp_path_factory, model_cfg, tokenizer):
 def run(base, data, out, cfg):
     paths = dict(out=out / "model", out_history=out / "history.csv", out_metrics=out / "tuned.json", work=out / "work")
     tune_task("t", base, data, **paths, cfg=cfg, seed=0)
-    evaluate_task("t", base, out / "model", data, out / "found", out / "metrics.json", cfg=cfg, seed=0)
-    return json.loads((out / "metrics.json").read_text())
+    evaluate_task("t", base, out / "model", data, out / "found", out / "metrics.json", cfg=cfg, params=small_params(), seed=0)
+    found = json.loads((out / "metrics.json").read_text())
+    assert found["draws"].keys() == set(cfg.METRICS)  # what the chain may judge by
+    return found
 
 
 def test_retrieval_is_tuned_at_another_size_and_measured_before_and_after(base, data, tmp_path):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from blip_core.config.tasks import ClassifyConfig
 from blip_core.sample.classes import write_classes
 from blip_core.sample.scenes import SHAPES
-from blip_core.stages.evaluate_task import evaluate_task, summary
+from blip_core.stages.evaluate_task import evaluate_task, resampled, summary
 from blip_core.stages.tune_task import tune_task
 from blip_core.tasks.classify import Classified, ClassifyTask, class_features, class_prompts
 from blip_core.weights.checkpoint import load_model, new_model, save_model
@@ -40,7 +40,7 @@ def test_a_folder_for_each_class_is_read(tmp_path):
         _picture(tmp_path / name)
     found, aside = ClassifyTask().read(tmp_path, "test", settings())
     assert not aside and sorted(e.labels for e in found) == [("red_ball",), ("star",)]
-    assert class_prompts(tmp_path, settings(templates=["a {}", "the {}"])) == {
+    assert class_prompts(tmp_path, found, settings(templates=["a {}", "the {}"])) == {
         "red_ball": ["a red ball", "the red ball"],
         "star": ["a star", "the star"],
     }
@@ -52,7 +52,7 @@ def test_a_csv_is_read_and_what_can_not_be_used_is_told(folder):
     found, aside = ClassifyTask().read(folder, "test", settings(templates=["one {}"]))
     assert [(e.labels, e.facts) for e in found] == [(("ball",), {"source": "web"})]
     assert sorted(a.reason for a in aside) == ["bad_row", "bad_row", "missing_image"] and any("'moon'" in a.detail for a in aside)
-    assert class_prompts(folder, settings(templates=["one {}"])) == {"ball": ["a ball", "the ball"], "box": ["one box"]}
+    assert class_prompts(folder, [], settings(templates=["one {}"])) == {"ball": ["a ball", "the ball"], "box": ["one box"]}
 
 
 def test_several_labels_or_none_are_read(folder):
@@ -72,7 +72,7 @@ def test_labels_that_are_no_names_are_set_aside(folder):
 def test_what_is_wrong_with_a_class_list_is_said(folder):
     (folder / "classes.csv").write_text("class\nball\nball\n")
     with pytest.raises(ValueError, match="'ball' stands there twice"):
-        class_prompts(folder, settings())
+        class_prompts(folder, [], settings())
     with pytest.raises(ValueError, match="test/dog"):
         ClassifyTask().read(folder, "test", settings())
     with pytest.raises(ValueError, match="templates"):
@@ -118,7 +118,8 @@ def test_average_precision_is_that_of_a_slow_reference():
 
 def test_a_slice_has_metrics_of_its_own():
     results = [_made((0,), 0), _made((1,), 1), _made((1,), 0)]
-    found = summary(ClassifyTask(), results, settings(measure={"bootstrap": 20, "slices": ["side"]}).measure, 0)
+    task, cfg = ClassifyTask(), settings(measure={"bootstrap": 20, "slices": ["side"]}).measure
+    found = summary(task, results, resampled(task, results, cfg, 0), cfg, 0)
     assert found["mean_class_recall"] == 0.75 and found["mean_class_recall[side=0]"] == 0.5 and found["top1[side=0]_examples"] == 2
 
 
@@ -132,7 +133,7 @@ def base(tmp_path_factory, model_cfg, tokenizer):
 def run(base, data, out, cfg):
     paths = dict(out=out / "model", out_history=out / "history.csv", out_metrics=out / "tuned.json", work=out / "work")
     tune_task("shapes", base, data, **paths, cfg=cfg, seed=0)
-    evaluate_task("shapes", base, out / "model", data, out / "found", out / "metrics.json", cfg=cfg, seed=0)
+    evaluate_task("shapes", base, out / "model", data, out / "found", out / "metrics.json", cfg=cfg, params=small_params(), seed=0)
     return json.loads((out / "metrics.json").read_text())
 
 

@@ -120,10 +120,9 @@ def test_the_stages_tune_and_measure(sample_pairs, model_cfg, tokenizer, tmp_pat
     tune_task("nlvr", tmp_path / "g0", sample_pairs, **paths, cfg=settings(), seed=0)
     assert json.loads((tmp_path / "t.json").read_text())["ce"] < 0.6 < np.log(2)
     for name in ("m", "again"):
-        evaluate_task(
-            "nlvr", tmp_path / "g0", tmp_path / "model", sample_pairs, tmp_path / name, tmp_path / f"{name}.json", cfg=settings(), seed=0
-        )
+        paths = [tmp_path / "g0", tmp_path / "model", sample_pairs, tmp_path / name, tmp_path / f"{name}.json"]
+        evaluate_task("nlvr", *paths, cfg=settings(), params=small_params(), seed=0)
     found = json.loads((tmp_path / "m.json").read_text())
     assert found == json.loads((tmp_path / "again.json").read_text())
-    assert found["examples"] == 20 and found["consistency"] <= found["accuracy"]
+    assert found["draws"].keys() == set(settings().METRICS) and found["examples"] == 20 and found["consistency"] <= found["accuracy"]
     assert found["consistency_low"] <= found["consistency"] <= found["consistency_high"]

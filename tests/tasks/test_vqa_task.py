@@ -6,10 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
+import torch
 
 from blip_core.config.tasks import VqaConfig
+from blip_core.evaluation.task_metrics import paired_task_tests
 from blip_core.sample.questions import write_questions
-from blip_core.tasks.vqa import VqaTask, answer_list, cleaned
+from blip_core.tasks.batches import TaskBatches
+from blip_core.tasks.vqa import VqaTask, answer_list
+from blip_core.texts.clean import clean_question
 from tests.support.small import small_params
 
 OPTIM = {"steps": 6, "batch_size": 8, "checkpoint_every": 3, "log_every": 3, "precision": "fp32"}
@@ -87,15 +91,15 @@ def test_a_split_without_a_file_is_said(folder):
 
 
 def test_a_question_is_cleaned_as_the_authors_do():
-    assert cleaned('What\'s "that"; a dog(s)? ') == "what's that a dogs?"
-    assert len(cleaned("w " * 80).split()) == 50
+    assert clean_question('What\'s "that"; a dog(s)? ') == "what's that a dogs?"
+    assert len(clean_question("w " * 80).split()) == 50
 
 
 def test_the_answers_to_rank_are_those_of_train_or_of_a_list(folder):
     (folder / "train.jsonl").write_text("".join(json.dumps({"image": 9, "question": "q", "answer": a}) + "\n" for a in ("b", "a", "b")))
-    assert answer_list(folder, settings()) == ["b", "a"]
+    assert answer_list(folder, VqaTask().read(folder, "train", settings())[0]) == ["b", "a"]
     (folder / "answers.txt").write_text("yes\nno\nyes\n")
-    assert answer_list(folder, settings()) == ["yes", "no"]
+    assert answer_list(folder, []) == ["yes", "no"]
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +122,19 @@ def model_folder(tmp_path_factory, model_cfg, tokenizer):
     folder = tmp_path_factory.mktemp("base") / "g0"
     save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, folder, prompt="", max_tokens=20, precision="fp32")
     return folder
+
+
+def test_two_processes_share_each_batch(sample_questions, tokenizer):
+    """Together they read what one reads alone, whatever the micro-batches."""
+    task, cfg = VqaTask(), settings()
+    examples = task.read(sample_questions, "train", cfg)[0]
+    alone, *two = (TaskBatches(task, examples, tokenizer, cfg, image_size=48, seed=0) for _ in range(3))
+    for rank, batches in enumerate(two):
+        batches.rank, batches.world_size = rank, 2
+    for place in range(2):
+        halves = [batches.read(place) for batches in two]
+        assert halves[0].keys + halves[1].keys == alone.read(place).keys
+        assert torch.equal(torch.cat([half.pixels for half in halves]), alone.read(place).pixels)
 
 
 @pytest.mark.parametrize("answers", ["rank", "generate"])
@@ -156,10 +173,19 @@ def test_the_stages_tune_resume_and_measure(answers, sample_questions, model_fol
     again = tune("killed")
     assert (again / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
-    evaluate_task("vqa", model_folder, whole / "model", sample_questions, tmp_path / "found", tmp_path / "m.json", cfg=cfg, seed=0)
+    decided = small_params()
+    decided = decided.model_copy(update={"decide": decided.decide.model_copy(update={"metrics": ("vqa.accuracy",)})})
+    paths = [model_folder, whole / "model", sample_questions, tmp_path / "found", tmp_path / "m.json"]
+    evaluate_task("vqa", *paths, cfg=cfg, params=decided, seed=0)
     metrics = json.loads((tmp_path / "m.json").read_text())
     table = pq.read_table(tmp_path / "found/answers.parquet")
     assert metrics["examples"] == table.num_rows == 30
     assert metrics["accuracy"] == pytest.approx(np.mean(table["accuracy"].to_pylist()))
     assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
     assert metrics["accuracy[question_type=count]_examples"] == 6
+    assert metrics["val"]["examples"] == 20  # for decide names it
+    folder = tmp_path / "g0"
+    folder.mkdir()
+    (tmp_path / "m.json").rename(folder / "task-vqa.json")
+    test = paired_task_tests(folder, folder, ["vqa.accuracy"], split="val", confidence=0.95)["vqa.accuracy"]
+    assert test.difference == test.low == test.high == 0 and test.challenger == metrics["val"]["accuracy"]

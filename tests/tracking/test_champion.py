@@ -15,8 +15,9 @@ from blip_core.tracking.registry import open_registry
 from blip_core.weights.checkpoint import new_model, save_model
 from tests.stages import test_register
 from tests.stages.test_register import aliases, client, evaluation, registered
+from tests.support.processes import HANG
 
-database, root = test_register.database, test_register.root  # fixtures
+root = test_register.root  # a fixture
 
 
 class Done(NamedTuple):
@@ -184,7 +185,7 @@ def test_processes_that_roll_back_at_once_leave_one_champion_and_a_whole_record(
     command = [sys.executable, "-m", "blip_core", "rollback-champion", "--reason", "x", "--to"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     both = [subprocess.Popen([*command, n], env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE) for n in ("1", "2")]
-    assert [process.wait(120) for process in both] == [0, 0]
+    assert [process.wait(HANG) for process in both] == [0, 0]
     with open_registry("blip", two) as registry:
         chain = sorted((move.at, move.before, v.version) for v in registry.versions() for move in moves(v))
     champions = [str(version) for _, _, version in chain]

@@ -16,18 +16,11 @@ from blip_core.tracking import runs as tracking
 from blip_core.tracking.passes import with_intervals
 from blip_core.tracking.provenance import chain_id, dvc_md5s, flatten, git_state
 from blip_core.tracking.runs import stage_run
+from tests.support.processes import HANG
 
 MD5 = "0123456789abcdef0123456789abcdef"
 DIGITS = "12345678901234567890123456789012"
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """An empty database with its schema, which takes MLflow a second to make."""
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    client(path.parent).search_experiments()
-    return path
 
 
 @pytest.fixture
@@ -157,12 +150,12 @@ def test_a_pass_says_which_values_and_data_are_others_than_before(root):
 
 def test_a_pass_says_what_came_of_it_and_where_it_stopped(root):
     with track(root, "r1/gate") as run:
-        run.headline({"noise_before": 0.7, "noise_after": 0.25})
+        run.headline({"rejected_by_filter": 0.7, "residual_noise": 0.25})
     with track(root, "base/compare") as run:
         run.headline({"better": True, "cider": 1.5})
         run.tag("outcome", "g1 is better than g0.")
     [only] = passes(root)
-    assert only.data.metrics == {"noise_before": 0.7, "noise_after": 0.25, "better": 1.0, "cider": 1.5}
+    assert only.data.metrics == {"rejected_by_filter": 0.7, "residual_noise": 0.25, "better": 1.0, "cider": 1.5}
     assert (
         only.data.tags["mlflow.note.content"].startswith("g1 is better than g0.\n")
         and "| cider | 1.5 |" in only.data.tags["mlflow.note.content"]
@@ -187,7 +180,7 @@ def test_pages_of_mlflow_open_on_the_passes_and_what_people_set_stays(root):
         pass
     tags = client(root).get_experiment("1").tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
-    assert "metrics.`noise_after`" in json.loads(tags["mlflow.sharedViewState.passes"])["selectedColumns"]
+    assert "metrics.`residual_noise`" in json.loads(tags["mlflow.sharedViewState.passes"])["selectedColumns"]
     client(root).set_experiment_tag("1", "mlflow.note.content", "ours")
     with track(root):
         pass
@@ -412,7 +405,7 @@ def test_two_first_processes_make_one_schema_and_one_parent(empty):
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     started = [subprocess.Popen([sys.executable, "-c", code, f"r1/{n}"], env=environment) for n in ("a", "b")]
-    assert [p.wait(60) for p in started] == [0, 0]
+    assert [p.wait(HANG) for p in started] == [0, 0]
     [parent] = passes(empty)
     assert parent.info.status == "FINISHED"
     for name in ("a", "b"):

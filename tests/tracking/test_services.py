@@ -16,7 +16,7 @@ import pytest
 from blip_core.tracking.registry import open_registry
 from blip_core.tracking.runs import stage_run
 from tests.flows.test_flows import ENV, runs, template, toy  # noqa: F401
-from tests.stages.test_register import COMPARE, database, registered, root  # noqa: F401
+from tests.stages.test_register import COMPARE, registered, root  # noqa: F401
 from tests.support.postgres_server import NoServer, postgres
 from tests.support.processes import HANG, wait_until
 

@@ -158,6 +158,19 @@ def test_rollback_says_what_other_code_would_run_again_and_takes_the_code_back_o
     assert "# newer" not in (project / "make.py").read_text() and len(kept_web(project / "artifacts/generations/g1")) == 5
 
 
+def test_rollback_goes_behind_the_day_from_which_dvc_keeps_an_output(project):
+    """registration.json was `cache: false` once, so neither cache nor remote has that of then."""
+    from blip_core.versions.cache import open_cache
+
+    path = project / "dvc.yaml"
+    path.write_text(path.read_text().replace("{cache: false}", "{persist: true}"))
+    commit(project, "DVC keeps the registration")
+    with open_cache(project) as cache:
+        cache.path(resolve("g1@ds/g1", project).lock["register"].outs["artifacts/registration.json"]).unlink(missing_ok=True)
+    verb("generations", "rollback", "g1@ds/g1", cwd=project)
+    assert kept_web(project / "artifacts/generations/g1") == [f"web-{n}" for n in range(1, NUM)]
+
+
 def test_rollback_refuses_what_would_lose_work(project):
     lock = (project / "dvc.lock").read_text()
     change(project, web=0.9)

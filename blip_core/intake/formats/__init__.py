@@ -32,7 +32,8 @@ FORMATS = ("webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parqu
 DECLARABLE = ("webdataset", "salesforce", "imagefolder", "parquet", "table")
 SPLITS = ("train", "val", "test")
 _MOST_FILES = 10_000  # that are counted for a message
-_SPLIT_WORDS = {"train": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+_SPLIT_WORDS = {"train": "train", "restval": "train", "test": "test"}
+_SPLIT_WORDS |= dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val")
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _values(row: Row) -> Values:
 def _image(listing: Listing, values: Values) -> str:
     name = values.get(listing.image)
     if is_url(name):
-        raise Rejected("missing_image", f"a URL, no file: {name[:100]!r}; img2dataset downloads images")
+        raise Rejected("missing_image", f"a URL, no file: {name[:100]!r}; `blip fetch` gets images of a list")
     if not isinstance(name, str) or not name.strip():
         raise Rejected("bad_row", f"expected the name of an image under {listing.image!r}, got {str(name)[:100]!r}")
     return without_number(name.strip())

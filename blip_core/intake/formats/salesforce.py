@@ -107,9 +107,9 @@ def _fields(row: object, split: str | None, fields: FieldsConfig) -> tuple[str, 
     image, captions = column(list(row), _IMAGES, fields.image), _captions(row, fields)
     name, texts = row.get(image) or next(filter(is_inline, row.values()), None), texts_in(row, captions)
     if name is None and is_url(row.get("url")):
-        raise Rejected("missing_image", f"a URL and no image: {row['url'][:100]!r}; img2dataset downloads images")
+        raise Rejected("missing_image", f"a URL and no image: {row['url'][:100]!r}; `blip fetch` gets images of a list")
     if is_url(name):
-        raise Rejected("missing_image", f"a URL where a file is expected: {name[:100]!r}; img2dataset downloads images")
+        raise Rejected("missing_image", f"a URL where a file is expected: {name[:100]!r}; `blip fetch` gets images of a list")
     if not isinstance(name, str) or not name.strip():
         raise Rejected("bad_row", f"expected image and caption, got the fields {sorted(map(str, row))[:10]}")
     if not captions and (several := suffixed(list(row))):

@@ -19,20 +19,15 @@ def advice(path: Path) -> str | None:
         except Rejected:
             continue
         first = next((row.values for row in scan(table) if isinstance(row.values, dict)), {})
-        if found := _unclear(file, first) or _listed(file, _kind(table), first) or _nameless(file, table):
+        if found := _unclear(file, first) or _listed(file, first) or _nameless(file, table):
             return found
     for file in json_files(path):
         first = _first_object(file)
-        if found := _unclear(file, first) or _listed(file, "json", first):
+        if found := _unclear(file, first) or _listed(file, first):
             return found
         if head_holds(file, "image_urls"):
-            return _say(file, "json", "url", "caption", "\nIts lists stand side by side, as in SBU: make it [{url, caption}, ...] first")
+            return _say(file)
     return None
-
-
-def _kind(table: Table) -> str:
-    """img2dataset's input format."""
-    return {"jsonl": "jsonl", "parquet": "parquet"}.get(table.kind, "tsv" if table.dialect.delimiter == "\t" else "csv")
 
 
 def _unclear(file: Path, first: Values) -> str | None:
@@ -43,7 +38,7 @@ def _unclear(file: Path, first: Values) -> str | None:
     return f"{file}: names pictures, but which column holds their texts is not plain: {', '.join(several)}; {NAME_IT}"
 
 
-def _listed(file: Path, kind: str, first: Values) -> str | None:
+def _listed(file: Path, first: Values) -> str | None:
     """`first`: a row, by the names of the columns."""
     urls = [name for name, cell in first.items() if is_url(cell)]
     url = column(urls, URLS) or (urls[0] if len(urls) == 1 else None)
@@ -51,7 +46,7 @@ def _listed(file: Path, kind: str, first: Values) -> str | None:
         return None
     text = column([name for name in first if name != url], TEXTS)
     rest = "" if text else f"\nWhich column holds the texts is not plain: it has {', '.join(first)}; put one for COLUMN"
-    return _say(file, kind, url, text or "COLUMN", rest)
+    return _say(file, f" --url {url} --text {text or 'COLUMN'}", rest)
 
 
 def _nameless(file: Path, table: Table) -> str | None:
@@ -59,11 +54,7 @@ def _nameless(file: Path, table: Table) -> str | None:
     at = [i for i, cell in enumerate(table.names) if is_url(cell)]
     if table.kind != "csv" or len(at) != 1 or len(table.names) < 2:
         return None
-    first, second = ("url", "caption") if at[0] == 0 else ("caption", "url")
-    tab = "$'\\t'" if table.dialect.delimiter == "\t" else table.dialect.delimiter
-    order = f"its columns are {first}, {second} (CC3M: caption, url; CC12M: url, caption)"
-    remark = f"\nIt has no line of names, and {order}: add one first: sed -i 1i{first}{tab}{second} FILE"
-    return _say(file, _kind(table), "url", "caption", remark)
+    return _say(file)
 
 
 def _first_object(file: Path) -> Values:
@@ -78,9 +69,7 @@ def _first_object(file: Path) -> Values:
     return value if isinstance(value, dict) else {}
 
 
-def _say(file: Path, kind: str, url: str, text: str, remark: str) -> str:
+def _say(file: Path, flags: str = "", remark: str = "") -> str:
     return (
-        f"{file}: a list of URLs without images. Download them with img2dataset and give its output folder instead:\n"
-        f"  img2dataset --url_list {file} --input_format {kind} --url_col {url} --caption_col {text}"
-        f" --output_format webdataset --output_folder FOLDER{remark}"
+        f"{file}: a list of URLs without images. Fetch them, and give the folder instead:\n  blip fetch {file}{flags} --out FOLDER{remark}"
     )

@@ -145,6 +145,8 @@ def _become(asked: dict, descriptors: list[int]) -> None:
     first = asked["cwd"] if kind == "-m" else str(Path(kind).resolve().parent)
     named = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [first, *named, *sys.path]
+    if os.environ.get("PYTHONUNBUFFERED"):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def run(argv: list[str]) -> int:

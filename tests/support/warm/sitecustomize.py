@@ -9,11 +9,12 @@ import sys
 
 MODULES = ("blip_core", "dvc", "flows.")  # python -m …
 SCRIPTS = ("dvc", "bootstrap.py")
-READ_AT_IMPORT = tuple("BLIP_CORES CUDA HF_ LD_ MALLOC MKL_ NUMEXPR OMP_ OPENBLAS_ PYTHON RANK TORCH_ TORCHDYNAMO_".split())
+READ_AT_IMPORT = tuple("CUDA HF_ LD_ MALLOC MKL_ NUMEXPR OMP_ OPENBLAS_ PYTHON RANK TORCH_ TORCHDYNAMO_".split())
+OF_EACH = ("PYTHONPATH", "PYTHONUNBUFFERED")  # read by a fork itself (server.py)
 
 
 def read_at_import(environ) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if name.startswith(READ_AT_IMPORT) and name != "PYTHONPATH"}
+    return {name: value for name, value in environ.items() if name.startswith(READ_AT_IMPORT) and name not in OF_EACH}
 
 
 def _may_run_warm(argv: list[str]) -> bool:

@@ -1,0 +1,244 @@
+"""A list of URLs becomes tars in img2dataset's layout, from hosts that fail, refuse, redirect and forbid, and whatever is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from blip_core.__main__ import main
+from blip_core.fetch.addresses import PrivateAddress, require_public
+from blip_core.fetch.client import opted_out
+from blip_core.fetch.rows import open_lists
+from blip_core.fetch.settings import FetchConfig
+from blip_core.intake.formats import webdataset
+from tests.support.archives import jpeg
+
+
+class Hosts:
+    """A server of pictures whose paths say how it behaves; it counts what was asked and what it gave."""
+
+    def __init__(self) -> None:
+        self.asked, self.given, self.slow = Counter[str](), Counter[str](), 0.0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer.asked[self.path] += 1
+                time.sleep(outer.slow)
+                outer.answer(self, self.path)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.at = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, to: BaseHTTPRequestHandler, path: str) -> None:
+        name = path.strip("/").partition("-")[0]
+        if path == "/robots.txt":
+            self.send(to, 200, b"User-agent: blip-fetch\nDisallow: /robots\n")
+        elif name == "flaky" and self.asked[path] == 1:  # fails once
+            self.send(to, 503 if hash(path) % 2 else 500, b"")
+        elif name == "down":
+            self.send(to, 500, b"")
+        elif name in ("404", "429"):
+            self.send(to, int(name), b"", **({"Retry-After": "900"} if name == "429" else {}))
+        elif name == "to":
+            self.send(to, 302, b"", Location=f"/picture-{path}")
+        elif name == "loop":
+            self.send(to, 302, b"", Location=path)
+        elif name == "file":
+            self.send(to, 302, b"", Location="file:///etc/passwd")
+        elif name == "noai":
+            self.send(to, 200, jpeg(path), **{"X-Robots-Tag": "googlebot: all, otherbot: noai, blip-fetch: noai"})
+        elif name == "html":
+            self.send(to, 200, b"<html>gone</html>")
+        elif name == "huge":
+            self.send(to, 200, jpeg(path) + b" " * 200_000)
+        else:
+            self.given[path] += 1
+            self.send(to, 200, jpeg(path))
+
+    @staticmethod
+    def send(to: BaseHTTPRequestHandler, status: int, body: bytes, **headers: str) -> None:
+        to.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            to.send_header(name, value)
+        to.end_headers()
+        to.wfile.write(body)
+
+
+@pytest.fixture
+def hosts():
+    found = Hosts()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+def run(*words: object) -> int:
+    return main(["fetch", *map(str, words), "--allow-private", "--timeout", "5"])
+
+
+def rows_of(out: Path) -> list[dict]:
+    return [row for table in sorted(out.glob("*.parquet")) for row in pq.read_table(table).to_pylist()]
+
+
+def in_tars(out: Path) -> dict[str, bytes]:
+    found = {}
+    for tar in sorted(out.glob("*.tar")):
+        with tarfile.open(tar) as archive:
+            found |= {member.name: archive.extractfile(member).read() for member in archive}
+    return found
+
+
+def test_rows_become_tars_that_ingest_reads_and_every_row_is_told(hosts, tmp_path, capsys):
+    names = ["picture-1", "404-1", "to-1", "loop-1", "file-1", "noai-1", "html-1", "huge-1", "robots-1", "picture-2", "picture-1"]
+    table = {"URL": [f"{hosts.at}/{name}" for name in names] + [None], "TEXT": [f"text {i}" for i in range(len(names))] + ["none"]}
+    table |= {"LICENSE": ["cc0"] * 12, "NSFW": [0.5] * 11 + [None], "width": list(range(12)), "tags": [["a", "b"]] * 12}
+    pq.write_table(pa.table(table), tmp_path / "list.parquet")
+    out = tmp_path / "web"
+    assert run(tmp_path / "list.parquet", "--out", out, "--rows-per-shard", 8, "--max-bytes", 100_000) == 0
+    found = {row["key"]: (row["error_message"] or "").partition(":")[0] for row in rows_of(out)}
+    whys = ["", "refused", "", "too_many_redirects", "bad_url", "noai", "not_a_picture", "too_many_bytes", "robots", "", "", "bad_row"]
+    assert list(found.values()) == whys and list(found)[:2] == ["000000000", "000000001"] and list(found)[-1] == "000010003"
+    assert "4 of 12 rows gave a picture" in (said := capsys.readouterr().out) and "1 refused: an answer that says no" in said
+    members = in_tars(out)
+    assert members["000000000.txt"] == b"text 0" and members["000000000.jpg"]
+    about = json.loads(members["000000000.json"])
+    assert about["LICENSE"] == "cc0" and about["list_width"] == 0 and about["tags"] == ["a", "b"] and about["url"].endswith("picture-1")
+    columns = pq.read_schema(out / "00000.parquet")
+    assert columns.field("NSFW").type == pa.float64() and columns.field("tags").type == pa.list_(pa.string())
+    assert json.loads((out / "00000_stats.json").read_text())["status_dict"]["success"] == 2
+    assert hosts.asked["/robots-1"] == 0 and hosts.asked["/robots.txt"] == 1 and hosts.asked["/404-1"] == 1
+    assert webdataset.recognises(out) and not list((out / ".fetch").glob("*.sqlite*"))
+    records = [r for unit in webdataset.units(out) for r in webdataset.read(unit)]
+    assert len(records) == 12
+
+
+def test_a_failure_that_may_pass_is_tried_again_by_the_next_call_and_nothing_else_is(hosts, tmp_path, capsys):
+    rows = [f"{hosts.at}/{name}-{i}\ttext {i}" for i, name in enumerate(["picture", "flaky", "down", "404", "flaky", "picture"] * 4)]
+    (tmp_path / "list.tsv").write_text("\n".join(rows))  # CC12M's way: no line of names
+    out = tmp_path / "web"
+    assert run(tmp_path / "list.tsv", "--out", out, "--attempts", 1, "--rows-per-shard", 10) == 0
+    first = Counter(row["status"] for row in rows_of(out))
+    assert first["success"] == 8 and "may pass: run it again" in capsys.readouterr().out
+    assert run(tmp_path / "list.tsv", "--out", out, "--attempts", 1, "--rows-per-shard", 10) == 0
+    after = rows_of(out)
+    assert Counter(row["status"] for row in after)["success"] == 16 and [row["caption"] for row in after] == [
+        f"text {i}" for i in range(24)
+    ]
+    assert all(n == 1 for path, n in hosts.given.items()), "a picture came twice"
+    assert all(hosts.asked[f"/404-{i}"] == 1 for i in range(3, 24, 6)) and hosts.asked["/down-2"] == 2
+    tars = in_tars(out)
+    assert len(tars) == 3 * 16 and tars["000000001.txt"] == b"text 1"
+    stamps = {p: p.stat().st_mtime_ns for p in out.glob("*.tar")}
+    with pytest.raises(SystemExit):
+        main(["fetch", str(tmp_path / "list.tsv")])
+    assert run(tmp_path / "list.tsv", "--out", out, "--rows-per-shard", 10, "--again", "refused", "--min-yield", 0.9, "--attempts", 1) == 1
+    said = capsys.readouterr().err
+    assert "66.7% of 24 rows gave a picture, at least 90% were asked for" in said and hosts.asked["/404-3"] == 2
+    assert {p: p.stat().st_mtime_ns for p in out.glob("*.tar")} != stamps  # those with rows that were tried are written anew
+
+
+def test_a_host_that_wants_to_be_left_alone_is_and_the_rest_goes_on(hosts, tmp_path):
+    other = Hosts()
+    urls = [f"{hosts.at}/429-{i}" for i in range(300)] + [f"{other.at}/picture-{i}" for i in range(20)]
+    (tmp_path / "list.jsonl").write_text("\n".join(json.dumps({"image_url": u, "alt_text": "a"}) for u in urls))
+    assert run(tmp_path / "list.jsonl", "--out", tmp_path / "web", "--per-host", 4) == 0
+    found = Counter((row["error_message"] or "").partition(":")[0] for row in rows_of(tmp_path / "web"))
+    assert found == {"": 20, "throttled": 300} and sum(n for path, n in hosts.asked.items() if "429" in path) <= 4
+    other.server.shutdown()
+    other.server.server_close()
+
+
+def test_killed_at_any_moment_no_row_is_lost_and_none_comes_twice(hosts, tmp_path):
+    hosts.slow = 0.01
+    count = 240
+    lines = ["url,caption", *(f"{hosts.at}/{'flaky' if i % 3 == 0 else 'picture'}-{i},text {i}" for i in range(count))]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    words = [sys.executable, "-m", "blip_core", "fetch", str(tmp_path / "list.csv"), "--out", str(tmp_path / "web"), "--allow-private"]
+    words += ["--rows-per-shard", "100", "--in-flight", "4", "--per-host", "4"]
+    kills = 0
+    for wanted in (40, 150):
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None and hosts.given.total() < wanted:
+            time.sleep(0.005)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills and subprocess.run(words, capture_output=True, check=True)
+    rows = rows_of(tmp_path / "web")
+    assert [row["caption"] for row in rows] == [f"text {i}" for i in range(count)] and {row["status"] for row in rows} == {"success"}
+    twice = sum(n - 1 for n in hosts.given.values())
+    assert twice <= 4 * kills, "more came twice than can have been on their way when it was killed"
+
+
+def test_what_can_not_be_fetched_is_said(hosts, tmp_path, capsys):
+    def refused(*words: object) -> str:
+        assert run(*words, "--out", tmp_path / "web") == 1
+        return capsys.readouterr().err
+
+    (tmp_path / "a.csv").write_text(f"url,other_url,caption\n{hosts.at}/picture-1,{hosts.at}/picture-2,a\n")
+    (tmp_path / "b.csv").write_text("name,caption\na.jpg,a\n")
+    (tmp_path / "c.csv").write_text(f"first,second,words\n{hosts.at}/picture-1,{hosts.at}/picture-2,a\n")
+    assert "no column of URLs among name, caption; name the right one by --url" in refused(tmp_path / "b.csv")
+    assert "2 columns of URLs among first, second, words" in refused(tmp_path / "c.csv")
+    assert "no column 'link' among" in refused(tmp_path / "c.csv", "--url", "link")
+    (tmp_path / "e.csv").write_text(f"url,one,two\n{hosts.at}/picture-1,a,b\n")
+    assert "which column holds the texts is not plain among one, two; name the right one by --text" in refused(tmp_path / "e.csv")
+    assert "no such file" in refused(tmp_path / "d.csv")
+    assert "--again nothing: no reason; there are bad_url" in refused(tmp_path / "a.csv", "--again", "nothing")
+    assert "--rows-per-shard 20000: " in refused(tmp_path / "a.csv", "--rows-per-shard", 20000)
+    assert "--shards 3-4: the list has 1 shards of 10000 rows" in refused(tmp_path / "a.csv", "--shards", "3-4")
+    assert run(tmp_path / "a.csv", "--out", tmp_path / "web") == 0
+    assert "was fetched of another list" in refused(tmp_path / "c.csv", "--url", "first", "--text", "words")
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1", "::ffff:127.0.0.1", "0.0.0.0", "224.0.0.1"]
+)
+def test_addresses_of_no_public_network_are_not_asked(address):
+    with pytest.raises(PrivateAddress):
+        require_public(address)
+    require_public("93.184.215.14")
+
+
+def test_private_addresses_are_refused_here_and_by_name(hosts, tmp_path, capsys):
+    port = hosts.at.rpartition(":")[2]
+    urls = [f"{hosts.at}/picture-1", f"http://localhost:{port}/picture-1", f"http://2130706433:{port}/picture-1", f"http://[::1]:{port}/a"]
+    (tmp_path / "list.csv").write_text("\n".join(["url,caption", *(f"{u},a" for u in urls)]))
+    assert main(["fetch", str(tmp_path / "list.csv"), "--out", str(tmp_path / "web"), "--attempts", "1"]) == 0
+    found = [row["error_message"].partition(":")[0] for row in rows_of(tmp_path / "web")]
+    assert found == ["private_address", "private_address", "bad_url", "private_address"] and not hosts.asked
+
+
+@pytest.mark.parametrize(
+    "content", ['[{"url": "U", "caption": "a"}, 7]', '{"image_urls": ["U"], "captions": ["a"]}', '{"url": "U", "caption": "a"}\n' * 2]
+)
+def test_json_of_each_kind_is_a_list(tmp_path, content):
+    (tmp_path / "list.json").write_text(content.replace("U", "http://a.example/1.jpg"))
+    (found,) = open_lists([tmp_path], FetchConfig())
+    first, *others = found.rows()
+    assert (first.url, first.text) == ("http://a.example/1.jpg", "a") and all(o.fault or o == first for o in others)
+
+
+def test_a_header_that_is_for_another_robot_says_nothing_to_us():
+    assert opted_out("noai") == "noai" and opted_out("max-snippet:50, NoImageAI") == "noimageai"
+    assert opted_out("googlebot: noindex, nofollow") is None and opted_out("blip-fetch: noindex") == "noindex" and opted_out("") is None
