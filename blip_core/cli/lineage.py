@@ -108,7 +108,7 @@ def _named(identities: str, makers: dict[str, str]) -> str:
 
 
 def _rule(found: dict[str, Any]) -> str:
-    """What a web or synthetic text of the generation had to pass."""
+    """What a text of the crawl had to pass for the generation."""
     rule = (found["params"] or {}).get("assemble")
     if not found["filter"] or not rule:
         return "as ingest took them: no filter had a say"

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blip_core.capfilt.adapter import ADAPTER
 from blip_core.capfilt.plugins import open_captioner, open_filter
 from blip_core.config.params import load_params
 from blip_core.pictures.images import decode_rgb
 from blip_core.serving.options import BadRequest, choose, packed_settings
 from blip_core.serving.rows import admitted, read_rows
 from blip_core.serving.service import open_service
+from blip_core.stages.register import pack
 from tests.support.vlms import make_folder
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +66,8 @@ def test_captions_and_matches_are_those_of_a_round(qwen, params, picture):
     np.testing.assert_allclose([answer["itm"] for answer in found], wanted, atol=0.02)  # another batch, in bf16
     with pytest.raises(BadRequest, match="task embed is beyond this model: .*no embeddings here; take a BLIP of ours"):
         ask(service, picture, ["a"], "embed")
+    with pytest.raises(BadRequest, match="explain: beyond this model: a map is of the cross-attention of a BLIP of ours"):
+        ask(service, picture, ["a"], "match", explain=True)
 
 
 def test_the_page_says_what_it_can_not_do(qwen, params, tmp_path):
@@ -93,3 +97,9 @@ def test_a_packed_one_serves_itself(qwen, picture, tmp_path):
     done = subprocess.run([sys.executable, "-c", program, str(picture)], cwd=tmp_path, check=True, capture_output=True, text=True)
     [answer] = json.loads(done.stdout.splitlines()[-1])
     assert 0 < answer["itm"] < 1
+
+
+def test_an_adapter_is_not_packed_without_its_base(params, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": ADAPTER, "base": "weights/qwen", "prompt": "Say it."}))
+    with pytest.raises(ValueError, match="an adapter, which works where its base weights/qwen lies"):
+        pack(tmp_path, params, tmp_path / "served")
