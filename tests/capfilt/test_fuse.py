@@ -113,7 +113,7 @@ def test_a_round_fuses_judges_and_tells_of_it(ingested, params, tmp_path):
     assemble(g0, scores, calibration, g1, tmp_path / "assemble.json", cfg=rule)
     gate_cfg = params.gate.model_copy(update={"max_noise": dict.fromkeys(limits["sources"], 1.0)})
     outs = [tmp_path / name for name in ("gate.json", "metrics.json", "docs/g", "summary.json", "curve.csv", "histogram.csv")]
-    gate(g1, scores, calibration, shards, *outs, cfg=gate_cfg, assemble_cfg=rule)
+    gate(g1, scores, calibration, shards, tmp_path / "labels", *outs, cfg=gate_cfg, assemble_cfg=rule)
     checks = {check["name"] for check in json.loads(outs[0].read_text())["checks"]}
     assert {"noise_fused", "degenerate_share_fused", "distinct_share_fused"} <= checks
     describe(g0, g1, tmp_path / "described.json", tmp_path / "numbers.json", cfg=params.section("describe"))
