@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from blip_core.__main__ import main
-from blip_core.fetch.addresses import PrivateAddress, require_public
 from blip_core.fetch.client import opted_out
 from blip_core.fetch.rows import open_lists
 from blip_core.fetch.settings import FetchConfig
 from blip_core.intake.formats import webdataset
+from blip_core.remote.addresses import is_public
 from tests.support.archives import jpeg
 
 
@@ -64,6 +64,10 @@ class Hosts:
             self.send(to, 302, b"", Location=path)
         elif name == "file":
             self.send(to, 302, b"", Location="file:///etc/passwd")
+        elif name == "torn":  # leads to what is no URL, and to bytes that are no text
+            self.send(to, 302, b"", Location="http://[torn" if path.endswith("1") else "/loop-\xff")
+        elif name == "wait":  # each answer asks for more patience
+            self.send(to, 429, b"", **{"Retry-After": str(10 ** (self.asked.total() - 2))})
         elif name == "noai":
             self.send(to, 200, jpeg(path), **{"X-Robots-Tag": "googlebot: all, otherbot: noai, blip-fetch: noai"})
         elif name == "html":
@@ -211,22 +215,22 @@ def test_what_can_not_be_fetched_is_said(hosts, tmp_path, capsys):
     assert "was fetched of another list" in refused(tmp_path / "c.csv", "--url", "first", "--text", "words")
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1", "::ffff:127.0.0.1", "0.0.0.0", "224.0.0.1"]
-)
-def test_addresses_of_no_public_network_are_not_asked(address):
-    with pytest.raises(PrivateAddress):
-        require_public(address)
-    require_public("93.184.215.14")
+PRIVATE = "127.0.0.1 10.0.0.1 169.254.169.254 ::1 fd00::1 ::ffff:127.0.0.1 0.0.0.0 224.0.0.1 64:ff9b::7f00:1 2002:7f00:1:: fe80::1%lo"
+
+
+@pytest.mark.parametrize("address", PRIVATE.split())
+def test_addresses_of_no_public_network_are_none(address):
+    assert not is_public(address) and is_public("93.184.215.14") and is_public("64:ff9b::5db8:d70e")
 
 
 def test_private_addresses_are_refused_here_and_by_name(hosts, tmp_path, capsys):
     port = hosts.at.rpartition(":")[2]
-    urls = [f"{hosts.at}/picture-1", f"http://localhost:{port}/picture-1", f"http://2130706433:{port}/picture-1", f"http://[::1]:{port}/a"]
+    names = ["127.0.0.1", "localhost", "[::1]", "0x7f.1", "１２７.0.0.1", "127。0.0.1", "2130706433", "127.1"]
+    urls = [f"http://{name}:{port}/picture-1" for name in names]
     (tmp_path / "list.csv").write_text("\n".join(["url,caption", *(f"{u},a" for u in urls)]))
     assert main(["fetch", str(tmp_path / "list.csv"), "--out", str(tmp_path / "web"), "--attempts", "1"]) == 0
     found = [row["error_message"].partition(":")[0] for row in rows_of(tmp_path / "web")]
-    assert found == ["private_address", "private_address", "bad_url", "private_address"] and not hosts.asked
+    assert found == ["private_address"] * 6 + ["bad_url"] * 2 and not hosts.asked
 
 
 @pytest.mark.parametrize(
