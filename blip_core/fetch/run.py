@@ -52,13 +52,15 @@ def _shards(lists: list[UrlList], size: int, chosen: range | None) -> Iterator[t
         if chosen is None or number in chosen:
             yield number, wanted
         number += 1
+        if chosen is not None and number == chosen.stop:
+            return
     if chosen is not None and chosen.start >= number:
         raise ValueError(f"--shards {chosen.start}-{chosen.stop - 1}: the list has {number} shards of {size} rows, 0 to {number - 1}")
 
 
 def _require_same_list(lists: list[UrlList], out: Path, cfg: FetchConfig) -> None:
     """A folder holds one list: its shards are counted off by rows."""
-    files = {one.file.name: sha256_file(one.file) for one in lists}
+    files = [[one.file.name, sha256_file(one.file)] for one in lists]
     now = {"lists": files, "columns": [[one.url, one.text] for one in lists], "rows_per_shard": cfg.rows_per_shard}
     note = out / UNFINISHED / "list.json"
     if not note.exists():

@@ -1,5 +1,6 @@
 """A list of URLs becomes tars in img2dataset's layout, from hosts that fail, refuse, redirect and forbid, and whatever is killed."""
 
+import asyncio
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from blip_core.__main__ import main
 from blip_core.fetch.client import opted_out
+from blip_core.fetch.hosts import Host
 from blip_core.fetch.rows import open_lists
 from blip_core.fetch.settings import FetchConfig
 from blip_core.intake.formats import webdataset
@@ -30,6 +32,7 @@ class Hosts:
 
     def __init__(self) -> None:
         self.asked, self.given, self.slow = Counter[str](), Counter[str](), 0.0
+        self.robots = b"User-agent: blip-fetch\nDisallow: /robots\n"
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,7 +54,7 @@ class Hosts:
     def answer(self, to: BaseHTTPRequestHandler, path: str) -> None:
         name = path.strip("/").partition("-")[0]
         if path == "/robots.txt":
-            self.send(to, 200, b"User-agent: blip-fetch\nDisallow: /robots\n")
+            self.send(to, 200, self.robots)
         elif name == "flaky" and self.asked[path] == 1:  # fails once
             self.send(to, 503 if hash(path) % 2 else 500, b"")
         elif name == "down":
@@ -64,10 +67,10 @@ class Hosts:
             self.send(to, 302, b"", Location=path)
         elif name == "file":
             self.send(to, 302, b"", Location="file:///etc/passwd")
-        elif name == "torn":  # leads to what is no URL, and to bytes that are no text
-            self.send(to, 302, b"", Location="http://[torn" if path.endswith("1") else "/loop-\xff")
-        elif name == "wait":  # each answer asks for more patience
-            self.send(to, 429, b"", **{"Retry-After": str(10 ** (self.asked.total() - 2))})
+        elif name == "torn":  # leads to what is no URL
+            self.send(to, 302, b"", Location="http://[torn")
+        elif name == "bytes":  # leads to a URL that is no text
+            self.send(to, 302, b"", Location="/\xff")
         elif name == "noai":
             self.send(to, 200, jpeg(path), **{"X-Robots-Tag": "googlebot: all, otherbot: noai, blip-fetch: noai"})
         elif name == "html":
@@ -169,6 +172,32 @@ def test_a_host_that_wants_to_be_left_alone_is_and_the_rest_goes_on(hosts, tmp_p
     assert found == {"": 20, "throttled": 300} and sum(n for path, n in hosts.asked.items() if "429" in path) <= 4
     other.server.shutdown()
     other.server.server_close()
+
+
+def test_no_host_ends_the_run_for_others(hosts, tmp_path):
+    other = Hosts()
+    other.robots = b"User-agent: *\nDisallow: //[torn\n"
+    user = hosts.at.replace("//", "//u%5B@")  # which robots.txt's reader takes for an address of IPv6
+    urls = [f"{hosts.at}/torn", f"{hosts.at}/bytes", f"{user}/picture-1", f"{other.at}/picture-1", f"{hosts.at}/picture-2"]
+    (tmp_path / "list.csv").write_text("\n".join(["url,caption", *(f"{u},a" for u in urls)]))
+    assert run(tmp_path / "list.csv", "--out", tmp_path / "web", "--attempts", 1) == 0
+    found = [(row["error_message"] or "").partition(":")[0] for row in rows_of(tmp_path / "web")]
+    assert found == ["bad_url", "bad_url", "bad_url", "robots_unknown", ""]
+    other.server.shutdown()
+    other.server.server_close()
+
+
+def test_who_waits_for_a_host_does_not_wait_when_it_asks_for_years():
+    async def waited() -> str | None:
+        host = Host(1)
+        host.refused("it answers 503", 0.01, most=60)
+        waiting = asyncio.create_task(host.turn())
+        await asyncio.sleep(0)
+        host.refused("it answers 429", 1e9, most=60)
+        await asyncio.wait_for(waiting, 30)
+        return host.closed
+
+    assert asyncio.run(waited()) == "it answers 429"
 
 
 def test_killed_at_any_moment_no_row_is_lost_and_none_comes_twice(hosts, tmp_path):
