@@ -14,7 +14,7 @@ class PrivateAddress(OSError):
 def public_socket(info: tuple[Any, Any, Any, str, tuple[Any, ...]]) -> socket.socket:
     """For a connection to this very address, whatever a URL called it. PrivateAddress where it is not public.
 
-    `info`: as of socket.getaddrinfo. Names have many spellings (１２７.0.0.1 is 127.0.0.1), so that a look at the URL guards nothing."""
+    `info`: as of socket.getaddrinfo. An address has many spellings, as by full-width digits, so that a look at the URL guards nothing."""
     family, kind, protocol, _, address = info
     if not is_public(address[0]):
         raise PrivateAddress(f"{address[0]} is no public address")

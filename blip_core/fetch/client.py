@@ -108,7 +108,8 @@ class Client:
                 raise Failed("throttled", host.closed)
             async with self.slots:
                 answer = await self._polite(host, url)
-                return _led_to(url, answer) or await asyncio.to_thread(stored, _picture(answer), self.cfg)
+                led_to = _led_to(url, answer)
+                return await asyncio.to_thread(stored, _picture(answer), self.cfg) if led_to is None else led_to
 
     async def _require_allowed(self, host: Host, url: str) -> None:
         try:

@@ -254,7 +254,7 @@ def test_addresses_of_no_public_network_are_none(address):
 
 def test_private_addresses_are_refused_here_and_by_name(hosts, tmp_path, capsys):
     port = hosts.at.rpartition(":")[2]
-    names = ["127.0.0.1", "localhost", "[::1]", "0x7f.1", "１２７.0.0.1", "127。0.0.1", "2130706433", "127.1"]
+    names = ["127.0.0.1", "localhost", "[::1]", "0x7f.1", "\uff11\uff12\uff17.0.0.1", "127\u30020.0.1", "2130706433", "127.1"]
     urls = [f"http://{name}:{port}/picture-1" for name in names]
     (tmp_path / "list.csv").write_text("\n".join(["url,caption", *(f"{u},a" for u in urls)]))
     assert main(["fetch", str(tmp_path / "list.csv"), "--out", str(tmp_path / "web"), "--attempts", "1"]) == 0
