@@ -37,7 +37,7 @@ class Videos(Pictures):
     kind = "video"
 
     def named(self) -> Iterable[tuple[str, list[str]]]:
-        names = below(self.folder).names
+        names = below(self.folder).shown
         files = [name for name in names if name.lower().endswith(_ENDS)]
         folders = {str(PurePosixPath(name).parent) for name in names if is_image_name(name)} - {"."}
         others = _other_names(self.folder)
