@@ -13,7 +13,7 @@ import numpy as np
 from blip_core.config.intake import ImageLimits
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import is_image_name
-from blip_core.intake.walk import below
+from blip_core.intake.walk import Below, below
 from blip_core.pictures.images import admit
 
 # what a task's own files may hold; they were chosen by people, so that small and long ones are let in
@@ -36,7 +36,7 @@ class Pictures:
 
     def named(self) -> Iterable[tuple[str, list[str]]]:
         """Paths below the folder, each with what a row may say for it."""
-        return ((name, keys_of(name)) for name in below(self.folder).shown if is_image_name(name))
+        return ((name, keys_of(name)) for name in task_files(self.folder).shown if is_image_name(name))
 
     def find(self, value: object) -> Path:
         """Rejected where there is none, or more than one. Of several that a name fits, it is that whose folders are those of the row."""
@@ -73,6 +73,13 @@ class Pictures:
 
 def _equal_at_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     return next((n for n, (a, b) in enumerate(zip(reversed(one), reversed(other), strict=False)) if a != b), min(len(one), len(other)))
+
+
+def task_files(folder: Path) -> Below:
+    """What lies below a task's folder. ValueError where there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; expected the files and pictures of a task, as docs/tasks.md says")
+    return below(folder)
 
 
 def keys_of(name: str) -> list[str]:

@@ -15,8 +15,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import split_of_name
 from blip_core.intake.formats.columns import plain
 from blip_core.intake.formats.rows import kind_of, open_table, scan
-from blip_core.intake.walk import below
-from blip_core.tasks.pictures import Pictures
+from blip_core.tasks.pictures import Pictures, task_files
 from blip_core.tasks.task import E, SetAside
 
 Row = dict[str, Any]
@@ -35,9 +34,7 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 def row_files(folder: Path) -> dict[Path, str | None]:
     """All files of rows below a folder, each with the split that its name speaks of. ValueError where there is no folder."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected the files and pictures of a task, as docs/tasks.md says")
-    files = below(folder).paths(".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+    files = task_files(folder).paths(".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
     return {p: split_of(p.relative_to(folder)) for p in files}
 
 

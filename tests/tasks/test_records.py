@@ -88,3 +88,8 @@ def test_classes_of_a_parquet_are_known_by_their_names_and_a_picture_in_it_is_to
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "test.parquet")
     [found], [aside] = ClassifyTask().read(folder, "test", ClassifyConfig(kind="classify"))
     assert found.labels == ("dog",) and "write it to a file" in aside.detail and len(aside.detail) < 300
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ValueError, match="gone: no such folder"):
+        read(tmp_path / "gone")
