@@ -64,7 +64,7 @@ def test_a_folder_is_no_file_of_values(tmp_path):
         ({"assemble.threshold.web": 0.7}, r"assemble.threshold.web: unknown key; did you mean assemble: \{threshold: \{web: …\}\}\?"),
         ({"pretrain.optim.stepz": 9}, r"stepz: unknown key; did you mean pretrain: \{optim: \{steps: …\}\}\?"),
         ({"zzz.zzz": 9}, "zzz.zzz: unknown key$"),
-        ({"assemble": {"threshold": {"wbe": 1}}}, "assemble.threshold.wbe: Input should be 'web' or 'synthetic'"),
+        ({"assemble": {"threshold": {"wbe": 1}}}, "assemble.threshold.wbe: Input should be 'web', 'synthetic' or 'fused'"),
         ({"assemble": {"threshold": {"web": 1.8}}}, "assemble: threshold.web is 1.8, but match is a probability; expected 0 to 1"),
         ({"assemble": {"score": "itc", "threshold": {"web": -1.5}}}, "threshold.web is -1.5, but itc is a cosine; expected -1 to 1"),
         ({"assemble": {"threshold": {"web": float("nan")}}}, "threshold.web is nan"),
@@ -75,6 +75,7 @@ def test_a_folder_is_no_file_of_values(tmp_path):
         ({"compare": {"margin": {"vqa.accuracy": 0.1}}}, "compare.margin names 'vqa.accuracy', .* or that of a task"),
         ({"decide": {"metrics": ["itm_tr_r1"]}}, "decide.metrics names 'itm_tr_r1', which is not measured; did you mean 'tr_r1'?"),
         ({"tasks": {"a.b": {"kind": "classify"}}}, r"tasks.a.b.*: String should match pattern"),
+        ({"tasks": {"a": {"rerank": 5}}}, "tasks.a: kind is missing"),
         ({"training": {"contrast": {"temperature": 0.9}}}, r"temperature is 0.9, temperature_range \[0.01, 0.5\]"),
     ],
 )
