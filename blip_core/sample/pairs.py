@@ -1,8 +1,8 @@
 """Sentences about two pictures of the sample world, with true labels, as NLVR2 has them: each sentence has four pairs, two of them true,
 so that the sentence alone tells nothing.
 
-They speak of a shape, a colour or the background. In most of them the pair that shows more of it is the likelier to be true, and a small
-model begins by learning that. Hence the small share of "no": were its share a fifth, a short training would stay at chance.
+They speak of a shape, a colour or the background, and a pair that shows more of it is the likelier to be true: a small model begins by
+learning that. With a fifth of the sentences saying "no picture", which pull the other way, a short training stays at chance.
 """
 
 from pathlib import Path
@@ -22,9 +22,7 @@ STATEMENTS: dict[str, tuple[_Shown, _Shown]] = {
     "there is {} in the right picture": ((_RIGHT, _BOTH), (_LEFT, _NONE)),
     "there is {} in both": ((_BOTH, _BOTH), (_LEFT, _RIGHT)),
     "there is {} in at least one picture": ((_LEFT, _RIGHT), (_NONE, _NONE)),
-    "there is {} in no picture": ((_NONE, _NONE), (_LEFT, _RIGHT)),
 }
-SHARES = (0.23, 0.23, 0.23, 0.23, 0.08)  # of the sentences
 # what is spoken of: how it is said, and its names
 SUBJECTS = {"shape": ("a {}", tuple(SHAPES)), "colour": ("a {} thing", tuple(COLOURS)), "background": ("{}", tuple(BACKGROUNDS))}
 
@@ -43,7 +41,7 @@ def write_pairs(out: Path, *, seed: int, sizes: dict[str, int]) -> None:
 
 def _sentence(folder: Path, part: str, number: int, seed: int) -> list[dict[str, str]]:
     rng = np.random.Generator(np.random.PCG64([seed, _STREAM + PARTS.index(part), number]))
-    kind, subject = list(STATEMENTS)[rng.choice(len(STATEMENTS), p=SHARES)], list(SUBJECTS)[rng.integers(len(SUBJECTS))]
+    kind, subject = list(STATEMENTS)[rng.integers(len(STATEMENTS))], list(SUBJECTS)[rng.integers(len(SUBJECTS))]
     said, names = SUBJECTS[subject]
     name = names[rng.integers(len(names))]
     true, false = STATEMENTS[kind]

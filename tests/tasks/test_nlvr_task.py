@@ -8,7 +8,7 @@ import simplejpeg
 import torch
 
 from blip_core.config.tasks import NlvrConfig
-from blip_core.sample.pairs import SHARES, STATEMENTS, write_pairs
+from blip_core.sample.pairs import STATEMENTS, write_pairs
 from blip_core.stages.evaluate_task import evaluate_task
 from blip_core.stages.tune_task import tune_task
 from blip_core.tasks.nlvr import NlvrTask, sides_swapped
@@ -81,10 +81,9 @@ def test_half_of_the_pairs_of_each_sentence_are_true(sample_pairs):
     assert {sum(e.label for e in examples if e.group == g) for g in {e.group for e in examples}} == {2}
 
 
-def test_most_sentences_are_the_truer_the_more_is_shown():
-    """Where kinds of sentence pull against each other as often, a small model stays at chance."""
-    more = [np.mean(true) > np.mean(false) for true, false in STATEMENTS.values()]
-    assert sum(SHARES) == pytest.approx(1) and 0.9 < np.dot(SHARES, more) < 1
+def test_sentences_are_the_truer_the_more_is_shown():
+    """Where kinds of sentence pull against each other, a small model stays at chance."""
+    assert all(np.mean(true) > np.mean(false) for true, false in STATEMENTS.values())
 
 
 class Seen(torch.nn.Module):
