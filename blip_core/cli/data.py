@@ -61,7 +61,9 @@ def _add_fetch(verbs: Verbs) -> None:
 
 def _span(word: str) -> range:
     first, _, last = word.partition("-")
-    return range(int(first), int(last or first) + 1)
+    if found := range(int(first), int(last or first) + 1):
+        return found
+    raise argparse.ArgumentTypeError(f"{word!r}: expected A-B with A no greater than B")
 
 
 def _add_export(verbs: Verbs) -> None:

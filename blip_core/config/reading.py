@@ -77,6 +77,8 @@ def _explain(path: Path | str, cls: type[Config], place: Place, fault: ErrorDeta
         return f"{path}: {where}: unknown key{_meant(cls, list(fault['loc'][:-1]), str(fault['loc'][-1]))}"
     if fault["type"] == "missing":
         return f"{path}: {where}: missing"
+    if fault["type"] == "union_tag_not_found":
+        return f"{path}: {where}: kind is missing"
     text = isinstance(fault["input"], str) and fault["type"] == "float_parsing" and "e" in fault["input"]
     hint = " (YAML reads 3e-4 as text: write 3.0e-4)" if text else ""
     got = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"

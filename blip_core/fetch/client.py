@@ -5,7 +5,6 @@ A failure has a reason of a closed list; those of AGAIN may pass, so such a row 
 
 import asyncio
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
@@ -13,9 +12,11 @@ from types import TracebackType
 from urllib.parse import urljoin
 
 import aiohttp
+from multidict import CIMultiDictProxy
 
-from blip_core.fetch.addresses import PrivateAddress, PublicResolver, host_of, is_number, place_of, require_public
+from blip_core.fetch.addresses import PrivateAddress, place_of, public_socket
 from blip_core.fetch.hosts import Host, Hosts, allowed
+from blip_core.fetch.outcome import Outcome, stored
 from blip_core.fetch.settings import KIND, FetchConfig
 
 REASONS = {
@@ -32,7 +33,7 @@ REASONS = {
     "timeout": "no answer in time",
     "server": "an answer of 5xx or 408",
     "throttled": "the host says that it is asked too much, or did not answer again and again",
-    "robots_unknown": "its robots.txt does not answer",
+    "robots_unknown": "its robots.txt does not answer, or can't be read",
 }
 AGAIN = ("connection", "timeout", "server", "throttled", "robots_unknown")
 OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex"}
@@ -52,7 +53,7 @@ class Failed(Exception):
 @dataclass(frozen=True)
 class Answer:
     status: int
-    headers: Mapping[str, str]
+    headers: CIMultiDictProxy[str]
     body: bytes
 
 
@@ -60,8 +61,8 @@ class Client:
     """Asks many hosts at once; of one host not more than it bears."""
 
     def __init__(self, cfg: FetchConfig, user_agent: str):
-        resolver = None if cfg.private else PublicResolver()
-        connector = aiohttp.TCPConnector(limit=cfg.in_flight, limit_per_host=cfg.per_host, resolver=resolver, ttl_dns_cache=300)
+        sockets = None if cfg.private else public_socket
+        connector = aiohttp.TCPConnector(limit=cfg.in_flight, limit_per_host=cfg.per_host, socket_factory=sockets, ttl_dns_cache=300)
         timeout = aiohttp.ClientTimeout(total=cfg.timeout, sock_connect=min(10.0, cfg.timeout))
         headers = {"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.8", "Accept-Encoding": "identity"}
         jar = aiohttp.DummyCookieJar()
@@ -74,8 +75,8 @@ class Client:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.session.close()
 
-    async def fetch(self, url: str) -> bytes:
-        """The bytes of a picture, tried as often as cfg.attempts where a failure may pass. Failed where they don't come."""
+    async def fetch(self, url: str) -> Outcome:
+        """A picture, tried as often as cfg.attempts where a failure may pass. Failed where it does not come."""
         for attempt in range(1, self.cfg.attempts + 1):
             try:
                 return await self._follow(url)
@@ -85,27 +86,38 @@ class Client:
             await asyncio.sleep(random.uniform(0, 2.0 ** (attempt - 1)))
         raise AssertionError("unreachable")
 
-    async def _follow(self, url: str) -> bytes:
+    async def _follow(self, url: str) -> Outcome:
         for _ in range(MOST_REDIRECTS + 1):
-            answer = await self._ask(url)
-            if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
-                return _picture(answer)
-            url = urljoin(url, answer.headers["Location"])
+            came = await self._ask(url)
+            if isinstance(came, Outcome):
+                return came
+            url = came
         raise Failed("too_many_redirects", f"the last leads to {url[:200]}")
 
-    async def _ask(self, url: str) -> Answer:
+    async def _ask(self, url: str) -> Outcome | str:
+        """What came, or where the answer leads. A slot is held until the picture is small: what came and waits is bounded."""
         try:
             host = self.hosts[place_of(url)]
         except ValueError as e:
             raise Failed("bad_url", f"{url[:200]!r}: {e}") from None
         async with host.slots:
+            if self.cfg.robots:
+                await self._require_allowed(host, url)
+            await host.turn()
             if host.closed:
                 raise Failed("throttled", host.closed)
-            if self.cfg.robots and not (may := await allowed(host, url, self._robots)):
-                raise Failed("robots_unknown" if may is None else "robots", url[:200])
-            await host.turn()
             async with self.slots:
-                return await self._polite(host, url)
+                answer = await self._polite(host, url)
+                led_to = _led_to(url, answer)
+                return await asyncio.to_thread(stored, _picture(answer), self.cfg) if led_to is None else led_to
+
+    async def _require_allowed(self, host: Host, url: str) -> None:
+        try:
+            may = await allowed(host, url, self._robots)
+        except ValueError as e:
+            raise Failed("bad_url", f"{url[:200]!r}: {e}") from None
+        if not may:
+            raise Failed("robots_unknown" if may is None else "robots", url[:200])
 
     async def _polite(self, host: Host, url: str) -> Answer:
         """An answer, and what it says of the host's patience."""
@@ -126,9 +138,9 @@ class Client:
         try:
             for _ in range(MOST_REDIRECTS + 1):
                 answer = await self._get(url, _MOST_ROBOTS)
-                if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
+                if (led_to := _led_to(url, answer)) is None:
                     return answer.status, answer.body
-                url = urljoin(url, answer.headers["Location"])
+                url = led_to
         except Failed as e:
             if e.reason in ("bad_url", "private_address"):
                 raise
@@ -138,8 +150,7 @@ class Client:
     async def _get(self, url: str, most: int) -> Answer:
         """One request. Its body is read to `most` bytes; Failed where there are more."""
         try:
-            if is_number(host := host_of(url)) and not self.cfg.private:
-                require_public(host.strip("[]"))
+            place_of(url)  # aiohttp would take ws as well
             async with self.session.get(url, allow_redirects=False) as response:
                 body = bytearray()
                 async for chunk in response.content.iter_chunked(1 << 16):
@@ -147,8 +158,6 @@ class Client:
                     if len(body) > most:
                         raise Failed("too_many_bytes", f"more than {most}")
                 return Answer(response.status, response.headers, bytes(body))
-        except PrivateAddress as e:
-            raise Failed("private_address", str(e)) from None
         except TimeoutError:
             raise Failed("timeout", f"{self.cfg.timeout:g} s") from None
         except aiohttp.ClientConnectorError as e:
@@ -160,12 +169,22 @@ class Client:
             raise Failed("connection", f"{type(e).__name__} {e}") from None
 
 
+def _led_to(url: str, answer: Answer) -> str | None:
+    """Where a redirect leads. Failed where that is no URL."""
+    if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
+        return None
+    try:
+        return urljoin(url, to := answer.headers["Location"])
+    except ValueError as e:
+        raise Failed("bad_url", f"a redirect to {to[:200]!r}: {e}") from None
+
+
 def _picture(answer: Answer) -> bytes:
     if answer.status in (408, 425) or answer.status >= 500:
         raise Failed("server", f"it answers {answer.status}")
     if answer.status != 200:
         raise Failed("refused", f"it answers {answer.status}")
-    if said := opted_out(answer.headers.get("X-Robots-Tag", "")):
+    if said := next(filter(None, map(opted_out, answer.headers.getall("X-Robots-Tag", ()))), None):
         raise Failed("noai", f"X-Robots-Tag: {said}")
     return answer.body
 
@@ -190,5 +209,5 @@ def _rest(header: str) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0

@@ -24,14 +24,14 @@ class Host:
         self.robots: dict[str, asyncio.Future[RobotFileParser | None]] = {}
 
     async def turn(self) -> None:
-        """Wait until it may be asked again."""
-        while (wait := self.rest_until - time.monotonic()) > 0:
+        """Wait until it may be asked again, or never."""
+        while not self.closed and (wait := self.rest_until - time.monotonic()) > 0:
             await asyncio.sleep(wait)
 
     def refused(self, why: str, rest: float, most: float) -> None:
         """It said that it is asked too much, or did not answer at all."""
         self.strikes += 1
-        self.rest_until = max(self.rest_until, time.monotonic() + (rest or min(most, random.uniform(0.5, 1) * 2**self.strikes)))
+        self.rest_until = max(self.rest_until, time.monotonic() + min(most, rest or random.uniform(0.5, 1) * 2**self.strikes))
         if self.strikes >= _STRIKES or rest > most:
             self.closed = why
 
@@ -56,7 +56,7 @@ class Hosts:
 async def allowed(host: Host, url: str, get: Callable[[str], Awaitable[tuple[int, bytes]]]) -> bool | None:
     """Whether robots.txt of its origin lets us fetch `url`; None while that can't be known (RFC 9309: then it may not be fetched).
 
-    `get`: status and bytes of a URL, OSError where it does not answer."""
+    `get`: status and bytes of a URL, OSError where it does not answer. ValueError where `url` can't be read."""
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc}"
     if origin not in host.robots:
@@ -73,5 +73,8 @@ async def _robots(url: str, get: Callable[[str], Awaitable[tuple[int, bytes]]]) 
         return None
     if status == 429 or status >= 500:
         return None
-    rules.parse(body.decode("utf-8", "replace").splitlines() if status < 300 else [])
+    try:
+        rules.parse(body.decode("utf-8", "replace").splitlines() if status < 300 else [])
+    except ValueError:  # as of `Disallow: //[`
+        return None
     return rules

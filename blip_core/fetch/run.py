@@ -2,7 +2,6 @@
 pass are asked again by the next call."""
 
 import asyncio
-import hashlib
 import json
 import logging
 from collections import Counter
@@ -10,15 +9,13 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from blip_core.config.intake import ImageLimits
 from blip_core.fetch.client import AGAIN, REASONS, Client, Failed
+from blip_core.fetch.outcome import Outcome
 from blip_core.fetch.rows import UrlList, Wanted, open_lists
 from blip_core.fetch.settings import FetchConfig
 from blip_core.fetch.shard import SUCCESS, outcomes, paths, statuses, write_shard
-from blip_core.fetch.spool import Outcome, Spool
+from blip_core.fetch.spool import Spool
 from blip_core.files.content import sha256_file, write_json
-from blip_core.files.rejected import Rejected
-from blip_core.pictures.images import MOST_PIXELS, admit
 from blip_core.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -55,13 +52,15 @@ def _shards(lists: list[UrlList], size: int, chosen: range | None) -> Iterator[t
         if chosen is None or number in chosen:
             yield number, wanted
         number += 1
+        if chosen is not None and number == chosen.stop:
+            return
     if chosen is not None and chosen.start >= number:
         raise ValueError(f"--shards {chosen.start}-{chosen.stop - 1}: the list has {number} shards of {size} rows, 0 to {number - 1}")
 
 
 def _require_same_list(lists: list[UrlList], out: Path, cfg: FetchConfig) -> None:
     """A folder holds one list: its shards are counted off by rows."""
-    files = {one.file.name: sha256_file(one.file) for one in lists}
+    files = [[one.file.name, sha256_file(one.file)] for one in lists]
     now = {"lists": files, "columns": [[one.url, one.text] for one in lists], "rows_per_shard": cfg.rows_per_shard}
     note = out / UNFINISHED / "list.json"
     if not note.exists():
@@ -119,36 +118,28 @@ async def _fill(client: Client, spool: Spool, number: int, wanted: list[Wanted])
         if at not in known:
             alike.setdefault((row.url, row.fault), []).append(at)
     progress, came = Progress(f"shard {number:05d}", len(wanted), start=len(known), unit="rows"), Counter(known.values())
-    tasks = [asyncio.create_task(_outcome(client, wanted[rows[0]], rows)) for rows in alike.values()]
+
+    async def one(rows: list[int]) -> None:
+        outcome = await _outcome(client, wanted[rows[0]])
+        for at in rows:
+            spool.add(at, outcome)
+            came[outcome.reason] += 1
+        progress.update(came.total(), pictures=came[""])
+
+    tasks = [asyncio.create_task(one(rows)) for rows in alike.values()]  # none of which holds a picture when it is done
     try:
         for done in asyncio.as_completed(tasks):
-            rows, outcome = await done
-            for at in rows:
-                spool.add(at, outcome)
-                came[outcome.reason] += 1
-            progress.update(came.total(), pictures=came[""])
+            await done
     finally:
         for task in tasks:
             task.cancel()
         progress.close()
 
 
-async def _outcome(client: Client, row: Wanted, rows: list[int]) -> tuple[list[int], Outcome]:
+async def _outcome(client: Client, row: Wanted) -> Outcome:
     if row.fault:
-        return rows, Outcome(reason="bad_row", detail=row.fault)
+        return Outcome(reason="bad_row", detail=row.fault)
     try:
-        came = await client.fetch(row.url)
+        return await client.fetch(row.url)
     except Failed as e:
-        return rows, Outcome(reason=e.reason, detail=e.detail)
-    return rows, await asyncio.to_thread(stored, came, client.cfg)
-
-
-def stored(came: bytes, cfg: FetchConfig) -> Outcome:
-    """The picture as it is kept, its type told by its bytes; what ingest could not take either is none."""
-    limits = ImageLimits(min_side=1, max_side=65_535, max_pixels=MOST_PIXELS, max_aspect=65_535, max_bytes=cfg.max_bytes)
-    digest = hashlib.sha256(came).hexdigest()
-    try:
-        picture = admit(came, limits, short_side=cfg.short_side, quality=cfg.quality, format="keep")
-    except Rejected as e:
-        return Outcome(reason="not_a_picture", detail=str(e), sha256=digest)
-    return Outcome(picture.data, width=picture.width, height=picture.height, sha256=digest)
+        return Outcome(reason=e.reason, detail=e.detail)

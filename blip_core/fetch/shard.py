@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blip_core.fetch.outcome import Outcome
 from blip_core.fetch.rows import Wanted
-from blip_core.fetch.spool import Outcome, Spool
+from blip_core.fetch.spool import Spool
 from blip_core.files.atomic import new_file
 from blip_core.files.content import write_json
 from blip_core.pictures.containers import KINDS, kind_of
@@ -113,7 +114,8 @@ def _renamed(rest: dict[str, Any]) -> dict[str, Any]:
 
 def as_table(rows: list[dict[str, Any]], rest: list[dict[str, Any]]) -> pa.Table:
     """Our columns, and a list's others with the types that they have there; a column of several types becomes text."""
-    table = pa.Table.from_pylist([{**row, "caption": _text(row["caption"]), "url": _text(row["url"])} for row in rows], SCHEMA)
+    texts = ("caption", "url", "error_message")
+    table = pa.Table.from_pylist([{**row, **{name: _text(row[name]) for name in texts if row[name]}} for row in rows], SCHEMA)
     renamed = [_renamed(values) for values in rest]
     for name in dict.fromkeys(name for values in renamed for name in values):
         cells = [values.get(name) for values in renamed]

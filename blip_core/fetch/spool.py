@@ -4,20 +4,10 @@ is killed, no row that was answered is asked again."""
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """Of one row. `data`: the picture as it is stored, None where there is none; then `reason` says why."""
-
-    data: bytes | None = None
-    reason: str = ""
-    detail: str = ""
-    width: int | None = None
-    height: int | None = None
-    sha256: str = ""  # of the bytes that came
+from blip_core.fetch.outcome import Outcome
 
 
 class Spool:

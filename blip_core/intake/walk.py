@@ -23,8 +23,8 @@ class Below:
     linked: tuple[str, ...]
 
     def paths(self, *ends: str) -> list[Path]:
-        """Files whose name ends so, in any case; none named: all. Without hidden ones and what systems leave behind."""
-        return [self.root / name for name in self._shown if not ends or name.lower().endswith(ends)]
+        """Files whose name ends so, in any case; none named: all. Of those that are `shown`."""
+        return [self.root / name for name in self.shown if not ends or name.lower().endswith(ends)]
 
     def stems(self, ends: tuple[str, ...]) -> set[str]:
         """Paths without the ending, of files whose name ends so."""
@@ -34,13 +34,14 @@ class Below:
     def folders(self) -> dict[str, list[str]]:
         """The files that are shown of each folder, by their own names; "" is the root."""
         found: dict[str, list[str]] = {}
-        for name in self._shown:
+        for name in self.shown:
             folder, _, own = name.rpartition("/")
             found.setdefault(folder, []).append(own)
         return found
 
     @cached_property
-    def _shown(self) -> tuple[str, ...]:
+    def shown(self) -> tuple[str, ...]:
+        """The names without hidden ones and what systems leave behind."""
         return tuple(name for name in self.names if not is_hidden(name))
 
 

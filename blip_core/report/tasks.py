@@ -41,7 +41,7 @@ def tasks_section(found: Measured, params: Params) -> Section:
 def _rows(task: str, by_model: dict[str, dict[str, Any]], models: list[str], *, further: bool) -> list[list[str]]:
     some = next(iter(by_model.values()))
     names = {name for metrics in by_model.values() for name in _values(metrics) if _is_further(name) == further}
-    order = list(some)
+    order = list(dict.fromkeys(name for metrics in by_model.values() for name in metrics))
     return [
         [task, name, f"{some.get(f'{name}_examples', some['examples']):,}", *(_cell(f"{task}.{name}", by_model.get(m)) for m in models)]
         for name in sorted(names, key=lambda name: (order.index(name.removeprefix(UNTUNED)), name.startswith(UNTUNED)))

@@ -48,7 +48,7 @@ def _compared(metric: str, values: dict[str, Any]) -> list[str]:
 
 
 def verdict_words(found: Findings) -> str:
-    challenger, baselines = found.comparison["challenger"], listed(list(found.comparison["baselines"]))
+    challenger, baselines = found.comparison["challenger"], listed(list(found.comparison["baselines"])) or "any baseline"
     if found.comparison["better"]:
         return f"Bootstrapping helped: {challenger} is better than {baselines}."
     return f"Bootstrapping is NOT shown to have helped: {challenger} does not pass every test against {baselines}."

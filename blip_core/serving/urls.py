@@ -6,7 +6,6 @@ only where the list names that address itself (`10.0.0.5`). Bytes and seconds ar
 """
 
 import http.client
-import ipaddress
 import os
 import socket
 import ssl
@@ -14,11 +13,11 @@ import threading
 from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
+from blip_core.remote.addresses import is_public
 from blip_core.serving.options import BadRequest
 
 VARIABLE = "BLIP_SERVE_URLS"
 SECONDS = 10.0  # for the whole of a file, however slowly it drips
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an address of IPv4 within one of IPv6
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -62,17 +61,9 @@ def _address(parts: SplitResult, allowed: set[str]) -> str:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, parts.port or _PORTS[parts.scheme], type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError) as e:
         raise BadRequest(f"{_short(parts.geturl())}: host {host!r} is not known ({e})") from None
-    if not all(_public(address) or (address == host and host in allowed) for address in found):
+    if not all(is_public(address) or (address == host and host in allowed) for address in found):
         raise BadRequest(f"{_short(parts.geturl())}: host {host!r} is at an address of a private network, which this server does not ask")
     return sorted(found)[0]
-
-
-def _public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    inner = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
-    if ip in _NAT64:
-        inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.is_global and not ip.is_multicast and (inner is None or inner.is_global)
 
 
 def _get(parts: SplitResult, address: str, max_bytes: int) -> bytes:

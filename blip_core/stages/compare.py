@@ -40,14 +40,11 @@ def compare(
 ) -> str:
     """Compare evaluations/<challenger> with each of the comma-separated baselines and write the verdict to `out`; returns it in words.
 
-    `measured` has a folder of metrics of each model, those of tasks among them.
-
-    `out_summary` has the challenger's metrics that must gain, and whether it is better.
-
-    Where the rounds stopped before it, the newest model that was trained is the challenger, and the verdict says why.
+    `measured` has a folder of metrics of each model, those of tasks among them; `out_summary` gets the challenger's metrics that must gain,
+    and whether it is better. Where the rounds stopped before it, the newest model that was trained is the challenger.
 
     `better` holds only when every metric's gain lies above 0 with its whole interval, and no metric with a margin may have fallen
-    by more than that, against every baseline. A challenger that is not better is no error: the verdict says why.
+    by more than that, against every baseline, of which there is one. A challenger that is not better is no error: the verdict says why.
     """
     names = [name.strip() for name in baselines.split(",") if name.strip()]
     if not names or challenger in names or len(set(names)) < len(names):
@@ -62,11 +59,13 @@ def compare(
     ours = Evidence(evaluations / challenger, measured / challenger)
     results = {name: paired_comparison(ours, Evidence(evaluations / name, measured / name), cfg=cfg, seed=seed) for name in names}
     reasons = [f"against {name}: {reason}" for name, result in results.items() for reason in result["reasons"]]
+    if not results:
+        reasons = [f"no baseline but {challenger} itself was trained, so there is none to be better than"]
     verdict = {
         "challenger": challenger,
         "asked": asked,
         "instead_because": instead_because,
-        "better": all(result["better"] for result in results.values()),
+        "better": not reasons,
         "evaluation": evaluation_hash(evaluations / challenger),
         "models": {name: facts_of(evaluations / name, bootstrap=cfg.bootstrap, confidence=cfg.confidence, seed=seed) for name in everyone},
         "baselines": {name: result["metrics"] for name, result in results.items()},
@@ -148,7 +147,7 @@ def _change(test: Paired) -> str:
 
 def _outcome(verdict: dict[str, Any]) -> Iterator[str]:
     """The verdict in words, a line for each test."""
-    names = ", ".join(verdict["baselines"])
+    names = ", ".join(verdict["baselines"]) or "any baseline"
     yield f"{verdict['challenger']} is {'better than' if verdict['better'] else 'NOT shown to be better than'} {names}"
     for name, metrics in verdict["baselines"].items():
         for metric, v in metrics.items():

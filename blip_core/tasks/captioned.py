@@ -107,8 +107,6 @@ def _captioned(row: Row, pictures: Pictures, columns: tuple[str, ...]) -> Captio
     value = row[file] if file else None
     if "filename" in row and isinstance(row.get("filepath"), str):  # Karpathy's lists have the folder apart
         value = f"{row['filepath']}/{row['filename']}"
-    if isinstance(value, dict | bytes):
-        raise Rejected("missing_image", "the picture stands in the table itself; expected the name of a file below the task's folder")
     if value in (None, "") or not written:
         lacking = f"{pictures.kind} ({', '.join(columns[:3])}, ...)" if written else "caption (caption, captions, text, ...)"
         raise Rejected("bad_row", f"no {lacking} among its columns {', '.join(names)}")

@@ -11,6 +11,7 @@ C classes, P prompts, I pictures, E width of the ITC space, K candidates of a pi
 """
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,12 +33,13 @@ from blip_core.intake.walk import below
 from blip_core.model.blip import MATCHING, Blip
 from blip_core.model.network import Network
 from blip_core.tasks.pictures import Pictures
-from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
+from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files, text_in
 from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.tokenizer.wordpiece import Tokenizer
 
-PICTURE = ("image", "file_name", "image_id", "path")
+PICTURE = ("image", "file_name", "image_id", "path", "img", "image_path", "filename")
 TOP = 5
+_HEADINGS = ("class", "class_name", "name", "label")  # of the first column of classes.csv
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class ClassifyTask:
     def read(self, folder: Path, split: str, cfg: ClassifyConfig) -> tuple[list[Labelled], list[SetAside]]:
         """A label that classes.csv lacks sets its picture aside."""
         found, aside = _labelled(folder, split)
+        if not found:
+            return [], aside
         known = class_prompts(folder, found, cfg)
         usable = []
         for example in found:
@@ -104,10 +108,9 @@ def class_prompts(folder: Path, examples: Iterable[Labelled], cfg: ClassifyConfi
     if not path.exists():
         rows = [[label] for label in sorted({label for e in examples for label in e.labels})]
     else:
-        with path.open(newline="", encoding="utf-8-sig") as f:
-            rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(f)]
+        rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(io.StringIO(text_in(path), newline=""))]
         rows = [row for row in rows if row]
-        rows = rows[1:] if rows and rows[0][0].lower() == "class" else rows
+        rows = rows[1:] if rows and rows[0][0].lower() in _HEADINGS else rows
     prompts: dict[str, list[str]] = {}
     for name, *own in rows:
         if name in prompts:
@@ -198,13 +201,13 @@ def _labelled(folder: Path, split: str) -> tuple[list[Labelled], list[SetAside]]
         if by_folder:
             return by_folder, []
         raise ValueError(f"{e}, or pictures in a folder for each class, as {split}/dog/a.jpg") from None
-    return examples_of(Pictures(folder), files, "id", _example)
+    return examples_of(Pictures(folder), files, "id", _example, (*PICTURE, "label", "labels"))
 
 
 def _in_folders(folder: Path, split: str) -> list[Labelled]:
     """The class is the folder below the one that speaks of the split."""
     found = []
-    for name in filter(is_image_name, below(folder).names):
+    for name in filter(is_image_name, below(folder).shown):
         above = PurePosixPath(name).parts[:-1]
         depth = next((i for i, part in enumerate(above[:-1]) if split_of_name(part) == split), None)
         if depth is not None:

@@ -21,6 +21,8 @@ from blip_core.intake.walk import is_hidden
 from blip_core.pictures.images import check_size
 from blip_core.tasks.pictures import LIMITS, read_pixels
 
+# playlists (HLS, ffconcat, SDP) are none of these: they make FFmpeg open other files and addresses
+_FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v"
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # as FFmpeg calls them; avi has times of decoding alone
 _WHOLE = 0.9  # of the announced time; a file with less of it was cut off
 
@@ -88,18 +90,25 @@ def _pyav() -> ModuleType:
     return av
 
 
+def _opened(av: ModuleType, path: Path) -> Any:
+    """A file of strangers: it is told by its content, and leads to no other."""
+    return av.open(str(path), options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
+
+
 def _stream(container: Any) -> Any:
     """The video itself: a cover of it may stand there as another."""
     if (found := container.streams.best("video")) is None:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         raise Rejected("not_an_image", f"no moving picture in it, but {kinds}")
+    if found.width:  # before a decoder makes room for frames of such a size; each frame is looked at again
+        check_size(found.width, found.height, LIMITS)
     return found
 
 
 def _stamps(av: ModuleType, path: Path) -> tuple[list[int], list[int]]:
     """Times of all frames and of the keyframes among them, rising; both empty where the file must be decoded to know them."""
     stamps, keys, end = [], [], 0.0
-    with av.open(str(path)) as container:
+    with _opened(av, path) as container:
         stream = _stream(container)
         for packet in container.demux():
             if not packet.size or packet.is_discard:
@@ -117,7 +126,7 @@ def _stamps(av: ModuleType, path: Path) -> tuple[list[int], list[int]]:
 
 
 def _decoded(av: ModuleType, path: Path) -> Iterator[Any]:
-    with av.open(str(path)) as container:
+    with _opened(av, path) as container:
         yield from _sound(container.decode(_stream(container)))
 
 
@@ -132,7 +141,7 @@ def _counted(av: ModuleType, path: Path, wanted: list[int]) -> Iterator[Any]:
 
 def _sought(av: ModuleType, path: Path, stamps: list[int], keys: list[int]) -> Iterator[Any]:
     """The frames of these times, rising. What the decoder leaves out has the frame behind it."""
-    with av.open(str(path)) as container:
+    with _opened(av, path) as container:
         stream = _stream(container)
         frame: Any = None
         for stamp in stamps:

@@ -57,7 +57,7 @@ def sides_swapped(sentence: str) -> str:
 
 class NlvrTask:
     def read(self, folder: Path, split: str, cfg: NlvrConfig) -> tuple[list[Statement], list[SetAside]]:
-        return checked(*examples_of(Pictures(folder), split_files(folder, split), "identifier", _statement))
+        return checked(*examples_of(Pictures(folder), split_files(folder, split), "identifier", _statement, _USED))
 
     def network(self, base: Blip, cfg: NlvrConfig) -> Nlvr:
         return nlvr_of(base)

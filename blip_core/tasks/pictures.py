@@ -13,7 +13,7 @@ import numpy as np
 from blip_core.config.intake import ImageLimits
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import is_image_name
-from blip_core.intake.walk import below
+from blip_core.intake.walk import Below, below
 from blip_core.pictures.images import admit
 
 # what a task's own files may hold; they were chosen by people, so that small and long ones are let in
@@ -28,16 +28,24 @@ class Pictures:
     def __init__(self, folder: Path):
         self.folder = folder
         self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._folders: set[str] = set()  # own names of those that hold pictures
         for name, keys in self.named():
+            self._folders.add(PurePosixPath(name).parent.name)
             for key in keys:
                 self._by_name[key].append(name)
 
     def named(self) -> Iterable[tuple[str, list[str]]]:
         """Paths below the folder, each with what a row may say for it."""
-        return ((name, keys_of(name)) for name in below(self.folder).names if is_image_name(name))
+        return ((name, keys_of(name)) for name in task_files(self.folder).shown if is_image_name(name))
 
     def find(self, value: object) -> Path:
-        """Rejected where there is none, or more than one."""
+        """Rejected where there is none, or more than one. Of several that a name fits, it is that whose folders are those of the row."""
+        if isinstance(value, dict) and not value.get("bytes"):  # as the library datasets names a file
+            value = value.get("path")
+        if isinstance(value, dict | bytes):
+            raise Rejected(
+                "missing_image", f"the {self.kind} stands in the table itself; write it to a file below {self.folder}, and name that"
+            )
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
         text = text.replace("\\", "/").removeprefix("./")
         path = PurePosixPath(text)
@@ -46,12 +54,32 @@ class Pictures:
         else:
             tries = [str(path), str(path.with_suffix("")), path.name, path.stem]
         for key in tries:
-            found = list(dict.fromkeys(self._by_name.get(key, ())))
+            found = self._nearest(key, path.parts[:-1])
             if len(found) == 1:
                 return self.folder / found[0]
             if found:
                 raise Rejected("missing_image", f"{text!r} may be {found[0]} or {found[1]}; write the path below {self.folder}")
-        raise Rejected("missing_image", f"no {self.kind} {text!r} below {self.folder}")
+        raise Rejected("missing_image", f"no {self.kind} {text[:200]!r} below {self.folder}")
+
+    def _nearest(self, key: str, folders: tuple[str, ...]) -> list[str]:
+        """Those of this name that agree most with the row's folders, from the last one on. One that disagrees with the last is taken only
+        where no folder is called so: the folders of a list are often those of its author's disk, but cats/1.jpg is not dogs/1.jpg."""
+        found = {name: _equal_at_end(PurePosixPath(name).parts[:-1], folders) for name in self._by_name.get(key, ())}
+        most = max(found.values(), default=0)
+        if folders and not most and folders[-1] in self._folders:
+            return []
+        return [name for name, agrees in found.items() if agrees == most]
+
+
+def _equal_at_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    return next((n for n, (a, b) in enumerate(zip(reversed(one), reversed(other), strict=False)) if a != b), min(len(one), len(other)))
+
+
+def task_files(folder: Path) -> Below:
+    """What lies below a task's folder. ValueError where there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; expected the files and pictures of a task, as docs/tasks.md says")
+    return below(folder)
 
 
 def keys_of(name: str) -> list[str]:

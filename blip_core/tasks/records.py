@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import split_of_name
+from blip_core.intake.formats.columns import plain
 from blip_core.intake.formats.rows import kind_of, open_table, scan
-from blip_core.intake.walk import below
-from blip_core.tasks.pictures import Pictures
+from blip_core.tasks.pictures import Pictures, task_files
 from blip_core.tasks.task import E, SetAside
 
 Row = dict[str, Any]
@@ -32,9 +34,7 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 def row_files(folder: Path) -> dict[Path, str | None]:
     """All files of rows below a folder, each with the split that its name speaks of. ValueError where there is no folder."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected the files and pictures of a task, as docs/tasks.md says")
-    files = below(folder).paths(".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+    files = task_files(folder).paths(".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
     return {p: split_of(p.relative_to(folder)) for p in files}
 
 
@@ -43,30 +43,38 @@ def no_file(folder: Path, split: str, files: Iterable[Path]) -> ValueError:
     return ValueError(f"{folder}: no file of rows whose name says {split}; found {names}; expected as {split}.jsonl or {split}.csv")
 
 
-def read_rows(files: list[Path], key: str) -> tuple[list[tuple[str, Row]], list[SetAside]]:
-    """Rows with the places where they stand. Rows of several files with an equal `key` are one; what is no row is set aside."""
+def read_rows(files: list[Path], key: str, names: tuple[str, ...] = ()) -> tuple[list[tuple[str, Row]], list[SetAside]]:
+    """Rows with the places where they stand. Rows of several files with an equal `key` are one, unless a column of both says different
+    things: then ids are counted anew in each file. What is no row is set aside. `names`: of columns, which a file may write in any case.
+    """
     rows: dict[object, tuple[str, Row]] = {}
     aside: list[SetAside] = []
+    meant = {plain(name): name for name in names}
     for file in files:
         own: set[object] = set()
         for where, row in _rows(file):
             if isinstance(row, Rejected):
                 aside.append(SetAside(where, row.reason, row.detail))
                 continue
+            row = {k if k in names else meant.get(plain(k), k): v for k, v in row.items()}
             identity = row.get(key)
             if identity is None or identity in own:  # without one it stands alone; twice in one file it can't be two halves
                 identity = where
             own.add(identity)
+            said = {k: v for k, v in row.items() if v is not None}
             before = rows.get(identity, (where, {}))
-            rows[identity] = (before[0], before[1] | {k: v for k, v in row.items() if v is not None})
+            if any(before[1].get(k, v) != v for k, v in said.items()):
+                identity, before = where, (where, {})
+            rows[identity] = (before[0], before[1] | said)
     return list(rows.values()), aside
 
 
 def examples_of(
-    pictures: Pictures, files: list[Path], key: str, example: Callable[[Row, str, Pictures], E]
+    pictures: Pictures, files: list[Path], key: str, example: Callable[[Row, str, Pictures], E], names: tuple[str, ...]
 ) -> tuple[list[E], list[SetAside]]:
-    """What `example` makes of each row, its place and the pictures. What it rejects is set aside. None is decoded."""
-    rows, aside = read_rows(files, key)
+    """What `example` makes of each row, its place and the pictures. `names`: of the columns that it looks at.
+    What it rejects is set aside. No picture is decoded."""
+    rows, aside = read_rows(files, key, (key, *names))
     found = []
     for where, row in rows:
         try:
@@ -86,6 +94,14 @@ def facts_of(row: Row, used: tuple[str, ...]) -> Row:
     return {k: v for k, v in row.items() if k not in used and isinstance(v, str | int | float | bool)}
 
 
+def text_in(file: Path) -> str:
+    """ValueError where it is no UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{file}: no UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8") from None
+
+
 def split_of(path: Path) -> str | None:
     """By the file's own name, else by the nearest folder that speaks of one. The captions of NoCaps' test set are not published, so that
     those of its val are what is measured; nothing is chosen by them."""
@@ -97,18 +113,42 @@ def split_of(path: Path) -> str | None:
 def _rows(file: Path) -> Iterator[tuple[str, Row | Rejected]]:
     if kind_of(file):
         try:
-            for found in scan(open_table(file)):
-                yield f"{file}:{found.line}", found.values
+            table = open_table(file)
+            names = _class_names(file) if table.kind == "parquet" else {}
+            for found in scan(table):
+                yield f"{file}:{found.line}", _with_names(found.values, names)
         except Rejected as e:
             yield str(file), e
         return
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_bytes())  # tells UTF-8, with a BOM or without, from UTF-16
     except (ValueError, RecursionError) as e:
         yield str(file), Rejected("bad_json", str(e))
         return
     for place, row in _listed(value):
         yield f"{file}: {place}", row if isinstance(row, dict) else Rejected("bad_row", f"expected an object, got {type(row).__name__}")
+
+
+def _class_names(file: Path) -> dict[str, list[str]]:
+    """What the numbers in a Parquet column of the library datasets stand for, by the column's name."""
+    try:
+        features = json.loads((pq.read_schema(file).metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    own = {column: kind.get("feature", kind) for column, kind in features.items() if isinstance(kind, dict)}
+    return {column: kind["names"] for column, kind in own.items() if isinstance(kind, dict) and isinstance(kind.get("names"), list)}
+
+
+def _with_names(row: Row | Rejected, names: dict[str, list[str]]) -> Row | Rejected:
+    if isinstance(row, Rejected):
+        return row
+    return row | {column: _named(row[column], own) for column, own in names.items() if column in row}
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(v, names) for v in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 def _listed(value: object) -> Iterator[tuple[str, object]]:
@@ -118,9 +158,10 @@ def _listed(value: object) -> Iterator[tuple[str, object]]:
             if isinstance(value.get(listed), list) and isinstance(value.get(things), list):
                 value = {listed: _with_things(value[listed], own, value[things], their)}
         named = {name: value[name] for name in _LISTS if isinstance(value.get(name), list)}
-        if not named:
+        if not named and any(isinstance(v, str) for v in value.values()):
+            yield "", value  # JSON lines of one row
+        elif not named:
             yield from ((str(k), {"question_id": k, **v} if isinstance(v, dict) else v) for k, v in value.items())
-            return
         for name, rows in named.items():
             yield from ((f"{name} {place}", row) for place, row in _listed(rows))
     elif isinstance(value, list):

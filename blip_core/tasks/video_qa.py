@@ -6,7 +6,6 @@ nothing tells it their order. A video is decoded and encoded once for all of its
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from blip_core.compute.ahead import read_ahead
 from blip_core.compute.pixels import load_pixels
 from blip_core.config.tasks import AnswersConfig, VideoQaConfig
 from blip_core.model.network import Network
-from blip_core.tasks.records import examples_of, split_files
 from blip_core.tasks.task import Measured, Result, SetAside
 from blip_core.tasks.videos import VIDEO, Videos, checked_videos, video_pixels
-from blip_core.tasks.vqa import Question, VqaTask, question_of
+from blip_core.tasks.vqa import Question, VqaTask, questions
 from blip_core.tokenizer.wordpiece import Tokenizer
 
 
@@ -28,8 +26,7 @@ class VideoQaTask(VqaTask):
         if split != "test":
             return super().read(folder, split, cfg)
         assert isinstance(cfg, VideoQaConfig)
-        rows = examples_of(Videos(folder), split_files(folder, split), "question_id", partial(question_of, columns=VIDEO))
-        return checked_videos(*rows, cfg.frames)
+        return checked_videos(*questions(Videos(folder), folder, split, VIDEO), cfg.frames)
 
     def measure(
         self, network: Network, tokenizer: Tokenizer, folder: Path, batches: Measured[Question], cfg: AnswersConfig

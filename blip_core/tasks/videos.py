@@ -20,7 +20,7 @@ from blip_core.intake.formats.columns import FILES, is_image_name
 from blip_core.intake.walk import below
 from blip_core.tasks.captioned import rows_of
 from blip_core.tasks.frames import read_frames
-from blip_core.tasks.pictures import Pictures, keys_of
+from blip_core.tasks.pictures import Pictures, keys_of, task_files
 from blip_core.tasks.records import Row, row_files, split_of
 from blip_core.tasks.task import E, SetAside
 
@@ -37,7 +37,7 @@ class Videos(Pictures):
     kind = "video"
 
     def named(self) -> Iterable[tuple[str, list[str]]]:
-        names = below(self.folder).names
+        names = task_files(self.folder).shown
         files = [name for name in names if name.lower().endswith(_ENDS)]
         folders = {str(PurePosixPath(name).parent) for name in names if is_image_name(name)} - {"."}
         others = _other_names(self.folder)

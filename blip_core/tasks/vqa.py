@@ -5,7 +5,6 @@ A row has a picture, a question, an id where several files are joined, and answe
 VizWiz, GQA, TextVQA and the authors' own lists, or a CSV or JSON lines with `image, question, answer` or `answers`.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,19 +21,23 @@ from blip_core.compute.precision import autocast
 from blip_core.config.tasks import AnswersConfig
 from blip_core.evaluation.answers import direct_accuracy, vqa_accuracy
 from blip_core.files.rejected import Rejected
+from blip_core.intake.formats.columns import list_in
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search
 from blip_core.model.network import Network
 from blip_core.model.vqa import Vqa, rank_answers, vqa_of
 from blip_core.tasks.pictures import Pictures
-from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
+from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files, text_in
 from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.texts.clean import clean_question
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.objectives import entropy
 from blip_core.training.step import Losses, Objective, TaskBatch
 
-QUESTION, PICTURE = ("question", "sent"), ("image", "image_id", "imageId", "img_id", "image_name", "file_name")
+QUESTION, PICTURE = (
+    ("question", "sent"),
+    ("image", "image_id", "imageId", "img_id", "image_name", "file_name", "img", "image_path", "filename"),
+)
 IDENTITY = ("question_id", "questionId", "qa_id", "id")
 ANSWERS = ("answers", "direct_answers", "answer", "label")
 
@@ -51,7 +54,7 @@ class Question(Example):
 
 class VqaTask:
     def read(self, folder: Path, split: str, cfg: AnswersConfig) -> tuple[list[Question], list[SetAside]]:
-        return checked(*examples_of(Pictures(folder), split_files(folder, split), "question_id", partial(question_of, columns=PICTURE)))
+        return checked(*questions(Pictures(folder), folder, split, PICTURE))
 
     def network(self, base: Blip, cfg: AnswersConfig) -> Vqa:
         return vqa_of(base)
@@ -95,6 +98,12 @@ class VqaTask:
         return {"answers": answer_list(folder, examples)}
 
 
+def questions(pictures: Pictures, folder: Path, split: str, columns: tuple[str, ...]) -> tuple[list[Question], list[SetAside]]:
+    """Of a split, whose pictures stand in the first of these columns that holds anything; none is decoded."""
+    example, names = partial(_question, columns=columns), (*QUESTION, *columns, *IDENTITY, *ANSWERS)
+    return examples_of(pictures, split_files(folder, split), "question_id", example, names)
+
+
 class AnswerObjective(Objective):
     """LM of each answer, weighed by its share among those of its question, a mean over the questions (the authors' code; no equation in
     the paper)."""
@@ -121,7 +130,7 @@ def answer_list(folder: Path, examples: Sequence[Question]) -> list[str]:
     """The answers that are ranked: those of answers.txt, or all that these examples have, the most frequent first."""
     own = folder / "answers.txt"
     if own.exists():
-        listed = list(dict.fromkeys(line.strip() for line in own.read_text(encoding="utf-8").splitlines() if line.strip()))
+        listed = list(dict.fromkeys(line.strip() for line in text_in(own).splitlines() if line.strip()))
         if not listed:
             raise ValueError(f"{own}: no answer in it; expected one a line")
         return listed
@@ -129,16 +138,16 @@ def answer_list(folder: Path, examples: Sequence[Question]) -> list[str]:
     return sorted(counts, key=lambda a: (-counts[a], a))
 
 
-def question_of(row: Row, where: str, pictures: Pictures, columns: tuple[str, ...]) -> Question:
-    """The picture stands in the first of these columns that holds anything. Rejected says what the row lacks."""
+def _question(row: Row, where: str, pictures: Pictures, columns: tuple[str, ...]) -> Question:
+    """Rejected says what the row lacks."""
     question, picture = first_of(row, QUESTION), first_of(row, columns)
     if not isinstance(question, str) or picture is None:
         lacking = f"question ({', '.join(QUESTION)})" if not isinstance(question, str) else f"{pictures.kind} ({', '.join(columns)})"
         raise Rejected("bad_row", f"no {lacking} among its columns {', '.join(row)}")
     people, direct = _people(row)
-    if not people:
-        raise Rejected("bad_row", f"no answer ({', '.join(ANSWERS)}) among its columns {', '.join(row)}")
     counts = Counter(text for p in people if (text := p.strip()))
+    if not counts:
+        raise Rejected("bad_row", f"no answer ({', '.join(ANSWERS)}) among its columns {', '.join(row)}")
     identity = next((row[n] for n in IDENTITY if row.get(n) is not None), where)
     facts = facts_of(row, (*QUESTION, *columns, *ANSWERS))
     shares = tuple((text, n / len(people)) for text, n in counts.items())
@@ -151,11 +160,8 @@ def _people(row: Row) -> tuple[list[str], bool]:
     if name is None:
         return [], False
     value = row[name]
-    if isinstance(value, str) and value.startswith("["):  # a list in a cell
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = [value]
+    if isinstance(value, str):
+        value = list_in(value) or value
     said = [v.get("answer") if isinstance(v, dict) else v for v in (value if isinstance(value, list) else [value])]
     return [str(s) for s in said if s is not None], name == "direct_answers"
 

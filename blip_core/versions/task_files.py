@@ -11,4 +11,12 @@ def take_tasks(copy: Path, root: Path) -> None:
         there = copy / "tasks" / own.name
         if not there.with_name(f"{own.name}.dvc").exists():
             shutil.rmtree(there, ignore_errors=True)
-            shutil.copytree(own, there, copy_function=os.link)
+            shutil.copytree(own, there, copy_function=_linked)
+
+
+def _linked(own: str, there: str) -> None:
+    """As another name of the file, or its copy where it lies on another disk."""
+    try:
+        os.link(os.path.realpath(own), there)
+    except OSError:
+        shutil.copyfile(own, there)

@@ -77,7 +77,8 @@ def test_a_folder_with_other_things_becomes_a_project(tmp_path):
         [sys.executable, "-m", "blip_core", "init", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert "git init" not in told and (tmp_path / "README.md").read_text() == "mine"
-    assert set(STAGES) - {"tune_task", "evaluate_task"} | {"version"} == {name.split("@")[0] for name in read_graph(tmp_path)}
+    stages = set(STAGES) - {"tune_task", "evaluate_task", "register_task"} | {"version"}
+    assert stages == {name.split("@")[0] for name in read_graph(tmp_path)}
     assert not list(tmp_path.glob("_tmp.*"))
 
 
@@ -97,7 +98,7 @@ def test_another_version_and_other_code_are_told_apart(monkeypatch, tmp_path):
 def test_a_stage_does_not_run_with_another_package_than_the_chain_has_noted(tmp_path, monkeypatch, capsys):
     """`dvc repro -s`, a worker elsewhere or a rebuild would pass its outputs off as those of the noted one."""
     monkeypatch.chdir(tmp_path)
-    needed = (f"--{name}=x" for name in ("evaluation", "base", "out", "out-metrics"))
+    needed = (f"--{name}=x" for name in ("evaluation", "base", "measured", "base-measured", "out", "out-metrics"))
     flags = ["stage", "decide", *needed, f"--params={ROOT / 'params.yaml'}"]
     assert main(["version", "--out", NOTED]) == 0
     assert main(flags) == 1 and "is installed" not in capsys.readouterr().err  # but that x is missing

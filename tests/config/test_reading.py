@@ -75,6 +75,7 @@ def test_a_folder_is_no_file_of_values(tmp_path):
         ({"compare": {"margin": {"vqa.accuracy": 0.1}}}, "compare.margin names 'vqa.accuracy', .* or that of a task"),
         ({"decide": {"metrics": ["itm_tr_r1"]}}, "decide.metrics names 'itm_tr_r1', which is not measured; did you mean 'tr_r1'?"),
         ({"tasks": {"a.b": {"kind": "classify"}}}, r"tasks.a.b.*: String should match pattern"),
+        ({"tasks": {"a": {"rerank": 5}}}, "tasks.a: kind is missing"),
         ({"training": {"contrast": {"temperature": 0.9}}}, r"temperature is 0.9, temperature_range \[0.01, 0.5\]"),
     ],
 )

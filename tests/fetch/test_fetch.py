@@ -1,5 +1,6 @@
 """A list of URLs becomes tars in img2dataset's layout, from hosts that fail, refuse, redirect and forbid, and whatever is killed."""
 
+import asyncio
 import json
 import os
 import signal
@@ -17,11 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from blip_core.__main__ import main
-from blip_core.fetch.addresses import PrivateAddress, require_public
 from blip_core.fetch.client import opted_out
+from blip_core.fetch.hosts import Host
 from blip_core.fetch.rows import open_lists
 from blip_core.fetch.settings import FetchConfig
 from blip_core.intake.formats import webdataset
+from blip_core.remote.addresses import is_public
 from tests.support.archives import jpeg
 
 
@@ -30,6 +32,7 @@ class Hosts:
 
     def __init__(self) -> None:
         self.asked, self.given, self.slow = Counter[str](), Counter[str](), 0.0
+        self.robots = b"User-agent: blip-fetch\nDisallow: /robots\n"
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,7 +54,7 @@ class Hosts:
     def answer(self, to: BaseHTTPRequestHandler, path: str) -> None:
         name = path.strip("/").partition("-")[0]
         if path == "/robots.txt":
-            self.send(to, 200, b"User-agent: blip-fetch\nDisallow: /robots\n")
+            self.send(to, 200, self.robots)
         elif name == "flaky" and self.asked[path] == 1:  # fails once
             self.send(to, 503 if hash(path) % 2 else 500, b"")
         elif name == "down":
@@ -64,6 +67,10 @@ class Hosts:
             self.send(to, 302, b"", Location=path)
         elif name == "file":
             self.send(to, 302, b"", Location="file:///etc/passwd")
+        elif name == "torn":  # leads to what is no URL
+            self.send(to, 302, b"", Location="http://[torn")
+        elif name == "bytes":  # leads to a URL that is no text
+            self.send(to, 302, b"", Location="/\xff")
         elif name == "noai":
             self.send(to, 200, jpeg(path), **{"X-Robots-Tag": "googlebot: all, otherbot: noai, blip-fetch: noai"})
         elif name == "html":
@@ -167,6 +174,32 @@ def test_a_host_that_wants_to_be_left_alone_is_and_the_rest_goes_on(hosts, tmp_p
     other.server.server_close()
 
 
+def test_no_host_ends_the_run_for_others(hosts, tmp_path):
+    other = Hosts()
+    other.robots = b"User-agent: *\nDisallow: //[torn\n"
+    user = hosts.at.replace("//", "//u%5B@")  # which robots.txt's reader takes for an address of IPv6
+    urls = [f"{hosts.at}/torn", f"{hosts.at}/bytes", f"{user}/picture-1", f"{other.at}/picture-1", f"{hosts.at}/picture-2"]
+    (tmp_path / "list.csv").write_text("\n".join(["url,caption", *(f"{u},a" for u in urls)]))
+    assert run(tmp_path / "list.csv", "--out", tmp_path / "web", "--attempts", 1) == 0
+    found = [(row["error_message"] or "").partition(":")[0] for row in rows_of(tmp_path / "web")]
+    assert found == ["bad_url", "bad_url", "bad_url", "robots_unknown", ""]
+    other.server.shutdown()
+    other.server.server_close()
+
+
+def test_who_waits_for_a_host_does_not_wait_when_it_asks_for_years():
+    async def waited() -> str | None:
+        host = Host(1)
+        host.refused("it answers 503", 0.01, most=60)
+        waiting = asyncio.create_task(host.turn())
+        await asyncio.sleep(0)
+        host.refused("it answers 429", 1e9, most=60)
+        await asyncio.wait_for(waiting, 30)
+        return host.closed
+
+    assert asyncio.run(waited()) == "it answers 429"
+
+
 def test_killed_at_any_moment_no_row_is_lost_and_none_comes_twice(hosts, tmp_path):
     hosts.slow = 0.01
     count = 240
@@ -211,22 +244,22 @@ def test_what_can_not_be_fetched_is_said(hosts, tmp_path, capsys):
     assert "was fetched of another list" in refused(tmp_path / "c.csv", "--url", "first", "--text", "words")
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1", "::ffff:127.0.0.1", "0.0.0.0", "224.0.0.1"]
-)
-def test_addresses_of_no_public_network_are_not_asked(address):
-    with pytest.raises(PrivateAddress):
-        require_public(address)
-    require_public("93.184.215.14")
+PRIVATE = "127.0.0.1 10.0.0.1 169.254.169.254 ::1 fd00::1 ::ffff:127.0.0.1 0.0.0.0 224.0.0.1 64:ff9b::7f00:1 2002:7f00:1:: fe80::1%lo"
+
+
+@pytest.mark.parametrize("address", PRIVATE.split())
+def test_addresses_of_no_public_network_are_none(address):
+    assert not is_public(address) and is_public("93.184.215.14") and is_public("64:ff9b::5db8:d70e")
 
 
 def test_private_addresses_are_refused_here_and_by_name(hosts, tmp_path, capsys):
     port = hosts.at.rpartition(":")[2]
-    urls = [f"{hosts.at}/picture-1", f"http://localhost:{port}/picture-1", f"http://2130706433:{port}/picture-1", f"http://[::1]:{port}/a"]
+    names = ["127.0.0.1", "localhost", "[::1]", "0x7f.1", "\uff11\uff12\uff17.0.0.1", "127\u30020.0.1", "2130706433", "127.1"]
+    urls = [f"http://{name}:{port}/picture-1" for name in names]
     (tmp_path / "list.csv").write_text("\n".join(["url,caption", *(f"{u},a" for u in urls)]))
     assert main(["fetch", str(tmp_path / "list.csv"), "--out", str(tmp_path / "web"), "--attempts", "1"]) == 0
     found = [row["error_message"].partition(":")[0] for row in rows_of(tmp_path / "web")]
-    assert found == ["private_address", "private_address", "bad_url", "private_address"] and not hosts.asked
+    assert found == ["private_address"] * 6 + ["bad_url"] * 2 and not hosts.asked
 
 
 @pytest.mark.parametrize(

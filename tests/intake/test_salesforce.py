@@ -97,7 +97,7 @@ def test_bad_rows(tmp_path):
         **{1: "missing_image", 2: "missing_image", 3: "missing_image", 4: "unsafe_key", 5: "bad_row", 6: "bad_row", 7: "bad_row"},
         **{8: "bad_row", 9: "bad_row", 10: "missing_image", 11: "unknown_split", 12: "missing_image", 13: "bad_row", 14: "bad_row"},
     }
-    assert "img2dataset" in next(r.detail for r in rejected if r.where.endswith("[1]"))
+    assert "blip fetch" in next(r.detail for r in rejected if r.where.endswith("[1]"))
 
 
 def test_a_path_of_many_folders_costs_nothing(tmp_path):

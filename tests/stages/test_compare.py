@@ -203,6 +203,8 @@ def test_where_the_rounds_stopped_the_newest_trained_model_is_the_challenger(tmp
     assert found["instead_because"] == "g2 was not trained, since r2 did not follow: no gain"
     write_stopped("no gain", tmp_path / "human")
     assert set(verdict(tmp_path, "g0,human", challenger="g1")["baselines"]) == {"g0"}
+    alone = verdict(tmp_path, "g1", challenger="g2")
+    assert not alone["better"] and alone["reasons"] == ["no baseline but g1 itself was trained, so there is none to be better than"]
 
 
 def test_where_they_went_on_it_is_the_one_that_was_asked_for(tmp_path):

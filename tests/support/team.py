@@ -101,7 +101,7 @@ def pretrain():
     folder = A / "models" / sys.argv[-1]
     folder.mkdir(parents=True)
     for name in ("config.json", "vocab.txt", "model.safetensors"):
-        (folder / name).write_text(f"{{}} {name} {(A / 'generations' / sys.argv[-1] / 'manifest.json').read_text()}")
+        (folder / name).write_text(json.dumps({"file": name, "of": (A / "generations" / sys.argv[-1] / "manifest.json").read_text()}))
 
 
 def register():

@@ -56,6 +56,13 @@ def test_they_are_exact_in_every_kind_of_file(name, tmp_path):
     assert taken(tmp_path / name, 120) == midpoints(97, 120)
 
 
+def test_a_playlist_that_calls_itself_a_video_opens_no_other_file(tmp_path):
+    write_video(tmp_path / "other.ts", range(30), "libx264")
+    (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile other.ts\n")
+    with pytest.raises(Rejected, match="corrupt"):
+        read_frames(tmp_path / "a.mp4", 4, lambda p: p)
+
+
 def test_ten_thousand_frames_are_sought_and_few_kept(tmp_path):
     write_video(tmp_path / "long.mp4", range(10_000), "mpeg4", g="250")
     kept = []

@@ -4,7 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from blip_core.config.intake import FieldsConfig
 
@@ -31,11 +31,11 @@ def column(names: list[str] | tuple[str, ...], meaning: tuple[str, ...], declare
     """The column of this meaning, or the declared one, as the file writes it."""
     found: dict[str, str] = {}
     for name in names:
-        found.setdefault(_plain(name), name)
-    return next((found[m] for m in ((_plain(declared),) if declared else meaning) if m in found), None)
+        found.setdefault(plain(name), name)
+    return next((found[m] for m in ((plain(declared),) if declared else meaning) if m in found), None)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Image Path and image-path are image_path."""
     return re.sub(r"[ -]+", "_", name.strip().lower())
 
@@ -50,12 +50,12 @@ def text_columns(names: list[str] | tuple[str, ...], declared: str | None = None
     if one:
         return (one,)
     ending = suffixed(names)
-    return tuple(n for n in names if _NUMBERED.fullmatch(_plain(n))) or (ending if len(ending) == 1 else ())
+    return tuple(n for n in names if _NUMBERED.fullmatch(plain(n))) or (ending if len(ending) == 1 else ())
 
 
 def suffixed(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
     """Columns such as blip_caption and caption_en; which of several holds the texts is not plain."""
-    return tuple(n for n in names if re.fullmatch(SUFFIXED, _plain(n)))
+    return tuple(n for n in names if re.fullmatch(SUFFIXED, plain(n)))
 
 
 def shown(names: tuple[str, ...]) -> str:
@@ -83,7 +83,7 @@ def texts_of(value: object, *, written: bool = False) -> tuple[str, ...] | None:
     if value is None or (isinstance(value, float) and value != value):
         return ()
     if isinstance(value, str):
-        return (_listed(value) if written else ()) or (value,)
+        return (_texts_listed(value) if written else ()) or (value,)
     if isinstance(value, list):
         found = [v.get("raw", v.get("caption", v.get("text"))) if isinstance(v, dict) else v for v in value]
         if all(isinstance(v, str | None) for v in found):
@@ -97,14 +97,19 @@ def texts_in(values: Mapping[str, object], columns: tuple[str, ...], *, written:
     return tuple(text for texts in found for text in texts or ()) if None not in found else None
 
 
-def _listed(text: str) -> tuple[str, ...]:
-    """Flickr30k's table holds its five captions as JSON; pandas writes a list as Python does."""
-    if not text.startswith(('["', "['")) or not text.rstrip().endswith("]") or len(text) > _MOST_LISTED:
-        return ()
+def _texts_listed(text: str) -> tuple[str, ...]:
+    value = list_in(text) if text.startswith(('["', "['")) else ()
+    return tuple(value) if all(isinstance(v, str) for v in value) else ()
+
+
+def list_in(text: str) -> list[Any]:
+    """What a cell lists; nothing where it is no list. Flickr30k's table holds its five captions as JSON; pandas writes as Python does."""
+    if not text.startswith("[") or not text.rstrip().endswith("]") or len(text) > _MOST_LISTED:
+        return []
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        return tuple(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else ()
-    return ()
+        return value if isinstance(value, list) else []
+    return []

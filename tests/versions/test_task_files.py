@@ -1,0 +1,16 @@
+"""The tasks' files in a copy of the project."""
+
+from blip_core.versions.task_files import take_tasks
+
+
+def test_a_linked_file_is_there_itself_and_what_a_commit_holds_is_left(tmp_path):
+    root, copy = tmp_path / "root", tmp_path / "copy"
+    for folder in (root / "tasks/vqa", root / "tasks/kept", root / "pictures", copy / "tasks"):
+        folder.mkdir(parents=True)
+    (root / "pictures/a.jpg").write_bytes(b"a picture")
+    (root / "tasks/vqa/a.jpg").symlink_to("../../pictures/a.jpg")
+    (root / "tasks/kept/test.csv").write_text("of now")
+    (copy / "tasks/kept.dvc").write_text("of the commit")
+    take_tasks(copy, root)
+    taken = copy / "tasks/vqa/a.jpg"
+    assert taken.read_bytes() == b"a picture" and not taken.is_symlink() and not (copy / "tasks/kept").exists()
