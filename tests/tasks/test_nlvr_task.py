@@ -17,7 +17,7 @@ from blip_core.training.step import TaskBatch
 from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.small import small_params
 
-OPTIM = {"steps": 60, "batch_size": 8, "lr": 3e-3, "checkpoint_every": 60, "log_every": 5, "precision": "fp32"}
+OPTIM = {"steps": 150, "batch_size": 8, "lr": 3e-3, "checkpoint_every": 150, "log_every": 5, "precision": "fp32"}
 
 
 def settings(**changes) -> NlvrConfig:
