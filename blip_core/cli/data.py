@@ -96,7 +96,7 @@ def _sample(args: argparse.Namespace) -> None:
         write_questions(args.out / "vqa", seed=cfg.seed, sizes=TASK_PICTURES)
         write_classes(args.out / "shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"])
         write_classes(args.out / "all-shapes", seed=cfg.seed, pictures=TASK_PICTURES["test"], several=True)
-        write_pairs(args.out / "nlvr", seed=cfg.seed, sizes={part: n // 4 for part, n in TASK_PICTURES.items()})
+        write_pairs(args.out / "nlvr", seed=cfg.seed, sizes={part: n // 2 for part, n in TASK_PICTURES.items()})
         write_clips(args.out / "clips", seed=cfg.seed, clips=TASK_CLIPS)
         stills = {part: n for part, n in TASK_PICTURES.items() if part != "test"}
         write_clip_questions(args.out / "clip-qa", seed=cfg.seed, sizes=stills, clips=TASK_CLIPS)
