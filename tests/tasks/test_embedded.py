@@ -9,8 +9,11 @@ import pytest
 import simplejpeg
 
 from blip_core.config.tasks import ClassifyConfig
+from blip_core.files.rejected import Rejected
 from blip_core.tasks.captioned import read_captioned
 from blip_core.tasks.classify import ClassifyTask
+from blip_core.tasks.embedded import Embedded
+from blip_core.tasks.frames import read_frames
 from blip_core.tasks.pictures import Pictures, read_pixels
 from blip_core.tasks.vqa import PICTURE, questions
 
@@ -62,3 +65,11 @@ def test_captions_of_pictures_in_the_table_are_read(tmp_path):
     write(tmp_path / "test.parquet", rows, {"image": IMAGE, "filename": pa.string(), "caption": pa.list_(pa.string())})
     found, aside = read_captioned(tmp_path, "test")
     assert not aside and shades(found) == list(range(8)) and found[7].texts == ("a ball", "ball 7") and found[7].id == "test.parquet#7"
+
+
+def test_a_video_in_a_table_and_bytes_in_a_list_are_told_without_their_bytes(tmp_path):
+    with pytest.raises(Rejected, match="write it to a file"):
+        read_frames(Embedded(tmp_path / "test.parquet", 0, "video"), 2, lambda frame: frame)
+    with pytest.raises(Rejected, match="write it to a file") as told:
+        Pictures(tmp_path).find({"bytes": JPEGS[0], "path": None})
+    assert len(str(told.value)) < 300
