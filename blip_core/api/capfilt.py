@@ -60,7 +60,7 @@ def writer(
     identity: str, *, sampler: Literal["beam", "nucleus"], num_candidates: int, prompt: str | None, options: SamplerOptions
 ) -> WriterConfig:
     """The checked settings of a captioner. ValueError names an option that has no such value."""
-    about = {"captioner": identity, "prompt": prompt, "sentences": "all", "num_candidates": num_candidates}
+    about = {"captioner": identity, "prompt": prompt, "fuses": None, "sentences": "all", "num_candidates": num_candidates}
     return checked(WriterConfig, about | {"sampler": _USUAL | {"name": sampler} | options}, "caption")
 
 

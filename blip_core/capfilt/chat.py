@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,12 +100,19 @@ def client(timeout: float) -> httpx.Client:
     return httpx.Client(headers=headers, limits=limits, timeout=httpx.Timeout(timeout, connect=_CONNECTS))
 
 
+class _Here(threading.local):
+    """What a thread is at."""
+
+    ledger: Ledger | None = None
+
+
 class Chat:
-    """A conversation with one model, of many threads at once, while a table is being made."""
+    """A conversation with one model, of many threads at once, while tables are being made."""
 
     def __init__(self, address: Address, terms: Terms, budget: Budget, identity: str):
         self.address, self.limits, self.client = address, terms.limits, client(terms.limits.timeout)
         self.budget, self.folder, self.run = budget, terms.folder / identity, terms.run
+        self.slots = threading.Semaphore(self.limits.in_flight)  # held while the server has a question, not while answers are kept
         self.fault: Halt | None = None  # after which nothing more is asked
         self.said = 0.0
         self.one_each = False  # the server gives one answer, whatever `n` asks for
@@ -112,35 +120,44 @@ class Chat:
         waits = {"wait_initial": 0.5, "wait_max": 30.0, "wait_jitter": 0.5}
         self.patient = stamina.RetryingCaller(attempts=None, timeout=self.limits.patience, **waits)
         self.doubting = stamina.RetryingCaller(attempts=_GARBLED, timeout=None, **waits)
-        self.ledger: Ledger | None = None
+        self.turn = threading.Lock()  # of a table whose questions are being handed out
+        self._here = _Here()
 
     @contextlib.contextmanager
-    def of(self, table: str) -> Iterator[None]:
-        """While this table is being made, its ledger is open."""
-        self.ledger = Ledger(self.folder / f"{Path(table).stem}.jsonl", self.run)
+    def of(self, table: str) -> Iterator[Ledger]:
+        """The ledger of a table, open while that is being made."""
+        ledger = Ledger(self.folder / f"{Path(table).stem}.jsonl", self.run)
         try:
-            yield
+            yield ledger
         finally:
-            self.ledger.close()
-            self.ledger = None
+            ledger.close()
+
+    def keep_in(self, ledger: Ledger) -> None:
+        """What this thread asks from now on, and how it is answered."""
+        self._here.ledger = ledger
+
+    def stop(self) -> None:
+        """Ask nothing more; what is in flight is waited for."""
+        self.fault = self.fault or Halt(f"{self.address.name}: stopped")
 
     def ask(self, body: dict[str, Any], seeds: list[int]) -> list[Choice]:
         """An answer of each seed; from the ledger where it was had before.
 
         Rejected where this request is at fault, Halt where every other would fail too.
         """
-        assert self.ledger is not None
+        ledger = self._here.ledger
+        assert ledger is not None
         body = {"model": self.address.model, **body}
         requests = {hashlib.sha256(json.dumps(body | {"seed": seed}, sort_keys=True).encode()).hexdigest()[:32]: seed for seed in seeds}
-        missing = {request: seed for request, seed in requests.items() if request not in self.ledger.answers}
+        missing = {request: seed for request, seed in requests.items() if request not in ledger.answers}
         try:
             while missing:
-                for request in self._pay(self.ledger, body, missing):
+                for request in self._pay(ledger, body, missing):
                     del missing[request]
         except Halt as e:
             self.fault = self.fault or e
             raise self.fault from None
-        return [Choice.model_validate_json(self.ledger.answers[request]) for request in requests]
+        return [Choice.model_validate_json(ledger.answers[request]) for request in requests]
 
     def _pay(self, ledger: Ledger, body: dict[str, Any], missing: dict[str, int]) -> list[str]:
         """Those of the missing that one question brought: all, which counts the picture once, where the server can; else the first."""
@@ -180,6 +197,14 @@ class Chat:
 
     def _post(self, body: dict[str, Any]) -> Completion:
         """One request; Busy, Garbled, Rejected or Halt where it has no answer."""
+        with self.slots:
+            try:
+                return self._exchange(body)
+            except Halt as e:  # known before the slot is another's
+                self.fault = self.fault or e
+                raise
+
+    def _exchange(self, body: dict[str, Any]) -> Completion:
         if self.fault:
             raise self.fault
         self.budget.take()

@@ -19,6 +19,7 @@ import simplejpeg
 from blip_core.capfilt.answers import without_thoughts
 from blip_core.capfilt.chat import Address, Chat, Rejected, Terms, client, require_welcome, said
 from blip_core.capfilt.completion import Choice, Likely
+from blip_core.capfilt.fuse import FUSE, filled
 from blip_core.capfilt.ledger import Budget
 from blip_core.capfilt.med import Caption
 from blip_core.capfilt.pair_scores import PairScores
@@ -121,6 +122,18 @@ class EndpointCaptioner(Endpoint):
 
 
 @dataclass
+class EndpointFuser(EndpointCaptioner):
+    """Makes one text of two; the server sees no picture."""
+
+    def prepare_pair(self, web: str, caption: str) -> str:
+        return filled(self.instruction, web, caption)
+
+    def _turn(self, picture: str, text: str) -> dict[str, Any]:
+        """What stands for the picture is all that is asked."""
+        return {"messages": [{"role": "user", "content": picture}]}
+
+
+@dataclass
 class EndpointJudge(Endpoint):
     """P(yes) to a question on each text (VQAScore, Lin et al. 2024), as `itm`; no `itc`. `instruction` is the question."""
 
@@ -158,6 +171,11 @@ def log_odds(likely: list[Likely]) -> float | None:
 def open_endpoint_captioner(name: str, identity: str, *, prompt: str | None, precision: str) -> EndpointCaptioner:
     """`precision` is the server's own affair."""
     return EndpointCaptioner(Address.of(name), identity, INSTRUCTION if prompt is None else prompt)
+
+
+def open_endpoint_fuser(name: str, identity: str, *, prompt: str | None, precision: str) -> EndpointFuser:
+    """Likewise."""
+    return EndpointFuser(Address.of(name), identity, FUSE if prompt is None else prompt)
 
 
 def open_endpoint_judge(name: str, identity: str, *, question: str, precision: str) -> EndpointJudge:

@@ -15,14 +15,16 @@ import signal
 import socket
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import pyarrow as pa
-
+from blip_core.capfilt.pace import Maker
 from blip_core.compute.work import IDENTITY, Halt
 from blip_core.config.capfilt import CaptionConfig, RayConfig, ScoreConfig
 from blip_core.runtime.cores import available_cores
@@ -44,7 +46,7 @@ _SETTLES = 90.0  # seconds after which a shared folder shows what another machin
 class Task(Protocol):
     """What a stage makes of its shards. Pickles; the models are loaded where the work is done."""
 
-    def open(self) -> Callable[[str, Seen], pa.Table]:
+    def open(self) -> Maker:
         """Load the models. What comes back makes the table of a name; ValueError where a shard is at fault."""
 
 
@@ -70,16 +72,23 @@ def make_tables(task: Task, sizes: dict[str, int], staged: Path, *, cfg: Caption
     todo = [table for table in sizes if not (staged / table).exists()]
     done = sum(sizes.values()) - sum(sizes[table] for table in todo)
     progress, failed = Progress(name, sum(sizes.values()), start=done, unit=unit), []
+    begun: Counter[str] = Counter()  # units of the tables that are being made
+
+    def seen(table: str, more: int) -> None:
+        begun[table] += more
+        progress.update(done + begun.total())
+
     if cfg.engine == "local":
-        outcomes = _here(task, todo, staged, lambda seen: progress.update(done + seen))
+        outcomes = _here(task, todo, staged, seen)
     else:
         outcomes = _on_ray(task, todo, staged, cfg.ray)
     with closing(progress), closing(outcomes):
         for outcome in outcomes:
             failed += [outcome] * bool(outcome.fault or outcome.crash)
+            del begun[outcome.name]
             done += sizes[outcome.name]
-            if done != progress.done:
-                progress.update(done)
+            if (so_far := done + begun.total()) != progress.done:
+                progress.update(so_far)
             if outcome.halts or sum(bool(f.crash) for f in failed) == _MOST_CRASHES:
                 break
     _require_made(todo, failed, staged, name)
@@ -105,34 +114,34 @@ def _require_made(todo: list[str], failed: list[Done], staged: Path, name: str) 
         )
 
 
-def _here(task: Task, todo: list[str], staged: Path, seen: Seen) -> Outcomes:
-    """One after the other, in this process. What is no shard's fault is raised at once."""
+def _here(task: Task, todo: list[str], staged: Path, seen: Callable[[str, int], None]) -> Outcomes:
+    """In order, in this process. What is no shard's fault is raised at once."""
     if not todo:
         return
     make = task.open()
-    for name in todo:
-        yield _attempt(make, name, staged, seen)
+
+    def attempt(name: str) -> Done:
+        return _attempt(make, name, staged, partial(seen, name))
+
+    if make.at_once == 1:  # not in a thread: an interrupt ends it where it stands
+        yield from map(attempt, todo)
+        return
+    pool = ThreadPoolExecutor(make.at_once, thread_name_prefix="table")
+    try:
+        yield from pool.map(attempt, todo)
+    finally:
+        make.stop()
+        pool.shutdown(cancel_futures=True)
 
 
-def _attempt(make: Callable[[str, Seen], pa.Table], name: str, staged: Path, seen: Seen) -> Done:
+def _attempt(make: Maker, name: str, staged: Path, seen: Seen) -> Done:
     if (staged / name).exists():  # a worker died behind its last step, or two were given the same
         return Done(name)
     try:
-        write_table(make(name, _Sum(seen)), staged / name)
+        write_table(make(name, seen), staged / name)
     except ValueError as e:
         return Done(name, fault=str(e), halts=isinstance(e, Halt))
     return Done(name)
-
-
-class _Sum:
-    """Passes on the sum of what it was told."""
-
-    def __init__(self, seen: Seen):
-        self.seen, self.sum = seen, 0
-
-    def __call__(self, more: int) -> None:
-        self.sum += more
-        self.seen(self.sum)
 
 
 # --- over a cluster

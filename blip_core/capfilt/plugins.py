@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 from blip_core.capfilt.adapter import ADAPTER, identify_adapter, load_adapted_captioner, load_adapted_judge
 from blip_core.capfilt.blip2 import load_blip2
 from blip_core.capfilt.clip import contrastive_types, load_clip
-from blip_core.capfilt.endpoint import identify_endpoint, open_endpoint_captioner, open_endpoint_judge
+from blip_core.capfilt.endpoint import identify_endpoint, open_endpoint_captioner, open_endpoint_fuser, open_endpoint_judge
 from blip_core.capfilt.folders import folder_hash
+from blip_core.capfilt.fuse import Fuser, load_fuser
 from blip_core.capfilt.judge import load_judge
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
 from blip_core.capfilt.sieve import SieveFilter, load_encoder
@@ -39,10 +40,11 @@ _LONGEST = 40  # tokens of a text, where nothing says what a public filter was t
 
 
 class Kind(NamedTuple):
-    """What opens folders of a model_type, in either role; None where it has none."""
+    """What opens folders of a model_type, in each role; None where it has none."""
 
     captioner: Callable[..., Captioner] | None = None  # of (place, identity, prompt=, precision=)
     filter: Callable[..., Filter] | None = None  # of (place, identity, question=, precision=)
+    fuser: Callable[..., Fuser] | None = None  # likewise, of two texts
     asks: bool = False  # the filter's scores change with the question
 
 
@@ -62,7 +64,9 @@ def kinds() -> dict[str, Kind]:
     answering[ADAPTER] = Kind(load_adapted_captioner, load_adapted_judge)
     contrastive = dict.fromkeys(contrastive_types(), Kind(filter=_open_clip))
     own = {"blip": BLIP, "blip-2": Kind(load_vlm_captioner, _open_blip2)}
-    return answering | contrastive | own
+    found = answering | contrastive | own
+    writing = known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    return found | {name: found.get(name, Kind())._replace(fuser=load_fuser) for name in writing}
 
 
 def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str, fetch: Fetch | None) -> Captioner:
@@ -72,6 +76,15 @@ def open_captioner(name: str, tuned: Path, *, prompt: str | None, precision: str
     if kind.captioner is None:
         raise ValueError(f"{_found(path)}, which can't write; expected a BLIP, or a model that transformers lists for image-text-to-text")
     return kind.captioner(path, identify_captioner(path, prompt), prompt=prompt, precision=precision)
+
+
+def open_fuser(name: str, tuned: Path, *, prompt: str | None, precision: str, fetch: Fetch | None) -> Fuser:
+    """ValueError when there is no such model, or it can't fuse texts."""
+    path = find_model(name, tuned, fetch)
+    kind = kind_of(path)
+    if kind.fuser is None:
+        raise ValueError(f"{_found(path)}, which can't fuse texts; expected a model that transformers lists for text generation")
+    return kind.fuser(path, identify_captioner(path, prompt), prompt=prompt, precision=precision)
 
 
 def open_filter(name: str, tuned: Path, *, question: str, precision: str, fetch: Fetch | None) -> Filter:
@@ -145,7 +158,7 @@ def _open_judge(path: Path, identity: str, *, precision: str, **_: Any) -> Filte
 BLIP = Kind(_open_writer, _open_judge)
 SCHEMES = {
     "sieve": Scheme(Kind(filter=_open_sieve), _identify_sieve),
-    "openai": Scheme(Kind(open_endpoint_captioner, open_endpoint_judge, asks=True), identify_endpoint),
+    "openai": Scheme(Kind(open_endpoint_captioner, open_endpoint_judge, open_endpoint_fuser, asks=True), identify_endpoint),
 }
 
 
@@ -181,6 +194,18 @@ def identify_captioner(place: Place, prompt: str | None) -> str:
 def identify_filter(place: Place, question: str) -> str:
     """What its scores carry."""
     return _asked(place, question) if kind_of(place).asks else identify(place)
+
+
+def describe_captioner(name: str, place: Place, prompt: str | None) -> str:
+    """For people, beside the content hash: the name in params.yaml, the base where it is an adapter, and the prompt where one is set."""
+    about = read_config(place) if isinstance(place, Path) and place.is_dir() else {}
+    base, asked = about.get("base"), prompt or about.get("prompt") or about.get("question")
+    return name + (f", an adapter of {base}" if base else "") + (f", asked {asked!r}" if asked else "")
+
+
+def describe_filter(name: str, place: Place, question: str) -> str:
+    """Likewise, with the question."""
+    return describe_captioner(name, place, question if kind_of(place).asks else None)
 
 
 def _asked(place: Place, words: str) -> str:

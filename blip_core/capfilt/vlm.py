@@ -62,9 +62,13 @@ class Vlm:
 
     def prompt_text(self, prompt: str) -> str:
         """A turn of the user with the picture and the prompt, and what opens the answer, in the words of the template."""
-        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+        turn = {"role": "user", "content": self.content(prompt)}
         brief = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}  # else it would be a fault
         return self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False, **brief)
+
+    def content(self, prompt: str) -> Any:
+        """Of the user's turn."""
+        return [{"type": "image"}, {"type": "text", "text": prompt}]
 
     @property
     def tokenizer(self) -> Any:
@@ -147,7 +151,11 @@ def snapped(picture: np.ndarray) -> np.ndarray:
 
 def load_vlm_captioner(folder: Path, identity: str, *, prompt: str | None, precision: str) -> VlmCaptioner:
     """ValueError when transformers can't read the folder."""
-    vlm = load_vlm(folder, precision=precision)
+    return captioner_of(load_vlm(folder, precision=precision), identity, prompt)
+
+
+def captioner_of(vlm: Vlm, identity: str, prompt: str | None) -> VlmCaptioner:
+    """Without a prompt it writes as it was taught."""
     return VlmCaptioner(vlm, identity, own_prompt(vlm) if prompt is None else prompt)
 
 

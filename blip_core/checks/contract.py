@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 
 from blip_core.checks.expect import Expect, matches, never_null, one_of, unique, within
 from blip_core.checks.expectations import broken, check, folder_faults, require
-from blip_core.tables.captions import CONTROLS, KEPT, NO_TEXT, REASONS, read_table, table_paths
+from blip_core.tables.captions import CONTROLS, KEPT, NO_TEXT, REASONS, WRITTEN, read_table, table_paths
 from blip_core.tables.counting import Walk
 from blip_core.tables.manifest import read_manifest
 from blip_core.tables.shards import KEY, index_path, read_index
 
 RANGES = {"match": (0, 1), "itm": (0, 1), "itc": (-1.01, 1.01)}  # a cosine of bf16 features may stand beyond 1
-SOURCES = ("web", "human", "synthetic")
+SOURCES = ("web", "human", *WRITTEN)
 COLUMNS = ["key", "image_id", "text", "source", "round", "candidate", "reason"]
 
 _IDENTITY = r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,999})"

@@ -12,17 +12,21 @@ JUDGED = (
 REMEDIES = {
     "noise_web": NOISE.format("web", "the crawl is as noisy as that"),
     "noise_synthetic": NOISE.format("synthetic", "the captioner writes badly: give it more steps (`tune_captioner.optim`)"),
+    "noise_fused": NOISE.format("fused", "what fuses them adds what is not there: take another model or prompt in `caption.writers`"),
     "degenerate_share_synthetic": "the captions loop, end too early or are all alike, as their reasons say; change the sampler in "
     "`caption.writers`, or give the captioner more steps (`tune_captioner.optim`)",
     "distinct_share_synthetic": "the captioner says the same of many images: take nucleus sampling in `caption.writers`, or give it more "
     "steps (`tune_captioner.optim`)",
+    **dict.fromkeys(
+        ("degenerate_share_fused", "distinct_share_fused"),
+        "what fuses the texts does not do as it is told, as their reasons say: take another model, prompt or sampler in `caption.writers`",
+    ),
     "coverage": "too many images keep no text: lower `assemble.threshold` (the report says what each would keep), or let the "
     "captioner write more for each image (`caption.writers`)",
     "residual_noise_web_upper": "raise `assemble.threshold.web`, so that fewer false pairs pass (the report says how many), "
     "or give the filter more steps (`tune_filter.optim`); more pairs (`score.controls_per_image`), or a person's labels "
     "(`blip review --kept --source web`), bring the bound nearer to the truth",
-    "judged_noise_web_upper": JUDGED.format("web"),
-    "judged_noise_synthetic_upper": JUDGED.format("synthetic"),
+    **{f"judged_noise_{source}_upper": JUDGED.format(source) for source in ("web", "synthetic", "fused")},
     "controls_true": "half of the val pictures give one for each of their texts, at most `score.controls_per_image`: bring more of them "
     "(`ingest.split`), or lower `gate.min_controls`",
     "controls_false": "each held-out val picture gives some: raise `score.controls_per_image`, or lower `gate.min_controls`",

@@ -33,6 +33,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _generations(args: argparse.Namespace) -> None:
+    from blip_core.tables.captions import WRITTEN
     from blip_core.versions.generations import describe
 
     rows = describe(Path.cwd())
@@ -43,15 +44,17 @@ def _generations(args: argparse.Namespace) -> None:
         raise ValueError(
             "no generation here, and none in git: run the chain; `git add dvc.lock` and commit it with each that shall be kept"
         )
-    head = ["version", "date", "web", "human", "synthetic", "MB", "gate", "in", "revision"]
+    head = ["version", "date", "web", "human", *WRITTEN, "MB", "gate", "in", "revision"]
     print("\n".join(_columns([head, *map(_generation_row, rows)], left=2)))
     if any(row["kept"] is None for row in rows):
         print("? its files are not on this machine: `blip generations get VERSION --out DIR` fetches them")
 
 
 def _generation_row(row: dict[str, Any]) -> list[str]:
+    from blip_core.tables.captions import WRITTEN
+
     kept = row["kept"] or {}
-    numbers = [f"{kept[s]:,}" if s in kept else "?" for s in ("web", "human", "synthetic")]
+    numbers = [f"{kept[s]:,}" if s in kept else "?" for s in ("web", "human", *WRITTEN)]
     where = "workspace" if row["workspace"] else ""
     return [row["version"], row["date"][:16], *numbers, f"{row['bytes'] / 1e6:.1f}", row["gate"] or "-", where, row["rev"][:9]]
 
@@ -99,7 +102,9 @@ def _difference_lines(found: dict[str, Any], before: str, after: str) -> Iterabl
 
 
 def _example(row: dict[str, Any]) -> str:
-    origin = f"{row['key']} {row['source']}" + (f" {row['round']}#{row['candidate']}" if row["source"] == "synthetic" else "")
+    from blip_core.tables.captions import WRITTEN
+
+    origin = f"{row['key']} {row['source']}" + (f" {row['round']}#{row['candidate']}" if row["source"] in WRITTEN else "")
     old, new = (f"{(row[f'text_{when}'] or '')[:SHOWN]!r}" for when in ("before", "after"))
     score = next((f", match {row[k]:.3f}" for k in ("match_after", "match_before") if row[k] is not None), "")
     if row["reason_before"] == row["reason_after"]:

@@ -82,8 +82,7 @@ def _version_lines(found: dict[str, Any]) -> Iterable[str]:
         "generation": f"{generation['name']} {generation['dvc_md5'] or generation['hash']}: {texts}",
         "shards": found["shards"]["dvc_md5"] or found["shards"]["hash"],
         "raw data": found["data"]["dvc_md5"] or "not known to DVC",
-        "captioner": found["captioner"] or "-",
-        "filter": found["filter"] or "-",
+        **{role: _named(found[role], found["makers"]) for role in ("captioner", "filter")},
         "kept": _rule(found),
         "gate": f"{found['gate']['result'] or 'no record'}{f', {len(checks)} checks' if checks else ''}",
         "run": by["run"] + "".join(f", {run} of {name}" for name, run in found["runs"].items() if name == f"pretrain@{model['model']}"),
@@ -102,8 +101,14 @@ def _version_lines(found: dict[str, Any]) -> Iterable[str]:
         yield f"  withdrawn  {taken['at'][:19]}Z by {taken['by']} ({taken['how']}): {taken['why']}"
 
 
+def _named(identities: str, makers: dict[str, str]) -> str:
+    """Content hashes, with who they are in words where that is known."""
+    named = (identity + (f" ({makers[identity]})" if identity in makers else "") for identity in identities.split(",") if identity)
+    return ", ".join(named) or "-"
+
+
 def _rule(found: dict[str, Any]) -> str:
-    """What a web or synthetic text of the generation had to pass."""
+    """What a text of the crawl had to pass for the generation."""
     rule = (found["params"] or {}).get("assemble")
     if not found["filter"] or not rule:
         return "as ingest took them: no filter had a say"
@@ -120,13 +125,18 @@ def _tests(tests: dict[str, Any]) -> str:
 
 
 def _caption_lines(found: dict[str, Any]) -> Iterable[str]:
+    from blip_core.tables.captions import WRITTEN, made_of
+
     for version in found["generations"]:
         yield f"{version['version']}{' (in the workspace)' if version['workspace'] else ''}:"
         for row in version["texts"]:
-            made = f" {row['round']}#{row['candidate']} by captioner {row['model']}" if row["source"] == "synthetic" else ""
+            parents = made_of(row, version["texts"])
+            made = f" {row['round']}#{row['candidate']}{parents} by captioner {row['model']}" if row["source"] in WRITTEN else ""
             score = f", match {row['match']:.3f} by filter {row['filter']}" if row["match"] is not None else ""
             yield f"  {row['reason'] or 'undecided'}: {row['text']!r}, {row['source']}{made}{score}"
             if row["models"]:
                 yield f"    trained on it: {', '.join(row['models'])}"
+    for identity, words in {i: words for version in found["generations"] for i, words in version["makers"].items()}.items():
+        yield f"{identity}: {words}"
     if found["elsewhere"]:
         yield f"not on this machine, so not looked into: {', '.join(found['elsewhere'])}"

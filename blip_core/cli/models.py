@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def add_verbs(verbs: Verbs) -> None:
     ask.add_verbs(verbs)
     _add_demo(verbs)
+    _add_pack(verbs)
     lineage.add_verbs(verbs)
     summary = "train a registered version again, in a clone, and compare the weights"
     again = verbs.add("rebuild", _rebuild, summary, example="blip@champion --out rebuilt")
@@ -32,11 +33,20 @@ def add_verbs(verbs: Verbs) -> None:
 def _add_demo(verbs: Verbs) -> None:
     summary = "a page to try a model: captions, match, search, attention"
     demo = verbs.add("demo", _demo, summary, example="--model models:/blip@champion")
-    demo.add_argument("--model", help="a model folder, or a version as models:/blip@champion; default: the challenger's folder")
+    demo.add_argument(
+        "--model", help="a model folder, also of others, or a version as models:/blip@champion; default: the challenger's folder"
+    )
     demo.add_argument("--generation", type=Path, help="whose pictures can be searched; default: the challenger's, if it is there")
     demo.add_argument("--shards", type=Path, help="default: artifacts/shards beside the generation")
     demo.add_argument("--host", default="127.0.0.1", help="address to listen at; it asks for no password; default: 127.0.0.1")
     demo.add_argument("--port", type=int, default=7860, help="default: 7860; 0 takes any that is free")
+
+
+def _add_pack(verbs: Verbs) -> None:
+    summary = "pack a model folder, also one of others, for `mlflow models serve -m`"
+    pack = verbs.add("pack", _pack, summary, example="weights/Qwen3-VL-4B-Instruct --out served")
+    pack.add_argument("model", type=Path, help="a folder that writes or judges; a chain's own model is packed when it is registered")
+    pack.add_argument("--out", type=Path, required=True, help="folder to write; an earlier one there is replaced")
 
 
 def _add_decisions(verbs: Verbs) -> None:
@@ -56,6 +66,13 @@ def _demo(args: argparse.Namespace) -> None:
     from blip_core.demo.verb import demo
 
     demo(args)
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from blip_core.stages.register import pack
+
+    pack(args.model, read_params(args), args.out)
+    print(f"{args.out}: mlflow models serve -m {args.out} --env-manager local -p 5001")
 
 
 def _tasks(args: argparse.Namespace) -> None:

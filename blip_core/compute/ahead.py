@@ -14,9 +14,9 @@ Read = TypeVar("Read")
 
 
 def read_ahead(
-    read: Callable[[Item], Read], batches: Iterable[list[Item]], *, threads: int | None = None
+    read: Callable[[Item], Read], batches: Iterable[list[Item]], *, threads: int | None = None, ahead: int = 1
 ) -> Iterator[tuple[list[Item], list[Read]]]:
-    """Each batch with what `read` makes of its items, in order; the batch behind it is being read meanwhile, and none further.
+    """Each batch with what `read` makes of its items, in order; the batch behind it, or so many as `ahead`, are being read meanwhile.
 
     What `read` raises is raised here, that of the first item in order, when its batch is due. `threads` suit decoding unless they are set.
     """
@@ -25,7 +25,7 @@ def read_ahead(
     try:
         for batch in batches:
             waiting.append((batch, [pool.submit(read, item) for item in batch]))
-            if len(waiting) > 1:
+            if len(waiting) > ahead:
                 yield _done(*waiting.popleft())
         while waiting:
             yield _done(*waiting.popleft())

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
-Source = Literal["web", "human", "synthetic"]
+Source = Literal["web", "human", "synthetic", "fused"]
 OFF = BeforeValidator(lambda v: "off" if v is False else v)  # YAML 1.1 reads off as false, and DVC writes it without quotes
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from blip_core.config.base import ENDPOINT, ENGINE, MODELS, THREADS, Config, Engine, Positive, Precision, Question
 
@@ -37,11 +37,17 @@ class WriterConfig(Config):
         description="of a BLIP: put before each caption, and no part of it; null: the one it was tuned with, if that is known. Of another "
         "model: the instruction or task token; null: to describe the picture in one sentence"
     )
+    fuses: int | None = Field(
+        ge=0,
+        description="null: it writes of the picture; else the number of a writer before it, from 0: of each of that one's captions and the "
+        "web text it makes one text, which has the source fused. Its captioner is the folder of any model that transformers lists for text "
+        "generation, or a server; its prompt has {web} and {caption} in it",
+    )
     sentences: Literal["all", "first", "split"] = Field(
         description="all: an answer is one text; first: its first sentence; split: each of its sentences is a candidate of its own"
     )
     sampler: SamplerConfig
-    num_candidates: Positive = Field(description="captions per image")
+    num_candidates: Positive = Field(description="captions per image; of one that fuses: per caption")
 
     @property
     def label(self) -> str:
@@ -52,6 +58,8 @@ class WriterConfig(Config):
     def _fits(self) -> Self:
         if self.captioner.startswith(ENDPOINT):
             self._fits_endpoint()
+        if self.fuses is not None and self.prompt is not None and any(self.prompt.count(place) != 1 for place in ("{web}", "{caption}")):
+            raise ValueError(f"the prompt of a writer that fuses: expected {{web}} and {{caption}} in it, each once, got {self.prompt!r}")
         if self.sampler.name == "beam" and self.num_candidates > self.sampler.beams:
             raise ValueError(
                 f"num_candidates is {self.num_candidates}, but a search with {self.sampler.beams} beams finds no more captions"
@@ -107,6 +115,14 @@ class CaptionConfig(_Work):
     batch_size: Positive = Field(description="images at a time")
     precision: Precision
     threads: int = Field(ge=0, description=THREADS)
+
+    @field_validator("writers")
+    @classmethod
+    def _fuse_what_is_there(cls, writers: tuple[WriterConfig, ...]) -> tuple[WriterConfig, ...]:
+        for number, writer in enumerate(writers):
+            if writer.fuses is not None and writer.fuses not in (n for n, w in enumerate(writers[:number]) if w.fuses is None):
+                raise ValueError(f"writer {number} fuses {writer.fuses}, expected the number of a writer before it that writes of pictures")
+        return writers
 
 
 class ScoreConfig(_Work):

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from blip_core.config.base import SLICES, Config, Positive, Share
 from blip_core.config.screens import ScreensConfig
 
-Crawled = Literal["web", "synthetic"]  # the sources of the texts that a filter judges
+Crawled = Literal["web", "synthetic", "fused"]  # the sources of the texts that a filter judges
 CalibrationMethod = Literal["logistic", "temperature", "isotonic"]
 
 
@@ -43,11 +43,11 @@ class AssembleConfig(Config):
     )
     sources: tuple[Crawled, ...] = Field(description="which candidates take part")
     screens: ScreensConfig = Field(
-        description="of synthetic texts; drop also takes web texts that ingest has marked. Loops and overused texts of a captioner "
-        "are dropped in any case"
+        description="of synthetic and fused texts; drop also takes web texts that ingest has marked. Loops and overused texts of a "
+        "captioner are dropped in any case"
     )
-    max_repeat: int = Field(ge=2, description="a synthetic text is a loop when one to four words stand in it this many times in a row")
-    max_share: Share = Field(description="a synthetic text given to more than this share of the images is overused")
+    max_repeat: int = Field(ge=2, description="a text of a captioner is a loop when one to four words stand in it this many times in a row")
+    max_share: Share = Field(description="a text of a captioner given to more than this share of the images is overused")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -80,9 +80,10 @@ class GateConfig(Config):
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_coverage: Share = Field(description="share of the crawl's images that keep a text")
-    min_distinct: Share = Field(description="different texts / kept synthetic texts")
+    min_distinct: Share = Field(description="different texts / kept texts, of synthetic ones, and of fused ones")
     max_degenerate: Share = Field(
-        description="share of the synthetic candidates that are empty, marks alone, refusals, loops, truncated or overused"
+        description="share of the synthetic candidates, and of the fused ones, that are empty, marks alone, refusals, loops, truncated or "
+        "overused"
     )
     min_controls: Positive = Field(description="planted pairs of each truth; fewer prove nothing")
     min_texts: Positive = Field(

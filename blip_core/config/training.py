@@ -115,7 +115,7 @@ class PretrainConfig(Config):
     contrast: ContrastConfig
     language: LanguageConfig
     human_share: Share = Field(description="of each batch; the rest comes from the crawl's images")
-    synthetic_share: Share = Field(description="of the rest: synthetic texts, where the generation holds any")
+    synthetic_share: Share = Field(description="of the rest: synthetic and fused texts by their numbers, where the generation holds any")
 
 
 class LoraConfig(Config):

@@ -11,10 +11,8 @@ from fastapi.responses import PlainTextResponse
 from gradio.routes import App
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blip_core.demo.page import make_page
+from blip_core.demo.page import AnyService, make_page
 from blip_core.demo.search import PictureIndex
-from blip_core.serving.questions import QuestionService
-from blip_core.serving.service import Service
 
 # what the page itself asks for: Gradio has more, among it routes that fetch from other hosts
 OPEN = re.compile(
@@ -43,7 +41,7 @@ document.addEventListener("load", ({ target: t }) => {
 </script>"""
 
 
-def make_app(service: Service | QuestionService, index: PictureIndex | None, *, title: str, hosts: list[str], cache: Path) -> FastAPI:
+def make_app(service: AnyService, index: PictureIndex | None, *, title: str, hosts: list[str], cache: Path) -> FastAPI:
     """`index`: of a generation's pictures, None when there is none to search; `hosts`: names that the page may be asked by; `cache`: the
     folder that Gradio was told to keep files in."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)

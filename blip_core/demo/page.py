@@ -20,6 +20,7 @@ from blip_core.gradcam.picture import overlay
 from blip_core.gradcam.words import Look
 from blip_core.pictures.containers import kind_of
 from blip_core.serving.options import BadRequest, Task, choose, defaults
+from blip_core.serving.others import OthersService
 from blip_core.serving.questions import QuestionService
 from blip_core.serving.rows import Row, decoded, read_rows, whole
 from blip_core.serving.service import Service
@@ -31,8 +32,10 @@ KINDS = [("Grad-CAM", "grad_cam"), ("attention alone", "attention")]
 HOW_MAPS_READ = """Cross-attention of one layer, averaged over its heads; Grad-CAM weighs it by what it does for the match, for the
 probability of each word, or for that of the answer. Each map goes from its own weakest patch (clear) to its strongest (red)."""
 NO_PICTURES = "No pictures to search: start the page with `--generation`, as `artifacts/generations/g1`."
-SCORES = {"match": "P(match), calibrated", "itm": "P(match) of the ITM head, raw", "itc": "ITC cosine"}
+NO_SEARCH = "No search: it goes by the embeddings of a BLIP of ours. A model of others is asked for captions and matches alone."
+NO_MAP = "No attention map: it is of the cross-attention of a BLIP of ours. A model of others is asked for captions and matches alone."
 
+AnyService = Service | QuestionService | OthersService
 Parts = list[Any]  # of the page: what is asked, and where the answer stands
 
 component_meta.create_or_modify_pyi = lambda *_: None  # Gradio would write page.pyi beside this file
@@ -52,7 +55,7 @@ class Picture(gr.Image):
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
-def make_page(service: Service | QuestionService, index: PictureIndex | None, *, title: str, cache: Path) -> gr.Blocks:
+def make_page(service: AnyService, index: PictureIndex | None, *, title: str, cache: Path) -> gr.Blocks:
     """`index`: of a generation's pictures, None when there is none to search; `cache`: the folder that Gradio was told to keep files in."""
     with gr.Blocks(title=f"BLIP · {title}", analytics_enabled=False, delete_cache=FORGET) as page:
         gr.Markdown(f"# What does the model see?\n`{title}`: nothing of what you choose or write leaves this machine.", elem_id="about")
@@ -74,15 +77,21 @@ def make_page(service: Service | QuestionService, index: PictureIndex | None, *,
     return page
 
 
-def _tabs(page: gr.Blocks, service: Service, index: PictureIndex | None, picture: Picture, cache: Path) -> Parts:
+def _tabs(page: gr.Blocks, service: Service | OthersService, index: PictureIndex | None, picture: Picture, cache: Path) -> Parts:
     with gr.Tab("Caption", id="caption"):
         answers = _caption_tab(service, picture)
     with gr.Tab("Match", id="match"):
         answers += _match_tab(service, picture)
     with gr.Tab("Search", id="search"):
-        _search_tab(page, index, picture, cache) if index else gr.Markdown(NO_PICTURES)
+        if index:
+            _search_tab(page, index, picture, cache)
+        else:
+            gr.Markdown(NO_PICTURES if isinstance(service, Service) else NO_SEARCH, elem_id="no-search")
     with gr.Tab("Attention", id="attention"):
-        return answers + _attention_tab(service, picture)
+        if isinstance(service, Service):
+            return answers + _attention_tab(service, picture)
+        gr.Markdown(NO_MAP, elem_id="no-map")
+    return answers
 
 
 def _ask(button: gr.Button, answer: Callable[..., Any], inputs: Parts, outputs: Parts, *, text: gr.Textbox | None = None) -> None:
@@ -100,7 +109,7 @@ def _ask(button: gr.Button, answer: Callable[..., Any], inputs: Parts, outputs: 
     gr.on(events, told, inputs, outputs, concurrency_id="model", concurrency_limit=1, api_visibility="private", show_progress_on=outputs)
 
 
-def _rows(service: Service | QuestionService, path: str | None, texts: list[str | None], task: Task) -> list[Row]:
+def _rows(service: AnyService, path: str | None, texts: list[str | None], task: Task) -> list[Row]:
     """The picture with each of the texts."""
     if path is None:
         raise BadRequest("choose a picture first")
@@ -109,7 +118,7 @@ def _rows(service: Service | QuestionService, path: str | None, texts: list[str 
     return read_rows([path] * len(texts), texts, task, service.settings, paths=True)
 
 
-def _caption_tab(service: Service, picture: Picture) -> Parts:
+def _caption_tab(service: Service | OthersService, picture: Picture) -> Parts:
     usual, most = defaults(service.settings), service.settings.limits.max_captions
     sampler = gr.Radio([("beam search", "beam"), ("nucleus sampling", "nucleus")], value=usual["sampler"], label="By", elem_id="sampler")
     count = gr.Slider(1, most, min(3, usual["beams"]), step=1, label="captions", elem_id="num_captions")
@@ -135,11 +144,11 @@ def _caption_tab(service: Service, picture: Picture) -> Parts:
     return [answer]
 
 
-def _match_tab(service: Service, picture: Picture) -> Parts:
+def _match_tab(service: Service | OthersService, picture: Picture) -> Parts:
     text = gr.Textbox(label="Texts, one on each line", lines=4, placeholder="which of these fits the picture?", elem_id="match-text")
     button = gr.Button("Score", variant="primary", elem_id="ask-match")
-    names = [name for name in SCORES if name != "match" or service.calibration is not None]
-    legend = "; ".join(f"{name}: {SCORES[name]}" for name in names)
+    names = list(service.told_by)
+    legend = "; ".join(f"{name}: {words}" for name, words in service.told_by.items())
     table = gr.Dataframe(headers=[*names, "text"], datatype="str", interactive=False, wrap=True, buttons=[],
                          label=f"The best first. {legend}", elem_id="scores")  # fmt: skip
 
@@ -175,7 +184,7 @@ def _search_tab(page: gr.Blocks, index: PictureIndex, picture: Picture, cache: P
         if not found:
             raise BadRequest(index.fault or "no picture is embedded yet; try again in a moment")
         paths = [_stored(index, hit["shard"], hit["key"], cache) for hit in found]
-        marks = [" · ".join(f"{name} {hit[name]:.3f}" for name in SCORES if name in hit) for hit in found]
+        marks = [" · ".join(f"{name} {hit[name]:.3f}" for name in index.service.told_by) for hit in found]
         texts = ["\n".join(f"{text['source']}: {text['text']}" for text in hit["texts"][:3]) for hit in found]
         keys = [hit["key"] for hit in found]
         return paths, list(zip(paths, marks, strict=True)), list(map(list, zip(keys, marks, texts, strict=True)))

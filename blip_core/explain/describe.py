@@ -24,15 +24,17 @@ from blip_core.config.selection import DescribeConfig
 from blip_core.explain.words import words_of
 from blip_core.selection.choice import Rule
 from blip_core.selection.outcome import NoiseRatio
-from blip_core.tables.captions import KEPT, read_table, table_paths
+from blip_core.tables.captions import KEPT, WRITTEN, read_table, table_paths
 from blip_core.tables.counting import hashes
 from blip_core.texts.screens import normalised, screened
 
-SOURCES = ("web", "synthetic", "human")
+CRAWL = ("web", *WRITTEN)
+SOURCES = (*CRAWL, "human")
 ORIGIN = ("source", "sampler", "model")
 KNOWLEDGE = ("names", "numbers", "rare")
 QUANTILES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
-_COUNTS = ("base", "name", "plain", "here", *SOURCES)
+_HERE = {source: f"here_{source}" for source in CRAWL}
+_COUNTS = ("base", "name", "plain", "here", *_HERE.values(), *SOURCES)
 _COLUMNS = ["key", "text", "source", "round", "candidate", "model", "sampler", "reason", "filter", "opinions", "itm", "itc", "match"]
 Reasons = Counter[tuple[str, str, str, str]]  # texts by source, sampler, captioner and reason
 _FEW_ROWS = 1_000_000  # counts that may wait until they are added up
@@ -54,7 +56,9 @@ def describe_round(base: Path, generation: Path, cfg: DescribeConfig) -> dict[st
                 kept[source].add(after, words, pc.and_(pc.equal(after["source"], source), pc.equal(after["reason"], KEPT)), new[name])
         vocabulary.add(before, after, words)
     diversity = compared(kept, vocabulary.sizes())
-    return {"noise": noise_by_origin(reasons, ratio), "retention": vocabulary.retention(cfg), "diversity": diversity}
+    retention = vocabulary.retention(cfg)
+    compares = {source: {**noise_of(source, ratio), **{k: retention[k]["at_image_by"][source] for k in KNOWLEDGE}} for source in CRAWL}
+    return {"noise": noise_by_origin(reasons, ratio), "retention": retention, "sources": compares, "diversity": diversity}
 
 
 # noise
@@ -80,12 +84,19 @@ def noise_by_origin(reasons: Reasons, ratio: NoiseRatio) -> list[dict[str, Any]]
     return found
 
 
+def noise_of(source: str, ratio: NoiseRatio) -> dict[str, float | None]:
+    """Of a source, whoever wrote its texts."""
+    judged, rejected = (sum(n for origin, n in counts.items() if origin[0] == source) for counts in (ratio.judged, ratio.rejected))
+    return {"judged": judged, "noise": _share(rejected, judged)}
+
+
 # retention
 
 
 class Vocabulary:
     """For each word at how many images it stands: `base` in web texts of the base (`name`, `plain`: so written), `here` of those also
-    in a kept text of the next generation, `web`, `synthetic` and `human` in kept texts of the next generation."""
+    in a kept text of the next generation (`here_web`, ...: of that source), `web`, `synthetic`, `fused` and `human` in kept texts of the
+    next generation."""
 
     def __init__(self) -> None:
         self._total = pa.table({"word": pa.array([], pa.string()), **{c: pa.array([], pa.int64()) for c in _COUNTS}})
@@ -147,8 +158,10 @@ def _by_word(pairs: list[pa.Table]) -> pa.Table:
     """Counts by word of a shard's (image, word) pairs; `here` counts those that both generations have."""
     sums = pa.concat_tables(pairs).group_by(["key", "word"]).aggregate([(c, "sum") for c in _COUNTS])
     sums = sums.rename_columns({f"{c}_sum": c for c in _COUNTS})
-    both = pc.and_(pc.greater(sums["base"], 0), pc.greater(pc.add(sums["web"], sums["synthetic"]), 0))
-    return _summed([sums.set_column(sums.schema.get_field_index("here"), "here", pc.cast(both, pa.int64())).drop_columns(["key"])])
+    base, here = sums["base"].to_numpy() > 0, {column: sums[source].to_numpy() > 0 for source, column in _HERE.items()}
+    for column, there in {**here, "here": np.any([*here.values()], axis=0)}.items():
+        sums = sums.set_column(sums.schema.get_field_index(column), column, pa.array((base & there).astype(np.int64)))
+    return _summed([sums.drop_columns(["key"])])
 
 
 def _summed(tables: list[pa.Table]) -> pa.Table:
@@ -159,7 +172,7 @@ def _summed(tables: list[pa.Table]) -> pa.Table:
 
 def _retained(words: pa.ChunkedArray, count: dict[str, np.ndarray], mask: np.ndarray, examples: int) -> dict[str, Any]:
     """Shares are None where there is no such word."""
-    anywhere, synthetic = count["web"] + count["synthetic"] > 0, count["synthetic"] > 0
+    anywhere, synthetic = sum(count[source] for source in CRAWL) > 0, count["synthetic"] > 0
     times, num, lost = int(count["base"][mask].sum()), int(mask.sum()), mask & ~anywhere
     return {
         "words": num,
@@ -167,6 +180,7 @@ def _retained(words: pa.ChunkedArray, count: dict[str, np.ndarray], mask: np.nda
         "kept": _share(int((mask & anywhere).sum()), num),
         "kept_weighted": _share(int(count["base"][mask & anywhere].sum()), times),
         "kept_at_image": _share(int(count["here"][mask].sum()), times),
+        "at_image_by": {source: _share(int(count[column][mask].sum()), times) for source, column in _HERE.items()},
         "in_synthetic": _share(int((mask & synthetic).sum()), num),
         "lost": int(lost.sum()),
         "most_lost": _most(words, count["base"], lost, examples),

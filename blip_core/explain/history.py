@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from blip_core.tables.captions import SCREENS, read_table, table_paths
+from blip_core.tables.captions import SCREENS, WRITTEN, made_of, makers_of, read_table, table_paths
+from blip_core.tables.manifest import read_makers
 
 SHOWN = 3  # keys in a hint
 
@@ -20,10 +21,12 @@ def history(key: str, artifacts: Path) -> str:
     generations = sorted((artifacts / "generations").glob("*/manifest.json"), key=lambda p: (len(p.parent.name), p.parent.name))
     if not generations:
         raise ValueError(f"{artifacts / 'generations'}: holds no generation; run the chain, or name another folder with --artifacts")
-    lines = []
+    lines: list[str] = []
+    makers: dict[str, str] = {}
     for manifest in generations:
         if rows := rows_of(key, manifest.parent):
-            lines += [f"{manifest.parent.name}:", *(f"  {_describe(row)}" for row in rows)]
+            lines += [f"{manifest.parent.name}:", *(f"  {_describe(row, rows)}" for row in rows)]
+            makers |= makers_of(rows, read_makers(manifest.parent))
     aside = artifacts / "quarantine.parquet"
     if aside.exists():
         bare = key.split("-", 1)[-1]
@@ -32,7 +35,7 @@ def history(key: str, artifacts: Path) -> str:
     if not lines:
         tables = [path for manifest in generations for path in table_paths(manifest.parent)]
         raise ValueError(f"key {key!r} is in no generation and not in quarantine; {hint(key, tables)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"{identity}: {words}" for identity, words in makers.items())])
 
 
 def rows_of(key: str, generation: Path) -> list[dict[str, Any]]:
@@ -67,10 +70,10 @@ def _number(key: str) -> float:
     return int(tail) if tail.isdecimal() else math.inf
 
 
-def _describe(row: dict[str, Any]) -> str:
+def _describe(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     origin = row["source"]
-    if origin == "synthetic":
-        origin += f" {row['round']}#{row['candidate']} ({row['sampler']}, captioner {row['model']}, seed {row['seed']})"
+    if origin in WRITTEN:
+        origin += f" {row['round']}#{row['candidate']}{made_of(row, rows)} ({row['sampler']}, captioner {row['model']}, seed {row['seed']})"
     scores = [f"{name} {row[name]:.3f}" for name in ("match", "itm", "itc") if row[name] is not None]
     judged = f"; {', '.join(scores)} by filter {row['filter']}" if scores else ""
     marks = [name for name in SCREENS if row.get(name) is True] + [row["language"]] * bool(row.get("language"))

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from blip_core.explain.history import hint, rows_of
-from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, table_paths
+from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, WRITTEN, made_of, makers_of, table_paths
 from blip_core.tables.stopped import require_made
 from blip_core.texts.screens import normalised
 
@@ -19,7 +19,8 @@ def explain(key: str, generation: Path) -> str:
         there = ", ".join(sorted(str(found.parent) for found in generation.parent.glob("*/manifest.json")))
         raise ValueError(f"{generation}: no such generation; there are {there or 'none: run the chain'}")
     path = generation / "manifest.json"
-    rule = json.loads(path.read_text()).get("rule") if path.exists() else None
+    manifest = json.loads(path.read_text()) if path.exists() else {}
+    rule = manifest.get("rule")
     if rule is None:
         raise ValueError(
             f"{path}: names no rule by which texts were chosen; expected a generation that a round made, as artifacts/generations/g1"
@@ -30,8 +31,8 @@ def explain(key: str, generation: Path) -> str:
     rows.sort(key=lambda row: (row["reason"] != KEPT, -(row[rule["score"]] or 0.0)))
     lines = [f"{generation.name}: {_rule_words(rule)}"]
     for row in rows:
-        lines += [f"{row['reason']}: {row['text']!r}, {_origin(row)}", *(f"    {line}" for line in _why(row, rows, rule))]
-    return "\n".join(lines)
+        lines += [f"{row['reason']}: {row['text']!r}, {_origin(row, rows)}", *(f"    {line}" for line in _why(row, rows, rule))]
+    return "\n".join([*lines, *(f"{identity}: {words}" for identity, words in makers_of(rows, manifest.get("makers", {})).items())])
 
 
 def _rule_words(rule: dict[str, Any]) -> str:
@@ -41,9 +42,11 @@ def _rule_words(rule: dict[str, Any]) -> str:
     return f"kept is what has {rule['score']} of at least {limits}{votes}{best}"
 
 
-def _origin(row: dict[str, Any]) -> str:
-    made = f" {row['round']}#{row['candidate']} ({row['sampler']}, captioner {row['model']})" if row["source"] == "synthetic" else ""
-    return row["source"] + made
+def _origin(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    if row["source"] not in WRITTEN:
+        return row["source"]
+    by = f"{row['sampler']}, captioner {row['model']}"
+    return f"{row['source']} {row['round']}#{row['candidate']}{made_of(row, rows)} ({by})"
 
 
 def _why(row: dict[str, Any], rows: list[dict[str, Any]], rule: dict[str, Any]) -> list[str]:
@@ -81,4 +84,4 @@ def _twin(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     words = normalised(pa.array([r["text"] for r in rows])).to_pylist()
     own = words[rows.index(row)]
     found = next((r for r, w in zip(rows, words, strict=True) if w == own and r["reason"] in (KEPT, "outranked") and r is not row), None)
-    return "a better text of the image" if found is None else f"{found['text']!r} ({_origin(found)})"
+    return "a better text of the image" if found is None else f"{found['text']!r} ({_origin(found, rows)})"

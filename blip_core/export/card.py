@@ -12,14 +12,18 @@ from blip_core.tables.captions import KEPT
 _NOISE = {
     "noise_web": "web texts that the filter rejected (the paper's noise ratio)",
     "noise_synthetic": "synthetic texts that the filter rejected",
+    "noise_fused": "fused texts that the filter rejected",
     "residual_noise_web": "noise left in the kept web texts, estimated from planted controls",
     "residual_noise_web_upper": "its upper confidence bound",
     "judged_noise_web": "noise left in the kept web texts, estimated from people's labels",
     "judged_noise_web_upper": "its upper confidence bound",
     "judged_noise_synthetic": "noise left in the kept synthetic texts, estimated from people's labels",
     "judged_noise_synthetic_upper": "its upper confidence bound",
+    "judged_noise_fused": "noise left in the kept fused texts, estimated from people's labels",
+    "judged_noise_fused_upper": "its upper confidence bound",
     "coverage": "of the crawl's images that keep a text",
     "distinct_share_synthetic": "different texts among the kept synthetic ones",
+    "distinct_share_fused": "different texts among the kept fused ones",
 }
 _FILES = {"webdataset": "data/{split}-*.tar", "imagefolder": "{folder}/**", "parquet": "data/{split}-*.parquet"}
 _HUGGING_FACE = """\
@@ -73,6 +77,7 @@ class Totals:
     rounds: set[str] = field(default_factory=set)
     captioners: set[str] = field(default_factory=set)
     filters: set[str] = field(default_factory=set)
+    makers: dict[str, str] = field(default_factory=dict)  # who these are, in words, as far as the generation says
 
     @property
     def encoded_anew(self) -> int:
@@ -159,6 +164,7 @@ def _noise(totals: Totals, metrics: Path) -> list[str]:
 
 
 def _models(totals: Totals) -> list[str]:
-    lines = [f"- captioner `{h}`" for h in sorted(totals.captioners)] + [f"- filter `{h}`" for h in sorted(totals.filters)]
-    adapted = "; of an adapter, those of its base and of itself" if any("+" in line for line in lines) else ""
+    made = [("captioner", h) for h in sorted(totals.captioners)] + [("filter", h) for h in sorted(totals.filters)]
+    lines = [f"- {role} `{h}`" + (f": {totals.makers[h]}" if h in totals.makers else "") for role, h in made]
+    adapted = "; of an adapter, those of its base and of itself" if any("+" in h for _, h in made) else ""
     return ["## Models", "", f"By the hash of their files{adapted}:", "", *lines, ""] if lines else []

@@ -20,10 +20,26 @@ from blip_core.files.content import sha256_file, write_json
 from blip_core.pictures.containers import KINDS, kind_of
 from blip_core.pictures.images import decode_rgb
 from blip_core.tables.captions import CONTROLS, KEPT, SCREENS, read_table, table_paths
-from blip_core.tables.manifest import content_hash
+from blip_core.tables.manifest import content_hash, read_makers
 from blip_core.tables.shards import ShardImages
 
-_SHOWN = ("text", "source", "reason", "match", "itm", "itc", "round", "candidate", "model", "sampler", "seed", "filter", *SCREENS)
+_SHOWN = (
+    "text",
+    "source",
+    "reason",
+    "match",
+    "itm",
+    "itc",
+    "round",
+    "candidate",
+    "fused_web",
+    "fused_synthetic",
+    "model",
+    "sampler",
+    "seed",
+    "filter",
+    *SCREENS,
+)
 
 
 def export(
@@ -48,7 +64,7 @@ def export(
     _check_free(out)
     as_jpeg = pictures == "jpg" if pictures else WRITERS[form].one_kind
     with new_folder(out) as temporary:
-        totals = _write(generation, images, temporary, form, Totals(everything=everything, as_jpeg=as_jpeg))
+        totals = _write(generation, images, temporary, form, Totals(everything=everything, as_jpeg=as_jpeg, makers=read_makers(generation)))
         text = card(totals, name=out.name, form=form, licence=licence, metrics=metrics or artifacts / "metrics")
         (temporary / "README.md").write_text(text)
         manifest = _manifest(temporary, generation, form, totals)

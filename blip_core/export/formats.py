@@ -59,7 +59,7 @@ _COLUMNS = {
     **dict.fromkeys(("source", "reason"), "string"),
     **dict.fromkeys(("match", "itm", "itc"), "float64"),
     **dict.fromkeys(("round", "model", "sampler", "filter"), "string"),
-    **dict.fromkeys(("candidate", "seed"), "int64"),
+    **dict.fromkeys(("candidate", "fused_web", "fused_synthetic", "seed"), "int64"),
     **dict.fromkeys(SCREENS, "bool"),
     "language": "string",
 }

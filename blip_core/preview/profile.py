@@ -159,7 +159,7 @@ def _reading(stage: str, params: Params, artifacts: Path | None, batch_size: int
             keys, pictures, texts = source(step, size)
             watch.enter("pixels")
             if stage == "caption":
-                for writer in cfg.writers:
+                for writer in (w for w in cfg.writers if w.fuses is None):
                     options = {"seed": params.seed, "num_candidates": writer.num_candidates, "precision": cfg.precision}
                     caption_images(model, tokenizer, pictures, keys, writer.sampler, **options)
             else:

@@ -17,7 +17,7 @@ def writer_needs(writer: WriterConfig, cfg: CaptionConfig) -> tuple[int, int] | 
     if not (folder / "config.json").exists():
         return None
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config", {})
+    text = config.get("text_config", config)
     layers, width, heads = (text.get(name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
     if not layers or not width or not heads or config.get("model_type") == "blip":
         return None

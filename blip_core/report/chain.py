@@ -1,6 +1,6 @@
 """What was made of what, as a section of the report: generations, captioners, filters and models with their content hashes."""
 
-from blip_core.report.findings import Findings
+from blip_core.report.findings import Findings, Maker
 from blip_core.report.page import Section, Table
 from blip_core.report.wording import listed
 
@@ -17,7 +17,7 @@ def chain_section(found: Findings) -> Section:
             tuned = _of_tuned(made[f"{part}s"])
             of = f"{_base(one.model, tuned)}, tuned on the human texts of generation {one.base}"
             rows.append([f"{part} of {r}", f"tune_{part}@{r}", of, tuned])
-        further = [f"{name} ({identity})" for both in made.values() for name, identity in both if name != "tuned"]
+        further = [f"{maker.words} ({maker.identity})" for both in made.values() for maker in both if maker.name != "tuned"]
         helped = f", with {listed(further)}" if further else ""
         rows.append(_generation(found, one.next, f"assemble@{r}", f"the texts of {one.base} and new captions, by {r}'s two{helped}"))
         rows += _models(found, models, one.next)
@@ -48,5 +48,5 @@ def _base(model: str, tuned: str) -> str:
     return f"an adapter upon the model {base}" if plus else f"model {model}"
 
 
-def _of_tuned(made: list[tuple[str, str]]) -> str:
-    return next((identity for name, identity in made if name == "tuned"), "not used")
+def _of_tuned(made: list[Maker]) -> str:
+    return next((maker.identity for maker in made if maker.name == "tuned"), "not used")

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.sample.truth import TrueNoise, Truth, synthetic_noise, truth_of, web_noise
+from blip_core.sample.truth import TrueNoise, Truth, fused_noise, synthetic_noise, truth_of, web_noise
 from blip_core.selection.calibration import read_calibrations, with_match
-from blip_core.tables.captions import read_table, table_paths
+from blip_core.tables.captions import WRITTEN, read_table, table_paths
 
-SOURCES = ("web", "synthetic")
+SOURCES = ("web", *WRITTEN)
 NUM_BINS = 40  # of a histogram as it is drawn
 LEVELS = 4000  # of P(match), by which thresholds are told; a multiple of NUM_BINS
 Bins = dict[str, np.ndarray]  # "true" | "false" | "unknown" or a kind of control -> texts per bin of P(match)
@@ -42,8 +42,13 @@ class Scores:
 class RoundDigest:
     reasons: Counter[tuple[str, str]]  # (source, reason) -> texts
     noise: dict[str, TrueNoise]  # by source; empty without truth
-    bins: dict[str, Bins]  # web, synthetic, controls
+    bins: dict[str, Bins]  # by source, and of the controls
     scores: dict[str, Scores]  # by source
+
+    @property
+    def sources(self) -> list[str]:
+        """Those that have candidates."""
+        return [source for source in SOURCES if self.texts(source)]
 
     def texts(self, source: str) -> int:
         return sum(n for (s, _), n in self.reasons.items() if s == source)
@@ -61,6 +66,7 @@ def digest_round(generation: Path, controls: Path, calibration: Path, truth: Tru
         if truth is not None:
             noise["web"] += web_noise(table, truth)
             noise["synthetic"] += synthetic_noise(table, truth)
+            noise["fused"] += fused_noise(table, truth)
         for source in SOURCES:
             own = table.filter(pc.equal(table["source"], source))
             _add_bins(bins[source], own, truth)

@@ -7,6 +7,7 @@ from blip_core.report.digest import SOURCES
 from blip_core.report.findings import Findings
 from blip_core.report.page import Picture, Section, Table
 from blip_core.report.wording import MISSING, listed, number, percent
+from blip_core.tables.captions import WRITTEN
 
 FILTER = {"auc": "AUC", "auc_itm": "AUC of\nITM alone", "auc_itc": "AUC of\nITC alone", "ece": "ECE"}
 THRESHOLDS = tuple(t / 10 for t in range(1, 10))
@@ -89,30 +90,31 @@ def _rule(r: str, found: Findings) -> str:
 
 def _thresholds(found: Findings) -> list[str | Table]:
     """What a threshold on P(match) would keep and lose, by the first filter of each round."""
-    header = ["round", "P(match)\nfrom", "true pairs\nkept", "false pairs\nkept", "web texts\nkept", "synthetic\nkept"]
-    rows = [_threshold_row(r, found, threshold) for r in found.rounds for threshold in THRESHOLDS]
+    sources = _sources(found)
+    header = ["round", "P(match)\nfrom", "true pairs\nkept", "false pairs\nkept", *(f"{source}\nkept" for source in sources)]
+    rows = [_threshold_row(r, found, threshold, sources) for r in found.rounds for threshold in THRESHOLDS]
     about = "Pairs are held-out ones of known truth; texts are the candidates of the crawl, whatever else decided about them. What is "
     about += "not kept is lost: of the true pairs that is the price."
     return [Table(header, rows), about] if rows else []
 
 
-def _threshold_row(r: str, found: Findings, threshold: float) -> list[str]:
+def _sources(found: Findings) -> list[str]:
+    """Those that have candidates in a round."""
+    return [source for source in SOURCES if any(digest.texts(source) for digest in found.rounds.values())]
+
+
+def _threshold_row(r: str, found: Findings, threshold: float, sources: list[str]) -> list[str]:
     _, true, false = _pairs(found.filters[r][0], threshold)
-    kept = [percent(found.rounds[r].scores[source].share_from(threshold)) for source in SOURCES]
+    kept = [percent(found.rounds[r].scores[source].share_from(threshold)) for source in sources]
     return [r, f"{threshold:.1f}", true, false, *kept]
 
 
 def _shares(found: Findings) -> list[str | Table]:
     """Which threshold would keep a given share of the texts, and the highest score there is."""
-    header = [
-        "round",
-        "share of the\ntexts to keep",
-        "web:\nP(match) from",
-        "true pairs\nkept",
-        "false pairs\nkept",
-        "synthetic:\nP(match) from",
-    ]
-    rows = [_share_row(r, found, share) for r in found.rounds for share in SHARES]
+    written = [source for source in _sources(found) if source in WRITTEN]
+    header = ["round", "share of the\ntexts to keep", "web:\nP(match) from", "true pairs\nkept", "false pairs\nkept"]
+    header += [f"{source}:\nP(match) from" for source in written]
+    rows = [_share_row(r, found, share, written) for r in found.rounds for share in SHARES]
     highest = [
         f"{r}: the highest P(match) of a {source} text is {scores.highest:.4g}."
         for r, digest in found.rounds.items()
@@ -122,7 +124,7 @@ def _shares(found: Findings) -> list[str | Table]:
     return [Table(header, rows), "\n".join(highest)] if rows else []
 
 
-def _share_row(r: str, found: Findings, share: float) -> list[str]:
-    web, synthetic = (found.rounds[r].scores[source].threshold_for(share) for source in SOURCES)
+def _share_row(r: str, found: Findings, share: float, written: list[str]) -> list[str]:
+    web, *others = (found.rounds[r].scores[source].threshold_for(share) for source in ("web", *written))
     pairs = [MISSING, MISSING] if web is None else _pairs(found.filters[r][0], web)[1:]
-    return [r, percent(share), number(web), *pairs, number(synthetic)]
+    return [r, percent(share), number(web), *pairs, *map(number, others)]

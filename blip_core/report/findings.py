@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blip_core.checks.docs import read_verdict
 from blip_core.config.params import Params
@@ -19,6 +19,14 @@ from blip_core.tables.stopped import stopped
 
 BROKEN = "contract"  # the check that fails where a table can't be read (blip_core/checks/expectations.py)
 SPLITS = ("web", "train", "val", "test")
+
+
+class Maker(NamedTuple):
+    """A captioner or filter at work in a round."""
+
+    name: str  # in params.yaml
+    identity: str  # content hash
+    words: str  # with its prompt, or what it is an adapter of
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Findings:
     gates: dict[str, dict[str, Any]]
     descriptions: dict[str, dict[str, Any]]
     decisions: dict[str, dict[str, Any]]
-    makers: dict[str, dict[str, list[tuple[str, str]]]]  # captioners and filters, each its name in params.yaml and its content hash
+    makers: dict[str, dict[str, list[Maker]]]  # captioners and filters
     contents: dict[str, str]  # content hash by generation
     filters: dict[str, list[dict[str, Any]]]  # with their metrics and curves, as calibrate wrote them; the first decides
     models: dict[str, dict[str, Any]]
@@ -188,12 +196,12 @@ def _digest(artifacts: Path, r: str, generation: str, truth: Truth | None) -> Ro
     return digest_round(artifacts / "generations" / generation, made / "scores/controls.parquet", made / "calibration.json", truth)
 
 
-def _makers(folder: Path, params: Params) -> dict[str, list[tuple[str, str]]]:
+def _makers(folder: Path, params: Params) -> dict[str, list[Maker]]:
     captions, scores = (json.loads((folder / name / "manifest.json").read_text()) for name in ("captions", "scores"))
-    writers = [writer.captioner for writer in params.caption.writers]
+    named = {"captioners": [writer.captioner for writer in params.caption.writers], "filters": params.score.filters}
     return {
-        "captioners": list(dict.fromkeys(zip(writers, captions["captioners"], strict=False))),
-        "filters": list(zip(params.score.filters, scores["filters"], strict=False)),
+        kind: list(dict.fromkeys(Maker(n, h, found.get("makers", {}).get(h, n)) for n, h in zip(named[kind], found[kind], strict=False)))
+        for kind, found in (("captioners", captions), ("filters", scores))
     }
 
 

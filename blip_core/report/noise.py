@@ -1,7 +1,7 @@
 """How many texts a round kept and how many of them are false, as a section of the report."""
 
 from blip_core.report import figures
-from blip_core.report.digest import SOURCES, RoundDigest
+from blip_core.report.digest import RoundDigest
 from blip_core.report.filters import limits
 from blip_core.report.findings import Findings
 from blip_core.report.page import Picture, Section, Table
@@ -24,14 +24,14 @@ def noise_section(found: Findings) -> Section:
         "its upper\nbound",
         "by",
     ]
-    rows = [_noise_row(found, r, source) for r in found.rounds for source in SOURCES]
+    rows = [_noise_row(found, r, source) for r, digest in found.rounds.items() for source in digest.sources]
     truth = "the sample world's truth says so" if found.truth else "not known: there is no data/truth.parquet"
     about = [
         "noise ratio: share of the texts that the filter scored which it rejected, whatever else speaks against them.",
         f"false before, after: share of the candidates and of the kept texts that are not true of their image ({truth}).",
         f"gate's estimate: the same share after, with its upper bound at {found.params.gate.confidence:.0%} confidence. By people's labels "
         "where they judged enough kept texts of the source. Else by the scores of planted pairs of known truth, which errs to the high "
-        "side, the more the weaker the filter; n/a for synthetic texts, as no pair can be planted that is wrong in the captioner's way.",
+        "side, the more the weaker the filter; n/a for texts of captioners, as no pair can be planted that is wrong in their own way.",
     ]
     parts: list[str | Table] = [Table(header, rows, left=2), "\n".join([*about, *_other_reasons(found)])]
     kinds = [row for r, digest in found.rounds.items() if "web" in digest.noise for row in _kind_rows(r, digest.noise["web"])]
@@ -42,7 +42,7 @@ def noise_section(found: Findings) -> Section:
     return Section(
         "Noise in the texts",
         parts,
-        [Picture("scores", png, "Histograms of the match scores of web, synthetic and control texts by truth")],
+        [Picture("scores", png, "Histograms of the match scores of the texts of each source and of the controls, by truth")],
         in_text=2,
     )
 
@@ -51,7 +51,7 @@ def kept_lines(found: Findings) -> list[str]:
     """A sentence for each round and source."""
     lines = []
     for r, digest in found.rounds.items():
-        for source in SOURCES:
+        for source in digest.sources:
             noise = digest.noise.get(source)
             change = f"; false ones: {percent(noise.before)} -> {percent(noise.after)}" if noise else ""
             lines.append(f"{r}, {source} texts: {_kept(digest, source):,} of {digest.texts(source):,} kept{change}")

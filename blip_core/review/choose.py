@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.selection.labels import Pair
-from blip_core.tables.captions import KEPT, each_table, read_table
+from blip_core.tables.captions import KEPT, WRITTEN, each_table, read_table
 from blip_core.tables.counting import hashes
 from blip_core.tables.stopped import require_made
 
-SOURCES = ("web", "synthetic")
+SOURCES = ("web", *WRITTEN)
 # which texts are asked about: their fate hung on the score. Not what a look at the text alone threw out
 BELOW = "below_threshold"
 JUDGED_BY_SCORE = (KEPT, BELOW, "duplicate", "outranked")

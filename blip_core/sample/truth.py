@@ -82,6 +82,11 @@ def synthetic_noise(table: pa.Table, truth: Truth) -> TrueNoise:
     return _noise(table, "synthetic", truth)
 
 
+def fused_noise(table: pa.Table, truth: Truth) -> TrueNoise:
+    """Likewise of the fused texts."""
+    return _noise(table, "fused", truth)
+
+
 def caption_truth(captions: pa.Table, truth: Truth) -> float | None:
     """Share of an evaluation's captions (key, caption) that are true of their image; None when the truth of none is known."""
     rows = [is_true(truth[key].scene, text) for key, text in _pairs(captions, "key", "caption") if key in truth]

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from blip_core.capfilt.pair_scores import PairScores, opinions, pair_scores, set_opinions
 from blip_core.config.selection import CalibrationMethod
 from blip_core.files.content import write_json
-from blip_core.tables.captions import SCHEMA
+from blip_core.tables.captions import SCHEMA, WRITTEN
 from blip_core.tables.stopped import require_made
 
 
@@ -156,7 +156,7 @@ def _calibrated(row: dict[str, Any]) -> Calibrated:
 
 def with_match(table: pa.Table, calibrated: dict[str, Calibrated], *, where: str) -> pa.Table:
     """A scored table with `match` filled, its own and that of every further opinion. ValueError names a filter that was not calibrated."""
-    synthetic = pc.equal(table["source"], "synthetic").to_numpy()
+    synthetic = pc.is_in(table["source"], value_set=pa.array(WRITTEN)).to_numpy()
     match = np.full(table.num_rows, np.nan)
     filters = np.array(table["filter"].to_pylist(), dtype=object)
     for name in dict.fromkeys(filters.tolist()):

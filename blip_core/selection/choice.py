@@ -19,12 +19,12 @@ from blip_core.checks.expectations import schema_faults
 from blip_core.config.selection import AssembleConfig
 from blip_core.selection.calibration import Calibrated, with_match
 from blip_core.selection.refusals import refuses
-from blip_core.tables.captions import CONTROLS, KEPT, SCHEMA, SCREENS, read_table, table_paths
+from blip_core.tables.captions import CONTROLS, KEPT, SCHEMA, SCREENS, WRITTEN, read_table, table_paths
 from blip_core.tables.counting import Walk, frequent
 from blip_core.tables.manifest import read_manifest
 from blip_core.texts.screens import fill, hits, loops, normalised
 
-SOURCES = ("web", "synthetic")
+SOURCES = ("web", *WRITTEN)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def choose(table: pa.Table, *, overused: pa.Array, rule: Rule, where: str = "can
     """Fill `reason` of one shard's candidates. The first that applies counts:
 
     source_off       the source takes no part
-    empty            a synthetic text that is none: nothing but the prompt came
+    empty            a text of a captioner that is none: nothing but the prompt came
     marks            one without a letter or digit, as "!!!"
     refusal          the captioner says that it can't, or won't
     loop             one that says a few words again and again
@@ -114,11 +114,11 @@ def choose(table: pa.Table, *, overused: pa.Array, rule: Rule, where: str = "can
     duplicate        a better candidate of the image says the same
     outranked        the image has `keep_best` better ones
 
-    Synthetic texts also get what the screens say of them; web texts have it from ingest.
+    Synthetic and fused texts, those of captioners, also get what the screens say of them; web texts have it from ingest.
     """
     cfg, words = rule.cfg, normalised(table["text"])
-    synthetic, takes_part = (pc.is_in(table["source"], value_set=pa.array(s, pa.string())) for s in (["synthetic"], cfg.sources))
-    table = _screen_synthetic(table, words, synthetic, overused, cfg)
+    written, takes_part = (pc.is_in(table["source"], value_set=pa.array(s, pa.string())) for s in (WRITTEN, cfg.sources))
+    table = _screen_written(table, words, written, overused, cfg)
     hit, nothing, cut = (
         hits(table, cfg.screens),
         pc.equal(pc.utf8_trim_whitespace(table["text"]), ""),
@@ -126,12 +126,12 @@ def choose(table: pa.Table, *, overused: pa.Array, rule: Rule, where: str = "can
     )
     reasons = {
         "source_off": pc.invert(takes_part),
-        "empty": pc.and_(pc.and_(synthetic, nothing), pc.invert(cut)),
-        "marks": pc.and_(pc.and_(synthetic, pc.equal(words, "")), pc.invert(nothing)),
-        "refusal": pc.and_(synthetic, refuses(table["text"])),
-        "loop": pc.and_(synthetic, pc.is_in(words, value_set=loops(words, cfg.max_repeat))),
-        "truncated": pc.and_(synthetic, cut),
-        "overused": pc.and_(synthetic, pc.is_in(words, value_set=overused)),
+        "empty": pc.and_(pc.and_(written, nothing), pc.invert(cut)),
+        "marks": pc.and_(pc.and_(written, pc.equal(words, "")), pc.invert(nothing)),
+        "refusal": pc.and_(written, refuses(table["text"])),
+        "loop": pc.and_(written, pc.is_in(words, value_set=loops(words, cfg.max_repeat))),
+        "truncated": pc.and_(written, cut),
+        "overused": pc.and_(written, pc.is_in(words, value_set=overused)),
         **{name: hit[name] for name in hit if getattr(cfg.screens, name) == "drop"},
         "below_threshold": rejected(table, rule=rule, where=where),
     }
@@ -178,36 +178,34 @@ def _accepted(judged: pa.Table, table: pa.Table, rule: Rule, where: str) -> np.n
     return numbers >= limits
 
 
-def _screen_synthetic(
-    table: pa.Table, words: pa.ChunkedArray, synthetic: pa.ChunkedArray, overused: pa.Array, cfg: AssembleConfig
-) -> pa.Table:
-    """The table with the screens' columns of its synthetic texts. `overused` ones are their boilerplate."""
-    filled = fill(table.filter(synthetic), cfg.screens, max_repeat=cfg.max_repeat)
+def _screen_written(table: pa.Table, words: pa.ChunkedArray, written: pa.ChunkedArray, overused: pa.Array, cfg: AssembleConfig) -> pa.Table:
+    """The table with the screens' columns of its captioners' texts. `overused` ones are their boilerplate."""
+    filled = fill(table.filter(written), cfg.screens, max_repeat=cfg.max_repeat)
     if cfg.screens.boilerplate != "off":
-        common = pc.is_in(words.filter(synthetic), value_set=overused)
+        common = pc.is_in(words.filter(written), value_set=overused)
         filled = filled.set_column(SCHEMA.get_field_index("boilerplate"), SCHEMA.field("boilerplate"), common)
     for name in SCREENS:
-        column = pc.replace_with_mask(table[name].combine_chunks(), synthetic.combine_chunks(), filled[name].combine_chunks())
+        column = pc.replace_with_mask(table[name].combine_chunks(), written.combine_chunks(), filled[name].combine_chunks())
         table = table.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), column)
     return table
 
 
 def overused(paths: Iterable[Path], *, max_share: float) -> pa.Array:
-    """Synthetic texts (normalised) that stand at more than this share of the images, and at more than one."""
+    """Texts of captioners (normalised) that stand at more than this share of the images, and at more than one."""
     paths, num_images = list(paths), {}
 
     def texts() -> Iterator[pa.Table]:
         for path in paths:
             table = read_candidates(path).select(["key", "source", "text"])
             num_images[path] = pc.count_distinct(table["key"]).as_py()
-            synthetic = table.filter(pc.equal(table["source"], "synthetic"))
-            yield pa.table({"key": synthetic["key"], "words": normalised(synthetic["text"])}).group_by(["key", "words"]).aggregate([])
+            written = table.filter(pc.is_in(table["source"], value_set=pa.array(WRITTEN)))
+            yield pa.table({"key": written["key"], "words": normalised(written["text"])}).group_by(["key", "words"]).aggregate([])
 
     return frequent(Walk(texts), "words", more_than=lambda: max(1, max_share * sum(num_images.values())))
 
 
 def _best_first(table: pa.Table, score: np.ndarray) -> np.ndarray:
-    """The rows by score; equal ones: web first, then the older."""
+    """The rows by score; equal ones: web first, then synthetic, then the older."""
     columns = {name: table[name] for name in ("source", "round", "candidate")}
     order = [("score", "descending"), ("source", "descending"), ("round", "ascending"), ("candidate", "ascending")]
     return pc.sort_indices(pa.table({**columns, "score": score}), sort_keys=order).to_numpy()

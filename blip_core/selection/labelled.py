@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.selection.labels import Judged, judged, read_labels
+from blip_core.tables.captions import WRITTEN
 from blip_core.tables.shards import ShardImages, index_path, read_index
 
 SCHEMA = pa.schema(
@@ -43,7 +44,7 @@ def labelled_pairs(labels: Path, shards: Path, *, min_labels: int) -> tuple[pa.T
     said = judged(lines)
     clear = [j for j in said if j.right != 0.5]
     known = _known(clear, shards)
-    pairs = [j for source in ("web", "synthetic") for j in known if j.pair.source == source and _enough(known, source, min_labels)]
+    pairs = [j for source in ("web", *WRITTEN) for j in known if j.pair.source == source and _enough(known, source, min_labels)]
     facts = {
         "labels": len(lines),
         "labels_kept_alone": len(found) - len(lines),
@@ -64,7 +65,7 @@ def labelled_pairs(labels: Path, shards: Path, *, min_labels: int) -> tuple[pa.T
         left_out = f"; left out: {counts}" if any(facts[name] for name in LEFT_OUT) else ""
         log.info("%s: %d labels, %d texts take part in the calibration%s", labels, len(lines), len(pairs), left_out)
     columns = {name: [getattr(j.pair, name) for j in pairs] for name in ("shard", "key", "image_id", "text")}
-    columns |= {"truth": [j.right > 0.5 for j in pairs], "synthetic": [j.pair.source == "synthetic" for j in pairs]}
+    columns |= {"truth": [j.right > 0.5 for j in pairs], "synthetic": [j.pair.source in WRITTEN for j in pairs]}
     return pa.table(columns | {"weight": [j.weight for j in pairs]}, schema=SCHEMA), facts
 
 

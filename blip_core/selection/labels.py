@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from blip_core.config.selection import Crawled
+
 VERSION = 1
 Name = Annotated[str, Field(min_length=1)]
 Digest = Annotated[str, Field(pattern=r"[0-9a-f]{16}")]
@@ -45,7 +47,7 @@ class Label(BaseModel):
     shard: Name
     key: Name
     image_id: Name
-    source: Literal["web", "synthetic"]
+    source: Crawled
     round: str
     candidate: int = Field(ge=0)
     text: str

@@ -15,6 +15,7 @@ from blip_core.config.params import Params
 
 Task = Literal["caption", "match", "embed", "answer"]
 CALIBRATION = "calibration.json"  # beside a filter
+ANSWER = 64  # tokens of a caption by a model of others: it was not taught how short ours are
 RENAMED = {"sampler": "name"}  # a field of SamplerConfig that goes by another name in a request
 
 
@@ -29,8 +30,9 @@ class Settings(Config):
     precision: Precision
     batch_size: int = Field(ge=1)
     seed: int = Field(ge=0)
-    prompt: str
-    max_tokens: int = Field(ge=4, description="a text is cut to this many, as in training")
+    prompt: str | None = Field(description="null: what the model was tuned or taught with")
+    question: str = Field(description="to a model that judges by answering")
+    max_tokens: int | None = Field(ge=4, description="a text is cut to this many, as in training; null: to what the model has places for")
     images: ImageLimits
     short_side: int | None
     quality: int
@@ -50,17 +52,22 @@ class Options(Config):
 
 
 def packed_settings(model: Path, params: Params) -> Settings:
-    """Those of a model folder and a params.yaml. ValueError when there is no such folder."""
+    """Those of a model folder and a params.yaml; one of its writers has the words for its captioner. ValueError when there is no such
+    folder."""
     if not (model / "config.json").exists():
         raise ValueError(f"{model}: no config.json, so this is no model folder; name one that a stage made, as artifacts/models/g1")
     facts = json.loads((model / "config.json").read_text())
+    writer = next((writer for writer in params.caption.writers if writer.captioner == str(model)), None)
+    ours = "model" in facts or "task_model" in facts
+    sampler = params.evaluate.sampler if ours else params.evaluate.sampler.model_copy(update={"max_tokens": ANSWER})
     return Settings(
-        sampler=params.evaluate.sampler,
+        sampler=writer.sampler if writer else sampler,
         precision=params.evaluate.precision,
         batch_size=params.evaluate.batch_size,
         seed=params.seed,
-        prompt=facts.get("prompt", ""),
-        max_tokens=facts.get("max_tokens", (facts.get("model") or facts["task_model"])["text"]["max_positions"]),
+        prompt=writer.prompt if writer else facts.get("prompt"),
+        question=params.score.question,
+        max_tokens=facts.get("max_tokens"),
         images=params.ingest.images,
         short_side=params.ingest.short_side,
         quality=params.ingest.quality,

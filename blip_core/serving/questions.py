@@ -26,12 +26,11 @@ LIMITS = Limits(min_tokens=1, max_tokens=11)  # of an answer, as in training by 
 class QuestionService:
     """What `Service` is for other models; its one task is `answer`."""
 
-    calibration = None
-
     def __init__(self, folder: Path, settings: Settings):
         self.settings = settings
         self.model, self.tokenizer = load_answering(folder)
         for_inference(self.model.to(device()), resolved(settings.precision))
+        self.max_tokens = settings.max_tokens or self.model.cfg.text.max_positions
         self.lock = threading.Lock()
 
     def answer(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
@@ -51,7 +50,7 @@ class QuestionService:
 
     @torch.inference_mode()
     def _written(self, rows: list[Row], beams: int) -> list[str]:
-        ids, mask = (t.to(device()) for t in tokenize(self.tokenizer, _questions(rows), max_tokens=self.settings.max_tokens))
+        ids, mask = (t.to(device()) for t in tokenize(self.tokenizer, _questions(rows), max_tokens=self.max_tokens))
         with autocast(self.settings.precision):
             memory = self.model.memory(load_pixels(_pictures(rows), self.model.cfg.vision.image_size), ids, mask)
             written = beam_search(self.model, memory, [self.tokenizer.dec], LIMITS, beams=beams)[:, 0]
@@ -59,7 +58,7 @@ class QuestionService:
 
     def looks(self, rows: list[Row], answers: list[str], *, layer: int | None = None, kind: Kind = "grad_cam") -> list[Look]:
         """Where each word of the rows' questions looks for these answers. `lock` is held. BadRequest when there is no such layer."""
-        how = How(self.settings.max_tokens, self.settings.precision, layer, kind)
+        how = How(self.max_tokens, self.settings.precision, layer, kind)
         try:
             return look_for_answer(self.model, self.tokenizer, _pictures(rows), _questions(rows), answers, how)
         except ValueError as e:

@@ -1,10 +1,9 @@
 """A loaded model that answers requests, batch by batch, one request at a time: two at once would only share the same cores and memory."""
 
-import json
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,28 +22,43 @@ from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings
 from blip_core.serving.questions import QuestionService
 from blip_core.serving.rows import Row, decoded, whole
 from blip_core.weights.checkpoint import load_model, model_hash
+from blip_core.weights.load import read_config
+
+if TYPE_CHECKING:
+    from blip_core.serving.others import OthersService
 
 NEEDS = {"caption": CAPTIONING, "match": RETRIEVAL, "embed": ("encoder", "contrast")}
 
 
-def open_service(folder: Path, settings: Settings) -> "Service | QuestionService":
-    """Of a model folder, or of one that was tuned for questions. ValueError when it is of another task."""
-    about = json.loads((folder / "config.json").read_text())
+def open_service(folder: Path, settings: Settings) -> "Service | QuestionService | OthersService":
+    """Of a model folder, of one that was tuned for questions, or of a model of others. ValueError when it was tuned for another task, or
+    can neither write nor judge."""
+    about = read_config(folder)
     if "model" in about:
         return Service(folder, settings)
-    if about.get("kind") != "vqa":
-        raise ValueError(f"{folder}: tuned for {about.get('kind')}, which is not served; expected a model folder, or one tuned for vqa")
-    return QuestionService(folder, settings)
+    if "task_model" in about:
+        if about.get("kind") != "vqa":
+            raise ValueError(f"{folder}: tuned for {about.get('kind')}, which is not served; expected a model folder, or one tuned for vqa")
+        return QuestionService(folder, settings)
+    from blip_core.serving.others import OthersService  # with what reads folders of others, which a packed BLIP goes without
+
+    return OthersService(folder, settings)
 
 
 class Service:
-    """The model of a folder. `lock` is held while it works; whoever takes the model itself holds it too."""
+    """A BLIP of ours. `lock` is held while it works; whoever takes the model itself holds it too.
+
+    `told_by`: the names of what a match is told by, the one to rank by first, each with what it is.
+    """
 
     def __init__(self, folder: Path, settings: Settings):
         self.settings = settings
         self.model, self.tokenizer = load_model(folder)
         for_inference(self.model.to(device()), resolved(settings.precision))
         self.calibration = calibration_of(folder)
+        self.prompt, self.max_tokens = settings.prompt or "", settings.max_tokens or self.model.cfg.text.max_positions
+        calibrated = {"match": "P(match), calibrated"} if self.calibration else {}
+        self.told_by = calibrated | {"itm": "P(match) of the ITM head, raw", "itc": "ITC cosine"}
         self.lock = threading.Lock()
 
     def answer(self, rows: list[Row], options: Options) -> list[dict[str, Any]]:
@@ -81,7 +95,7 @@ class Service:
             options.sampler,
             seed=options.seed,
             num_candidates=options.num_captions,
-            prompt=cfg.prompt,
+            prompt=self.prompt,
             precision=cfg.precision,
         )
         if not options.explain:
@@ -92,7 +106,7 @@ class Service:
 
     def _check_length(self, options: Options) -> None:
         try:
-            check_length(self.model, self.tokenizer.encode_prompt(self.settings.prompt), options.sampler.max_tokens)
+            check_length(self.model, self.tokenizer.encode_prompt(self.prompt), options.sampler.max_tokens)
         except ValueError as e:
             raise BadRequest(f"params: {e}") from None
 
@@ -115,11 +129,11 @@ class Service:
         """Where each word of texts[i] looks in the picture of rows[i], by task match or caption. `lock` is held. BadRequest when the model
         can't do the task, or there is no such layer."""
         cfg, pictures = self.settings, _pictures(rows)
-        how = How(cfg.max_tokens if task == "match" else self.model.cfg.text.max_positions, cfg.precision, layer, kind)
+        how = How(self.max_tokens if task == "match" else self.model.cfg.text.max_positions, cfg.precision, layer, kind)
         try:
             if task == "match":
                 return look_for_match(self.model, self.tokenizer, pictures, texts, how)
-            return look_for_caption(self.model, self.tokenizer, pictures, texts, how, prompt=cfg.prompt)
+            return look_for_caption(self.model, self.tokenizer, pictures, texts, how, prompt=self.prompt)
         except ValueError as e:
             raise BadRequest(f"a map is beyond this model: {e}") from None
 
@@ -130,7 +144,7 @@ class Service:
     def scores(self, pictures: list[np.ndarray], texts: list[str]) -> PairScores:
         """Of each picture with its text. ITM has [ENC] at position 0, as training."""
         cfg, pairs = self.settings, [[text] for text in texts]
-        return score_texts(self.model, self.tokenizer, pictures, pairs, max_tokens=cfg.max_tokens, precision=cfg.precision)
+        return score_texts(self.model, self.tokenizer, pictures, pairs, max_tokens=self.max_tokens, precision=cfg.precision)
 
     def as_answers(self, scores: PairScores) -> list[dict[str, Any]]:
         columns = {"itm": scores.itm, "itc": scores.itc}
@@ -153,7 +167,7 @@ class Service:
 
     def text_features(self, texts: list[str]) -> np.ndarray:
         """Likewise of texts."""
-        encoded = [self.tokenizer.encode(t, max_tokens=self.settings.max_tokens) for t in texts]
+        encoded = [self.tokenizer.encode(t, max_tokens=self.max_tokens) for t in texts]
         return text_features(self.model, encoded, precision=self.settings.precision).cpu().numpy()
 
 

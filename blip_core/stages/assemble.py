@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,9 +15,9 @@ from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations
 from blip_core.selection.choice import SOURCES, Rule, candidate_paths, choose, judged_candidates, overused, read_whole
 from blip_core.selection.outcome import NoiseRatio, kept_nothing
-from blip_core.tables.captions import DEGENERATE, KEPT, NO_TEXT, REASONS, read_table, table_paths, write_table
+from blip_core.tables.captions import DEGENERATE, KEPT, NO_TEXT, REASONS, WRITTEN, read_table, table_paths, write_table
 from blip_core.tables.counting import hashes, num_distinct
-from blip_core.tables.manifest import content_hash, read_manifest, write_manifest
+from blip_core.tables.manifest import content_hash, read_makers, read_manifest, write_manifest
 from blip_core.texts.screens import normalised, screened
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def assemble(generation: Path, scores: Path, calibration: Path, out: Path, out_m
     candidate with the reason why it stays or not.
 
     `generation` is the base of the round. A table of `out` has the name and order of its shard's; one shard is in memory at a
-    time, and eight bytes for each synthetic text.
+    time, and eight bytes for each text of a captioner.
     """
     if out.resolve() in (generation.resolve(), scores.resolve()):
         raise ValueError(f"{out}: a generation is never edited; name another folder for the next one")
@@ -50,14 +51,16 @@ def assemble(generation: Path, scores: Path, calibration: Path, out: Path, out_m
         log.warning("%s", reason)
     counts = {k: v for k, v in metrics.items() if isinstance(v, int)}
     limits = {k: v for k, v in read_manifest(generation).items() if k == "limits"}
-    write_manifest(out, parents=parents, counts=counts, rule=rule.described(), **limits)
+    makers = read_makers(generation) | read_makers(scores)
+    write_manifest(out, parents=parents, counts=counts, rule=rule.described(), makers=makers, **limits)
     write_json(metrics, out_metrics)
 
 
 def measure(paths: Iterable[Path], *, rule: Rule) -> dict[str, float]:
     """What the rule did, by the tables of a generation. A share of nothing (a source without texts) is left out."""
     reasons: Counter[tuple[str, str]] = Counter()
-    noise, images, covered, texts = NoiseRatio(rule), 0, 0, []
+    noise, images, covered = NoiseRatio(rule), 0, 0
+    texts: dict[str, list[np.ndarray]] = {source: [] for source in WRITTEN}
     for path in paths:
         table = read_whole(path)
         human, stays = pc.equal(table["source"], "human"), pc.equal(table["reason"], KEPT)
@@ -67,12 +70,16 @@ def measure(paths: Iterable[Path], *, rule: Rule) -> dict[str, float]:
         groups = table.group_by(["source", "reason"]).aggregate([([], "count_all")]).to_pylist()
         reasons.update({(g["source"], g["reason"]): g["count_all"] for g in groups})
         noise.add(table, where=str(path))
-        words = pc.unique(normalised(kept.filter(pc.equal(kept["source"], "synthetic"))["text"]))
-        texts.append(hashes(pa.table({"words": words}), ["words"]))
-    return _metrics(reasons, noise, images=images, covered=covered, distinct=num_distinct(texts))
+        for source, found in texts.items():
+            words = pc.unique(normalised(kept.filter(pc.equal(kept["source"], source))["text"]))
+            found.append(hashes(pa.table({"words": words}), ["words"]))
+    distinct = {source: num_distinct(found) for source, found in texts.items()}
+    return _metrics(reasons, noise, images=images, covered=covered, distinct=distinct)
 
 
-def _metrics(reasons: Counter[tuple[str, str]], noise: NoiseRatio, *, images: int, covered: int, distinct: int) -> dict[str, float]:
+def _metrics(
+    reasons: Counter[tuple[str, str]], noise: NoiseRatio, *, images: int, covered: int, distinct: dict[str, int]
+) -> dict[str, float]:
     found: dict[str, float] = {"images": images, "texts_human": sum(n for (s, _), n in reasons.items() if s == "human")}
     for source in SOURCES:
         candidates, stay = sum(n for (s, r), n in reasons.items() if s == source and r != NO_TEXT), reasons[source, KEPT]
@@ -81,12 +88,11 @@ def _metrics(reasons: Counter[tuple[str, str]], noise: NoiseRatio, *, images: in
             found[f"noise_{source}"] = ratio
     for reason in REASONS:
         found[f"reason_{reason}"] = sum(n for (s, r), n in reasons.items() if r == reason and s != "human")
-    found["texts_kept"] = found["kept_web"] + found["kept_synthetic"]
-    shares = {
-        "coverage": (covered, images),
-        "distinct_share_synthetic": (distinct, found["kept_synthetic"]),
-        "degenerate_share_synthetic": (sum(reasons["synthetic", r] for r in DEGENERATE), found["candidates_synthetic"]),
-    }
+    found["texts_kept"] = sum(found[f"kept_{source}"] for source in SOURCES)
+    shares: dict[str, tuple[float, float]] = {"coverage": (covered, images)}
+    for source in WRITTEN:
+        shares[f"distinct_share_{source}"] = (distinct[source], found[f"kept_{source}"])
+        shares[f"degenerate_share_{source}"] = (sum(reasons[source, r] for r in DEGENERATE), found[f"candidates_{source}"])
     return found | {name: part / whole for name, (part, whole) in shares.items() if whole}
 
 

@@ -14,7 +14,7 @@ from blip_core.checks.contract import COLUMNS, RANGES, each_row, max_chars, row_
 from blip_core.checks.docs import RESULTS, Docs, write_docs
 from blip_core.checks.expect import Expect, at_least, at_most, share_at_most
 from blip_core.checks.expectations import broken, check, folder_faults, require, schema_faults
-from blip_core.config.selection import AssembleConfig, GateConfig
+from blip_core.config.selection import AssembleConfig, Crawled, GateConfig
 from blip_core.files.atomic import new_file
 from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations
@@ -26,7 +26,7 @@ from blip_core.selection.noise import FALSE_KINDS, TRUE, Noise, residual_noise
 from blip_core.selection.outcome import judged, kept_nothing
 from blip_core.selection.sliced import by_slices
 from blip_core.stages.assemble import measure
-from blip_core.tables.captions import CONTROLS, DEGENERATE, SCHEMA, each_table, read_table, table_paths
+from blip_core.tables.captions import CONTROLS, DEGENERATE, SCHEMA, WRITTEN, each_table, read_table, table_paths
 from blip_core.tables.counting import Walk
 from blip_core.tables.manifest import content_hash, listed_hash, read_manifest
 from blip_core.tables.slices import Columns
@@ -193,11 +193,16 @@ def _candidate_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
     for source in rule.cfg.sources:
         says = f"noise ratio: share of the {source} texts that the filter rejected"
         expectations.append(share_at_most(f"noise_{source}", "rejected", _limit(cfg, source), says, kind="noise", where=("source", source)))
-    if "synthetic" in rule.cfg.sources:
-        says = "share of the synthetic texts that are degenerate: empty, loops, cut off, or the same for too many images"
-        where = ("source", "synthetic")
-        expectations.append(share_at_most("degenerate_share_synthetic", "degenerate", cfg.max_degenerate, says, where=where))
+    for source in _written(rule):
+        says = f"share of the {source} texts that are degenerate: empty, loops, cut off, or the same for too many images"
+        where = ("source", source)
+        expectations.append(share_at_most(f"degenerate_share_{source}", "degenerate", cfg.max_degenerate, says, where=where))
     return expectations
+
+
+def _written(rule: Rule) -> list[Crawled]:
+    """The sources of captioners' texts that take part."""
+    return [source for source in rule.cfg.sources if source in WRITTEN]
 
 
 def _limit(cfg: GateConfig, source: str) -> float:
@@ -214,9 +219,9 @@ def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
         at_least("controls_true", cfg.min_controls, "planted true pairs"),
         at_least("controls_false", cfg.min_controls, "planted false pairs"),
     ]
-    if "synthetic" in rule.cfg.sources:
-        says = "share of different texts among the kept synthetic ones"
-        expectations.append(at_least("distinct_share_synthetic", cfg.min_distinct, says))
+    for source in _written(rule):
+        says = f"share of different texts among the kept {source} ones"
+        expectations.append(at_least(f"distinct_share_{source}", cfg.min_distinct, says))
     return expectations
 
 

@@ -36,7 +36,7 @@ def pretrain(
     work: Path,
     log: Log | None = None,
 ) -> None:
-    """`sources`: those of web, human and synthetic that the model may see, comma-separated."""
+    """`sources`: those of web, human, synthetic and fused that the model may see, comma-separated."""
     require_gate(gate, generation)
     rows = Rows.of(generation, sources.split(","))
     tokenizer = Tokenizer.load(vocab)

@@ -14,22 +14,26 @@ from blip_core.config.delivery import RegisterConfig
 from blip_core.config.evaluation import CompareConfig
 from blip_core.config.params import Params
 from blip_core.evaluation.task_metrics import Evidence, task_metrics
+from blip_core.files.atomic import new_folder
 from blip_core.files.content import write_json
 from blip_core.runtime.installed import PACKAGE, SERVED, repository_file
 from blip_core.serving.options import CALIBRATION, choose, defaults, packed_settings
 from blip_core.stages.compare import evaluation_hash, paired_comparison
 from blip_core.tables.gates import require_gate
+from blip_core.tables.manifest import read_makers
 from blip_core.tracking.champion import CANDIDATE, CHALLENGER, CHAMPION, TEST, crown, describe, withdrawn
 from blip_core.tracking.passes import with_intervals
-from blip_core.tracking.provenance import provenance, read_lock, rebuilding, stale, who
-from blip_core.tracking.registry import Registry, open_registry
+from blip_core.tracking.provenance import MAKERS, provenance, read_lock, rebuilding, stale, who
+from blip_core.tracking.registry import Registry, open_registry, signature
 from blip_core.weights.checkpoint import model_hash
+from blip_core.weights.load import read_config
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 # that serving imports
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "pyarrow", "pydantic", "pyyaml", "pillow", "simplejpeg")
+OF_OTHERS = ("transformers", "httpx", "stamina")  # and of a model of others
 
 
 def register(
@@ -70,7 +74,7 @@ def register(
         if version is None:
             tags = {"model_hash": identity, "registered_by": who(root), "torch": installed("torch")}
             tags |= provenance(params.model_dump_json(), model=model, generation=generation, shards=shards, root=root)
-            files = rebuilding(params, root=root, gate=gate, compare=comparison)
+            files = rebuilding(params, root=root, gate=gate, compare=comparison) | {MAKERS: json.dumps(read_makers(generation))}
             version = registry.add(tags=tags, files=files, **package(model, params))
         registry.tag(version, {"gate": "passed"})
         _record(registry, version, evidence, verdict)
@@ -188,6 +192,7 @@ def package(model: Path, params: Params) -> dict[str, Any]:
     """What MLflow packs: the weights as they are (no pickle), blip_core, mlflow/serve.py, which joins them, and what a request may set."""
     settings, calibration = packed_settings(model, params), model.parent / CALIBRATION
     choose({}, settings)  # the defaults themselves must be within the limits of a request
+    packages = PACKAGES if {"model", "task_model"} & read_config(model).keys() else (*PACKAGES, *OF_OTHERS)
     image = base64.b64encode(example_image(params.ingest.images.min_side)).decode()
     return {
         "python_model": str(repository_file(SERVED)),
@@ -196,8 +201,22 @@ def package(model: Path, params: Params) -> dict[str, Any]:
         "model_config": settings.model_dump(mode="json"),
         "params": {**defaults(settings), "allow_path": True},
         "input_example": ([{"image": image, "text": "a grey square"}], {"task": "match"}),
-        "pip_requirements": [f"{name}=={installed(name).split('+')[0]}" for name in PACKAGES],
+        "pip_requirements": [f"{name}=={installed(name).split('+')[0]}" for name in packages],
     }
+
+
+def pack(model: Path, params: Params, out: Path) -> None:
+    """Write the folder that `mlflow models serve -m` takes, without a version: for a model of others, which no chain has measured.
+
+    ValueError for an adapter, as its base is not packed with it.
+    """
+    import mlflow
+
+    if base := read_config(model).get("base"):
+        raise ValueError(f"{model}: an adapter, which works where its base {base} lies and nowhere else; merge the two, and pack that")
+    packed = package(model, params)
+    with new_folder(out) as temporary:
+        mlflow.pyfunc.save_model(str(temporary), signature=signature(packed.pop("params")), **packed)
 
 
 def example_image(side: int) -> bytes:

@@ -1,7 +1,6 @@
 """Score web texts, synthetic captions and planted controls with the filters: slow, writes numbers. `calibrate` says what they mean
 and `assemble` chooses by them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,16 +13,16 @@ from blip_core.capfilt.chat import Terms
 from blip_core.capfilt.controls import plant
 from blip_core.capfilt.engine import Seen, make_tables
 from blip_core.capfilt.med import Filter, set_threads
-from blip_core.capfilt.pace import begin
+from blip_core.capfilt.pace import Maker, begin
 from blip_core.capfilt.pair_scores import PairScores, set_opinions
-from blip_core.capfilt.plugins import Fetch, Place, find_model, identify_filter, open_filter
+from blip_core.capfilt.plugins import Fetch, Place, describe_filter, find_model, identify_filter, open_filter
 from blip_core.capfilt.scoring import score_table
 from blip_core.compute.work import ANSWERS, publish, run_folder
 from blip_core.config.capfilt import ScoreConfig
 from blip_core.files.content import hash64
 from blip_core.tables.captions import CONTROLS, SCHEMA, read_table, table_paths
 from blip_core.tables.heldout import heldout_halves
-from blip_core.tables.manifest import content_hash
+from blip_core.tables.manifest import content_hash, read_makers
 from blip_core.tables.shards import ShardImages
 from blip_core.texts.screens import screened
 
@@ -55,7 +54,8 @@ def score(
     sizes = {path.name: num_candidates(generation / path.name, path) for path in table_paths(captions)}
     sizes[CONTROLS] = task.controls().num_rows
     make_tables(task, sizes, staged, cfg=cfg, name="score", unit="texts")
-    publish(staged, out, filters=identities)
+    words = [describe_filter(name, places[name], cfg.question) for name in cfg.filters]
+    publish(staged, out, filters=identities, makers=read_makers(captions) | dict(zip(identities, words, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ScoreTask:
     seed: int
     terms: Terms
 
-    def open(self) -> Callable[[str, Seen], pa.Table]:
+    def open(self) -> Maker:
         set_threads(self.cfg.threads)
         fetch = self.places.__getitem__
         filters = [
@@ -80,7 +80,7 @@ class ScoreTask:
             for name in self.cfg.filters
         ]
         begin(filters, self.terms)
-        return partial(self._scored, filters, ShardImages(self.shards, at_once=16))
+        return Maker(partial(self._scored, filters, ShardImages(self.shards, at_once=16)), filters)
 
     def _scored(self, filters: list[Filter], images: ShardImages, name: str, seen: Seen) -> pa.Table:
         # a table is read when its turn comes: all of them together may be larger than the memory

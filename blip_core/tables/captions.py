@@ -17,10 +17,11 @@ from blip_core.tables.manifest import read_manifest
 
 KEPT = "kept"
 CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
+WRITTEN = ("synthetic", "fused")  # sources: what captioners wrote
 VAL = "val"  # the held-out split that choices within the chain may look at; in an evaluation the folder of what was found on it
 SCREENS = ("boilerplate", "file_name", "markup", "repeats", "language")  # told by the text alone, see screens.py
 NO_TEXT = "missing_text"  # of a row without a text: its picture is there for a captioner
-DEGENERATE = ("empty", "marks", "refusal", "loop", "truncated", "overused")  # synthetic texts that are no captions, see choice.py
+DEGENERATE = ("empty", "marks", "refusal", "loop", "truncated", "overused")  # written texts that are no captions, see choice.py
 REASONS = (KEPT, "below_threshold", *DEGENERATE, "duplicate", "outranked", "source_off", NO_TEXT, *SCREENS)
 
 # what a further filter of an ensemble says of a text
@@ -36,9 +37,11 @@ SCHEMA = pa.schema(
         ("key", pa.string()),  # of the image in its shard
         ("image_id", pa.string()),  # identity of the picture: its captions are never each other's negatives
         ("text", pa.string()),
-        ("source", pa.string()),  # web | human | synthetic
+        ("source", pa.string()),  # web | human | synthetic: of the picture | fused: of a web text and a synthetic one
         ("round", pa.string()),  # in which the text appeared; "" at ingest
         ("candidate", pa.int32()),  # 0..N-1 within (key, source)
+        ("fused_web", pa.int32()),  # of a fused text: the candidate numbers of the two rows of its key that it is made of, the web text,
+        ("fused_synthetic", pa.int32()),  # and the synthetic text of its round
         ("model", pa.string()),  # content hash of the captioner that wrote it; "" for web and human
         ("sampler", pa.string()),
         ("seed", pa.int64()),
@@ -63,6 +66,22 @@ def caption_table(rows: list[dict[str, Any]]) -> pa.Table:
     """Rows to a table of SCHEMA; keys that a row lacks are null ("" for text columns)."""
     columns = {f.name: [r.get(f.name, "" if pa.types.is_string(f.type) else None) for r in rows] for f in SCHEMA}
     return pa.table(columns, schema=SCHEMA)
+
+
+def made_of(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The parents of a fused text for people, with what they say among the rows of its key; "" of any other text."""
+    if row["source"] != "fused":
+        return ""
+    texts = {(r["source"], r["round"], r["candidate"]): f" {r['text']!r}" for r in rows}
+    web, caption = ("web", "", row["fused_web"]), ("synthetic", row["round"], row["fused_synthetic"])
+    return f" of web#{web[-1]}{texts.get(web, '')} and synthetic {caption[1]}#{caption[-1]}{texts.get(caption, '')}"
+
+
+def makers_of(rows: list[dict[str, Any]], makers: dict[str, str]) -> dict[str, str]:
+    """Those of a folder's makers (`read_makers`) who wrote or judged one of these rows."""
+    seen = {row[name] for row in rows for name in ("model", "filter")}
+    seen |= {opinion["filter"] for row in rows for opinion in row.get("opinions") or ()}
+    return {identity: words for identity, words in makers.items() if identity in seen}
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -33,6 +33,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_makers(folder: Path) -> dict[str, str]:
+    """Who wrote and judged the texts of a sealed folder, in words, by content hash; empty of an ingested one."""
+    return read_manifest(folder).get("makers", {})
+
+
 def content_hash(folder: Path) -> str:
     """Identity of a sealed folder by what its files hold now, not by what the manifest says they held."""
     return _identity({name: sha256_file(folder / name) for name in read_manifest(folder)["files"]})

@@ -176,6 +176,9 @@ def provenance(params: str, *, model: Path, generation: Path, shards: Path, root
     }
 
 
+MAKERS = "makers.json"  # beside what rebuilds a version: who these are, in words
+
+
 def rebuilding(params: Params, *, root: Path, **further: Path) -> dict[str, str]:
     """Files that rebuild and explain a version, by name: what DVC reads, as it stood, and further JSON, as the gate's checks."""
     named = {name: root / name for name in ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc")}

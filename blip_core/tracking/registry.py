@@ -150,8 +150,8 @@ class Registry:
         about = Model(artifact_path=place, run_id=training, model_uuid=model_id, model_id=model_id)
         with tempfile.TemporaryDirectory(dir=self._work) as folder:
             if "python_model" in package:
-                signature = _signature(package.pop("params"))
-                mlflow.pyfunc.save_model(f"{folder}/model", mlflow_model=about, signature=signature, **package)
+                taken = signature(package.pop("params"))
+                mlflow.pyfunc.save_model(f"{folder}/model", mlflow_model=about, signature=taken, **package)
             else:
                 _save_plain(Path(folder) / "model", about, **package)
             self._client.log_model_artifacts(model_id, f"{folder}/model")
@@ -230,7 +230,7 @@ def fetch_model(uri: str, root: Path, folder: Path) -> Path:
         return registry.model(version, folder)
 
 
-def _signature(params: dict[str, str | int | float | bool]) -> "ModelSignature":
+def signature(params: dict[str, str | int | float | bool]) -> "ModelSignature":
     """Of mlflow/serve.py. All columns are optional, as each task reads and answers other ones."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema

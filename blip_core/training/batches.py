@@ -22,7 +22,7 @@ from blip_core.compute.pixels import normalize, read_picture, resize
 from blip_core.config.training import AugmentConfig, OptimConfig
 from blip_core.files.content import hash64
 from blip_core.runtime.cores import loading_workers
-from blip_core.tables.captions import each_table, kept
+from blip_core.tables.captions import WRITTEN, each_table, kept
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.step import Batch, MicroBatch, PixelBatch
@@ -68,9 +68,12 @@ class Rows:
 
 
 def batch_shares(rows: Rows, *, human: float, synthetic: float) -> dict[str, float]:
-    """Share of each source in a batch. A source that the rows lack leaves its share to the others of the crawl, then to all."""
-    crawl = {"web": (1 - human) * (1 - synthetic), "synthetic": (1 - human) * synthetic}
-    crawl = {s: share for s, share in crawl.items() if s in rows.by_source}
+    """Share of each source in a batch; synthetic and fused texts share theirs by their numbers.
+
+    A source that the rows lack leaves its share to the others of the crawl, then to all."""
+    written = {s: len(rows.by_source[s]) for s in WRITTEN if s in rows.by_source}
+    crawl = {"web": (1 - human) * (1 - synthetic)} if "web" in rows.by_source else {}
+    crawl |= {s: (1 - human) * synthetic * (num / sum(written.values())) for s, num in written.items()}
     if "human" not in rows.by_source:
         human = 0.0
     total = sum(crawl.values())

@@ -17,14 +17,14 @@ from typing import Any
 
 from blip_core.config.params import load_params
 from blip_core.files.atomic import new_folder
-from blip_core.tables.captions import KEPT, read_table
+from blip_core.tables.captions import KEPT, WRITTEN, read_table
 from blip_core.tables.manifest import content_hash, listed_hash
 from blip_core.tables.stopped import FILE as STOPPED
 from blip_core.tracking.provenance import Lock, git, maker, parse_lock, raw_data, read_lock
 from blip_core.versions.cache import Cache, open_cache, run_dvc
 
 FOLDER = "artifacts/generations"
-SOURCES = ("web", "human", "synthetic")
+SOURCES = ("web", "human", *WRITTEN)
 VALUES = ("dvc.lock", "params.yaml", "data.dvc", "labels", "columns")  # what brings a version back, but for the code
 
 
@@ -147,7 +147,7 @@ def kept_by_source(files: dict[str, Path]) -> dict[str, int]:
     """How many texts of each source a model may train on: by the manifest, or counted where that does not tell."""
     counts = json.loads(files["manifest.json"].read_text()).get("counts", {})
     if {"kept_web", "kept_synthetic", "texts_human"} <= counts.keys():
-        return {"web": counts["kept_web"], "human": counts["texts_human"], "synthetic": counts["kept_synthetic"]}
+        return {"web": counts["kept_web"], "human": counts["texts_human"], **{s: counts.get(f"kept_{s}", 0) for s in WRITTEN}}
     found: Counter[str] = Counter()
     for name, path in files.items():
         if name.endswith(".parquet"):

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from blip_core.capfilt.plugins import identify
-from blip_core.tables.captions import KEPT
+from blip_core.tables.captions import KEPT, makers_of
 from blip_core.tables.stopped import require_made
 from blip_core.tracking.champion import moves, withdrawn
-from blip_core.tracking.provenance import Lock, ancestry, maker, parse_lock, read_lock
+from blip_core.tracking.provenance import MAKERS, Lock, ancestry, maker, parse_lock, read_lock
 from blip_core.tracking.registry import PROVENANCE, Registry, open_registry
 from blip_core.versions.cache import open_cache
 from blip_core.versions.generations import FOLDER, Version, commits, fetched, files_of, here, known
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 TRAININGS = ("pretrain", "tune_captioner", "tune_filter")  # stages whose output is a model folder
-TEXT = ("text", "source", "round", "candidate", "model", "filter", "match", "reason")
+TEXT = ("text", "source", "round", "candidate", "fused_web", "fused_synthetic", "model", "filter", "match", "reason")
 # columns of blip_core/tables/captions.py
-LEARNED = ("key", "text", "source", "round", "candidate", "model", "filter", "itm", "itc", "match")
+LEARNED = ("key", "text", "source", "round", "candidate", "fused_web", "fused_synthetic", "model", "filter", "itm", "itc", "match")
 
 
 def of_model(spec: str, root: Path, *, name: str) -> dict[str, Any]:
@@ -90,6 +90,7 @@ def of_version(registry: Registry, version: "ModelVersion") -> dict[str, Any]:
         **parts,
         "captioner": tags.get("captioner", ""),
         "filter": tags.get("filter", ""),
+        "makers": json.loads(files.get(MAKERS, "{}")),
         "gate": {"result": tags.get("gate", ""), "checks": gate.get("checks", [])},
         "metrics": registry.metrics(version),
         "intervals": {k.removeprefix("metric."): v for k, v in sorted(tags.items()) if k.startswith("metric.")},
@@ -155,8 +156,9 @@ def _rebuilding_files(registry: Registry, version: "ModelVersion") -> dict[str, 
 def of_caption(key: str, root: Path, *, name: str) -> dict[str, Any]:
     """Every known version of a generation that has texts of this image, their fate there, and the models that trained on those kept.
 
-    {"key", "generations": [{"version", "workspace", "texts": [{…, "models": […]}]}], "elsewhere": versions whose files are not on this
-    machine}. Models are versions of the registered model `name`, and folders that some dvc.lock names.
+    {"key", "generations": [{"version", "workspace", "texts": [{…, "models": […]}], "makers": who wrote and judged them, in words, by
+    content hash}], "elsewhere": versions whose files are not on this machine}. Models are versions of the registered model `name`, and
+    folders that some dvc.lock names.
     """
     present, found, elsewhere = {(v.name, v.md5) for v in here(root)}, [], []
     trained = _trainings(root) + _registered(root, name)
@@ -168,7 +170,9 @@ def of_caption(key: str, root: Path, *, name: str) -> dict[str, Any]:
                 continue
             texts = [{**row, "models": _trained_on(row, version, trained)} for row in _texts(key, files)]
             if texts:
-                found.append({"version": str(version), "workspace": (version.name, version.md5) in present, "texts": texts})
+                about = {"version": str(version), "workspace": (version.name, version.md5) in present}
+                makers = json.loads(files["manifest.json"].read_text()).get("makers", {})
+                found.append({**about, "texts": texts, "makers": makers_of(texts, makers)})
     if not found:
         unseen = f"; not on this machine: {', '.join(elsewhere)} (`blip generations get` fetches one)" if elsewhere else ""
         raise ValueError(f"key {key!r} is in no known version of a generation{unseen}; keys read like web-000000012")

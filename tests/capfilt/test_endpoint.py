@@ -1,27 +1,31 @@
 """Models that servers have: what they answer is used, kept and paid for once, whatever the network and the server do."""
 
+import itertools
 import math
 import subprocess
 import sys
+import threading
 
 import httpx
 import pytest
 import yaml
 
-from blip_core.capfilt.chat import KEY, Address
+from blip_core.capfilt.chat import KEY, Address, Terms
 from blip_core.capfilt.completion import Likely
 from blip_core.capfilt.endpoint import log_odds
-from blip_core.capfilt.plugins import identify, identify_captioner, open_filter
+from blip_core.capfilt.fuse import FUSE, filled
+from blip_core.capfilt.pace import begin, paced
+from blip_core.capfilt.plugins import identify, identify_captioner, open_filter, open_fuser
 from blip_core.config.capfilt import EndpointConfig, WriterConfig
 from blip_core.stages.calibrate import calibrate
-from blip_core.stages.caption import caption
+from blip_core.stages.caption import caption, num_crawled
 from blip_core.stages.score import score
-from blip_core.tables.captions import read_table, read_tables
+from blip_core.tables.captions import read_table, read_tables, table_paths
 from blip_core.tables.manifest import content_hash
-from tests.support.chat_servers import llama_server, make_llava, transformers_server
+from tests.support.chat_servers import hostile_server, llama_server, make_llava, transformers_server
 from tests.support.endpoints import LIMITS, PICTURES, QUESTION, SAMPLER, judge, lines, named, write
 from tests.support.fault_proxy import FaultProxy, Rule
-from tests.support.processes import wait_until
+from tests.support.processes import HANG, wait_until
 from tests.support.small import ROOT, small_values
 from tests.support.vlms import make_folder
 
@@ -111,7 +115,7 @@ def test_a_round_by_a_server_stops_at_its_budget_and_goes_on(llama, ingested, pa
         ingested / "shards",
         ingested / "heldout",
     )
-    writer = WriterConfig(captioner=name, prompt="Say it.", sentences="all", sampler=SAMPLER, num_candidates=1)
+    writer = WriterConfig(captioner=name, prompt="Say it.", fuses=None, sentences="all", sampler=SAMPLER, num_candidates=1)
 
     def run(out, **limits):
         cfg = params.caption.model_copy(update={"writers": (writer,), "endpoint": EndpointConfig(**LIMITS | limits)})
@@ -145,10 +149,35 @@ def test_a_round_by_a_server_stops_at_its_budget_and_goes_on(llama, ingested, pa
     assert outs[0].exists()
 
 
+def test_a_server_fuses_texts(llama, tmp_path):
+    """It sees both texts and no picture."""
+    llama.breaks()
+    fuser = open_fuser(named(llama.port), tmp_path, prompt=None, precision="fp32", fetch=None)
+    begin([fuser], Terms(EndpointConfig(**LIMITS), tmp_path, "r"))
+    sampler, pair = SAMPLER.model_copy(update={"top_k": 1}), ("Anna in Rome, 2019", "a red ball")
+
+    def work(keys, prepared):
+        return fuser.captions(prepared, keys, sampler, seed=1, num_candidates=1, first=0)
+
+    for _ in range(2):
+        [(_, [[found]])] = paced(fuser, lambda _: fuser.prepare_pair(*pair), work, ["k"], batch_size=4, table="t")
+        assert posts(llama) == 1  # of the second time none
+    body = {"messages": [{"role": "user", "content": filled(FUSE, *pair)}], "temperature": 0, "max_tokens": sampler.max_tokens}
+    answer = httpx.post(f"http://127.0.0.1:{llama.port}/v1/chat/completions", json=body, timeout=60).json()
+    assert found.text == answer["choices"][0]["message"]["content"]
+
+
 def test_a_killed_run_goes_on_row_by_row(llama, ingested, tmp_path):
     """In the middle of a table: at most what was in flight is asked twice."""
     values = small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    writer = {"captioner": named(llama.port), "prompt": None, "sentences": "all", "num_candidates": 1, "sampler": SAMPLER.model_dump()}
+    writer = {
+        "captioner": named(llama.port),
+        "prompt": None,
+        "fuses": None,
+        "sentences": "all",
+        "num_candidates": 1,
+        "sampler": SAMPLER.model_dump(),
+    }
     values["caption"] |= {"writers": [writer], "endpoint": LIMITS}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-c", CAPTIONS, tmp_path, ingested]
@@ -163,6 +192,30 @@ def test_a_killed_run_goes_on_row_by_row(llama, ingested, tmp_path):
     subprocess.run(command, cwd=ROOT, check=True)
     made = read_tables(tmp_path / "captions")
     assert len(lines(answers)) == len(made) and posts(llama) < len(made) - 20 + LIMITS["in_flight"]
+
+
+def test_the_next_table_is_asked_for_while_the_last_answers_of_this_one_come_in(ingested, params, tmp_path):
+    """So many questions as the first table has, and the last of them has its answer when a further one was asked."""
+    g0 = ingested / "generations/g0"
+    sizes = [size for path in table_paths(g0) if (size := num_crawled(path))]
+    assert len(sizes) > 1
+    asked, next_table = itertools.count(1), threading.Event()
+
+    def answer():
+        number = next(asked)
+        if number == sizes[0]:
+            next_table.wait(HANG)
+        if number > sizes[0]:
+            next_table.set()
+        return 200, {}, b'{"model": "m", "choices": [{"message": {"content": "a dog"}}]}'
+
+    with hostile_server(answer) as server:
+        writer = {"captioner": named(server.port, "m"), "num_candidates": 1, "sampler": SAMPLER}
+        writers = (params.caption.writers[0].model_copy(update=writer),)
+        cfg = params.caption.model_copy(update={"writers": writers, "endpoint": EndpointConfig(**LIMITS)})
+        caption(tmp_path, g0, ingested / "shards", ingested / "gates/g0.json", tmp_path / "out", round="r1", cfg=cfg, seed=3, work=tmp_path)
+        assert server.asked == sum(sizes) == read_tables(tmp_path / "out").num_rows
+    assert not [name for name in (thread.name for thread in threading.enumerate()) if name.startswith(("table", "read-ahead"))]
 
 
 def test_a_key_goes_to_the_server_alone(tmp_path, monkeypatch):
@@ -196,7 +249,7 @@ def test_names_that_are_no_address():
 def test_a_sampler_that_no_server_knows_is_refused():
     with pytest.raises(ValueError, match=r"name is beam, expected nucleus; repetition_penalty is 1.1, expected 1.0"):
         sampler = SAMPLER.model_copy(update={"name": "beam", "repetition_penalty": 1.1})
-        WriterConfig(captioner="openai:http://h#m", prompt=None, sentences="all", sampler=sampler, num_candidates=1)
+        WriterConfig(captioner="openai:http://h#m", prompt=None, fuses=None, sentences="all", sampler=sampler, num_candidates=1)
 
 
 def test_the_server_of_transformers_writes_one_text_at_a_time_and_can_not_judge(tmp_path):

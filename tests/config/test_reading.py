@@ -64,7 +64,7 @@ def test_a_folder_is_no_file_of_values(tmp_path):
         ({"assemble.threshold.web": 0.7}, r"assemble.threshold.web: unknown key; did you mean assemble: \{threshold: \{web: …\}\}\?"),
         ({"pretrain.optim.stepz": 9}, r"stepz: unknown key; did you mean pretrain: \{optim: \{steps: …\}\}\?"),
         ({"zzz.zzz": 9}, "zzz.zzz: unknown key$"),
-        ({"assemble": {"threshold": {"wbe": 1}}}, "assemble.threshold.wbe: Input should be 'web' or 'synthetic'"),
+        ({"assemble": {"threshold": {"wbe": 1}}}, "assemble.threshold.wbe: Input should be 'web', 'synthetic' or 'fused'"),
         ({"assemble": {"threshold": {"web": 1.8}}}, "assemble: threshold.web is 1.8, but match is a probability; expected 0 to 1"),
         ({"assemble": {"score": "itc", "threshold": {"web": -1.5}}}, "threshold.web is -1.5, but itc is a cosine; expected -1 to 1"),
         ({"assemble": {"threshold": {"web": float("nan")}}}, "threshold.web is nan"),

@@ -151,6 +151,7 @@ def test_retention(round_of):
         "kept": 1.0,
         "kept_weighted": 1.0,
         "kept_at_image": 2 / 4,
+        "at_image_by": {"web": 2 / 4, "synthetic": 1 / 4, "fused": 0.0},
         "in_synthetic": 1 / 2,
         "lost": 0,
         "most_lost": None,
@@ -217,7 +218,7 @@ def test_a_generation_without_kept_or_synthetic_texts(tmp_path):
         seal(tmp_path / "g1", {"web-00000": rows}, rule=as_applied()),
     )
     found = describe_round(*folders, CFG)
-    assert found["diversity"] == {"sample_words": 0, **{source: {"texts": 0} for source in ("web", "synthetic", "human")}}
+    assert found["diversity"] == {"sample_words": 0, **{source: {"texts": 0} for source in ("web", "synthetic", "fused", "human")}}
     assert found["retention"]["rare"]["kept"] == 0.0 and found["retention"]["added_by_synthetic"] == {"words": 0, "most": []}
 
 

@@ -228,6 +228,8 @@ def test_metrics_and_manifest_say_what_was_done(tmp_path):
     assert metrics == {
         "images": 4,
         "texts_human": 2,
+        "candidates_fused": 0,
+        "kept_fused": 0,
         "candidates_web": 4,
         "kept_web": 2,
         "noise_web": 0.5,

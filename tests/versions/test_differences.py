@@ -13,17 +13,17 @@ REASONS = ("kept", "kept", "below_threshold", "duplicate")
 
 
 def rows(seed: int, num: int = 200) -> list[dict]:
-    """Web, human and synthetic texts of many images; a seed changes decisions, texts and which candidates there are."""
+    """Texts of each source and many images; a seed changes decisions, texts and which candidates there are."""
     draw = random.Random(seed)
     found = []
     for n in range(num):
         key = f"web-{n:04}"
-        for source, candidates in (("web", 1), ("human", n % 2), ("synthetic", draw.randrange(3))):
+        for source, candidates in (("web", 1), ("human", n % 2), ("synthetic", draw.randrange(3)), ("fused", draw.randrange(2))):
             for candidate in range(candidates):
                 text = f"{source} {n} {candidate} {draw.randrange(2) if source != 'human' else ''}"
                 reason = "kept" if source == "human" else draw.choice(REASONS)
                 row = {"key": key, "image_id": key, "text": text, "source": source, "candidate": candidate, "reason": reason}
-                found.append(row | {"round": "r1" if source == "synthetic" else ""})
+                found.append(row | {"round": "r1" if source in ("synthetic", "fused") else ""})
     draw.shuffle(found)
     return found
 
@@ -40,7 +40,7 @@ def write(folder: Path, texts: list[dict], *, shards: int) -> dict[str, Path]:
 def plainly(before: list[dict], after: list[dict]) -> dict[str, dict[str, int]]:
     old, new = ({(r["key"], r["source"], r["candidate"]): r for r in texts if r["reason"] == "kept"} for texts in (before, after))
     counts = {}
-    for source in ("web", "human", "synthetic"):
+    for source in ("web", "human", "synthetic", "fused"):
         a, b = ({k for k in texts if k[1] == source} for texts in (old, new))
         same = {k for k in a & b if old[k]["text"] == new[k]["text"]}
         counts[source] = {"before": len(a), "after": len(b), "added": len(b - a), "dropped": len(a - b)}

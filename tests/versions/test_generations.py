@@ -33,10 +33,10 @@ def test_every_version_is_listed_with_what_it_keeps(team):
     second = done("git", "rev-parse", "HEAD", cwd=team).strip()
     assert set(rows) == {"g0@ds/g1", "g1@ds/g1", f"g1@{second[:9]}"}
     first = rows["g1@ds/g1"]
-    assert first["kept"] == {"web": 5, "human": 1, "synthetic": 3} and first["gate"] == "passed" and not first["workspace"]
+    assert first["kept"] == {"web": 5, "human": 1, "synthetic": 3, "fused": 0} and first["gate"] == "passed" and not first["workspace"]
     now = rows[f"g1@{second[:9]}"]
-    assert now["kept"] == {"web": 3, "human": 1, "synthetic": 3} and now["rev"] == second and now["workspace"]
-    assert rows["g0@ds/g1"]["kept"] == {"web": NUM, "human": 1, "synthetic": 0} and rows["g0@ds/g1"]["gate"] == ""
+    assert now["kept"] == {"web": 3, "human": 1, "synthetic": 3, "fused": 0} and now["rev"] == second and now["workspace"]
+    assert rows["g0@ds/g1"]["kept"] == {"web": NUM, "human": 1, "synthetic": 0, "fused": 0} and rows["g0@ds/g1"]["gate"] == ""
     size = sum(p.stat().st_size for p in (team / "artifacts/generations/g1").iterdir())
     assert now["bytes"] == size
     table = verb("generations", cwd=team).splitlines()
