@@ -19,6 +19,7 @@ from blip_core.files.content import hash64
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import named_split
 from blip_core.intake.formats.columns import FILES, column, text_columns, texts_in, without_number
+from blip_core.tasks.embedded import Embedded
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, facts_of, no_file, read_rows, row_files
 from blip_core.tasks.task import Example, SetAside, checked
@@ -52,7 +53,7 @@ def read_captioned(folder: Path, split: str) -> tuple[list[Captioned], list[SetA
 
 def grouped(rows: list[tuple[str, Row]], pictures: Pictures, columns: tuple[str, ...], aside: list[SetAside]) -> list[Captioned]:
     """One example of each picture, which stands in the first of these columns that a row has. What can't be used joins `aside`."""
-    found: dict[Path, Captioned] = {}
+    found: dict[Path | Embedded, Captioned] = {}
     for where, row in rows:
         try:
             example = _captioned(row, pictures, columns)
@@ -103,9 +104,12 @@ def rows_of(folder: Path, split: str, files: dict[Path, str | None]) -> tuple[li
 def _captioned(row: Row, pictures: Pictures, columns: tuple[str, ...]) -> Captioned:
     """Rejected says what the row lacks."""
     names = list(row)
-    file, written = column(names, columns), text_columns(names)
+    held = [name for name in names if isinstance(row[name], Embedded)]
+    file, written = column(held, columns) or column(names, columns), text_columns(names)
     value = row[file] if file else None
-    if "filename" in row and isinstance(row.get("filepath"), str):  # Karpathy's lists have the folder apart
+    if (
+        not isinstance(value, Embedded) and "filename" in row and isinstance(row.get("filepath"), str)
+    ):  # Karpathy's lists have the folder apart
         value = f"{row['filepath']}/{row['filename']}"
     if value in (None, "") or not written:
         lacking = f"{pictures.kind} ({', '.join(columns[:3])}, ...)" if written else "caption (caption, captions, text, ...)"

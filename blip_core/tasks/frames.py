@@ -19,6 +19,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import is_image_name
 from blip_core.intake.walk import is_hidden
 from blip_core.pictures.images import check_size
+from blip_core.tasks.embedded import Embedded
 from blip_core.tasks.pictures import LIMITS, read_pixels
 
 # playlists (HLS, ffconcat, SDP) are none of these: they make FFmpeg open other files and addresses
@@ -43,8 +44,10 @@ def midpoints(length: int, count: int) -> list[int]:
     return [(2 * part + 1) * length // (2 * count) for part in range(count)]
 
 
-def read_frames(path: Path, count: int, keep: Keep) -> Frames:
+def read_frames(path: Path | Embedded, count: int, keep: Keep) -> Frames:
     """`keep` makes of each frame what stays in memory. Rejected when one that is wanted can't be decoded. ValueError without PyAV."""
+    if isinstance(path, Embedded):
+        raise Rejected("not_an_image", "a video that stands in the table itself is not read; write it to a file, and name that")
     return _of_folder(path, count, keep) if path.is_dir() else _of_file(path, count, keep)
 
 

@@ -15,6 +15,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import is_image_name
 from blip_core.intake.walk import Below, below
 from blip_core.pictures.images import admit
+from blip_core.tasks.embedded import Embedded, read_bytes
 
 # what a task's own files may hold; they were chosen by people, so that small and long ones are let in
 LIMITS = ImageLimits(min_side=1, max_side=16384, max_pixels=40_000_000, max_aspect=1000.0, max_bytes=1 << 25)
@@ -38,8 +39,10 @@ class Pictures:
         """Paths below the folder, each with what a row may say for it."""
         return ((name, keys_of(name)) for name in task_files(self.folder).shown if is_image_name(name))
 
-    def find(self, value: object) -> Path:
+    def find(self, value: object) -> Path | Embedded:
         """Rejected where there is none, or more than one. Of several that a name fits, it is that whose folders are those of the row."""
+        if isinstance(value, Embedded):
+            return value
         if isinstance(value, dict) and not value.get("bytes"):  # as the library datasets names a file
             value = value.get("path")
         if isinstance(value, dict | bytes):
@@ -89,6 +92,7 @@ def keys_of(name: str) -> list[str]:
     return [name, str(path.with_suffix("")), path.name, path.stem, *([f"#{int(number[1])}"] if number else [])]
 
 
-def read_pixels(path: Path) -> np.ndarray:
+def read_pixels(picture: Path | Embedded) -> np.ndarray:
     """uint8 H x W x 3, turned as its EXIF says. Rejected when it is none, damaged, or beyond LIMITS."""
-    return admit(path.read_bytes(), LIMITS, short_side=None, quality=90, format="keep").pixels
+    data = read_bytes(picture) if isinstance(picture, Embedded) else picture.read_bytes()
+    return admit(data, LIMITS, short_side=None, quality=90, format="keep").pixels

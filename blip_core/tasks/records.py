@@ -15,6 +15,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import split_of_name
 from blip_core.intake.formats.columns import plain
 from blip_core.intake.formats.rows import kind_of, open_table, scan
+from blip_core.tasks.embedded import Embedded, rows_with_pictures
 from blip_core.tasks.pictures import Pictures, task_files
 from blip_core.tasks.task import E, SetAside
 
@@ -85,8 +86,9 @@ def examples_of(
 
 
 def first_of(row: Row, names: tuple[str, ...]) -> Any:
-    """The first of these columns that holds anything; None when none does."""
-    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
+    """The first of these columns that holds anything, one with a picture itself before all; None when none does."""
+    found = [row[name] for name in names if row.get(name) not in (None, "")]
+    return next((value for value in found if isinstance(value, Embedded)), found[0] if found else None)
 
 
 def facts_of(row: Row, used: tuple[str, ...]) -> Row:
@@ -115,7 +117,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Row | Rejected]]:
         try:
             table = open_table(file)
             names = _class_names(file) if table.kind == "parquet" else {}
-            for found in scan(table):
+            for found in rows_with_pictures(table) if table.kind == "parquet" else scan(table):
                 yield f"{file}:{found.line}", _with_names(found.values, names)
         except Rejected as e:
             yield str(file), e

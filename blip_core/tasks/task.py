@@ -17,6 +17,7 @@ from blip_core.compute.pixels import load_pixels
 from blip_core.files.rejected import Rejected
 from blip_core.model.blip import Blip
 from blip_core.model.network import Network
+from blip_core.tasks.embedded import Embedded
 from blip_core.tasks.pictures import read_pixels
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.step import Objective
@@ -27,7 +28,7 @@ class Example:
     """One thing to learn from or to be measured on. `facts`: the other columns of its row, for slices."""
 
     id: str
-    pictures: tuple[Path, ...]
+    pictures: tuple[Path | Embedded, ...]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -116,10 +117,10 @@ class KeepingTask(TunedTask[E], Protocol[E]):
 
 def checked(examples: list[E], aside: list[SetAside]) -> tuple[list[E], list[SetAside]]:
     """Without the examples whose pictures can't be decoded; each picture is looked at once."""
-    faults: dict[Path, Rejected] = {}
-    for path in {p for e in examples for p in e.pictures}:
-        if fault := _fault(path):
-            faults[path] = fault
+    faults: dict[Path | Embedded, Rejected] = {}
+    for picture in dict.fromkeys(p for e in examples for p in e.pictures):  # in order, for those of a table
+        if fault := _fault(picture):
+            faults[picture] = fault
     kept = []
     for example in examples:
         bad = next((p for p in example.pictures if p in faults), None)
@@ -130,9 +131,9 @@ def checked(examples: list[E], aside: list[SetAside]) -> tuple[list[E], list[Set
     return kept, aside
 
 
-def _fault(path: Path) -> Rejected | None:
+def _fault(picture: Path | Embedded) -> Rejected | None:
     try:
-        read_pixels(path)
+        read_pixels(picture)
     except Rejected as e:
         return e
     return None

@@ -19,6 +19,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import FILES, is_image_name
 from blip_core.intake.walk import below
 from blip_core.tasks.captioned import rows_of
+from blip_core.tasks.embedded import Embedded
 from blip_core.tasks.frames import read_frames
 from blip_core.tasks.pictures import Pictures, keys_of, task_files
 from blip_core.tasks.records import Row, row_files, split_of
@@ -48,7 +49,7 @@ class Videos(Pictures):
             yield name, own
 
 
-def video_pixels(path: Path, frames: int, size: int) -> list[np.ndarray]:
+def video_pixels(path: Path | Embedded, frames: int, size: int) -> list[np.ndarray]:
     """Frames as the model sees them: uint8 size x size x 3 each."""
     return read_frames(path, frames, lambda frame: resized(frame, size)).pixels
 
@@ -80,7 +81,7 @@ def caption_rows(folder: Path, split: str) -> tuple[list[tuple[str, Row]], list[
     return rows_of(folder, split, {p: said for p, said in files.items() if said == split} or files)
 
 
-def _length(path: Path, frames: int) -> int | Rejected:
+def _length(path: Path | Embedded, frames: int) -> int | Rejected:
     try:
         return read_frames(path, frames, lambda frame: frame[:0]).length
     except Rejected as e:

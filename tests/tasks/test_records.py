@@ -3,14 +3,10 @@
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from blip_core.config.tasks import ClassifyConfig
 from blip_core.files.rejected import Rejected
-from blip_core.tasks.classify import ClassifyTask
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.vqa import PICTURE, questions
 
@@ -78,16 +74,6 @@ def test_what_systems_leave_behind_is_no_picture(folder):
     (folder / "__MACOSX/cats").mkdir(parents=True)
     (folder / "__MACOSX/cats/._1.jpg").write_bytes(b"no picture")
     assert Pictures(folder).find(1) == folder / "cats/1.jpg"
-
-
-def test_classes_of_a_parquet_are_known_by_their_names_and_a_picture_in_it_is_told_without_its_bytes(folder):
-    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
-    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    schema = pa.schema({"image": image, "label": pa.int64()}, {"huggingface": json.dumps({"info": {"features": features}})})
-    rows = [{"image": {"bytes": None, "path": "dogs/2.jpg"}, "label": 1}, {"image": {"bytes": JPEG, "path": None}, "label": 0}]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "test.parquet")
-    [found], [aside] = ClassifyTask().read(folder, "test", ClassifyConfig(kind="classify"))
-    assert found.labels == ("dog",) and "write it to a file" in aside.detail and len(aside.detail) < 300
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
