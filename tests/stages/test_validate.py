@@ -219,7 +219,7 @@ def test_the_message_says_what_was_found_what_is_allowed_and_where_to_look(world
     assert lines[0].startswith(f"{world.root / 'g0'} does not keep its contract: 4 of ")
     assert "  images_val: 2, expected at least 3 (held-out images (val) with a kept text)" in lines
     place = "in web-00000.parquet, row 2, key web-2"
-    assert f"  source: 1, expected 0 rows (rows whose source is none of web, human, synthetic; e.g. robot {place})" in lines
+    assert f"  source: 1, expected 0 rows (rows whose source is none of web, human, synthetic, fused; e.g. robot {place})" in lines
     assert any(line.startswith("  place: 1, expected 0 rows") and line.endswith(f"('generation/web', 'robot') {place})") for line in lines)
     assert "section validate of params.yaml" in lines[-2]
     assert lines[-1] == f"Data Docs: {world.docs / 'index.html'}"
