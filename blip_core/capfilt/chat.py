@@ -175,7 +175,7 @@ class Chat:
         }
         tokens = answer.usage.total_tokens if answer.usage else None
         ledger.add(found, tokens or 0)
-        self.budget.spend(tokens)
+        self.budget.require_told(tokens)  # what came is kept first
         return list(found)
 
     def _persistently(self, body: dict[str, Any]) -> Completion:
@@ -219,7 +219,9 @@ class Chat:
         finally:
             if not answered:
                 self.budget.give_back()
-        return self._read(response, body) if answered else self._refused(response)
+        answer = self._read(response, body) if answered else self._refused(response)
+        self.budget.spend(answer.usage.total_tokens if answer.usage else 0)  # before the slot is another's
+        return answer
 
     def _read(self, response: httpx.Response, body: dict[str, Any]) -> Completion:
         try:

@@ -80,9 +80,12 @@ class Budget:
         with self.lock:
             self.requests -= 1
 
-    def spend(self, tokens: int | None) -> None:
-        """The tokens of an answer, as the server says. Halt where it doesn't, and they are to be counted."""
+    def spend(self, tokens: int) -> None:
+        """What an answer took, as the server says."""
+        with self.lock:
+            self.tokens += tokens
+
+    def require_told(self, tokens: int | None) -> None:
+        """Halt where tokens are to be counted, and the server does not say how many an answer took."""
         if tokens is None and "max_tokens_total" in self.left:
             raise Halt("endpoint.max_tokens_total: the server says of no answer how many tokens it took; set endpoint.max_requests instead")
-        with self.lock:
-            self.tokens += tokens or 0
