@@ -1,7 +1,6 @@
 """How an exported data set lies on disk: a writer for each format, a context manager with `write(split, stem, items)` for one shard."""
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any, Self, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blip_core.files.tars import add_sample
 from blip_core.pictures.containers import kind_of
 from blip_core.tables.captions import KEPT, SCREENS
 
@@ -136,10 +136,8 @@ class WebDatasetWriter(_ShardWriter):
             for item in items:
                 facts = {"key": item.key, "image_id": item.image_id, "width": item.width, "height": item.height}
                 facts |= {"sha256": hashlib.sha256(item.data).hexdigest(), "caption": item.texts, "candidates": json.dumps(item.candidates)}
-                for end, data in ((kind_of(item.data), item.data), ("txt", item.first.encode()), ("json", json.dumps(facts).encode())):
-                    info = tarfile.TarInfo(f"{item.key}.{end}")
-                    info.size, info.mode = len(data), 0o644
-                    tar.addfile(info, io.BytesIO(data))
+                members = {kind_of(item.data): item.data, "txt": item.first.encode(), "json": json.dumps(facts).encode()}
+                add_sample(tar, item.key, members)
 
 
 class ImageFolderWriter(_Writer):

@@ -1,6 +1,5 @@
 """A shard in img2dataset's layout: NNNNN.tar of pictures, texts and JSON, NNNNN.parquet of all rows, NNNNN_stats.json."""
 
-import io
 import json
 import tarfile
 from collections import Counter
@@ -16,6 +15,7 @@ from blip_core.fetch.rows import Wanted
 from blip_core.fetch.spool import Spool
 from blip_core.files.atomic import new_file
 from blip_core.files.content import write_json
+from blip_core.files.tars import add_sample
 from blip_core.pictures.containers import KINDS, kind_of
 
 SCHEMA = pa.schema(
@@ -93,13 +93,9 @@ def _row(wanted: Wanted, outcome: Outcome, key: str) -> dict[str, Any]:
 
 
 def _add(tar: tarfile.TarFile, row: dict[str, Any], wanted: Wanted, data: bytes) -> None:
-    """The members in img2dataset's order, without times or owners."""
+    """The members in img2dataset's order."""
     about = json.dumps({**row, **_renamed(wanted.rest)}, ensure_ascii=False, default=str)
-    members = {kind_of(data): data, "txt": _writable(wanted.text), "json": _writable(about)}
-    for end, content in members.items():
-        member = tarfile.TarInfo(f"{row['key']}.{end}")
-        member.size = len(content)
-        tar.addfile(member, io.BytesIO(content))
+    add_sample(tar, row["key"], {kind_of(data): data, "txt": _writable(wanted.text), "json": _writable(about)})
 
 
 def _writable(text: str) -> bytes:

@@ -4,7 +4,6 @@ Each image has its own random generator, by (seed, part, number): changing the s
 """
 
 import hashlib
-import io
 import json
 import tarfile
 from collections import Counter
@@ -18,6 +17,7 @@ import pyarrow as pa
 
 from blip_core.config.sample import SampleConfig, WebKind
 from blip_core.files.content import write_json
+from blip_core.files.tars import add_sample
 from blip_core.sample.files import jpeg, whole_folder
 from blip_core.sample.scene_texts import human_captions, is_true, web_text
 from blip_core.sample.scenes import IMAGE_SIDE, Scene, draw_scene, render, scene_to_json
@@ -164,12 +164,8 @@ def _stats(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _add_pair(tar: tarfile.TarFile, row: dict[str, Any], pair: _WebPair) -> None:
-    """The members in img2dataset's order, without times or owners."""
-    members = {"jpg": pair.jpeg, "txt": pair.text.encode(), "json": json.dumps(row, indent=4).encode()}
-    for extension, content in members.items():
-        member = tarfile.TarInfo(f"{row['key']}.{extension}")
-        member.size = len(content)
-        tar.addfile(member, io.BytesIO(content))
+    """The members in img2dataset's order."""
+    add_sample(tar, row["key"], {"jpg": pair.jpeg, "txt": pair.text.encode(), "json": json.dumps(row, indent=4).encode()})
 
 
 def _truth(key: str, kind: str, text_true: bool, scene: Scene) -> dict[str, Any]:
