@@ -77,7 +77,7 @@ def gate(
     else:
         rule = Rule(assemble_cfg, read_calibrations(calibration))
         facts, sliced = _facts(generation, scores, Columns(columns, [s.column for s in cfg.slices]), cfg=cfg, rule=rule)
-        facts |= _judged_facts(generation, scores, labels, cfg=cfg, rule=rule)
+        facts |= _judged_facts(generation, labels, candidates=parents["scores"], cfg=cfg, rule=rule)
         nothing = kept_nothing(table_paths(generation), facts, rule=rule)
         results = check(_suites(generation, shards, facts, sliced, cfg=cfg, rule=rule), docs=replace(docs, notes=nothing))
         write_json({name: facts[fact] for name, fact in SUMMARY.items() if fact in facts}, out_summary)
@@ -126,10 +126,10 @@ def _facts(generation: Path, scores: Path, columns: Columns, *, cfg: GateConfig,
     return facts | _noise_facts(noise) | sliced.facts, sliced.limits
 
 
-def _judged_facts(generation: Path, scores: Path, labels: Path, *, cfg: GateConfig, rule: Rule) -> dict[str, float]:
-    """What people's labels say of the kept texts. Labels of other candidates stand for nothing here, and are counted."""
+def _judged_facts(generation: Path, labels: Path, *, candidates: str, cfg: GateConfig, rule: Rule) -> dict[str, float]:
+    """What people's labels say of the kept texts. Labels of others than `candidates`, a content hash, count for nothing, and are told."""
     found = read_labels([labels])
-    said = drawn_for(found, generation=listed_hash(generation), scores=content_hash(scores))
+    said = drawn_for(found, generation=listed_hash(generation), scores=candidates)
     facts: dict[str, float] = {"labels": len(said), "labels_elsewhere": len(found) - len(said)}
     noise = judged_noise(said, generation, score=rule.cfg.score, confidence=cfg.confidence, min_labels=cfg.min_labels) if said else {}
     for source, n in noise.items():

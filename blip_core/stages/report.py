@@ -67,9 +67,7 @@ def report(
         write_report(TITLE, sections, temporary, drawn=drawn)
         for r in found.rounds if cfg.review else ():
             sheet = temporary / f"review-{r}.html"
-            write_sheet(
-                found.generation(params.rounds[r].next), artifacts / "shards", sheet, count=cfg.review, around=None, seed=params.seed
-            )
+            write_sheet(found.generation(params.rounds[r].next), artifacts / "shards", sheet, count=cfg.review, seed=params.seed)
 
 
 def _in_short(found: Findings) -> Section:

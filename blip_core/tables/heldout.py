@@ -23,17 +23,17 @@ class Picture:
 def heldout_pictures(heldout: Path, split: str) -> list[Picture]:
     """The pictures of a held-out split, val or test, in order of key."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for table in heldout_tables(heldout, split):
-        for row in table.select(["key", "image_id", "text", "shard"]).to_pylist():
+    for table in heldout_tables(heldout, split, ["key", "image_id", "text"]):
+        for row in table.to_pylist():
             groups[row["key"]].append(row)
     return [Picture(rows[0]["shard"], key, rows[0]["image_id"], [r["text"] for r in rows]) for key, rows in sorted(groups.items())]
 
 
-def heldout_tables(heldout: Path, split: str) -> Iterator[pa.Table]:
-    """The caption tables of a held-out split, with `shard`."""
+def heldout_tables(heldout: Path, split: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The caption tables of a held-out split, with `shard`. `columns`: those that are read; None reads all."""
     for path in table_paths(heldout):
         if path.stem.startswith(f"{split}-"):
-            table = read_table(path)
+            table = read_table(path, columns)
             yield table.append_column("shard", pa.array([path.stem] * table.num_rows, pa.string()))
 
 

@@ -80,7 +80,7 @@ class Columns:
     def of_pictures(self, tables: Iterable[pa.Table]) -> dict[str, dict[str, Any]]:
         """By column, the value of each picture by its key; of texts that differ, the first counts."""
         found: dict[str, dict[str, Any]] = {name: {} for name in self.names}
-        for table in tables:
+        for table in tables if self.names else ():  # none is read where nothing is asked
             keys = table["key"].to_pylist()
             for name, values in self.of(table).items():
                 found[name] = dict(zip(reversed(keys), reversed(values), strict=True)) | found[name]
