@@ -12,15 +12,14 @@ import torch
 from blip_core.config.tasks import CaptioningConfig, RetrievalConfig
 from blip_core.evaluation.metrics import caption_scores
 from blip_core.sample.captioned import write_captioned
-from blip_core.stages.evaluate_task import evaluate_task
-from blip_core.stages.tune_task import tune_task
 from blip_core.tasks.captioned import read_captioned
 from blip_core.tasks.kinds import KINDS
 from blip_core.training.batches import normalize
 from blip_core.training.objectives import CaptionObjective, PretrainObjective
 from blip_core.training.step import Batch, TaskBatch
-from blip_core.weights.checkpoint import load_model, new_model, save_model
+from blip_core.weights.checkpoint import load_model
 from tests.support.small import small_params
+from tests.support.task_runs import tuned_and_measured
 
 OPTIM = {"steps": 60, "batch_size": 8, "lr": 3e-3, "max_tokens": 20, "checkpoint_every": 60, "log_every": 5, "precision": "fp32"}
 EVERY = {"optim": OPTIM, "measure": {"bootstrap": 50, "precision": "fp32", "batch_size": 5}}
@@ -122,18 +121,8 @@ def test_a_batch_gives_the_losses_of_pretraining_on_the_same_pairs(data, model, 
         assert got.keys() == expected.keys() and all(torch.equal(got[k], expected[k]) for k in got)
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, model_cfg, tokenizer):
-    folder = tmp_path_factory.mktemp("base") / "g0"
-    save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, folder, prompt="there is ", max_tokens=20, precision="fp32")
-    return folder
-
-
 def run(base, data, out, cfg):
-    paths = dict(out=out / "model", out_history=out / "history.csv", out_metrics=out / "tuned.json", work=out / "work")
-    tune_task("t", base, data, **paths, cfg=cfg, seed=0)
-    evaluate_task("t", base, out / "model", data, out / "found", out / "metrics.json", cfg=cfg, params=small_params(), seed=0)
-    found = json.loads((out / "metrics.json").read_text())
+    found = tuned_and_measured("t", base, data, out, cfg)
     assert found["draws"].keys() == set(cfg.METRICS)  # what the chain may judge by
     return found
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from blip_core.config.tasks import ClassifyConfig
 from blip_core.sample.classes import write_classes
 from blip_core.sample.scenes import SHAPES
-from blip_core.stages.evaluate_task import evaluate_task, resampled, summary
-from blip_core.stages.tune_task import tune_task
+from blip_core.stages.evaluate_task import resampled, summary
 from blip_core.tasks.classify import Classified, ClassifyTask, class_features, class_prompts
-from blip_core.weights.checkpoint import load_model, new_model, save_model
+from blip_core.weights.checkpoint import load_model
 from tests.support.small import small_params
+from tests.support.task_runs import tuned_and_measured
 
 
 def settings(**changes) -> ClassifyConfig:
@@ -123,24 +123,10 @@ def test_a_slice_has_metrics_of_its_own():
     assert found["mean_class_recall"] == 0.75 and found["mean_class_recall[side=0]"] == 0.5 and found["top1[side=0]_examples"] == 2
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, model_cfg, tokenizer):
-    folder = tmp_path_factory.mktemp("base") / "g0"
-    save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, folder, prompt="", max_tokens=20, precision="fp32")
-    return folder
-
-
-def run(base, data, out, cfg):
-    paths = dict(out=out / "model", out_history=out / "history.csv", out_metrics=out / "tuned.json", work=out / "work")
-    tune_task("shapes", base, data, **paths, cfg=cfg, seed=0)
-    evaluate_task("shapes", base, out / "model", data, out / "found", out / "metrics.json", cfg=cfg, params=small_params(), seed=0)
-    return json.loads((out / "metrics.json").read_text())
-
-
 @pytest.mark.parametrize("rerank", [0, 3])
 def test_the_stages_keep_the_model_and_measure_it(rerank, base, tmp_path):
     write_classes(tmp_path / "data", seed=0, pictures=12)
-    found = run(base, tmp_path / "data", tmp_path, settings(rerank=rerank))
+    found = tuned_and_measured("shapes", base, tmp_path / "data", tmp_path, settings(rerank=rerank))
     kept, was = load_model(tmp_path / "model")[0].state_dict(), load_model(base)[0].state_dict()
     assert all(torch.equal(kept[k], was[k]) for k in was)
     assert found["examples"] == 12 and 0 <= found["top1"] <= found["top5"] <= 1
@@ -149,7 +135,7 @@ def test_the_stages_keep_the_model_and_measure_it(rerank, base, tmp_path):
 
 def test_pictures_of_several_things_have_a_mean_average_precision(base, tmp_path):
     write_classes(tmp_path / "data", seed=0, pictures=12, several=True)
-    found = run(base, tmp_path / "data", tmp_path, settings())
+    found = tuned_and_measured("shapes", base, tmp_path / "data", tmp_path, settings())
     assert "mean_class_recall" not in found and found["map_low"] <= found["map"] <= found["map_high"]
     rows = [json.loads(line) for line in (tmp_path / "data/test.jsonl").read_text().splitlines()]
     assert {len(r["labels"]) for r in rows} == {1, 2} and {s for r in rows for s in r["labels"]} <= set(SHAPES)
@@ -179,5 +165,5 @@ def test_a_list_of_a_thousand_classes_is_measured(base, tmp_path):
     more = "".join(f"thing {i},a thing of kind {i}\n" for i in range(1000 - len(SHAPES)))
     with (tmp_path / "data/classes.csv").open("a") as f:
         f.write(more)
-    found = run(base, tmp_path / "data", tmp_path, settings(rerank=1000))
+    found = tuned_and_measured("shapes", base, tmp_path / "data", tmp_path, settings(rerank=1000))
     assert found["examples"] == 6 and 0 <= found["top1"] <= 1

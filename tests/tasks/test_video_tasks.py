@@ -11,13 +11,12 @@ from blip_core.compute.padding import tokenize
 from blip_core.compute.pixels import load_pixels
 from blip_core.model.vqa import vqa_of
 from blip_core.sample.clips import write_clip_questions, write_clips
-from blip_core.stages.evaluate_task import evaluate_task
-from blip_core.stages.tune_task import tune_task
 from blip_core.tasks.retrieval import Found
 from blip_core.tasks.video_qa import VideoQaTask
 from blip_core.tasks.video_retrieval import VideoRetrievalTask
-from blip_core.weights.checkpoint import new_model, save_model
+from blip_core.weights.checkpoint import new_model
 from tests.support.small import small_params
+from tests.support.task_runs import tuned_and_measured
 from tests.tasks.test_frames import write_video
 
 MEASURE = {"bootstrap": 30, "precision": "fp32", "batch_size": 3}
@@ -141,14 +140,9 @@ def test_one_seed_gives_the_same_clips_and_true_answers(sample, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clips", "clip-qa"])
-def test_the_stages_measure_videos(name, sample, model_cfg, tokenizer, tmp_path):
-    base, cfg = tmp_path / "g0", retrieval() if name == "clips" else questions()
-    save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, base, prompt="", max_tokens=20, precision="fp32")
-    paths = dict(out=tmp_path / "model", out_history=tmp_path / "h.csv", out_metrics=tmp_path / "t.json", work=tmp_path / "work")
-    tune_task(name, base, sample / name, **paths, cfg=cfg, seed=0)
-    paths = [base, tmp_path / "model", sample / name, tmp_path / "found", tmp_path / "m.json"]
-    evaluate_task(name, *paths, cfg=cfg, params=small_params(), seed=0)
-    metrics = json.loads((tmp_path / "m.json").read_text())
+def test_the_stages_measure_videos(name, sample, base, tmp_path):
+    cfg = retrieval() if name == "clips" else questions()
+    metrics = tuned_and_measured(name, base, sample / name, tmp_path, cfg)
     assert metrics["draws"].keys() == set(cfg.METRICS)
     if name == "clips":
         assert metrics["examples"] == 5 and metrics["itm_v2t_mdr"] >= 1
