@@ -72,8 +72,8 @@ def paced(
     chat = model.chat()
     at_once = chat.limits.in_flight
     # more threads than questions: while some read pictures or keep answers, others have theirs ready; and many items, so that a slow
-    # answer holds none of the others up
-    paces = {"threads": at_once + max(1, at_once // 4), "ahead": 8 * at_once}
+    # answer holds none of the others up. One question at a time is asked in order
+    paces = {"threads": at_once + at_once // 4, "ahead": 8 * at_once}
 
     def ask(item: Item) -> list[Made]:
         chat.keep_in(ledger)
