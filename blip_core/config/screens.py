@@ -17,6 +17,9 @@ class ScreensConfig(Config):
 
     boilerplate: Screen = Field(description="the same text at many images")
     file_name: Screen = Field(description="IMG_1234.jpg, a number, an id and no more")
+    email: Screen = Field(description="personal data: an e-mail address")
+    phone: Screen = Field(description="personal data: a phone number")
+    card: Screen = Field(description="personal data: the number of a payment card")
     markup: Screen = Field(description="HTML tags and entities, URLs, e-mail addresses")
     repeats: Screen = Field(description="a loop: up to four words that stand several times in a row")
     language: Screen = Field(description="each text is tagged with its language; a text in one that `languages` lacks is hit")
@@ -24,6 +27,9 @@ class ScreensConfig(Config):
         description="ISO 639-1 codes of those that stay; null: any. A text too short to tell (und) stays in any case"
     )
     min_confidence: Share = Field(description="of the language's tag; a text with less is und")
+    phone_regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = Field(
+        (), description="countries (ISO 3166, as [US, GB]) whose phone numbers are found without +country code before them too"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
