@@ -32,7 +32,7 @@ def beside(values: Mapping[str, Any], used: Collection[str | None], types: Mappi
 
 def joined(rows: Iterable[Fields]) -> Fields:
     """Of a picture that has several rows. What they agree on stands once; where they differ, all their values, in their order."""
-    first, *rest = rows
+    first, *rest = [*rows] or [NO_FIELDS]
     if not rest:
         return first
     names = dict.fromkeys(name for row in (first, *rest) for name in row.values)

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from blip_core.files.content import hash64
 from blip_core.metadata.columns import EXACT, commonest, others_of
 from blip_core.metadata.fields import KEY, OTHERS, as_text
-from blip_core.tables.counting import num_distinct
 
 
 @dataclass
@@ -78,8 +77,11 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def num_rare(tables: Iterable[pa.Table]) -> int:
     """How many fields have no column, by name."""
-    rows = (text for table in tables if OTHERS in table.column_names for text in table[OTHERS].drop_null().to_pylist())
-    return num_distinct([np.unique(np.array([hash64(name) for name in json.loads(text)], np.int64)) for text in rows])
+    seen = np.empty(0, np.int64)
+    for table in tables:
+        texts = table[OTHERS].drop_null().to_pylist() if OTHERS in table.column_names else []
+        seen = np.union1d(seen, np.array([hash64(name) for text in texts for name in json.loads(text)], np.int64))
+    return len(seen)
 
 
 def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
