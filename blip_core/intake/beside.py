@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from blip_core.config.intake import MetadataConfig
 from blip_core.intake.units import Task, fields_path
-from blip_core.metadata.columns import OTHERS
-from blip_core.metadata.fields import KEY
+from blip_core.metadata.fields import KEY, OTHERS
 from blip_core.metadata.folder import ASIDE
 from blip_core.metadata.schema import Survey, conform, num_rare
 from blip_core.tables.captions import read_table, write_table

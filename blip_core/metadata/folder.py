@@ -6,7 +6,7 @@ All tables have one schema. manifest.json tells for each field its type and how 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ NAME = "metadata"  # of the folder among the artifacts
 ASIDE = "aside.parquet"  # fields of the pictures that were set aside as copies; of no shard
 
 
-Keys = pa.Array | pa.ChunkedArray | Sequence[str]
+Keys: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str]
 
 
 def metadata_of(folder: Path, shard: str, keys: Keys, fields: Sequence[str] | None = None) -> pa.Table:

@@ -15,10 +15,11 @@ import numpy as np
 
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow, named_split, split_of_name
+from blip_core.intake.formats.cells import Values
 from blip_core.intake.formats.columns import is_url, texts_in, without_number
 from blip_core.intake.formats.files import Entry, key_of, places, read_entry
 from blip_core.intake.formats.inline import is_inline
-from blip_core.intake.formats.rows import Row, Table, Values, fetch, scan
+from blip_core.intake.formats.rows import Row, Table, fetch, scan
 from blip_core.metadata.fields import Fields, beside, joined
 
 _UNIT_ROWS = 1000

@@ -92,14 +92,14 @@ def read(unit: PairUnit | SideUnit) -> Iterator[Record | RejectedRow]:
         where = (images or texts)[0]
         key = key_of(where.rpartition(".")[0])
         try:
-            told = _read(unit.root, texts)
-            found = texts_of_files(told)
+            members = _read(unit.root, texts)
+            found = texts_of_files(members)
             fault: tuple[str, ...] = ()
             if not images:
                 fault = ("missing_image", f"no image beside {texts[0]!r}")
             elif len(images) > 1:
                 fault = ("duplicate_member", f"{', '.join(images)} share a text")
-            fields, lost = fields_of_files(told, found)
+            fields, lost = fields_of_files(members, found)
             if lost:
                 yield RejectedRow(key, where, lost.reason, lost.detail, unit.split, lost=0)
             yield read_entry(unit.root, Entry(key, images, found, where.rpartition(".")[0], unit.split, where, fault, fields=fields))
