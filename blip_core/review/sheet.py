@@ -66,9 +66,8 @@ def as_page(
     sheet = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
     pictures = [_picture(images, card.rows[0].pair) for card in cards]
     found = maps and maps(cards, images)
-    data = json.dumps({"sheet": sheet, **body, "pictures": pictures, "maps": found, "fields": fields}, ensure_ascii=False).translate(
-        _ESCAPES
-    )
+    beside = {"pictures": pictures, "maps": found, "fields": fields}
+    data = json.dumps({"sheet": sheet, **body, **beside}, ensure_ascii=False).translate(_ESCAPES)
     return _fill(_part("sheet.html"), title=escape(f"Do the texts fit? {name}"), data=data)
 
 
