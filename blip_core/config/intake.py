@@ -1,12 +1,13 @@
 """The sections `ingest` and `validate`: what is let in, and what must hold of it."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blip_core.config.base import Config, Positive, Share
-from blip_core.config.screens import Screen, WebScreensConfig
+from blip_core.config.screens import PicturesConfig, Screen, WebScreensConfig
 
 Place = str | tuple[str, ...]
 Format = Literal["webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parquet", "table", "sidecar"]  # blip_core/intake/formats
@@ -114,6 +115,7 @@ class IngestConfig(Config):
     images: ImageLimits
     texts: TextLimits
     screens: WebScreensConfig
+    pictures: PicturesConfig = PicturesConfig()
     near_copies: NearCopiesConfig
     remote: RemoteConfig
     metadata: MetadataConfig = MetadataConfig()

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from blip_core.config.intake import MetadataConfig
 from blip_core.intake.units import Task, fields_path
-from blip_core.metadata.fields import KEY, OTHERS
+from blip_core.metadata.fields import KEY, OTHERS, SCREENS
 from blip_core.metadata.folder import ASIDE
 from blip_core.metadata.schema import Survey, conform, num_rare
 from blip_core.tables.captions import read_table, write_table
@@ -24,21 +24,29 @@ class FieldTables:
 
     `staged`: every staged shard as (folder of its unit, its stem). One shard's table is in memory at a time."""
 
-    def __init__(self, folder: Path, staged: Iterable[tuple[Path, str]], cfg: MetadataConfig):
+    def __init__(self, folder: Path, staged: Iterable[tuple[Path, str]], cfg: MetadataConfig, *, screened: bool):
+        """`screened`: whether screens mark pictures, so that there is the field SCREENS."""
         self.folder, self._staged, self._survey = folder, list(staged), Survey()
         for table in self._tables():
             self._survey.add(table)
         self.schema = self._survey.schema(max_fields=cfg.max_fields)
+        if screened:
+            self.schema = self.schema.append(pa.field(SCREENS, pa.list_(pa.string())))
         self._pictures: Counter[str] = Counter()  # by split
         self._having: dict[str, Counter[str]] = defaultdict(Counter)  # by field and split
         self._aside: pq.ParquetWriter | None = None
 
-    def place(self, unit: Path, staged: str, stem: str, *, dropped: Iterable[str]) -> None:
-        """One shard's table under its final stem, without the dropped keys."""
+    def place(self, unit: Path, staged: str, stem: str, *, dropped: Iterable[str], marked: Mapping[str, list[str]]) -> None:
+        """One shard's table under its final stem, without the dropped keys. `marked`: by key the names of the screens that hit it."""
         table = conform(read_table(fields_path(unit, staged)), self.schema)
+        if marked:
+            marks = pa.array([marked.get(key) for key in table[KEY].to_pylist()], pa.list_(pa.string()))
+            table = table.set_column(table.column_names.index(SCREENS), self.schema.field(SCREENS), marks)
         gone = pc.is_in(table[KEY], pa.array(dropped, pa.string()))
         self._set_aside(table.filter(gone))
         table, split = table.filter(pc.invert(gone)), stem.rpartition("-")[0]
+        if not table.num_rows:
+            return
         self._pictures[split] += table.num_rows
         for name in self.schema.names[1:]:
             if having := table.num_rows - table[name].null_count:
