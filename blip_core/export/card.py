@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from blip_core.export.formats import JPEG_QUALITY, features, image_folder
+from blip_core.export.features import features
+from blip_core.export.formats import JPEG_QUALITY, image_folder
 from blip_core.metadata.licences import Spellings, names_licence
 from blip_core.tables.captions import KEPT
 

@@ -7,7 +7,7 @@ import shutil
 import tarfile
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Self, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blip_core.export.features import feature_of
 from blip_core.files.tars import add_sample
 from blip_core.metadata.fields import as_text, plain
 from blip_core.pictures.containers import kind_of
@@ -149,23 +150,6 @@ class WebDatasetWriter(_ShardWriter):
                 add_sample(tar, item.key, members)
 
 
-def features(types: dict[str, pa.DataType], kinds: Iterable[str]) -> list[dict[str, Any]]:
-    """Of the WebDataset's members, as a card tells them to Hugging Face's loader. `types`: of the fields; `kinds`: of the images."""
-    own = {"key": "string", "image_id": "string", "width": "int64", "height": "int64", "sha256": "string", "candidates": "string"}
-    told = [{"name": name, "dtype": kind} for name, kind in {**own, **{n: _json_kind(t) for n, t in types.items()}}.items()]
-    images = [{"name": kind, "dtype": "image"} for kind in sorted(kinds)]
-    texts = [{"name": name, "dtype": "string"} for name in ("txt", "__key__", "__url__")]
-    return [*images, *texts, {"name": "json", "struct": [*told, {"name": "caption", "list": "string"}]}]
-
-
-def _json_kind(kind: pa.DataType) -> str:
-    if pa.types.is_boolean(kind):
-        return "bool"
-    if pa.types.is_integer(kind):
-        return "uint64" if kind == pa.uint64() else "int64"
-    return "float64" if pa.types.is_floating(kind) else "string"
-
-
 class ImageFolderWriter(_Writer):
     """metadata.parquet for each split, with a row for each image, and the images in a folder for each shard.
 
@@ -211,12 +195,6 @@ def _open_parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
 
-def _feature(kind: str, *, many: bool = False) -> dict[str, Any] | list[dict[str, Any]]:
-    """As Hugging Face's datasets describes a column; a list in the way that its old and new versions read."""
-    value = {"dtype": kind, "_type": "Value"}
-    return [value] if many else value
-
-
 def _row_fields() -> list[tuple[str, pa.DataType]]:
     """Of Item.row(). The same for every generation, so that all splits and exports go together, whatever is null in them."""
     fields = [("text", pa.string()), ("captions", pa.list_(pa.string()))]
@@ -225,11 +203,8 @@ def _row_fields() -> list[tuple[str, pa.DataType]]:
 
 
 def _parquet_schema(types: dict[str, pa.DataType]) -> pa.Schema:
-    """Of the sources' fields datasets finds the features by their types."""
     fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), *_row_fields(), *types.items()]
-    features = {"image": {"_type": "Image"}, **{name: _feature("string") for name in ("text", "key", "image_id")}}
-    features |= {"captions": _feature("string", many=True), **{f"caption_{n}": _feature(kind, many=True) for n, kind in COLUMNS.items()}}
-    features |= {"width": _feature("int32"), "height": _feature("int32")}
+    features = {"image": {"_type": "Image"}, **{name: feature_of(kind) for name, kind in fields[1:]}}
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
 

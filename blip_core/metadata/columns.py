@@ -12,6 +12,7 @@ from blip_core.metadata.fields import KEY, OTHERS, SCREENS, Fields, as_text, fre
 RESERVED = (KEY, OTHERS, SCREENS, "")
 EXACT = 1 << 53  # integers up to here are floats too
 _MOST_NAME = 200  # characters of a column's name
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view, pa.types.is_large_list_view)
 _FAULTS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
@@ -72,18 +73,20 @@ def _kind_of(values: list[Any]) -> pa.DataType:
 
 
 def stored(kind: pa.DataType) -> pa.DataType:
-    """The type in which a column's values stay: without dictionaries, extensions, and the large and view kinds of text, which are about
+    """The type in which a column's values stay: without dictionaries, extensions, and the large, fixed and view kinds, which are about
     their place in memory and not about them."""
+    if isinstance(kind, pa.UuidType):
+        return pa.string()  # as Python writes it
     if isinstance(kind, pa.BaseExtensionType):
         return stored(kind.storage_type)
     if pa.types.is_dictionary(kind):
         return stored(kind.value_type)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
         return pa.binary()
     if pa.types.is_struct(kind):
         return pa.struct([(field.name, stored(field.type)) for field in kind])
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_list_view(kind):
+    if any(is_kind(kind) for is_kind in _LISTS):
         return pa.list_(stored(kind.value_type))
-    return kind
+    return pa.string() if pa.types.is_map(kind) else kind  # of maps few readers know

@@ -48,9 +48,9 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """Another name for a field whose own is taken: `source_` before it. What is called so already gets one more, so that two names never
-    become one."""
-    return _BEFORE + name if re.sub(f"^({_BEFORE})+", "", name) in taken else name
+    """Another name for a field whose own is taken, in any case: `source_` before it. What is called so already gets one more, so that two
+    names never become one."""
+    return _BEFORE + name if re.sub(f"^({_BEFORE})+", "", name.lower()) in taken else name
 
 
 def clean(text: str) -> str:
@@ -59,8 +59,9 @@ def clean(text: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A text as it is, all else as JSON writes it."""
-    return clean(value) if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+    """What is text by `plain` as it is, all else as JSON writes it."""
+    found = plain(value)
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
 def plain(value: Any) -> Any:

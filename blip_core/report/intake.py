@@ -35,7 +35,5 @@ def _fields(told: dict[str, Any]) -> list[str | Table]:
     """What the sources say of the pictures beside their texts: how many pictures of each part have a field."""
     splits = list(told.get("pictures", {}))
     rows = [[name, own["type"], *(amount(own["pictures"].get(s, 0)) for s in splits)] for name, own in told.get("fields", {}).items()]
-    lines: list[str | Table] = (
-        [Table(["field", "type", *splits], rows, left=2, folded=f"{len(rows)} fields of the sources")] if rows else []
-    )
-    return lines + [f"{line}." for line in account_lines(told)]
+    table = Table(["field", "type", *splits], rows, left=2, folded=f"{len(rows)} fields of the sources, and how many pictures have them")
+    return [*([table] if rows else []), *(f"{line}." for line in account_lines(told))]
