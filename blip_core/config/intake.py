@@ -128,6 +128,14 @@ class IngestConfig(Config):
     vocab: Path | None = Field(description="a BERT vocab.txt; null builds one from the ingested texts")
     vocab_size: int = Field(ge=50, description="entries of a vocabulary that is built, at most")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        keep = {"all": ("*",), "none": ()}[self.metadata.keep] if isinstance(self.metadata.keep, str) else self.metadata.keep
+        for screen in self.pictures.of_sources():
+            if not any(fnmatchcase(screen.field.lower(), pattern.lower()) for pattern in keep):
+                raise ValueError(f"pictures.screens: {screen.name} wants the field {screen.field}, which metadata.keep leaves out")
+        return self
+
 
 class ValidateConfig(Config):
     min_images: Positive = Field(description="of each source, web and human")

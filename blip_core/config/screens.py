@@ -58,7 +58,9 @@ class PictureScreen(Config):
     among: tuple[str | bool | int | float, ...] | None = Field(
         None, description="one of these values, case, signs and spaces aside: a block-list, or flags of those who opt out"
     )
-    outside: tuple[str | bool | int | float, ...] | None = Field(None, description="any other value than these: an allow-list, as of licences")
+    outside: tuple[str | bool | int | float, ...] | None = Field(
+        None, description="any other value than these: an allow-list, as of licences"
+    )
     hosts: tuple[str, ...] | None = Field(None, min_length=1, description="a URL of one of these domains or of one below it")
     missing: Literal["keep", "drop"] = Field("keep", description="pictures that have no such field, null, or a value of another type")
     then: Screen

@@ -39,7 +39,9 @@ def classify(shards: list[Shard], cfg: PicturesConfig, kept: Path) -> None:
 def _check_labels(name: str, labels: list[str], cfg: PicturesConfig) -> None:
     for screen in cfg.screens:
         if screen.field.startswith(f"{name}_") and screen.field.removeprefix(f"{name}_") not in labels:
-            raise ValueError(f"ingest.pictures: the screen {screen.name} wants {screen.field}; the labels of {name} are {', '.join(labels)}")
+            raise ValueError(
+                f"ingest.pictures: the screen {screen.name} wants {screen.field}; the labels of {name} are {', '.join(labels)}"
+            )
 
 
 def _scored(shards: list[Shard], name: str, cfg: ClassifierConfig, labels: list[str], kept: Path) -> Iterator[tuple[Shard, Path]]:

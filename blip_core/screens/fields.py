@@ -63,7 +63,7 @@ def values_of(table: pa.Table, name: str) -> list[Any]:
 
 def judge(screen: PictureScreen, value: Any) -> Outcome:
     """A list is hit where one of its values is. Nulls, NaN and empty texts are missing; mistyped is what the screen can't compare."""
-    values = [v for v in (value if isinstance(value, list) else [value]) if v is not None and v == v and v != ""]
+    values = [v for v in _listed(value) if v is not None and v == v and v != ""]
     if not values:
         return "missing"
     try:
@@ -77,10 +77,11 @@ def detail(screen: PictureScreen, value: Any, outcome: Outcome) -> str:
     if outcome == "missing":
         return f"no {screen.field}, and the screen's `missing` is drop"
     shown = as_text(value)[:_MOST_SHOWN]
-    return f"{screen.field} is {shown}: {'of a type that can not be compared' if outcome == 'mistyped' else _rule(screen)}"
+    return f"{screen.field} is {shown}: {'of a type that can not be compared' if outcome == 'mistyped' else rule(screen)}"
 
 
-def _rule(screen: PictureScreen) -> str:
+def rule(screen: PictureScreen) -> str:
+    """Of what value a picture is hit, in words."""
     if screen.hosts is not None:
         return "of a host that is blocked"
     if screen.among is not None:
@@ -102,6 +103,16 @@ def _hits(screen: PictureScreen, value: Any) -> bool:
         return (_spelled(value) in map(_spelled, listed)) == (screen.among is not None)
     number = _number(value)
     return (screen.above is not None and number > screen.above) or (screen.below is not None and number < screen.below)
+
+
+def _listed(value: Any) -> list[Any]:
+    """The values of a list, also where it stands as JSON, as a source's without a type of its own; of any other value itself."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return [value]
+    return value if isinstance(value, list) else [value]
 
 
 def _number(value: Any) -> float:

@@ -18,7 +18,7 @@ SUGGESTED = (
     PictureScreen(name="dark", field="measured_brightest", below=0.3, then="mark"),
     PictureScreen(name="bright", field="measured_darkest", above=0.95, then="mark"),
     PictureScreen(name="blank", field="measured_entropy", below=2.0, then="mark"),
-    PictureScreen(name="blurred", field="measured_sharpness", below=40.0, then="mark"),
+    PictureScreen(name="blurred", field="measured_sharpness", below=80.0, then="mark"),
     PictureScreen(name="odd_aspect", field="measured_aspect", above=3.0, then="mark"),
 )
 

@@ -32,8 +32,8 @@ from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, Staged, choo
 from blip_core.intake.processes import take_in_all
 from blip_core.intake.sources import PARTS, Source, identity, open_source, shown
 from blip_core.intake.units import QUARANTINE_SCHEMA, Task, quarantine_row
-from blip_core.tables.captions import kept, read_table, table_paths, write_table
 from blip_core.screens.fields import REASON
+from blip_core.tables.captions import kept, read_table, table_paths, write_table
 from blip_core.tables.manifest import write_manifest
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,9 @@ def ingest(
     clear_killed(out_vocab, out_quarantine, out_metrics)
     write_table(quarantine, out_quarantine)
     with _replacing(out_shards, out_generation, out_heldout, out_metadata) as (shards, generation, heldout, metadata):
-        fields = FieldTables(metadata, [(s.task.folder, s.stem) for own in staged.values() for s in own], cfg.metadata, screened=bool(cfg.pictures.screens))
+        fields = FieldTables(
+            metadata, [(s.task.folder, s.stem) for own in staged.values() for s in own], cfg.metadata, screened=bool(cfg.pictures.screens)
+        )
         counts = place(staged, shards, generation, heldout, fields, cfg=cfg)
         told = fields.finish(tasks)
         _warn_of_unknown(counts, cfg)
