@@ -168,9 +168,9 @@ def _tell(run: "StageRun", verb: str, outs: dict[str, Path]) -> None:
 def _warn(stage: str, flags: dict[str, Any], params: "Params") -> None:
     """Behind ingest: what a later stage will find too few, and what is not plain in the sources' fields."""
     if stage == "ingest":
-        from blip_core.explain.sources import account_lines
         from blip_core.metadata.folder import accounted
         from blip_core.preview.enough import lacking_after_ingest
+        from blip_core.preview.field_account import account_lines
 
         for line in account_lines(accounted(flags["out_metadata"])):
             logging.getLogger("blip_core").warning("fields of the sources: %s", line)
