@@ -34,11 +34,13 @@ class FieldTables:
         self._aside: pq.ParquetWriter | None = None
 
     def place(self, unit: Path, staged: str, stem: str, *, dropped: Iterable[str]) -> None:
-        """One shard's table under its final stem, without the dropped keys."""
+        """One shard's table under its final stem, without the dropped keys. None of a shard that is dropped whole."""
         table = conform(read_table(fields_path(unit, staged)), self.schema)
         gone = pc.is_in(table[KEY], pa.array(dropped, pa.string()))
         self._set_aside(table.filter(gone))
         table, split = table.filter(pc.invert(gone)), stem.rpartition("-")[0]
+        if not table.num_rows:
+            return
         self._pictures[split] += table.num_rows
         for name in self.schema.names[1:]:
             if having := table.num_rows - table[name].null_count:

@@ -202,11 +202,11 @@ def place(
         for shard in staged[split]:
             stem = f"{split}-{counts[f'shards_{split}']:05d}"
             table = screen(shard.texts()) if split == "web" else shard.texts()
+            fields.place(shard.task.folder, shard.stem, stem, dropped=shard.dropped)
             if table.num_rows:
                 blank = pc.sum(pc.equal(table["reason"], NO_TEXT), min_count=0).as_py()
                 _place(shard, shards, stem, num_images=cfg.shard_images)
                 write_table(table, tables / f"{stem}.parquet")
-                fields.place(shard.task.folder, shard.stem, stem, dropped=shard.dropped)
                 counts.update({f"images_{split}": pc.count_distinct(table["key"]).as_py(), f"texts_{split}": table.num_rows - blank})
                 counts.update({"images_without_text": blank})
                 counts.update({f"shards_{split}": 1}, **tally(table, cfg.screens) if split == "web" else {})

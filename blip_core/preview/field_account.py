@@ -9,6 +9,15 @@ _MOST_NAMED = 20
 _WHY = {"not_kept": "left out by ingest.metadata.keep", "too_long": "left out for ingest.metadata.max_bytes"}
 
 
+def kept_line(account: Mapping[str, Any]) -> str:
+    """The fields, and how many pictures have each."""
+    counts = {name: sum(own["pictures"].values()) for name, own in account["fields"].items()}
+    named = [f"{name} at {n:,}" for name, n in sorted(counts.items(), key=lambda found: (-found[1], found[0]))]
+    more = [f"{len(named) - _MOST_NAMED} further ones"] if len(named) > _MOST_NAMED else []
+    pictures = sum(account["pictures"].values())
+    return f"{', '.join([*named[:_MOST_NAMED], *more]) or 'none'} of {pictures:,} pictures"
+
+
 def account_lines(account: Mapping[str, Any]) -> list[str]:
     """Of `metadata.folder.accounted`, what is no plain column: the rare fields, those of several types, and what was left out."""
     lines = []
