@@ -6,12 +6,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from blip_core.metadata.fields import KEY, OTHERS, as_text
+from blip_core.metadata.fields import KEY, as_text
 from blip_core.metadata.folder import ASIDE, metadata_of
 
 MOST_CHARS = 200  # of a value
-_MOST_NAMED = 20
-_WHY = {"not_kept": "left out by ingest.metadata.keep", "too_long": "left out for ingest.metadata.max_bytes"}
 
 
 def told(row: Mapping[str, Any]) -> dict[str, str]:
@@ -37,19 +35,3 @@ def source_lines(key: str, metadata: Path, shard: str | None) -> list[str]:
 def _aside(key: str, metadata: Path) -> list[dict[str, Any]]:
     path = metadata / ASIDE
     return pq.read_table(path, filters=[(KEY, "==", key)]).to_pylist() if path.exists() else []
-
-
-def account_lines(account: Mapping[str, Any]) -> list[str]:
-    """Of `metadata.folder.accounted`, what is no plain column: the rare fields, those of several types, and what was left out."""
-    lines = []
-    if rare := account.get("other_fields"):
-        pictures = sum(rare["pictures"].values())
-        lines.append(f"{rare['fields']:,} rarer fields stand as JSON in `{OTHERS}`, at {pictures:,} pictures")
-    for name, kinds in account.get("mixed", {}).items():
-        found = ", ".join(f"{kind} at {n:,}" for kind, n in kinds.items())
-        lines.append(f"{name} has values of several types ({found} pictures) and is {account['fields'][name]['type']}")
-    for why, counts in account.get("left_out", {}).items():
-        named = ", ".join(f"{name} at {n:,}" for name, n in list(counts.items())[:_MOST_NAMED])
-        more = f" and {len(counts) - _MOST_NAMED} further fields" if len(counts) > _MOST_NAMED else ""
-        lines.append(f"{_WHY[why]}: {named}{more} (pictures)")
-    return lines

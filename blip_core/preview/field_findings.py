@@ -4,10 +4,10 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from blip_core.config.intake import MetadataConfig
-from blip_core.explain.sources import account_lines
 from blip_core.metadata.columns import stored
 from blip_core.metadata.fields import Fields
 from blip_core.metadata.keeping import MORE, Keeping
+from blip_core.preview.field_account import account_lines
 
 _MOST_SHOWN = 30
 _MOST_NAMED = 10_000

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from blip_core.explain.sources import account_lines
 from blip_core.files.rejected import REASONS
 from blip_core.metadata.folder import NAME, accounted
+from blip_core.preview.field_account import account_lines
 from blip_core.report.findings import SPLITS, Findings
 from blip_core.report.page import Section, Table
 from blip_core.report.wording import amount, percent
