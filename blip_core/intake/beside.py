@@ -37,8 +37,9 @@ class FieldTables:
         self._aside: pq.ParquetWriter | None = None
 
     def place(self, unit: Path, staged: str, stem: str, *, dropped: Iterable[str], marked: Mapping[str, list[str]]) -> None:
-        """One shard's table under its final stem, without the dropped keys; none of a shard that is dropped whole. `marked`: by key the names
-        of the screens that hit it."""
+        """One shard's table under its final stem, without the dropped keys; none of a shard that is dropped whole.
+
+        `marked`: by key the names of the screens that hit the picture."""
         table = conform(read_table(fields_path(unit, staged)), self.schema)
         if marked:
             marks = pa.array([marked.get(key) for key in table[KEY].to_pylist()], pa.list_(pa.string()))
