@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blip_core.capfilt.folders import FAULTS, LOCAL, read_model, read_tokenizer
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
+from blip_core.weights.folders import FAULTS, LOCAL, read_model, read_tokenizer
 
 _MOST_TOKENS = 64
 

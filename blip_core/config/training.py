@@ -69,6 +69,13 @@ class OptimConfig(Config):
         return self
 
 
+def _temperature_fits(cfg: Any) -> Any:
+    low, high = cfg.temperature_range
+    if not 0 < low <= cfg.temperature <= high:
+        raise ValueError(f"temperature is {cfg.temperature:g}, temperature_range [{low:g}, {high:g}]; expected it within, above 0")
+    return cfg
+
+
 class ContrastConfig(Config):
     """ITC and ITM (paper section 3.2; momentum, queue and soft labels as in ALBEF, section 3.2 there)."""
 
@@ -82,12 +89,18 @@ class ContrastConfig(Config):
     temperature: float = Field(gt=0, description="initial value; learned within temperature_range")
     temperature_range: tuple[float, float]
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        low, high = self.temperature_range
-        if not 0 < low <= self.temperature <= high:
-            raise ValueError(f"temperature is {self.temperature:g}, temperature_range [{low:g}, {high:g}]; expected it within, above 0")
-        return self
+    _fits = model_validator(mode="after")(_temperature_fits)
+
+
+class QueryContrastConfig(Config):
+    """ITC and ITM of a Q-Former (Li et al. 2023, section 3.1): the pairs of the batch alone, no momentum, no queue."""
+
+    label_smoothing: Share = Field(description="share of the target that goes to all candidates alike; the authors' code has 0.1")
+    hardness_ramp: Share = Field(description="as in ContrastConfig")
+    temperature: float = Field(gt=0, description="initial value; learned within temperature_range")
+    temperature_range: tuple[float, float]
+
+    _fits = model_validator(mode="after")(_temperature_fits)
 
 
 class LanguageConfig(Config):
