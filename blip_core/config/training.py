@@ -113,6 +113,22 @@ class LanguageConfig(Config):
     )
 
 
+class FeatureConfig(Config):
+    """What a frozen image encoder makes of the pictures (blip_core/training/features.py)."""
+
+    cache: Path | None = Field(description="folder to keep the features in, so that an epoch costs no image pass; null: none is kept")
+    max_gib: float = Field(gt=0, description="of the cache: features of other encoders and shards are dropped for it, the oldest first")
+
+
+class SoftPromptConfig(Config):
+    """LM of stage 2 of BLIP-2 (Li et al. 2023, section 3.2): pictures as soft prompts of a frozen language model."""
+
+    text: str = Field(description="put before each caption, behind the picture, and not learned; 'a photo of' in the paper")
+    end: str | None = Field(description="the token that ends a caption; null: the tokenizer's own. The authors end OPT's by a line break")
+    label_smoothing: Share = Field(description="0 in the authors' code")
+    split: bool = Field(description="of an encoder with a decoder: each text is cut at a random word, the first part is read (prefix LM)")
+
+
 class InitFromConfig(Config):
     """Weights to begin with, as the paper does; null stays random (blip_core/weights/load.py)."""
 

@@ -164,7 +164,7 @@ class QFormer(nn.Module):
         return queries_IQD, seen
 
     def image_features(self, queries_IQD: Tensor) -> Tensor:
-        """ITC features of images by the queries' states, unit length, fp32: I x Q x E. The similarity to a text is that of the best query."""
+        """ITC features of images by the queries' states, unit length, fp32: I x Q x E. The best query's similarity to a text counts."""
         self.require("contrast")
         return F.normalize(self.image_projection(queries_IQD).float(), dim=-1)
 

@@ -1,8 +1,8 @@
 """Stage 1 of BLIP-2 (Li et al. 2023, arXiv 2301.12597, section 3.1): a Q-Former learns ITC, ITM and ITG on features of a frozen encoder.
 
 ITM and ITG are those of objectives.py; ITC takes the best query of an image and has neither queue nor twin. Its features are gathered with
-their gradient, so the number of processes changes none (LAVIS gathers without: an image learns from the texts of all, its queries of its own
-process alone).
+their gradient, so the number of processes changes none. LAVIS gathers without it: what a feature means as a candidate of another process is
+lost.
 
 B pairs of this process, G pairs over all processes, Q queries, E width of the ITC space.
 """

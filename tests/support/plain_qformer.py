@@ -1,5 +1,5 @@
-"""Q-Former written slowly from the paper (arXiv 2301.12597, section 3.1, Figure 2): one pair at a time, queries and text as one row of tokens,
-each pass by its whole mask. Shares nothing with blip_core/model but the names of the weights."""
+"""Q-Former written slowly from the paper (arXiv 2301.12597, section 3.1, Figure 2): one pair at a time, queries and text as one row of
+tokens, each pass by its whole mask. Shares nothing with blip_core/model but the names of the weights."""
 
 import math
 
