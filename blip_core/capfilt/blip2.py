@@ -66,7 +66,7 @@ def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
-def load_blip2(folder: Path, identity: str, *, precision: str) -> Blip2Filter:
+def load_blip2_filter(folder: Path, identity: str, *, precision: str) -> Blip2Filter:
     """ValueError when transformers can't read the folder, or it has no ITM head."""
     from transformers import AutoImageProcessor, Blip2ForImageTextRetrieval
 

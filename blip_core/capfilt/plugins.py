@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from blip_core.capfilt.adapter import ADAPTER, identify_adapter, load_adapted_captioner, load_adapted_judge
-from blip_core.capfilt.blip2 import load_blip2
+from blip_core.capfilt.blip2 import load_blip2_filter
 from blip_core.capfilt.clip import contrastive_types, load_clip
 from blip_core.capfilt.endpoint import identify_endpoint, open_endpoint_captioner, open_endpoint_fuser, open_endpoint_judge
 from blip_core.capfilt.fuse import Fuser, load_fuser
@@ -129,7 +129,7 @@ def _open_clip(path: Path, identity: str, *, precision: str, **_: Any) -> Filter
 
 
 def _open_blip2(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
-    return load_blip2(path, identity, precision=precision)
+    return load_blip2_filter(path, identity, precision=precision)
 
 
 def _open_sieve(name: str, identity: str, *, precision: str, **_: Any) -> Filter:

@@ -117,23 +117,23 @@ class QFormer(nn.Module):
     """Random weights. Reads what a frozen encoder made of an image (I x N x `image_width`), normed by `image_norm`, which is learned.
 
     `missing` names the parts that a loaded checkpoint lacked; what needs one of them raises ValueError. As in Blip, a text comes as [CLS]
-    tokens [SEP] padding; ITG puts [DEC] in place of [CLS], ITM leaves it. The vocabulary ends with [DEC], as LAVIS has it.
+    tokens [SEP] padding; ITG puts [DEC] in place of [CLS], ITM leaves it.
     """
 
     missing: frozenset[str] = frozenset()
 
-    def __init__(self, cfg: QFormerConfig, init: InitConfig, special: SpecialTokens, *, image_width: int):
+    def __init__(self, cfg: QFormerConfig, init: InitConfig, special: SpecialTokens, *, image_width: int, image_eps: float = 1e-6):
         super().__init__()
         self.cfg, self.special, self.image_width = cfg, special, image_width
-        self.image_norm = nn.LayerNorm(image_width, eps=1e-6)
+        self.image_norm = nn.LayerNorm(image_width, eps=image_eps)
         self.queries = nn.Parameter(torch.empty(1, cfg.num_queries, cfg.width))
-        self.tokens = nn.Embedding(special.dec + 1, cfg.width)
+        self.tokens = nn.Embedding(special.vocab_size, cfg.width)
         self.positions = nn.Embedding(cfg.max_positions, cfg.width)
         self.embedding_norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
         self.blocks = nn.ModuleList(QFormerBlock(cfg, None if i % cfg.cross_every else image_width) for i in range(cfg.depth))
         activation = ACTIVATIONS[cfg.activation]()
         self.head = nn.Sequential(nn.Linear(cfg.width, cfg.width), activation, nn.LayerNorm(cfg.width, eps=cfg.norm_eps))
-        self.head_bias = nn.Parameter(torch.zeros(special.dec + 1))
+        self.head_bias = nn.Parameter(torch.zeros(special.vocab_size))
         self.image_projection = nn.Linear(cfg.width, cfg.embed_dim)
         self.text_projection = nn.Linear(cfg.width, cfg.embed_dim)
         self.match_head = nn.Linear(cfg.width, 2)
