@@ -68,9 +68,9 @@ class Language:
     def words(self, prompts: list[str], texts: list[str], *, max_tokens: int) -> Words:
         """Of texts that follow these prompts, cut to max_tokens, prompt and end included; what is read and what is written each."""
         if self.reads:
-            read = [[*self.prompt(p)[:max_tokens]] or [self.padding] for p in prompts]
+            read = [self.prompt(p)[:max_tokens] for p in prompts]
             written = [[*self._bare(text)[: max_tokens - 1], self.end] for text in texts]
-            ids, mask = pad(read, self.padding)
+            ids, mask = (t[:-1] for t in pad([*read, [self.padding]], self.padding))  # one place at least, if all of it is padding
             return Words(ids, mask, pad(written, IGNORED)[0])
         rows, given = [], []
         for start, text in zip(prompts, texts, strict=True):

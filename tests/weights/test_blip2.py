@@ -56,8 +56,8 @@ def test_stage_1_of_transformers_in_and_out(size, index, tokenizer, tmp_path):
 
 @torch.no_grad()
 def test_an_exported_folder_loses_no_token_of_a_text_and_its_itm_is_no_softmax_of_a_softmax(tokenizer, tmp_path):
-    """With an image_token_index transformers cuts the first tokens off a text that comes without a picture; a softmax of a softmax never says
-    more than 0.731."""
+    """With an image_token_index transformers cuts the first tokens off a text that comes without a picture; a softmax of a softmax never
+    says more than 0.731."""
     retrieval_folder("even", tokenizer, tmp_path / "in", image_token_index=5)
     found = load_blip2(tmp_path / "in")
     export_retrieval(found.model, found.tokenizer, tmp_path / "out")
@@ -74,6 +74,32 @@ def test_an_exported_folder_loses_no_token_of_a_text_and_its_itm_is_no_softmax_o
     torch.testing.assert_close(torch.sigmoid(torch.tensor(scores.itm_logit)).float(), logits.softmax(-1)[:, 1], **CLOSE)
     torch.testing.assert_close(torch.tensor(scores.itc).float(), itc.diagonal(), **CLOSE)
     assert logits.softmax(-1).max() > 0.9 and itc.abs().max() <= 1
+
+
+@pytest.mark.slow  # 188 million weights, written and read twice
+@torch.no_grad()
+def test_a_q_former_of_the_paper_s_size(tokenizer, tmp_path):
+    """BERT-base with 32 queries of 768 upon 1408 wide image tokens."""
+    config = transformers.Blip2Config(
+        qformer_config={"use_qformer_text_input": True, "vocab_size": 30523}, vision_config={"num_hidden_layers": 1, "image_size": 56}
+    )
+    torch.manual_seed(0)
+    theirs = transformers.Blip2ForImageTextRetrieval(config).eval()
+    theirs.query_tokens.normal_(std=0.02)
+    theirs.save_pretrained(tmp_path / "in")
+    words = [*tokenizer.vocab, *(f"w{i}" for i in range(30522 - len(tokenizer.vocab)))]
+    (tmp_path / "in/vocab.txt").write_text("\n".join(words))
+    found = load_blip2(tmp_path / "in")
+    trained = sum(p.numel() for n, p in found.model.qformer.named_parameters() if not n.startswith(("head", "tokens", "positions")))
+    assert 160e6 < trained < 170e6  # 188 million with the embeddings
+    pixels, (ids, mask) = random_pixels(theirs, 3), tokenize(found.tokenizer, TEXTS, max_tokens=32)
+    expected = itm_itc_of_theirs(theirs, pixels, ids, mask)
+    for ours, other in zip(itm_itc(found.model, pixels, ids, mask), expected, strict=True):
+        torch.testing.assert_close(ours, other, **CLOSE)
+    export_retrieval(found.model, found.tokenizer, tmp_path / "out")
+    again = transformers.Blip2ForImageTextRetrieval.from_pretrained(tmp_path / "out")
+    for other, before in zip(itm_itc_of_theirs(again, pixels, ids, mask), expected, strict=True):
+        torch.testing.assert_close(other, before, **CLOSE)
 
 
 def soft_prompted(found, pixels, starts, texts):
