@@ -58,7 +58,7 @@ def export_generation(model: Blip2, language: Language, folder: Path) -> None:
     tokenizer, whole = copy.deepcopy(language.tokenizer), copy.deepcopy(language.model)
     tokenizer.add_tokens([PICTURE], special_tokens=True)
     place = tokenizer.convert_tokens_to_ids(PICTURE)
-    _widen(whole, place + 1, like=rare(language))
+    _widen(whole, place + 1, like=_rare(language))
     config = config_of(model, vision)
     text = {**whole.config.to_dict(), "eos_token_id": language.end, "pad_token_id": language.padding}
     config |= {"text_config": text, "image_token_index": place, "use_decoder_only_language_model": not language.reads}
@@ -121,7 +121,7 @@ def _folder(folder: Path) -> Any:
     return new_folder(folder)
 
 
-def rare(language: Language) -> int:
+def _rare(language: Language) -> int:
     """A token that the language model hardly writes: what begins a text, or pads it, unless that ends one too."""
     tokenizer = language.tokenizer
     return next((i for i in (tokenizer.bos_token_id, tokenizer.pad_token_id) if i not in (None, language.end)), language.end)

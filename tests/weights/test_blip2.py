@@ -9,15 +9,15 @@ import transformers
 from blip_core.capfilt.plugins import open_filter
 from blip_core.compute.padding import tokenize
 from blip_core.training.query_objective import best_query
-from blip_core.weights.blip2 import load_blip2, save_lavis
+from blip_core.weights.blip2 import OpenedBlip2, load_blip2, save_lavis
 from blip_core.weights.blip2_export import export_generation, export_retrieval
 from blip_core.weights.encoders import of_vit
-from tests.support.blip2s import SIZES, blip2_config, language, lavis_names, retrieval_folder
+from blip_core.weights.language import load_language
+from tests.support.blip2s import SIZES, blip2_config, language, language_folder, lavis_names, retrieval_folder
 from tests.support.peers import random_pixels, randomize
 
 TEXTS = ["a red ball", "a photo of a star next to a green box", "grass"]
 CLOSE = dict(atol=1e-5, rtol=1e-5)
-PICTURES = 3  # the queries of "even"
 
 
 def itm_itc(model, pixels, ids, mask):
@@ -161,20 +161,13 @@ def test_a_language_model_without_a_token_for_pictures_gets_one_as_probable_as_w
     torch.testing.assert_close(logits[:, :, place], ours[:, :, tokenizer.bos_token_id], **CLOSE)
 
 
-def opened_stage2(kind: str, folder: Path):
+def opened_stage2(kind: str, folder: Path) -> OpenedBlip2:
     """A BLIP-2 upon a language model as it was published."""
-    from blip_core.model.blip2 import Blip2, Prompter
-    from blip_core.weights.blip2 import OpenedBlip2
-    from blip_core.weights.language import load_language
-    from tests.support.blip2s import language_folder
-
     theirs, tokenizer = generation_model(kind)
     theirs.save_pretrained(folder / "of_theirs")
     tokenizer.save_pretrained(folder / "of_theirs")
     model = load_blip2(folder / "of_theirs").model
-    said = load_language(language_folder(kind, folder / "language"), precision="fp32")
-    assert isinstance(model, Blip2) and isinstance(model.trained, Prompter)
-    return OpenedBlip2(model, language=said)
+    return OpenedBlip2(model, language=load_language(language_folder(kind, folder / "language"), precision="fp32"))
 
 
 @torch.no_grad()
