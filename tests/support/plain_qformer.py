@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 
-def tiny_qformer(tokenizer, *, seed: int = 0, **changes):
-    """One with random weights, every one of them another, and the width of the image features that it reads."""
+def tiny_qformer(tokenizer, *, seed: int = 0, image_width: int = 20, **changes):
+    """One with random weights, every one of them another."""
     from blip_core.config.model import InitConfig, QFormerConfig
     from blip_core.model.qformer import QFormer
     from blip_core.weights.checkpoint import special_tokens
@@ -17,7 +17,7 @@ def tiny_qformer(tokenizer, *, seed: int = 0, **changes):
     sizes = dict(width=24, depth=3, heads=3, mlp_width=40, max_positions=24, activation="gelu", norm_eps=1e-12, dropout=0.0)
     cfg = QFormerConfig(**{**sizes, "num_queries": 3, "cross_every": 2, "embed_dim": 16, **changes})
     init = InitConfig(weight=0.2, patch=0.2, image_position=0.2, token=0.2, text_position=0.2)
-    return randomize(QFormer(cfg, init, special_tokens(tokenizer), image_width=20), seed, std=0.25)
+    return randomize(QFormer(cfg, init, special_tokens(tokenizer), image_width=image_width), seed, std=0.25)
 
 
 def linear(part, x):
