@@ -31,7 +31,8 @@ from blip_core.files.content import hash64
 from blip_core.pictures.images import admit
 from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
-from blip_core.tokenizer.wordpiece import Tokenizer, build_vocab
+from blip_core.tokenizer.build import build_vocab
+from blip_core.tokenizer.wordpiece import bert_tokenizer
 from blip_core.training.batches import NUM_DRAWS, Batches, Rows, crop_box, pick
 
 SEED, MOST_LEVELS = 0, 2
@@ -112,7 +113,7 @@ def make_batches(images: ShardImages, keys: list[str], passes: int, scale: Scale
     cfg = load_params(ROOT / "configs/vit-b16.yaml").tune_captioner.optim
     changes = {"batch_size": scale.batch_size, "steps": passes * len(keys) // scale.batch_size, "accumulate": 1, "workers": workers}
     options = {"shares": {"web": 1.0}, "cfg": cfg.model_copy(update=changes), "image_size": scale.image_size}
-    return Batches(rows, images, Tokenizer(build_vocab(texts, 200)), **options, prompt="", seed=SEED)
+    return Batches(rows, images, bert_tokenizer(build_vocab(texts, 200)), **options, prompt="", seed=SEED)
 
 
 def ours(batches: Batches) -> Iterator[torch.Tensor]:

@@ -31,7 +31,7 @@ from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, split_files
 from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.texts.clean import pre_caption
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.objectives import entropy
 from blip_core.training.step import Losses, Objective, TaskBatch
 

@@ -24,7 +24,7 @@ from blip_core.files.content import hash64
 from blip_core.runtime.cores import loading_workers
 from blip_core.tables.captions import WRITTEN, each_table, kept
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.step import Batch, MicroBatch, PixelBatch
 
 AnyBatch = TypeVar("AnyBatch", bound=PixelBatch)

@@ -9,7 +9,9 @@ from blip_core.compute.pixels import MEAN, STD
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import write_json
 from blip_core.model.blip import Blip
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import TOKENIZER, VOCAB
+from blip_core.tokenizer.tokenizer import ROLE_TOKENS, Tokenizer
+from blip_core.tokenizer.wordpiece import save_vocab
 from blip_core.weights.pretrained import captioning_weights, retrieval_weights
 
 CLASSES = {"captioning": "BlipForConditionalGeneration", "retrieval": "BlipForImageTextRetrieval"}
@@ -27,9 +29,8 @@ def export_huggingface(model: Blip, tokenizer: Tokenizer, folder: Path, *, kind:
     tensors = _WEIGHTS[kind](model)
     with new_folder(folder) as temporary:
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary / "model.safetensors", metadata={"format": "pt"})
-        tokenizer.save(temporary / "vocab.txt")
         write_json(model_config(model, kind), temporary / "config.json")
-        write_json(tokenizer_config(model, tokenizer), temporary / "tokenizer_config.json")
+        _write_tokenizer(model, tokenizer, temporary)
         write_json(image_processor_config(model), temporary / "preprocessor_config.json")
         (temporary / "README.md").write_text(_card(model, kind))
 
@@ -81,24 +82,25 @@ def model_config(model: Blip, kind: str) -> dict[str, Any]:
     }
 
 
-def tokenizer_config(model: Blip, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Of transformers' BertTokenizer, with [DEC] and [ENC] behind the entries of vocab.txt."""
-    special = {
-        i: {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-        for i, token in ((tokenizer.dec, "[DEC]"), (tokenizer.enc, "[ENC]"))
-    }
-    return {
-        "tokenizer_class": "BertTokenizer",
+def _write_tokenizer(model: Blip, tokenizer: Tokenizer, folder: Path) -> None:
+    """vocab.txt for transformers' BertTokenizer, which all of its versions read, or tokenizer.json; [DEC] and [ENC] are added tokens."""
+    special, bert = tokenizer.special, tokenizer.bert_options()
+    names = {"pad_token": special.pad, "cls_token": special.cls, "sep_token": special.sep, "unk_token": special.unk}
+    if bert is None:
+        tokenizer.save(folder / TOKENIZER)
+        kind: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special.cls, "eos_token": special.sep}
+    else:
+        save_vocab(tokenizer.vocab, folder / VOCAB)
+        flags = {"content": "", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+        added = {str(i): flags | {"content": token} for i, token in ((tokenizer.dec, "[DEC]"), (tokenizer.enc, "[ENC]"))}
+        kind = {"tokenizer_class": "BertTokenizer", **bert, "mask_token": "[MASK]", "added_tokens_decoder": added}
+    about = {
         "processor_class": "BlipProcessor",
-        "do_lower_case": True,
-        "strip_accents": None,
-        "tokenize_chinese_chars": True,
         "model_max_length": model.cfg.text.max_positions,
         "model_input_names": ["input_ids", "attention_mask"],
-        **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
-        "additional_special_tokens": ["[DEC]", "[ENC]"],
-        "added_tokens_decoder": {str(i): entry for i, entry in special.items()},
+        "additional_special_tokens": list(ROLE_TOKENS),
     }
+    write_json({**kind, **names, **about}, folder / "tokenizer_config.json")
 
 
 def image_processor_config(model: Blip) -> dict[str, Any]:

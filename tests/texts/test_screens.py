@@ -27,6 +27,7 @@ from blip_core.texts.screens import (
     screened,
     tally,
 )
+from blip_core.tokenizer.folders import load_tokenizer
 from tests.stages.test_assemble import SCREENS_OFF, assemble, row, seal
 from tests.stages.test_assemble import config as rule
 from tests.stages.test_gate import NUM_IMAGES, World, write_shards
@@ -369,7 +370,7 @@ def test_ingest_keeps_dropped_texts_out_of_the_vocabulary(tmp_path):
     assert (metrics["texts_web"], metrics["dropped_boilerplate"], metrics["dropped_file_name"], metrics["marked_markup"]) == (6, 3, 1, 0)
     found = {r["text"]: r["reason"] for r in read_tables(tmp_path / "g0").to_pylist() if r["source"] == "web"}
     assert found == {"img_4711 jpg": "file_name", "zzz shop": "boilerplate", "a ball": "kept", "the ball": "kept"}
-    vocab = (tmp_path / "vocab.txt").read_text().split()
+    vocab = load_tokenizer(tmp_path / "tokenizer.json").vocab
     assert "ball" in vocab and "zzz" not in vocab
     manifest = read_manifest(tmp_path / "g0")
     assert manifest["limits"]["rule"] == "paper" and manifest["screens"]["file_name"] == "drop"

@@ -11,7 +11,7 @@ from blip_core.compute.padding import tokenize
 from blip_core.compute.pixels import STD, load_pixels
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, greedy
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.weights.checkpoint import new_model
 from blip_core.weights.export import export_huggingface
 from blip_core.weights.load import load_pretrained
@@ -86,7 +86,7 @@ def test_the_exported_processor_is_ours(processor_class, model_cfg, shared, tmp_
     """Ids on BERT's own vocabulary, special tokens, and pixels, all loaded without a network."""
     import transformers
 
-    tokenizer = Tokenizer.load(shared / "oracles/bert_vocab/vocab.txt")
+    tokenizer = load_tokenizer(shared / "oracles/bert_vocab/vocab.txt")
     export_huggingface(new_model(model_cfg, tokenizer, seed=0), tokenizer, tmp_path / "out", kind="captioning")
     processor = getattr(transformers, processor_class).from_pretrained(tmp_path / "out")
     assert len(processor.tokenizer) == tokenizer.size == 30524
