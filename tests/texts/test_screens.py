@@ -151,6 +151,12 @@ def test_loops_are_of_one_to_four_words():
     assert loops(normalised(column(texts)), 2).to_pylist()[-2:] == ["very very good", "dog dog dog"]
 
 
+def test_loops_in_scripts_without_spaces():
+    looping = ["一只猫一只猫一只猫", "红红红红红红", "แมวแมวแมวดำ", "赤い、赤い、赤い"]
+    fine = ["哈哈哈", "一只红色的猫和一只红色的狗", "两只猫一只猫", "20242024 年"]
+    assert loops(normalised(column(looping + fine)), 3).to_pylist() == normalised(column(looping)).to_pylist()
+
+
 def test_normalised_keeps_letters_of_all_scripts_and_their_marks():
     texts = column(["A Dog's  life!", "  Größe—№5 ", "हिन्दी", "!?"])
     assert normalised(texts).to_pylist() == ["a dog s life", "größe 5", "हिन्दी", ""]
