@@ -61,6 +61,10 @@ class Tokenizer:
         self._forbidden = self._hidden - {self.unk}
         self._by_words = type(pieces.model).__name__ == "WordPiece"
 
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[tokenizers.Tokenizer, Special]]:
+        """The library forgets `encode_special_tokens` on the way to another process."""
+        return Tokenizer, (self._pieces, self.special)
+
     @cached_property
     def vocab(self) -> list[str]:
         """Its entries by id, [DEC] and [ENC] left out."""

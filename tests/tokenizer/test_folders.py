@@ -1,6 +1,7 @@
 """Tokenizers of others from disk: as they say, with [DEC] and [ENC], and with a clear word on what is missing."""
 
 import json
+import pickle
 from functools import partial
 
 import pytest
@@ -94,7 +95,7 @@ def test_case_and_accents_come_back_as_they_were(make, ends, tmp_path):
 
 @pytest.mark.parametrize("make", [unigram, lambda f: byte_level(f, special=XLM), lambda f: vocab_folder(f, [*CASED, *"<s>/"])])
 def test_a_special_token_that_a_text_spells_out_is_plain_text(make, tmp_path):
-    tokenizer = load_tokenizer(make(tmp_path / "folder"))
+    tokenizer = pickle.loads(pickle.dumps(load_tokenizer(make(tmp_path / "folder"))))
     for word in (tokenizer.special.sep, tokenizer.special.pad, "[DEC]", "[ENC]"):
         ids = tokenizer.encode(f"El {word} niño", max_tokens=99)[1:-1]
         assert not {tokenizer.sep, tokenizer.cls, tokenizer.pad, tokenizer.dec, tokenizer.enc} & set(ids)
