@@ -50,7 +50,8 @@ def make_artifacts(root: Path, params: Params, *, seed: int, pictures: int) -> P
     sample = params.sample.model_copy(update={**SIZES, "num_train": pictures, "seed": seed})
     write_sample(root / "data", sample)
     a = root / "artifacts"
-    outs = (a / "shards", a / "generations/g0", a / "heldout", a / "tokenizer.json", a / "quarantine.parquet", a / "metrics/ingest.json")
+    folders = (a / "shards", a / "generations/g0", a / "heldout", a / "metadata")
+    outs = (*folders, a / "tokenizer.json", a / "quarantine.parquet", a / "metrics/ingest.json")
     ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
     checked = (a / "generations/g0", a / "heldout", a / "shards", a / "gates/g0.json", a / "decisions/g0.json")
     limits = {"cfg": params.section("validate"), "gate_cfg": params.gate, "score_cfg": params.score}

@@ -1,5 +1,6 @@
 """Public weights out: folders that transformers' from_pretrained and BlipProcessor load offline, with equal outputs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +31,8 @@ def export_huggingface(model: Blip, tokenizer: Tokenizer, folder: Path, *, kind:
     with new_folder(folder) as temporary:
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary / "model.safetensors", metadata={"format": "pt"})
         write_json(model_config(model, kind), temporary / "config.json")
-        _write_tokenizer(model, tokenizer, temporary)
-        write_json(image_processor_config(model), temporary / "preprocessor_config.json")
+        write_tokenizer(tokenizer, temporary, max_positions=model.cfg.text.max_positions, processor="BlipProcessor")
+        write_json(image_processor_config(model.cfg.vision.image_size, "BlipProcessor"), temporary / "preprocessor_config.json")
         (temporary / "README.md").write_text(_card(model, kind))
 
 
@@ -82,8 +83,9 @@ def model_config(model: Blip, kind: str) -> dict[str, Any]:
     }
 
 
-def _write_tokenizer(model: Blip, tokenizer: Tokenizer, folder: Path) -> None:
-    """vocab.txt for transformers' BertTokenizer, which all of its versions read, or tokenizer.json; [DEC] and [ENC] are added tokens."""
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_positions: int, processor: str, roles: Sequence[str] = ROLE_TOKENS) -> None:
+    """vocab.txt for transformers' BertTokenizer, which all of its versions read, or tokenizer.json. `roles`: those of [DEC] and [ENC] that
+    the weights have a row for."""
     special, bert = tokenizer.special, tokenizer.bert_options()
     names = {"pad_token": special.pad, "cls_token": special.cls, "sep_token": special.sep, "unk_token": special.unk}
     if bert is None:
@@ -91,24 +93,24 @@ def _write_tokenizer(model: Blip, tokenizer: Tokenizer, folder: Path) -> None:
         kind: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special.cls, "eos_token": special.sep}
     else:
         save_vocab(tokenizer.vocab, folder / VOCAB)
-        flags = {"content": "", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-        added = {str(i): flags | {"content": token} for i, token in ((tokenizer.dec, "[DEC]"), (tokenizer.enc, "[ENC]"))}
+        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+        ids = dict(zip(ROLE_TOKENS, (tokenizer.dec, tokenizer.enc), strict=True))
+        added = {str(ids[token]): {"content": token, **flags} for token in roles}
         kind = {"tokenizer_class": "BertTokenizer", **bert, "mask_token": "[MASK]", "added_tokens_decoder": added}
     about = {
-        "processor_class": "BlipProcessor",
-        "model_max_length": model.cfg.text.max_positions,
+        "processor_class": processor,
+        "model_max_length": max_positions,
         "model_input_names": ["input_ids", "attention_mask"],
-        "additional_special_tokens": list(ROLE_TOKENS),
+        "additional_special_tokens": list(roles),
     }
     write_json({**kind, **names, **about}, folder / "tokenizer_config.json")
 
 
-def image_processor_config(model: Blip) -> dict[str, Any]:
+def image_processor_config(size: int, processor: str) -> dict[str, Any]:
     """Of transformers' BlipImageProcessor: the same resize and normalisation as blip_core/training/batches.py."""
-    size = model.cfg.vision.image_size
     return {
         "image_processor_type": "BlipImageProcessor",
-        "processor_class": "BlipProcessor",
+        "processor_class": processor,
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": size, "width": size},

@@ -49,7 +49,7 @@ def make(folder: Path) -> None:
     params, a, work = check_params(laid_over(read_values(PARAMS), SMALL), PARAMS), folder / "artifacts", folder / ".work"
     g0, shards, heldout, gate, model = a / "generations/g0", a / "shards", a / "heldout", a / "gates/g0.json", a / "models/g1"
     write_sample(folder / "data", params.sample)
-    outs = (shards, g0, heldout, a / "tokenizer.json", a / "quarantine.parquet", a / "ingest.json")
+    outs = (shards, g0, heldout, a / "metadata", a / "tokenizer.json", a / "quarantine.parquet", a / "ingest.json")
     ingest(folder / "data", *outs, cfg=params.ingest, work=work)
     write_json({"passed": True, "generation": content_hash(g0)}, gate)  # as validate would, which takes longer than all the rest
     tokenizer = load_tokenizer(a / "tokenizer.json")

@@ -39,7 +39,8 @@ class World:
 
         self.root, self.params = root, Params(**values)
         write_sample(root / "data", self.params.sample)
-        outs = [root / name for name in ("shards", "generations/g0", "heldout", "tokenizer.json", "quarantine.parquet", "metrics.json")]
+        folders = ("shards", "generations/g0", "heldout", "metadata")
+        outs = [root / name for name in (*folders, "tokenizer.json", "quarantine.parquet", "metrics.json")]
         ingest(root / "data", *outs, cfg=self.params.ingest, work=root / "work")
         judged = [
             root / name

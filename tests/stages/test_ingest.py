@@ -47,7 +47,7 @@ CFG = IngestConfig(
     vocab_size=200,
     max_unknown=0.02,
 )
-OUTPUTS = ("shards", "g0", "heldout", "tokenizer.json", "quarantine.parquet", "metrics.json")
+OUTPUTS = ("shards", "g0", "heldout", "metadata", "tokenizer.json", "quarantine.parquet", "metrics.json")
 SPLITS = ["train"] * 6 + ["restval"] * 2 + ["val"] * 5 + ["test"] * 3
 
 

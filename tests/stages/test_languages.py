@@ -26,7 +26,7 @@ def small_chain(folder, params: Params) -> None:
     """A round with one model in the place of those that its stages would tune."""
     a, data, work, seed = folder / "artifacts", folder / "data", folder / "work", params.seed
     g0, shards, heldout, gate, vocab, model = (a / n for n in ("g0", "shards", "heldout", "gate.json", "tokenizer.json", "model"))
-    ingest(data, shards, g0, heldout, vocab, a / "quarantine.parquet", a / "ingest.json", cfg=params.ingest, work=work)
+    ingest(data, shards, g0, heldout, a / "metadata", vocab, a / "quarantine.parquet", a / "ingest.json", cfg=params.ingest, work=work)
     write_json({"passed": True, "generation": content_hash(g0)}, gate)
     outs = (model, a / "history.csv", a / "pretrain.json")
     pretrain(g0, "human,web", shards, gate, vocab, *outs, cfg=params.pretrain, model_cfg=params.model, seed=seed, work=work)
