@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from blip_core.capfilt.folders import folder_hash
+from blip_core.weights.folders import folder_hash
 from blip_core.config.screens import ClassifierConfig, PicturesConfig
 from blip_core.intake.units import fields_path
 from blip_core.pictures.images import decode_rgb
