@@ -17,8 +17,8 @@ SIDE = 64  # pixels; pictures come as uint8 SIDE x SIDE x 3
 CELLS = 4  # of a side
 ORIENTATIONS = 8
 SHADES = 4  # of each colour in the histogram
-WORDS, TOPICS = 1000, 64
-RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # of the number of rows; `LinearFloor.fit` takes the best on val
+WORDS, TOPICS = 1000, 256
+RIDGE = 1.0  # times the number of rows; features have unit variance
 
 
 def picture_features(pixels_N: Sequence[np.ndarray]) -> np.ndarray:
@@ -82,12 +82,12 @@ class LinearFloor:
     offset_K: np.ndarray
 
     @classmethod
-    def fit(cls, features_TF: np.ndarray, texts: Sequence[str], *, ridge: float) -> "LinearFloor":
+    def fit(cls, features_TF: np.ndarray, texts: Sequence[str]) -> "LinearFloor":
         """A row of `features_TF` and a text are a pair."""
         topics = Topics.fit(texts)
         target_TK, mean_F = topics.of(texts), features_TF.mean(0)
         centred = (features_TF - mean_F) / (features_TF.std(0) + 1e-6)
-        gram = centred.T @ centred + ridge * len(texts) * np.eye(centred.shape[1])
+        gram = centred.T @ centred + RIDGE * len(texts) * np.eye(centred.shape[1])
         offset_K = target_TK.mean(0)
         map_FK = np.linalg.solve(gram, centred.T @ (target_TK - offset_K)) / (features_TF.std(0) + 1e-6)[:, None]
         return cls(topics, mean_F, map_FK, offset_K)

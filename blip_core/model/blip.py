@@ -139,12 +139,11 @@ def init_vit(vit: Vit, cfg: InitConfig) -> None:
 
 
 def init_stem(stem: nn.Module) -> None:
-    """So that each layer keeps the scale of what it is given (He et al. 2015)."""
+    """So that each layer keeps the variance of what it is given, as SELU wants it."""
     for part in stem.modules():
         if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+            nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
+            nn.init.zeros_(part.bias)  # type: ignore[arg-type]  # a convolution may have none; these have
 
 
 def init_med(med: Med, cfg: InitConfig) -> None:

@@ -2,13 +2,13 @@
 
 A ViT with one convolution per patch learns from millions of pictures that neighbours belong together; a stack of 3 x 3 convolutions of
 stride 2 has it by construction (Xiao et al. 2021, Early Convolutions Help Transformers See Better), which pays where pictures are few.
+SELU keeps mean and variance without a norm (Klambauer et al. 2017): a norm over a picture would take its colours away, and the positive mean
+that ReLU leaves makes the features of all pictures alike from the start.
 """
 
 from torch import nn
 
 from blip_core.config.model import VisionConfig
-
-GROUP = 16  # channels that one group norm scales together
 
 
 def patch_embedding(cfg: VisionConfig) -> nn.Module:
@@ -18,8 +18,7 @@ def patch_embedding(cfg: VisionConfig) -> nn.Module:
     layers: list[nn.Module] = []
     channels = 3
     for wide in stem_widths(cfg):
-        norm = nn.GroupNorm(max(1, wide // GROUP), wide)
-        layers += [nn.Conv2d(channels, wide, 3, stride=2, padding=1, bias=False), norm, nn.ReLU()]
+        layers += [nn.Conv2d(channels, wide, 3, stride=2, padding=1), nn.SELU()]
         channels = wide
     return nn.Sequential(*layers, nn.Conv2d(channels, cfg.width, 1))
 
