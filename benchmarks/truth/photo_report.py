@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from linear_floor import SIDE, LinearFloor, picture_features
 from photo_world import FALSE, KINDS
 
@@ -16,13 +18,13 @@ from blip_core.config.params import Params, load_params
 from blip_core.evaluation.bootstrap import interval, sums_by_image
 from blip_core.evaluation.metrics import RECALLS, caption_scores, image_ranks, roc_auc, text_ranks
 from blip_core.files.content import write_json
-from blip_core.tables.captions import KEPT, read_tables
+from blip_core.tables.captions import KEPT, read_table, read_tables
 from blip_core.tables.heldout import heldout_pictures
 from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Rows
 
-GENERATIONS = {"none": "g0", "human": "g0", "F": "F", "CF": "CF", "long": "g0"}
-SOURCES = {"none": ["human", "web"], "human": ["human"], "F": ["human", "web"], "CF": ["human", "web", "synthetic"], "long": ["human", "web"]}
+# the generation that an arm's model learned from, and the sources that it saw of it
+SEEN = {"none": "g0 human,web", "human": "g0 human", "F": "F human,web", "CF": "CF human,web,synthetic", "long": "g0 human,web"}
 SHOWN = {f"tr_r{k}": f"text R@{k}" for k in RECALLS} | {f"ir_r{k}": f"image R@{k}" for k in RECALLS} | {"cider": "CIDEr"}
 Measured = dict[str, float]
 
@@ -69,7 +71,8 @@ def floor_of(artifacts: Path, arm: str, params: Params) -> Measured:
     path = artifacts / f"floors/{arm}.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
-    rows, images = Rows.of(artifacts / f"generations/{GENERATIONS[arm]}", SOURCES[arm]), ShardImages(artifacts / "shards")
+    generation, sources = SEEN[arm].split()
+    rows, images = Rows.of(artifacts / f"generations/{generation}", sources.split(",")), ShardImages(artifacts / "shards")
     shards, keys, texts = rows.at(np.arange(len(rows.text)))
     seen = dict.fromkeys(zip(shards, keys, strict=True))
     features = dict(zip(seen, picture_features([read_resized(images, *place, SIDE) for place in seen]), strict=True))
@@ -104,8 +107,8 @@ def _interval(name: str, values: np.ndarray, images: np.ndarray, params: Params)
 
 def filter_table(artifacts: Path, kinds: dict[str, str]) -> str:
     """How well the filter tells the true web texts (also the terse ones) from the false, all and by kind."""
-    table = read_tables(artifacts / "r1/scores")
-    table = table.filter([source == "web" for source in table["source"].to_pylist()])
+    table = pa.concat_tables(read_table(path) for path in sorted((artifacts / "r1/scores").glob("web-*.parquet")))
+    table = table.filter(pc.equal(table["source"], "web"))
     kind = np.array([kinds[key] for key in table["key"].to_pylist()])
     score, true = pair_scores(table).itm_logit, ~np.isin(kind, FALSE)
     named = {"all false texts": np.isin(kind, FALSE), **{name: kind == name for name in FALSE}}
@@ -130,8 +133,8 @@ def noise_table(artifacts: Path, generation: str, kinds: dict[str, str]) -> str:
         lines.append(f"| {kind}{' (false)' if kind in FALSE else ''} | {before:,} | {kept:,} | {kept / max(before, 1):.1%} |")
     before, after = (_noise({k: select(c) for k, c in counts.items()}) for select in (Counter.total, lambda c: c[True]))
     gate: dict[str, Any] = json.loads((artifacts / f"metrics/gate-{generation}.json").read_text())
-    bound, estimate = gate["residual_noise_web_upper"], gate["residual_noise_web"]
-    said = f"Noise of the web texts: {before:.1%} before, {after:.1%} after; the gate estimates {estimate:.1%} and bounds it by {bound:.1%}."
+    estimate, bound = (f"{gate[k]:.1%}" if k in gate else "unknown" for k in ("residual_noise_web", "residual_noise_web_upper"))
+    said = f"Noise of the web texts: {before:.1%} before, {after:.1%} after; the gate estimates {estimate}, at most {bound}."
     return "\n".join([*lines, "", said, f"Synthetic texts kept: {gate['kept_synthetic']:,} of {gate['candidates_synthetic']:,}."])
 
 

@@ -17,7 +17,15 @@ from pathlib import Path
 
 KINDS = {"true": 0.3, "terse": 0.1, "mismatched": 0.35, "boilerplate": 0.15, "one_word": 0.1}
 FALSE = ("mismatched", "boilerplate", "one_word")
-STOCK = ("photo by {n}", "IMG_{n}.JPG", "click to enlarge", "stock photo {n}", "image may be subject to copyright", "DSC{n}", "my album {n}")
+STOCK = (
+    "photo by {n}",
+    "IMG_{n}.JPG",
+    "click to enlarge",
+    "stock photo {n}",
+    "image may be subject to copyright",
+    "DSC{n}",
+    "my album {n}",
+)
 # a word is exchanged for another of its group, so the text stays a sentence
 EXCHANGED = (
     ("man", "woman", "boy", "girl"),
@@ -31,6 +39,7 @@ EXCHANGED = (
     ("beach", "mountain", "field", "park", "pool", "city"),
     ("ball", "bike", "car", "boat", "stick"),
 )
+NAMED = {word for group in (*EXCHANGED[:4], *EXCHANGED[7:]) for word in group}
 GROUP = {word: group for group in EXCHANGED for word in group}
 
 
@@ -114,8 +123,8 @@ def crawl_texts(crawl: list[Photo], rng: random.Random) -> Iterator[tuple[str, s
 
 
 def terse(photo: Photo, rng: random.Random) -> str | None:
-    """One or two words that a caption of the picture has: true, and little."""
-    found = re.findall(rf"\b(?:(?:{'|'.join(EXCHANGED[4])}) )?(?:{'|'.join(sum(EXCHANGED[:4], ()) + sum(EXCHANGED[7:], ()))})\b", " ".join(photo.captions))
+    """A word that a caption of the picture has: true, and little."""
+    found = sorted(set(re.findall(r"\w+", " ".join(photo.captions))) & NAMED)
     return rng.choice(found) if found else None
 
 

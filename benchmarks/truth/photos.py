@@ -33,11 +33,12 @@ from photo_world import lay_out  # noqa: E402
 from blip_core.config.params import load_params  # noqa: E402
 from blip_core.config.reading import laid_over, read_values  # noqa: E402
 from blip_core.files.content import write_json  # noqa: E402
-from flows.values import add_set, nested  # noqa: E402
+from flows.values import add_set  # noqa: E402
 
 ARMS = ("none", "human", "F", "CF", "long")
 # the arms are to be measured, whatever the gate would say of them
-OPEN = {"max_noise": {"web": 1.0, "synthetic": 1.0}, "max_residual_noise": 1.0, "min_coverage": 0.0, "min_distinct": 0.0, "max_degenerate": 1.0}
+LIMITS = {"max_residual_noise": 1.0, "min_coverage": 0.0, "min_distinct": 0.0, "max_degenerate": 1.0}
+OPEN = {"max_noise": {"web": 1.0, "synthetic": 1.0}, **LIMITS}
 A = "artifacts"
 G0 = {"generation": f"{A}/generations/g0"}
 SHARDS, HELDOUT, COLUMNS = {"shards": f"{A}/shards"}, {"heldout": f"{A}/heldout"}, {"columns": "columns"}
@@ -132,6 +133,16 @@ def steps_of(arm: str) -> list[Step]:
     return [*none, *filter_steps(), *captioner_steps(), *choice_steps(arm), *model_steps(arm, arm, sources)]
 
 
+def nested(dotted: dict[str, Any]) -> dict[str, Any]:
+    """`--set` gives a.b=1; params.yaml has {a: {b: 1}}."""
+    found: dict[str, Any] = {}
+    for key, value in dotted.items():
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        found = laid_over(found, value)
+    return found
+
+
 def write_values(folder: Path, config: Path, settings: dict[str, Any]) -> None:
     """params.yaml and what the arms have of their own. ValueError where the folder holds a run with other values."""
     values = laid_over(laid_over(read_values(ROOT / "params.yaml"), read_values(config)), settings)
@@ -171,8 +182,11 @@ def main(args: argparse.Namespace) -> None:
     if not (folder / "truth.csv").exists():
         lay_out(args.photos, folder, num_clean=args.clean, num_val=args.val, seed=args.seed)
     for arm in args.arms:
-        for step in steps_of(arm):
-            run(folder, step)
+        try:
+            for step in steps_of(arm):
+                run(folder, step)
+        except subprocess.CalledProcessError as e:
+            print(f"arm {arm}: ended with code {e.returncode} in {step.label}, which says why above; the other arms go on", flush=True)
         print(report(folder, {a: [s.label for s in steps_of(a)] for a in ARMS}), flush=True)
 
 

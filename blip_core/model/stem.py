@@ -2,8 +2,8 @@
 
 A ViT with one convolution per patch learns from millions of pictures that neighbours belong together; a stack of 3 x 3 convolutions of
 stride 2 has it by construction (Xiao et al. 2021, Early Convolutions Help Transformers See Better), which pays where pictures are few.
-SELU keeps mean and variance without a norm (Klambauer et al. 2017): a norm over a picture would take its colours away, and the positive mean
-that ReLU leaves makes the features of all pictures alike from the start.
+SELU keeps mean and variance without a norm (Klambauer et al. 2017): a norm over a picture would take its colours away, and the positive
+mean that ReLU leaves makes the features of all pictures alike from the start.
 """
 
 from torch import nn
