@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KINDS = {"true": 0.3, "terse": 0.1, "mismatched": 0.35, "boilerplate": 0.15, "one_word": 0.1}
+TRIES = 100  # pictures that are asked for a caption of their own
 FALSE = ("mismatched", "boilerplate", "one_word")
 STOCK = (
     "photo by {n}",
@@ -110,7 +111,7 @@ def crawl_texts(crawl: list[Photo], rng: random.Random) -> Iterator[tuple[str, s
     makers: dict[str, Callable[[Photo], str | None]] = {
         "true": lambda p: rng.choice(p.captions),
         "terse": lambda p: terse(p, rng),
-        "mismatched": lambda p: rng.choice(rng.choice([q for q in crawl if q is not p]).captions),
+        "mismatched": lambda p: mismatched(p, crawl, rng),
         "boilerplate": lambda p: rng.choice(STOCK).format(n=rng.randrange(1000, 10000)),
         "one_word": lambda p: one_word_wrong(p, rng),
     }
@@ -118,8 +119,16 @@ def crawl_texts(crawl: list[Photo], rng: random.Random) -> Iterator[tuple[str, s
         kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
         text = makers[kind](photo)
         if text is None:  # no word of its captions has a group
-            kind, text = "mismatched", str(makers["mismatched"](photo))
+            kind, text = "mismatched", mismatched(photo, crawl, rng)
         yield kind, text
+
+
+def mismatched(photo: Photo, crawl: list[Photo], rng: random.Random) -> str:
+    """A caption of another picture, which this one does not have too."""
+    for other in rng.choices(crawl, k=TRIES):
+        if foreign := [text for text in other.captions if text not in photo.captions]:
+            return rng.choice(foreign)
+    raise ValueError(f"{TRIES} pictures have no caption that {photo.file_name} has not: nothing would be false of it")
 
 
 def terse(photo: Photo, rng: random.Random) -> str | None:
