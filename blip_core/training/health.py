@@ -192,7 +192,7 @@ def _second_half_of_first(history: History, steps: int) -> History:
     """Of the first tenth, once that has ended; empty before, and where it has too few rows to tell."""
     end = bisect_right(history, FIRST * steps, key=lambda row: row["step"])
     few = history[end // 2 : end]
-    return few if len(few) >= 3 and history[-1]["step"] >= FIRST * steps else []
+    return few if len(few) >= 2 and history[-1]["step"] >= FIRST * steps else []
 
 
 def _cause(first: dict[str, float], few: History, name: str) -> str:
