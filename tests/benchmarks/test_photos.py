@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blip_core.config.params import load_params
+
 ROOT = Path(__file__).resolve().parents[2]
 TRUTH = ROOT / "benchmarks/truth"
 COLOURS = {"red": (210, 30, 30), "blue": (30, 30, 210), "green": (30, 160, 30), "yellow": (230, 220, 40)}
@@ -100,6 +102,18 @@ def test_without_the_photographs_nothing_is_done(tmp_path, capsys):
 
     photos.main(argparse.Namespace(photos=tmp_path / "none", out=tmp_path / "out"))
     assert "no captions.csv there" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["photos-small", "photos-gpu"])
+def test_the_values_fit_and_an_arm_differs_from_them_in_what_it_says(tmp_path, name):
+    import photos
+
+    photos.write_values(tmp_path, ROOT / f"configs/{name}.yaml", {"pretrain": {"optim": {"steps": 7}}})
+    base, long, filtered = (load_params(tmp_path / f"params{arm}.yaml") for arm in ("", "-long", "-F"))
+    assert (base.pretrain.optim.steps, long.pretrain.optim.steps, base.pretrain.contrast.queue_size) == (7, 14, 0)
+    assert long.model == base.model == filtered.model and filtered.assemble.sources != base.assemble.sources
+    with pytest.raises(ValueError, match="a run with other values lies here"):
+        photos.write_values(tmp_path, ROOT / f"configs/{name}.yaml", {"seed": 5})
 
 
 @pytest.mark.slow  # a minute: nine trainings and evaluations, each a process of its own
