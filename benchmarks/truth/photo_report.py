@@ -30,7 +30,7 @@ Measured = dict[str, float]
 
 
 def report(folder: Path, labels: dict[str, list[str]]) -> str:
-    """All that is known so far, in Markdown; also written to report.md. `labels`: the steps that each arm is made of."""
+    """All that is known so far, in Markdown; also written to report.md. `labels`: the steps that are each arm's compute."""
     artifacts, params = folder / "artifacts", load_params(folder / "params.yaml")
     costs = json.loads((folder / "costs.json").read_text())
     arms = [arm for arm in labels if (artifacts / f"evaluations/{arm}/metrics.json").exists()]

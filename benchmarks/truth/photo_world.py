@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from blip_core.files.atomic import new_file
+
 KINDS = {"true": 0.3, "terse": 0.1, "mismatched": 0.35, "boilerplate": 0.15, "one_word": 0.1}
 TRIES = 100  # pictures that are asked for a caption of their own
 FALSE = ("mismatched", "boilerplate", "one_word")
@@ -96,7 +98,6 @@ def lay_out(photos: Path, out: Path, *, num_clean: int, num_val: int, seed: int)
     listed = [(p, split) for split, part in (("train", clean), ("val", val), ("test", test)) for p in part]
     _write(out / "data/clean/captions.csv", ((p.file_name, s, text) for p, s in listed for text in p.captions), "split")
     texts = list(crawl_texts(crawl, rng))
-    _write(out / "truth.csv", ((p.file_name, kind, text) for p, (kind, text) in zip(crawl, texts, strict=True)), "kind")
     _write(out / "data/web/captions.csv", ((p.file_name, "train", text) for p, (_, text) in zip(crawl, texts, strict=True)), "split")
     home = {p.file_name: "clean" for p, _ in listed} | {p.file_name: "web" for p in crawl}
     for name, data in pictures(photos):
@@ -104,6 +105,8 @@ def lay_out(photos: Path, out: Path, *, num_clean: int, num_val: int, seed: int)
             (out / "data" / home.pop(name) / name).write_bytes(data)
     if home:
         raise ValueError(f"{photos}: {len(home)} pictures of captions.csv are not there, as {next(iter(home))}")
+    # last: where it stands, all is laid out
+    _write(out / "truth.csv", ((p.file_name, kind, text) for p, (kind, text) in zip(crawl, texts, strict=True)), "kind")
 
 
 def crawl_texts(crawl: list[Photo], rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -152,4 +155,5 @@ def _write(path: Path, rows: Iterator[tuple[str, str, str]], middle: str) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([("file_name", middle, "caption"), *rows])
-    path.write_text(text.getvalue())
+    with new_file(path) as temporary:
+        temporary.write_text(text.getvalue())

@@ -32,6 +32,7 @@ from photo_world import lay_out  # noqa: E402
 
 from blip_core.config.params import load_params  # noqa: E402
 from blip_core.config.reading import laid_over, read_values  # noqa: E402
+from blip_core.files.atomic import new_file  # noqa: E402
 from blip_core.files.content import write_json  # noqa: E402
 from flows.values import add_set  # noqa: E402
 
@@ -120,7 +121,7 @@ def choice_steps(generation: str) -> list[Step]:
 
 
 def steps_of(arm: str) -> list[Step]:
-    """All that an arm's model takes, what other arms have done already among it: their sum is its compute."""
+    """All that an arm's model takes, what other arms have done already among it."""
     base = base_steps()
     if arm == "human":
         return [*base, *model_steps("human", "g0", "human")]
@@ -149,11 +150,17 @@ def write_values(folder: Path, config: Path, settings: dict[str, Any]) -> None:
     files = {"params": {}, "params-F": {"assemble": {"sources": ["web"]}, "gate": OPEN}, "params-CF": {"gate": OPEN}}
     files["params-long"] = {"pretrain": {"optim": {"steps": 2 * values["pretrain"]["optim"]["steps"]}}}
     for name, own in files.items():
-        path, text = folder / f"{name}.yaml", yaml.safe_dump(laid_over(values, own), sort_keys=False)
-        if path.exists() and path.read_text() != text:
-            raise ValueError(f"{path}: a run with other values lies here; name another --out, or remove {folder}")
-        path.write_text(text)
+        path = folder / f"{name}.yaml"
+        note(path, laid_over(values, own))
         load_params(path)
+
+
+def note(path: Path, values: dict[str, Any]) -> None:
+    """What the run below this folder is of. ValueError where it began with other values."""
+    if path.exists() and yaml.safe_load(path.read_text()) != values:
+        raise ValueError(f"{path}: a run with other values lies here; name another --out, or remove {path.parent}")
+    with new_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
 def run(folder: Path, step: Step) -> None:
@@ -179,15 +186,18 @@ def main(args: argparse.Namespace) -> None:
     for name in ("columns", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     write_values(folder, config, nested(args.params or {}))
+    layout = {"num_clean": args.clean, "num_val": args.val, "seed": args.seed}
+    note(folder / "layout.yaml", layout)
     if not (folder / "truth.csv").exists():
-        lay_out(args.photos, folder, num_clean=args.clean, num_val=args.val, seed=args.seed)
+        lay_out(args.photos, folder, **layout)
     for arm in args.arms:
         try:
             for step in steps_of(arm):
                 run(folder, step)
         except subprocess.CalledProcessError as e:
             print(f"arm {arm}: ended with code {e.returncode} in {step.label}, which says why above; the other arms go on", flush=True)
-        print(report(folder, {a: [s.label for s in steps_of(a)] for a in ARMS}), flush=True)
+        # what a model is worth is no part of what it cost
+        print(report(folder, {a: [s.label for s in steps_of(a) if s.stage != "evaluate"] for a in ARMS}), flush=True)
 
 
 if __name__ == "__main__":
