@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from blip_core.config.training import PretrainConfig
 
-PASSES, LEAST_IMAGES = 20, 500_000
+PASSES, LEAST_STEPS = 20, 2000
 PAPER_LR, PAPER_WIDTH = 3e-4, 768
 WARMUP, LONGEST_WARMUP = 0.1, 3000
 LAG, LONGEST_LAG = 0.04, 200  # steps that the momentum encoder is behind: as a share of all; the paper's 0.995 is 200 behind
@@ -38,7 +38,7 @@ class Suggestion:
 def suggestions(cfg: PretrainConfig, *, width: int, pictures: int) -> list[Suggestion]:
     """For a training from scratch on so many pictures; `width`: of the narrower transformer."""
     optim, contrast = cfg.optim, cfg.contrast
-    steps = max(PASSES * pictures, LEAST_IMAGES) // optim.batch_size
+    steps = max(LEAST_STEPS, round(PASSES * pictures / optim.batch_size))
     lag = min(LONGEST_LAG, max(2.0, LAG * steps))
     few = steps < FEW_STEPS
     queue = 0 if few else QUEUED_BATCHES * optim.batch_size
@@ -46,7 +46,12 @@ def suggestions(cfg: PretrainConfig, *, width: int, pictures: int) -> list[Sugge
     held = f"{QUEUED_BATCHES} batches, in which a momentum encoder so slow hardly changes"
     soft = "what the momentum encoder finds alike is wrong for most of so few steps" if few else "as the paper"
     return [
-        Suggestion("optim.steps", optim.steps, steps, f"{PASSES} passes over {pictures:,} pictures, at least {LEAST_IMAGES:,} images"),
+        Suggestion(
+            "optim.steps",
+            optim.steps,
+            steps,
+            f"{PASSES} passes over {pictures:,} pictures, at least {LEAST_STEPS:,}; more are learned by heart",
+        ),
         Suggestion("optim.lr", optim.lr, _two_digits(PAPER_LR * (PAPER_WIDTH / width) ** 0.5), "falls with the root of the width"),
         Suggestion("optim.warmup", optim.warmup, min(WARMUP, _two_digits(LONGEST_WARMUP / steps)), f"at most {LONGEST_WARMUP:,} steps"),
         Suggestion("contrast.momentum", contrast.momentum, round(1 - 1 / lag, 4), f"the momentum encoder is {lag:.0f} steps behind"),
