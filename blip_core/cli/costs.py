@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -10,9 +11,13 @@ from blip_core.runtime.times import read_times
 
 
 def add_verbs(verbs: Verbs) -> None:
-    summary = "parameters, work and memory of the trainings of a params.yaml; trains nothing"
+    summary = "parameters, work, memory and time of the trainings of a params.yaml, and values that suit the data"
     plan = verbs.add("plan", _plan, summary, example="--params params.yaml")
-    plan.add_argument("--vocab", type=Path, default=Path("artifacts/tokenizer.json"), help="what ingest wrote; default: %(default)s")
+    told = "what ingest wrote, once it ran; default: %(default)s"
+    plan.add_argument("--vocab", type=Path, default=Path("artifacts/tokenizer.json"), help=told)
+    told = "what ingest said, from which the number of pictures comes; default: %(default)s"
+    plan.add_argument("--ingested", type=Path, default=Path("artifacts/metrics/ingest.json"), help=told)
+    plan.add_argument("--pictures", type=int, metavar="N", help="suggest steps, lr, warm-up, momentum and queue for so many pictures")
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )
@@ -44,7 +49,11 @@ def _add_ablate(verbs: Verbs) -> None:
 def _plan(args: argparse.Namespace) -> None:
     from blip_core.preview.plan import plan
 
-    print(plan(read_params(args), args.vocab))
+    pictures = args.pictures
+    if pictures is None and args.ingested.exists():
+        told = json.loads(args.ingested.read_text())
+        pictures = told["images_web"] + told["images_train"]
+    print(plan(read_params(args), args.vocab, pictures=pictures))
 
 
 def _profile(args: argparse.Namespace) -> None:

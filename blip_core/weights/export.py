@@ -13,7 +13,7 @@ from blip_core.model.blip import Blip
 from blip_core.tokenizer.folders import TOKENIZER, VOCAB
 from blip_core.tokenizer.tokenizer import ROLE_TOKENS, Tokenizer
 from blip_core.tokenizer.wordpiece import save_vocab
-from blip_core.weights.pretrained import captioning_weights, retrieval_weights
+from blip_core.weights.pretrained import captioning_weights, require_patches, retrieval_weights
 
 CLASSES = {"captioning": "BlipForConditionalGeneration", "retrieval": "BlipForImageTextRetrieval"}
 _WEIGHTS = {"captioning": captioning_weights, "retrieval": retrieval_weights}
@@ -27,6 +27,7 @@ def export_huggingface(model: Blip, tokenizer: Tokenizer, folder: Path, *, kind:
     """
     if folder.exists():
         raise ValueError(f"{folder} exists; name another folder or remove it")
+    require_patches(model, "transformers has no such model")
     tensors = _WEIGHTS[kind](model)
     with new_folder(folder) as temporary:
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary / "model.safetensors", metadata={"format": "pt"})

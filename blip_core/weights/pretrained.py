@@ -50,8 +50,15 @@ def load_blip(model: Blip, tensors: dict[str, Tensor], *, source: str) -> Loaded
     return loaded
 
 
+def require_patches(model: Blip, why: str) -> None:
+    """ValueError where the stem is another than that of all public ViTs."""
+    if (stem := model.cfg.vision.stem) != "patch":
+        raise ValueError(f"model.vision.stem is {stem}, and {why}; train with stem: patch for that")
+
+
 def load_vit(model: Blip, tensors: dict[str, Tensor], *, source: str) -> Loaded:
     """Fill the image encoder from an ImageNet ViT or DeiT; position embeddings are resized to the model's image size."""
+    require_patches(model, f"{source} has one convolution per patch")
     layout = vit_layout(tensors, depth=model.cfg.vision.depth)
     positions = dict(layout.required)["vit.positions"][0]
     tensors = dict(tensors)
