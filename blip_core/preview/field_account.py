@@ -24,7 +24,7 @@ def account_lines(account: Mapping[str, Any]) -> list[str]:
     if rare := account.get("other_fields"):
         pictures = sum(rare["pictures"].values())
         lines.append(f"{rare['fields']:,} rarer fields stand as JSON in `{OTHERS}`, at {pictures:,} pictures")
-    for name, kinds in account.get("mixed", {}).items():
+    for name, kinds in list(account.get("mixed", {}).items())[:_MOST_NAMED]:
         found = ", ".join(f"{kind} {n:,}" for kind, n in kinds.items())
         lines.append(f"{name} has values of several types, of so many pictures: {found}; it is kept as {account['fields'][name]['type']}")
     for why, counts in account.get("left_out", {}).items():
