@@ -8,9 +8,10 @@ import torch
 
 from blip_core.compute.distributed import device
 from blip_core.config.training import LanguageConfig, OptimConfig
+from blip_core.training.contrast import mean_cosine
 from blip_core.training.health import ITM_CHANCE, Health, alarms, window_rows
 from blip_core.training.loop import fit
-from blip_core.training.objectives import CaptionObjective, PretrainObjective, mean_cosine, word_entropy
+from blip_core.training.objectives import CaptionObjective, PretrainObjective, word_entropy
 from blip_core.weights.checkpoint import new_model
 from tests.training.test_objectives import batch_of, contrast_cfg
 

@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from blip_core.compute.padding import tokenize
 from blip_core.config.training import ContrastConfig
 from blip_core.files.content import hash64
-from blip_core.training.objectives import Contrast, PretrainObjective, _draws, draw_negatives, language_loss, matching_loss, momentum_twin
+from blip_core.training.contrast import Contrast, momentum_twin
+from blip_core.training.objectives import (
+    PretrainObjective,
+    _draws,
+    draw_negatives,
+    hard_pairs,
+    language_loss,
+    matching_loss,
+    pair_logits,
+)
 from blip_core.training.step import Batch
 
 TEXTS = ["a red ball", "a blue star on grass", "there is a green box", "a photo of a red star", "a box and a ball", "a green ball"]
@@ -162,7 +171,8 @@ def test_itm_against_one_pass_per_pair(model, tokenizer):
     batch = batch_of(tokenizer, step=3)
     image_tokens = model.image_tokens(batch.pixels)
     _, similarities = contrast(model, batch, image_tokens)
-    loss = matching_loss(model, batch, image_tokens, model.keys_values(image_tokens), similarities, 1.0)
+    pairs = hard_pairs(batch, similarities, 1.0, pad=tokenizer.pad)
+    loss = matching_loss(pair_logits(model, pairs, image_tokens, model.keys_values(image_tokens)), pairs)
     draws = torch.rand(2, 6, generator=torch.Generator().manual_seed(batch.seed * 1_000_003 + batch.step))
     texts, _ = draw_negatives(similarities.image_to_text_BG, similarities.related_BG, draws[0], 1.0)
     images, _ = draw_negatives(similarities.text_to_image_BG, similarities.related_BG, draws[1], 1.0)
