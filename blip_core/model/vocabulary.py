@@ -68,7 +68,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return log_sum_M - torch.cat(scores)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, log_sum_M = ctx.saved_tensors
         w, b = weight.to(ctx.dtype), bias.to(ctx.dtype)
         to_x, to_weight, to_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)

@@ -32,6 +32,7 @@ from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import fit
 from blip_core.training.objectives import CaptionObjective, PretrainObjective
+from blip_core.training.optional import pretrain_objective
 from blip_core.training.step import Batch, Objective
 from blip_core.weights.checkpoint import load_model, new_model
 
@@ -83,7 +84,7 @@ def _training(stage: str, params: Params, artifacts: Path | None, batch_size: in
         fixed = cfg.model_copy(update={"steps": steps})
         tokenizer = _tokenizer(params, artifacts)
         model = new_model(params.model, tokenizer, seed=params.seed)
-        objective = _objective(stage, params, model)
+        objective = _objective(stage, params, model, tokenizer)
         source = _real_batches(stage, params, artifacts, tokenizer, fixed) if artifacts else MadeUp(params, tokenizer, fixed)
         with tempfile.TemporaryDirectory() as folder, watching(watch, objective):
             read, name = Watched(source, watch), f"profile {stage}"
@@ -92,11 +93,11 @@ def _training(stage: str, params: Params, artifacts: Path | None, batch_size: in
     return Work(_title(stage, params, cfg.batch_size, cfg.precision, cfg.threads, artifacts), cfg.batch_size, run)
 
 
-def _objective(stage: str, params: Params, model: Blip) -> Objective:
+def _objective(stage: str, params: Params, model: Blip, tokenizer: Tokenizer) -> Objective:
     cfg = params.section(stage)
     if stage == "tune_captioner":
         return CaptionObjective(cfg.language)
-    objective = PretrainObjective(model, cfg.contrast, getattr(cfg, "language", None))
+    objective = pretrain_objective(model, tokenizer, cfg) if stage == "pretrain" else PretrainObjective(model, cfg.contrast, None)
     contrast = objective.contrast
     for name in ("image", "text"):  # a full queue of other pairs, as behind the first hundred steps
         queue = getattr(contrast, f"{name}_queue")

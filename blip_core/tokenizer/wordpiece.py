@@ -30,12 +30,13 @@ class Tokenizer:
         if len(ids) != len(vocab) + len(ROLE_TOKENS):
             raise ValueError(f"vocabulary of {len(vocab)} entries has duplicates or holds one of {ROLE_TOKENS}")
         self.pad, self.cls, self.sep, self.dec, self.enc = (ids[t] for t in ("[PAD]", "[CLS]", "[SEP]", "[DEC]", "[ENC]"))
+        self.mask = ids["[MASK]"]
         self.size = len(ids)
         # no token is declared special: a "[SEP]" within a crawled text is five plain characters, not the end of it
         self._pieces = tokenizers.Tokenizer(WordPiece({t: i for i, t in enumerate(vocab)}, unk_token="[UNK]"))
         self._pieces.normalizer, self._pieces.pre_tokenizer = BertNormalizer(lowercase=True), BertPreTokenizer()
         self._pieces.decoder = WordPieceDecoder()
-        self._special = {self.pad, self.cls, self.sep, self.dec, self.enc, ids["[MASK]"], ids["[UNK]"]}
+        self._special = {self.pad, self.cls, self.sep, self.dec, self.enc, self.mask, ids["[UNK]"]}
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
