@@ -12,6 +12,7 @@ from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.distil import Teacher
 from blip_core.training.optional import OptionalObjective, masked_texts, noisy_copies, uniform, words
 from blip_core.weights.checkpoint import new_model, save_model
+from tests.support.trainings import Training
 from tests.training.test_objectives import TEXTS, batch_of, contrast_cfg
 
 NCD = ContrastiveDecodingConfig(weight=0.5, copies=2, replaced=0.4)
@@ -209,3 +210,13 @@ def test_a_teacher_for_other_pictures_sees_the_students(model, tokenizer, params
     save_model(new_model(model_cfg.model_copy(update={"vision": vision}), tokenizer, seed=2), tokenizer, tmp_path / "sharp")
     objective = OptionalObjective(model, tokenizer, pretrain_cfg(params, **distillation(tmp_path / "sharp", itm=1.0)))
     assert torch.isfinite(objective(model, batch_of(tokenizer))["distil_itm"])
+
+
+def test_a_resumed_run_equals_an_unbroken_one(ingested, tmp_path):
+    """With all of the optional objectives, stopped behind step 7 of 9, checkpoint at 5: bit for bit."""
+    whole = Training(ingested, kind="optional").fit(tmp_path / "whole")
+    Training(ingested, kind="optional").fit(tmp_path / "broken", stop_at=7)
+    again = Training(ingested, kind="optional").fit(tmp_path / "broken")
+    assert again["history"] == whole["history"]
+    assert {"ncd", "ncd_chance", "distil_itc", "distil_itm", "distil_lm"} <= whole["history"][0].keys()
+    assert all(torch.equal(v, whole["model"][k]) for k, v in again["model"].items())
