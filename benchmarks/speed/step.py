@@ -23,7 +23,7 @@ from side_by_side import ROOT, SIZES, alternate, build, compared, random_texts, 
 from blip_core.config.params import load_params
 from blip_core.config.training import ContrastConfig, OptimConfig
 from blip_core.training.loop import _train_step, learning_rate, make_optimizer, parallel, parameter_groups
-from blip_core.training.objectives import PretrainObjective, _draws
+from blip_core.training.objectives import PretrainObjective
 from blip_core.training.step import Batch
 
 SEED = 0
@@ -90,7 +90,7 @@ def public_step(public: PublicBlip, tokenizer, contrast: ContrastConfig, optim: 
             public.temperature.clamp_(*contrast.temperature_range)
         alpha = contrast.alpha * min(1.0, batch.progress / contrast.alpha_ramp)
         optimizer.zero_grad()
-        losses = public(batch.pixels, ids, mask, _draws(batch), alpha)
+        losses = public(batch.pixels, ids, mask, batch.draws, alpha)
         sum(losses.values()).backward()
         optimizer.step()
         return {k: v.item() for k, v in losses.items()}

@@ -49,8 +49,8 @@ def token_losses(x_MD: Tensor, weight_VD: Tensor, bias_V: Tensor, ids_M: Tensor,
 def chunked_cross_entropy(x_MD: Tensor, weight_VD: Tensor, bias_V: Tensor, targets: Targets) -> Tensor:
     """-sum target * log softmax(x weight^T + bias) of each token, fp32: M. Gradients reach `x_MD`, `weight_VD` and `bias_V`; products of
     matrices are of autocast's type."""
-    kind = x_MD.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_MD.dtype
+    with torch.no_grad():
+        dtype = F.linear(x_MD[:0], weight_VD[:1]).dtype  # autocast's, where it is on
     return _ChunkedCrossEntropy.apply(x_MD, weight_VD, bias_V, targets, dtype)  # type: ignore[no-untyped-call]  # torch's own
 
 

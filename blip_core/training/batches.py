@@ -198,8 +198,7 @@ class Batches(RowBatches):
 
 def finished(batch: AnyBatch) -> AnyBatch:
     """On this process's device, normalised there."""
-    batch = batch.to(device())
-    return replace(batch, pixels=normalize(batch.pixels))
+    return replace(batch, pixels=normalize(batch.pixels.to(device()))).to(device())
 
 
 NUM_DRAWS = 10  # uniform numbers that `augment` uses for one image

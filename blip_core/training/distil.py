@@ -20,7 +20,7 @@ from blip_core.model.blip import CAPTIONING, MATCHING, Blip
 from blip_core.model.med import KeysValues
 from blip_core.model.vocabulary import chunked_cross_entropy
 from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.objectives import Passes, counted_hidden, counted_tokens, pair_logits
+from blip_core.training.objectives import Passes, counted_hidden, pair_logits
 from blip_core.training.step import Batch, Losses
 from blip_core.weights.load import load_pretrained, resize_images
 
@@ -78,7 +78,7 @@ class Teacher:
             truth = _Said(self.model, counted_hidden(self.model, batch, keys_values))
         med = student.med
         losses_M = chunked_cross_entropy(med.head(made.hidden), med.tokens.weight, med.head_bias, truth)
-        return global_mean((losses_M - torch.cat(truth.entropies)).sum(), counted_tokens(batch).sum())
+        return global_mean((losses_M - torch.cat(truth.entropies)).sum(), batch.counted.sum())
 
 
 class _Said:

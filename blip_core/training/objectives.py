@@ -50,9 +50,8 @@ class Passes:
 def hard_pairs(batch: Batch, similarities: Similarities, hardness: float, *, pad: int) -> Pairs:
     """Each pair with one hard negative text and one hard negative image of the global batch."""
     own = slice(rank() * len(batch.ids), (rank() + 1) * len(batch.ids))
-    draws = _draws(batch)[:, own].to(batch.ids.device)
-    text, has_text = draw_negatives(similarities.image_to_text_BG, similarities.related_BG, draws[0], hardness)
-    image, has_image = draw_negatives(similarities.text_to_image_BG, similarities.related_BG, draws[1], hardness)
+    text, has_text = draw_negatives(similarities.image_to_text_BG, similarities.related_BG, batch.draws[0], hardness)
+    image, has_image = draw_negatives(similarities.text_to_image_BG, similarities.related_BG, batch.draws[1], hardness)
     ids, mask = (torch.cat([t[own], t[text], t[own]]) for t in gather_texts(batch.ids, batch.mask, pad=pad))
     labels = torch.cat([torch.ones_like(text), torch.zeros_like(text), torch.zeros_like(text)])
     return Pairs(ids, mask, image, labels, torch.cat([torch.ones_like(has_text), has_text, has_image]))
@@ -71,13 +70,6 @@ def matching_loss(logits: Tensor, pairs: Pairs) -> Tensor:
     """ITM: cross-entropy of pair or no pair."""
     losses = F.cross_entropy(logits, pairs.labels, reduction="none")
     return global_mean((losses * pairs.valid).sum(), pairs.valid.sum())
-
-
-def _draws(batch: Batch) -> Tensor:
-    """Uniform numbers for the two negatives of each of the G pairs, the same in every process: 2 x G."""
-    num_global = len(batch.ids) * world_size()
-    generator = torch.Generator().manual_seed(batch.seed * 1_000_003 + batch.step)
-    return torch.rand(2, num_global * batch.parts, generator=generator)[:, batch.part * num_global :][:, :num_global]
 
 
 @torch.no_grad()
@@ -111,26 +103,22 @@ def language_loss(model: Blip, batch: Batch, keys_values: list[KeysValues], labe
 
 def language_loss_of(model: Blip, batch: Batch, hidden_MD: Tensor, label_smoothing: float) -> Tensor:
     """The same, of decoder states that `counted_hidden` made."""
-    counted = counted_tokens(batch)
-    losses = model.med.token_losses(hidden_MD, batch.ids[:, 1:][counted], smoothing=label_smoothing)
-    return global_mean(losses.sum(), counted.sum())
+    return global_mean(model.med.token_losses(hidden_MD, learned_ids(batch), smoothing=label_smoothing).sum(), batch.counted.sum())
 
 
 def counted_hidden(model: Blip, batch: Batch, keys_values: list[KeysValues]) -> Tensor:
     """Decoder states before each token that LM counts, all others left out: M x D."""
-    return model.caption_hidden(batch.ids, keys_values, batch.mask)[:, :-1][counted_tokens(batch)]
+    return model.caption_hidden(batch.ids, keys_values, batch.mask).flatten(0, 1).index_select(0, batch.learned)
 
 
-def counted_tokens(batch: Batch) -> Tensor:
-    """True where the next token counts for LM: not in the prompt, not in the padding. B x (T - 1)."""
-    counted = batch.mask[:, 1:].clone()
-    counted[:, : batch.prompt_tokens] = False
-    return counted
+def learned_ids(batch: Batch) -> Tensor:
+    """The tokens that LM counts: M."""
+    return batch.ids.flatten().index_select(0, batch.learned + 1)
 
 
 def language_shares(batches: list[Batch]) -> Tensor:
     """Share of each micro-batch of a step in the tokens that LM learns, over all processes."""
-    return shares_of([counted_tokens(b).sum() for b in batches])
+    return shares_of([b.counted.sum() for b in batches])
 
 
 def shares_of(counts: list[Tensor]) -> Tensor:
@@ -141,7 +129,7 @@ def shares_of(counts: list[Tensor]) -> Tensor:
 
 def word_entropy(batch: Batch) -> float:
     """Of the tokens that LM learns."""
-    return entropy(batch.ids[:, 1:][counted_tokens(batch)])
+    return entropy(learned_ids(batch))
 
 
 def entropy(tokens: Tensor) -> float:

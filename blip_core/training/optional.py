@@ -9,7 +9,6 @@ K noisy copies of a caption.
 """
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from blip_core.model.blip import Blip
 from blip_core.model.med import KeysValues
 from blip_core.tokenizer.wordpiece import Tokenizer
 from blip_core.training.distil import Teacher
-from blip_core.training.objectives import PretrainObjective, counted_hidden, counted_tokens, gather_texts
+from blip_core.training.objectives import PretrainObjective, counted_hidden, gather_texts, learned_ids
 from blip_core.training.step import Batch, Losses
 
 
@@ -41,7 +40,9 @@ class OptionalObjective(PretrainObjective):
         self.teacher = None if distillation is None else Teacher(distillation, model, tokenizer, max_tokens=cfg.optim.max_tokens)
 
     def forward(self, model: Blip, batch: Batch) -> Losses:
-        read = replace(batch, ids=masked_texts(batch, self.masked, self.mask_token)) if self.masked else batch
+        read = batch
+        if self.masked:
+            read = batch.with_texts(masked_texts(batch, self.masked, self.mask_token), batch.mask, batch.learned)
         losses, made = self.passes(model, batch, read)
         assert made.hidden is not None
         if self.decoding is not None:
@@ -81,19 +82,28 @@ def contrastive_decoding(model: Blip, batch: Batch, keys_values: list[KeysValues
     A copy that came out equal is no noise and does not count, nor does a caption with no other copy.
     """
     ids_BKT, differs_BK = noisy_copies(batch, cfg, pad=model.special.pad)
-    copies = replace(batch, ids=ids_BKT.flatten(0, 1), mask=batch.mask.repeat_interleave(cfg.copies, dim=0))
+    copies = _as_batch(batch, ids_BKT)
     noise_BK = log_likelihood(model, copies, counted_hidden(model, copies, keys_values)).unflatten(0, (-1, cfg.copies))
     scores = torch.cat([own_B[:, None], noise_BK.masked_fill(~differs_BK, -math.inf)], dim=1)
     valid = differs_BK.any(1)
     return global_mean((-scores.log_softmax(1)[:, 0] * valid).sum(), valid.sum())
 
 
+def _as_batch(batch: Batch, ids_BKT: Tensor) -> Batch:
+    """The copies of all texts, one behind the other. LM counts the same places in each."""
+    num_copies, length = ids_BKT.shape[1:]
+    text, place = batch.learned // length, batch.learned % length
+    learned = (text[:, None] * num_copies + torch.arange(num_copies, device=text.device)) * length + place[:, None]
+    mask_BKT = batch.mask[:, None].expand_as(ids_BKT)
+    return batch.with_texts(ids_BKT.flatten(0, 1), mask_BKT.flatten(0, 1), learned.flatten())
+
+
 def log_likelihood(model: Blip, batch: Batch, hidden_MD: Tensor) -> Tensor:
     """Mean log-likelihood in nats of the tokens of each text that LM counts: B. `hidden_MD`: of `counted_hidden`."""
-    counted = counted_tokens(batch)
-    losses_M = model.med.token_losses(hidden_MD, batch.ids[:, 1:][counted])
-    sums_BT = torch.zeros(counted.shape, device=losses_M.device).masked_scatter(counted, losses_M)
-    return -sums_BT.sum(1) / counted.sum(1).clamp(min=1)
+    losses_M = model.med.token_losses(hidden_MD, learned_ids(batch))
+    text_M = batch.learned // batch.ids.shape[1]
+    zeros_B = losses_M.new_zeros(len(batch.ids))
+    return -zeros_B.index_add(0, text_M, losses_M) / zeros_B.index_add(0, text_M, torch.ones_like(losses_M)).clamp(min=1)
 
 
 def noisy_copies(batch: Batch, cfg: ContrastiveDecodingConfig, *, pad: int) -> tuple[Tensor, Tensor]:

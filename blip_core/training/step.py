@@ -1,10 +1,14 @@
 """What a step of a training takes and gives: its micro-batches, and the class of all objectives."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from blip_core.compute.distributed import rank, world_size
 
 Losses = dict[str, Tensor]
 
@@ -21,7 +25,7 @@ class MicroBatch:
     parts: int = 1
 
     def to(self, device: torch.device) -> Self:
-        moved: dict[str, Any] = {k: _moved(v, device) for k, v in vars(self).items()}
+        moved: dict[str, Any] = {f.name: _moved(getattr(self, f.name), device) for f in fields(self)}
         return replace(self, **moved)
 
 
@@ -43,13 +47,48 @@ class PixelBatch(MicroBatch):
 @dataclass(frozen=True, kw_only=True)
 class Batch(PixelBatch):
     """Pairs of image and text; `keys` are those of the images. Identities are hashes: equal numbers mean the same picture, or the same
-    text."""
+    text.
+
+    What a step would have to count or draw on the host is made once, before the batch goes to the device: a step never waits for it.
+    """
 
     ids: Tensor  # B x T: [CLS] text [SEP], padding behind
     mask: Tensor  # B x T, True where a token stands
     prompt_tokens: int  # leading tokens of each text that LM does not learn, [CLS] not counted
     image_ids: Tensor  # B
     text_ids: Tensor  # B
+
+    @cached_property
+    def counted(self) -> Tensor:
+        """True where the next token counts for LM: not in the prompt, not in the padding. B x (T - 1)."""
+        counted = self.mask[:, 1:].clone()
+        counted[:, : self.prompt_tokens] = False
+        return counted
+
+    @cached_property
+    def learned(self) -> Tensor:
+        """The places before the tokens that LM counts, in B x T laid flat: M."""
+        return F.pad(self.counted, (0, 1)).flatten().nonzero()[:, 0]
+
+    @cached_property
+    def draws(self) -> Tensor:
+        """Uniform numbers for the two negatives of each pair: 2 x B, the own part of what is the same in every process."""
+        own, num_global = len(self.ids), len(self.ids) * world_size()
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        drawn = torch.rand(2, num_global * self.parts, generator=generator)
+        return drawn[:, self.part * num_global + rank() * own :][:, :own]
+
+    def to(self, device: torch.device) -> Self:
+        made = {"learned": self.learned.to(device, non_blocking=True), "draws": self.draws.to(device, non_blocking=True)}
+        moved = super().to(device)
+        vars(moved).update(made)
+        return moved
+
+    def with_texts(self, ids: Tensor, mask: Tensor, learned: Tensor) -> Self:
+        """Other tokens, and what was made on the host stays."""
+        changed = replace(self, ids=ids, mask=mask)
+        vars(changed).update(learned=learned, draws=self.draws)
+        return changed
 
 
 @dataclass(frozen=True, kw_only=True)

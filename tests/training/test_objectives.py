@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from blip_core.compute.padding import tokenize
-from blip_core.config.training import ContrastConfig
+from blip_core.config.training import ContrastConfig, LanguageConfig
 from blip_core.files.content import hash64
 from blip_core.training.contrast import Contrast, momentum_twin
+from blip_core.training.loop import _Step, backward
 from blip_core.training.objectives import (
     PretrainObjective,
-    _draws,
     draw_negatives,
     hard_pairs,
     language_loss,
@@ -162,7 +162,7 @@ def test_micro_batches_draw_what_the_whole_batch_would(tokenizer):
     """No two of them share their numbers, so one in three parts and one whole draw alike."""
     whole = batch_of(tokenizer, texts=TEXTS * 3, step=4)
     parts = [replace(batch_of(tokenizer, step=4), part=i, parts=3) for i in range(3)]
-    assert torch.equal(torch.cat([_draws(p) for p in parts], dim=1), _draws(whole))
+    assert torch.equal(torch.cat([p.draws for p in parts], dim=1), whole.draws)
 
 
 def test_itm_against_one_pass_per_pair(model, tokenizer):
@@ -206,3 +206,19 @@ def test_lm_masks_prompt_and_padding(model, tokenizer):
             total -= 0.9 * float(row[batch.ids[i, place]]) + 0.1 * float(row.mean())
             count += 1
     assert float(loss) == pytest.approx(total / count, abs=1e-5)
+
+
+def test_a_step_never_waits_for_the_device(model, tokenizer):
+    """On torch's device without values, whatever asks for a value raises: counting places, drawing by a number, `.item()`. The forward and
+    backward pass, the momentum update and the temperature's bound ask for none, with a prompt and with empty texts. What is left is one
+    question for each step: are the losses finite (`_require_finite`)?"""
+    nowhere = torch.device("meta")
+    with pytest.raises(Exception, match="meta"):
+        torch.ones(3, device=nowhere).nonzero()
+    objective = PretrainObjective(model, contrast_cfg(queue_size=4), LanguageConfig(label_smoothing=0.1, prompt="")).to(nowhere)
+    model.to(nowhere).train()
+    for step in range(2):
+        batch = batch_of(tokenizer, texts=[*TEXTS[:5], ""], step=step, prompt_tokens=1).to(nowhere)
+        objective.before_step(model)
+        sum(backward(_Step(model, objective), [batch], precision="fp32").values())
+        objective.after_step()

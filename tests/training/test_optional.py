@@ -220,3 +220,12 @@ def test_a_resumed_run_equals_an_unbroken_one(ingested, tmp_path):
     assert again["history"] == whole["history"]
     assert {"ncd", "ncd_chance", "distil_itc", "distil_itm", "distil_lm"} <= whole["history"][0].keys()
     assert all(torch.equal(v, whole["model"][k]) for k, v in again["model"].items())
+
+
+def test_no_optional_objective_waits_for_the_device(model, tokenizer, params, teacher):
+    """As `test_a_step_never_waits_for_the_device`."""
+    nowhere = torch.device("meta")
+    optional = {"masked_tokens": 0.2, "contrastive_decoding": NCD, **distillation(teacher[1], itc=1.0, itm=1.0, lm=1.0)}
+    objective = OptionalObjective(model, tokenizer, pretrain_cfg(params, **optional)).to(nowhere)
+    objective.teacher.model.to(nowhere)
+    sum(objective(model.to(nowhere).train(), batch_of(tokenizer).to(nowhere)).values()).backward()
