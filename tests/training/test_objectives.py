@@ -211,7 +211,7 @@ def test_lm_masks_prompt_and_padding(model, tokenizer):
 def test_a_step_never_waits_for_the_device(model, tokenizer):
     """On torch's device without values, whatever asks for a value raises: counting places, drawing by a number, `.item()`. The forward and
     backward pass, the momentum update and the temperature's bound ask for none, with a prompt and with empty texts. What is left is one
-    question for each step: are the losses finite (`_require_finite`)?"""
+    question for each step: are the losses finite (`_require_finite`)? Several processes ask besides for the longest text of all."""
     nowhere = torch.device("meta")
     with pytest.raises(Exception, match="meta"):
         torch.ones(3, device=nowhere).nonzero()
@@ -222,3 +222,12 @@ def test_a_step_never_waits_for_the_device(model, tokenizer):
         objective.before_step(model)
         sum(backward(_Step(model, objective), [batch], precision="fp32").values())
         objective.after_step()
+
+
+@pytest.mark.slow  # tracing takes six CPU seconds
+def test_the_losses_of_a_step_are_one_graph(model, tokenizer):
+    """torch.compile finds nothing at which it has to break off: model, momentum twin, queue and draws."""
+    nowhere = torch.device("meta")
+    objective = PretrainObjective(model, contrast_cfg(queue_size=4), LanguageConfig(label_smoothing=0.1, prompt="")).to(nowhere)
+    found = torch._dynamo.explain(_Step(model.to(nowhere).train(), objective))(batch_of(tokenizer).to(nowhere))
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
