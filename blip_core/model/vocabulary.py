@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 2**23  # numbers that the logits of a chunk may have
-WORTH_IT = 2**24  # numbers in the logits of all tokens; below, they are made at once
+WORTH_IT = 2**25  # numbers in the logits of all tokens; below, they are made at once: benchmarks/speed/vocabulary.py
 
 
 class Targets(Protocol):
