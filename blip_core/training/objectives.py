@@ -10,7 +10,9 @@ ITC  a mean over as many pairs; the candidates of a pair are its own micro-batch
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +20,25 @@ from torch import Tensor
 
 from blip_core.compute.distributed import gather, global_mean, rank, total, world_size
 from blip_core.config.training import ContrastConfig, LanguageConfig
-from blip_core.model.blip import Blip
+from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.model.med import KeysValues
 from blip_core.training.contrast import Contrast, Similarities
-from blip_core.training.step import Batch, Losses, Objective
+from blip_core.training.step import Batch, Losses, Objective, TextBatch
+
+
+class Grounded(Protocol):
+    """What ITM and LM ask of a network: a Blip, or a Q-Former (model/qformer.py)."""
+
+    special: SpecialTokens
+
+    @property
+    def med(self) -> Any: ...
+
+    def keys_values(self, image: Tensor, /) -> list[KeysValues]: ...
+
+    def match_logits(self, ids_BT: Tensor, mask_BT: Tensor, *groups: list[KeysValues]) -> Tensor: ...
+
+    def caption_hidden(self, ids_BT: Tensor, images: list[KeysValues], mask_BT: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class Passes:
     hidden: Tensor | None  # M x D: decoder states before the tokens that LM counts
 
 
-def hard_pairs(batch: Batch, similarities: Similarities, hardness: float, *, pad: int) -> Pairs:
+def hard_pairs(batch: TextBatch, similarities: Similarities, hardness: float, *, pad: int) -> Pairs:
     """Each pair with one hard negative text and one hard negative image of the global batch."""
     own = slice(rank() * len(batch.ids), (rank() + 1) * len(batch.ids))
     text, has_text = draw_negatives(similarities.image_to_text_BG, similarities.related_BG, batch.draws[0], hardness)
@@ -57,7 +74,7 @@ def hard_pairs(batch: Batch, similarities: Similarities, hardness: float, *, pad
     return Pairs(ids, mask, image, labels, torch.cat([torch.ones_like(has_text), has_text, has_image]))
 
 
-def pair_logits(model: Blip, pairs: Pairs, image_tokens: Tensor, keys_values: list[KeysValues]) -> Tensor:
+def pair_logits(model: Grounded, pairs: Pairs, image_tokens: Tensor, keys_values: list[KeysValues]) -> Tensor:
     """ITM logits of all of them in one pass: 3B x 2."""
     if world_size() == 1:
         negatives: list[KeysValues] = [(k[pairs.images], v[pairs.images]) for k, v in keys_values]
@@ -96,27 +113,27 @@ def gather_texts(ids_BT: Tensor, mask_BT: Tensor, *, pad: int) -> tuple[Tensor, 
     return gather(F.pad(ids_BT, (0, extra), value=pad)), gather(F.pad(mask_BT, (0, extra), value=False).to(torch.uint8)).bool()
 
 
-def language_loss(model: Blip, batch: Batch, keys_values: list[KeysValues], label_smoothing: float) -> Tensor:
+def language_loss(model: Grounded, batch: TextBatch, keys_values: list[KeysValues], label_smoothing: float) -> Tensor:
     """LM: cross-entropy of each next token, the prompt and the padding masked."""
     return language_loss_of(model, batch, counted_hidden(model, batch, keys_values), label_smoothing)
 
 
-def language_loss_of(model: Blip, batch: Batch, hidden_MD: Tensor, label_smoothing: float) -> Tensor:
+def language_loss_of(model: Grounded, batch: TextBatch, hidden_MD: Tensor, label_smoothing: float) -> Tensor:
     """The same, of decoder states that `counted_hidden` made."""
     return global_mean(model.med.token_losses(hidden_MD, learned_ids(batch), smoothing=label_smoothing).sum(), batch.counted.sum())
 
 
-def counted_hidden(model: Blip, batch: Batch, keys_values: list[KeysValues]) -> Tensor:
+def counted_hidden(model: Grounded, batch: TextBatch, keys_values: list[KeysValues]) -> Tensor:
     """Decoder states before each token that LM counts, all others left out: M x D."""
     return model.caption_hidden(batch.ids, keys_values, batch.mask).flatten(0, 1).index_select(0, batch.learned)
 
 
-def learned_ids(batch: Batch) -> Tensor:
+def learned_ids(batch: TextBatch) -> Tensor:
     """The tokens that LM counts: M."""
     return batch.ids.flatten().index_select(0, batch.learned + 1)
 
 
-def language_shares(batches: list[Batch]) -> Tensor:
+def language_shares(batches: Sequence[TextBatch]) -> Tensor:
     """Share of each micro-batch of a step in the tokens that LM learns, over all processes."""
     return shares_of([b.counted.sum() for b in batches])
 
@@ -127,7 +144,7 @@ def shares_of(counts: list[Tensor]) -> Tensor:
     return sums / sums.sum()
 
 
-def word_entropy(batch: Batch) -> float:
+def word_entropy(batch: TextBatch) -> float:
     """Of the tokens that LM learns."""
     return entropy(learned_ids(batch))
 

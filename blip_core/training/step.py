@@ -46,9 +46,9 @@ class PixelBatch(MicroBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch(PixelBatch):
-    """Pairs of image and text; `keys` are those of the images. Identities are hashes: equal numbers mean the same picture, or the same
-    text.
+class TextBatch(MicroBatch):
+    """The texts of pairs of image and text; `keys` are those of the images. Identities are hashes: equal numbers mean the same picture, or
+    the same text.
 
     What a step would have to count or draw on the host is made with the batch, so that a step never waits for the device.
     """
@@ -84,6 +84,18 @@ class Batch(PixelBatch):
         changed = copy(self)
         vars(changed).update(ids=ids, mask=mask, learned=learned)
         return changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(PixelBatch, TextBatch):
+    """With the pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureBatch(TextBatch):
+    """With what a frozen image encoder made of the pictures."""
+
+    features: Tensor  # B x N x W
 
 
 @dataclass(frozen=True, kw_only=True)
