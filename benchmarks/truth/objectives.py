@@ -82,7 +82,8 @@ def run(arm: str, seed: int, steps: int, params: Params) -> dict[str, float]:
         cfg = params.pretrain.model_copy(update={"optim": optim, "optional": optional(arm, a)})
         outs = (a / "models" / arm, a / f"history/{arm}.csv", a / f"metrics/pretrain-{arm}.json")
         inputs = (a / "generations/g0", "human,web", a / "shards", a / "gates/g0.json", a / "vocab.txt")
-        pretrain(*inputs, *outs, cfg=cfg, model_cfg=model_config(arm, params), seed=seed, work=a.parent / "work")
+        if not outs[0].exists():
+            pretrain(*inputs, *outs, cfg=cfg, model_cfg=model_config(arm, params), seed=seed, work=a.parent / "work")
         quick = params.evaluate.model_copy(update={"bootstrap": 50})  # its intervals are not looked at
         evaluate(outs[0], a / "heldout", a / "shards", a / "evaluations" / arm, metrics, cfg=quick, seed=seed)
     found = json.loads(metrics.read_text())
