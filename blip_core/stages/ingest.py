@@ -27,17 +27,20 @@ from blip_core.files.atomic import clear_killed
 from blip_core.files.content import write_json
 from blip_core.intake.account import Account
 from blip_core.intake.beside import FieldTables
+from blip_core.intake.classified import classify
 from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, Staged, choose, place, quarantined
 from blip_core.intake.processes import take_in_all
 from blip_core.intake.sources import PARTS, Source, identity, open_source, shown
 from blip_core.intake.units import QUARANTINE_SCHEMA, Task, quarantine_row
+from blip_core.screens.fields import REASON
 from blip_core.tables.captions import kept, read_table, table_paths, write_table
 from blip_core.tables.manifest import write_manifest
 
 log = logging.getLogger(__name__)
 
 # packages whose change makes staged units stale
-_SOURCES = ("intake", "metadata", "pictures", "texts", "tables", "files")
+_BY_CHOICE = ("near_copy", REASON)  # how reasons begin that are no faults
+_SOURCES = ("intake", "metadata", "pictures", "screens", "texts", "tables", "files")
 
 
 def ingest(
@@ -60,17 +63,22 @@ def ingest(
     sources = _sources(data, staging, cfg)
     tasks = _tasks(sources, staging, cfg)
     take_in_all(tasks)
+    web = [(task.folder, tar.stem) for task in tasks if task.part == "web" for tar in sorted(task.folder.glob("*.tar"))]
+    classify(web, cfg.pictures, work / "classified")
     accounts = {part: _account(sources[part], [t for t in tasks if t.part == part]) for part in PARTS}
-    staged = choose(tasks, cfg.near_copies)
+    staged = choose(tasks, cfg.near_copies, cfg.pictures)
     parts = [read_table(task.folder / "quarantine.parquet") for task in tasks]
     parts += [_not_read(part, sources[part].place, accounts[part]) for part in PARTS]
     quarantine = pa.concat_tables([*parts, pa.Table.from_pylist(quarantined(staged), QUARANTINE_SCHEMA)])
     clear_killed(out_vocab, out_quarantine, out_metrics)
     write_table(quarantine, out_quarantine)
     with _replacing(out_shards, out_generation, out_heldout, out_metadata) as (shards, generation, heldout, metadata):
-        fields = FieldTables(metadata, [(s.task.folder, s.stem) for own in staged.values() for s in own], cfg.metadata)
+        fields = FieldTables(
+            metadata, [(s.task.folder, s.stem) for own in staged.values() for s in own], cfg.metadata, screened=bool(cfg.pictures.screens)
+        )
         counts = place(staged, shards, generation, heldout, fields, cfg=cfg)
         told = fields.finish(tasks)
+        _warn_of_unknown(counts, cfg)
         unread = {part: sum(row.lost for row in accounts[part].rows) for part in PARTS}
         metrics = _metrics(tasks, counts, quarantine, lost=_num_moved_texts(staged) + Counter(unread))
         metrics |= {f"aside_files_{part}": accounts[part].aside.total() for part in PARTS}
@@ -132,12 +140,21 @@ def _not_read(part: str, place: str, account: Account) -> pa.Table:
     return pa.Table.from_pylist(rows, QUARANTINE_SCHEMA)
 
 
+def _warn_of_unknown(counts: Counter[str], cfg: IngestConfig) -> None:
+    """Pictures whose field a screen could not read."""
+    for screen in cfg.pictures.screens:
+        missing, mistyped = (counts[f"{what}_{REASON}{screen.name}"] for what in ("missing", "mistyped"))
+        if missing or mistyped:
+            told = f"{missing:,} pictures of the crawl have no {screen.field}, {mistyped:,} one of a type that it can't compare"
+            log.warning("ingest.pictures.screens, %s: %s; missing: %s", screen.name, told, screen.missing)
+
+
 def _num_moved_texts(staged: dict[str, list[Staged]]) -> Counter[str]:
     """Texts that left with their images in the second half, by part; without those that were dropped by choice."""
     moved: Counter[str] = Counter()
     for split, own in staged.items():
         for shard in own:
-            gone = pa.array([key for key, (reason, _) in shard.dropped.items() if reason != "near_copy"], pa.string())
+            gone = pa.array([key for key, (reason, _) in shard.dropped.items() if not reason.startswith(_BY_CHOICE)], pa.string())
             if len(gone):
                 keys = read_table(shard.task.folder / f"{shard.stem}.parquet", ["key"])["key"]
                 moved["web" if split == "web" else "clean"] += pc.sum(pc.is_in(keys, gone)).as_py()
@@ -154,7 +171,7 @@ def _metrics(tasks: list[Task], counts: Counter[str], quarantine: pa.Table, *, l
         metrics[f"rejected_{part}"] = pc.sum(pc.equal(quarantine["part"], part)).as_py() or 0
         metrics[f"rejected_share_{part}"] = round(away / texts, 6) if texts else 0.0
     reasons = Counter(quarantine["reason"].to_pylist())
-    metrics |= {name: count for name, count in sorted(counts.items()) if name.startswith(("marked_", "dropped_"))}
+    metrics |= {name: count for name, count in sorted(counts.items()) if name.startswith(("marked_", "dropped_", "missing_", "mistyped_"))}
     return metrics | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
 
 

@@ -107,7 +107,7 @@ def test_copies_are_known_across_kinds(tmp_path):
 
 def test_a_training_batch_holds_the_pixels_of_every_kind(world):
     optim = load_params(Path(__file__).parents[2] / "params.yaml").pretrain.optim
-    plain = AugmentConfig(crop=(1, 1), shift=0, brightness=0, flip=False)
+    plain = AugmentConfig(crop=(1, 1), shift=0, brightness=0, flip=False, randaugment=None)
     rows = Rows.of(world / "g0", ["web"])
     cfg = optim.model_copy(update={"batch_size": 12, "steps": 1, "augment": plain})
     options = dict(shares=batch_shares(rows, human=0, synthetic=0), cfg=cfg, image_size=32, prompt="", seed=0)
