@@ -31,7 +31,8 @@ from blip_core.files.content import hash64
 from blip_core.pictures.images import admit
 from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
-from blip_core.tokenizer.wordpiece import Tokenizer, build_vocab
+from blip_core.tokenizer.build import build_vocab
+from blip_core.tokenizer.wordpiece import bert_tokenizer
 from blip_core.training.augment import NUM_DRAWS, crop_box
 from blip_core.training.batches import Batches, Rows, pick
 
@@ -115,7 +116,7 @@ def make_batches(images: ShardImages, keys: list[str], passes: int, scale: Scale
     if not randaugment:
         changes["augment"] = cfg.augment.model_copy(update={"randaugment": None})
     options = {"shares": {"web": 1.0}, "cfg": cfg.model_copy(update=changes), "image_size": scale.image_size}
-    return Batches(rows, images, Tokenizer(build_vocab(texts, 200)), **options, prompt="", seed=SEED)
+    return Batches(rows, images, bert_tokenizer(build_vocab(texts, 200)), **options, prompt="", seed=SEED)
 
 
 def ours(batches: Batches) -> Iterator[torch.Tensor]:

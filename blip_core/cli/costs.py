@@ -12,7 +12,7 @@ from blip_core.runtime.times import read_times
 def add_verbs(verbs: Verbs) -> None:
     summary = "parameters, work and memory of the trainings of a params.yaml; trains nothing"
     plan = verbs.add("plan", _plan, summary, example="--params params.yaml")
-    plan.add_argument("--vocab", type=Path, default=Path("artifacts/vocab.txt"), help="that of ingest, once it ran; default: %(default)s")
+    plan.add_argument("--vocab", type=Path, default=Path("artifacts/tokenizer.json"), help="what ingest wrote; default: %(default)s")
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )

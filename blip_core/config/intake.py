@@ -125,8 +125,15 @@ class IngestConfig(Config):
     max_rejected: Share = Field(
         description="a larger share of either part's texts that is set aside, or lies in files that are not understood, fails the stage"
     )
-    vocab: Path | None = Field(description="a BERT vocab.txt; null builds one from the ingested texts")
-    vocab_size: int = Field(ge=50, description="entries of a vocabulary that is built, at most")
+    vocab: Path | None = Field(
+        description="a tokenizer: a folder of transformers, a tokenizer.json or a vocab.txt of BERT; null builds one of the ingested texts"
+    )
+    vocab_kind: Literal["uncased", "accents", "cased", "bytes"] = Field(
+        description="of a vocabulary that is built: WordPiece as bert-base-uncased, lower case without accents; accents: lower case with "
+        "them; cased: both as they are; bytes: byte-level BPE, both as they are, for any script",
+    )
+    vocab_size: int = Field(ge=50, description="entries of a vocabulary that is built, at most; of bytes 261 at least")
+    max_unknown: Share = Field(description="a larger share of the tokens that the vocabulary lacks ([UNK]) fails the stage")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -141,7 +141,7 @@ class InitFromConfig(Config):
     """Weights to begin with, as the paper does; null stays random (blip_core/weights/load.py)."""
 
     vit: Path | None = Field(description="folder of transformers with an ImageNet ViT or DeiT, or DeiT's .pth file")
-    bert: Path | None = Field(description="folder of transformers with BERT; its vocab.txt must be ingest.vocab")
+    bert: Path | None = Field(description="folder of transformers with BERT; its tokenizer must be ingest.vocab")
 
 
 class ContrastiveDecodingConfig(Config):

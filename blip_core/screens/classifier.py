@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from blip_core.capfilt.folders import FAULTS, LOCAL, read_model
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import autocast
+from blip_core.weights.folders import FAULTS, LOCAL, read_model
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +31,9 @@ from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, Staged, choo
 from blip_core.intake.processes import take_in_all
 from blip_core.intake.sources import PARTS, Source, identity, open_source, shown
 from blip_core.intake.units import QUARANTINE_SCHEMA, Task, quarantine_row
+from blip_core.intake.vocabulary import write_vocabulary
 from blip_core.screens.fields import REASON
-from blip_core.tables.captions import kept, read_table, table_paths, write_table
+from blip_core.tables.captions import read_table, write_table
 from blip_core.tables.manifest import write_manifest
 
 log = logging.getLogger(__name__)
@@ -90,14 +90,15 @@ def ingest(
             rules = {} if folder == shards else {"limits": cfg.texts.model_dump(), "screens": cfg.screens.model_dump()}
             write_manifest(folder, **facts, **rules)
         write_manifest(metadata, **told)
-        _write_vocab(generation, out_vocab, cfg)
+        metrics |= write_vocabulary(generation, out_vocab, cfg)
     write_json(metrics, out_metrics)
     shutil.rmtree(staging, ignore_errors=True)
 
 
 def _identity(data: Path, cfg: IngestConfig) -> str:
     """Hash of whatever a staged unit depends on: the input's files, the parameters, the code."""
-    digest = hashlib.sha256(cfg.model_dump_json(exclude={"remote", "max_rejected", "vocab", "vocab_size"}).encode())
+    later = {"remote", "max_rejected", "vocab", "vocab_kind", "vocab_size", "max_unknown"}  # what no unit depends on
+    digest = hashlib.sha256(cfg.model_dump_json(exclude=later).encode())
     for part in PARTS:
         for line in identity(data, part, getattr(cfg, part)):
             digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
@@ -194,26 +195,6 @@ def _check(metrics: dict[str, float], quarantine: pa.Table, cfg: IngestConfig, d
                 f"{place}: holds no usable image of the part {split!r}; the clean set needs train, val and test "
                 "(ingest.split.by: dealt deals all of it)"
             )
-
-
-def _write_vocab(generation: Path, out: Path, cfg: IngestConfig) -> None:
-    """The given vocabulary, or one from the texts of g0: a word that only the held-out texts use must not have an entry."""
-    from blip_core.tokenizer.wordpiece import build_vocab, save_vocab
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f"_tmp.{out.name}.{uuid.uuid4().hex}"
-    try:
-        if cfg.vocab is None:
-            tables = (kept(read_table(path, ["text", "reason"])) for path in table_paths(generation))
-            texts = (text for table in tables for text in table["text"].to_pylist())
-            save_vocab(build_vocab(texts, cfg.vocab_size), temporary)
-        elif cfg.vocab.is_file():
-            shutil.copyfile(cfg.vocab, temporary)
-        else:
-            raise ValueError(f"{cfg.vocab}: no such file; ingest.vocab names a BERT vocab.txt, or null to build one")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

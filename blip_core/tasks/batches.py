@@ -12,7 +12,7 @@ from blip_core.config.training import OptimConfig
 from blip_core.runtime.cores import loading_workers
 from blip_core.tasks.pictures import read_pixels
 from blip_core.tasks.task import E, TunedTask
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.augment import augment, draw_numbers
 from blip_core.training.batches import finished
 from blip_core.training.step import TaskBatch

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from blip_core.config.screens import ScreensConfig, WebScreensConfig
 from blip_core.tables.captions import KEPT, NO_TEXT, SCHEMA, SCREENS
 from blip_core.tables.counting import Walk, frequent
+from blip_core.texts import scripts
 from blip_core.texts.personal import has_card, has_email, has_phone
 
 UNKNOWN = "und"  # language that can't be told
@@ -117,8 +118,10 @@ def normalised(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def loops(words: pa.ChunkedArray, max_repeat: int) -> pa.Array:
-    """Those of the texts (`normalised`), each once, that say up to four words this many times in a row."""
-    again = re.compile(rf"(?<!\S)(\S+(?: \S+){{0,{_LOOP_WORDS - 1}}})(?: \1){{{max_repeat - 1}}}(?!\S)")
+    """Those of the texts (`normalised`), each once, that say up to four words this many times in a row; in scripts without spaces two to
+    eight characters."""
+    by_words = rf"(?<!\S)(\S+(?: \S+){{0,{_LOOP_WORDS - 1}}})(?: \1){{{max_repeat - 1}}}(?!\S)"
+    again = re.compile(rf"{by_words}|([{scripts.PYTHON}]{{2,{2 * _LOOP_WORDS}}})\2{{{max_repeat - 1}}}")
     return pa.array([t for t in pc.unique(words).to_pylist() if t and again.search(t)], pa.string())
 
 

@@ -13,17 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from blip_core.compute.distributed import device, rank, world_size
 from blip_core.compute.padding import tokenize
 from blip_core.compute.pixels import normalize, read_picture
-from blip_core.config.training import OptimConfig
+from blip_core.config.training import AugmentConfig, OptimConfig
 from blip_core.files.content import hash64
 from blip_core.runtime.cores import loading_workers
 from blip_core.tables.captions import WRITTEN, each_table, kept
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.augment import augment, draw_numbers
 from blip_core.training.step import Batch, MicroBatch, PixelBatch
 

@@ -19,7 +19,7 @@ from blip_core.config.training import DistillationConfig
 from blip_core.model.blip import CAPTIONING, MATCHING, Blip
 from blip_core.model.med import KeysValues
 from blip_core.model.vocabulary import chunked_cross_entropy
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.objectives import Passes, counted_hidden, pair_logits
 from blip_core.training.step import Batch, Losses
 from blip_core.weights.load import load_pretrained, resize_images
@@ -115,5 +115,5 @@ def _require_same_vocabulary(teacher: Tokenizer, student: Tokenizer, cfg: Distil
     at = next((f"entry {i} is {a!r} there and {b!r} here" for i, (a, b) in pairs if a != b), "the shorter is the beginning of the longer")
     raise ValueError(
         f"{PLACE}: {cfg.teacher} has a vocabulary of {len(teacher.vocab)} entries, this training one of {len(student.vocab)}: "
-        f"{at}. A teacher's logits are over its own tokens: take a teacher of this vocabulary, or name its vocab.txt in ingest.vocab"
+        f"{at}. A teacher's logits are over its own tokens: take a teacher of this vocabulary, or name its vocabulary in ingest.vocab"
     )

@@ -17,7 +17,7 @@ from blip_core.compute.distributed import global_mean
 from blip_core.config.training import ContrastiveDecodingConfig, PretrainConfig
 from blip_core.model.blip import Blip
 from blip_core.model.med import KeysValues
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.distil import Teacher
 from blip_core.training.objectives import PretrainObjective, counted_hidden, gather_texts, learned_ids
 from blip_core.training.step import Batch, Losses
@@ -34,7 +34,12 @@ class OptionalObjective(PretrainObjective):
     def __init__(self, model: Blip, tokenizer: Tokenizer, cfg: PretrainConfig):
         assert cfg.optional is not None
         super().__init__(model, cfg.contrast, cfg.language)
-        self.pad, self.mask_token, self.masked = tokenizer.pad, tokenizer.mask, cfg.optional.masked_tokens
+        self.pad, self.masked = tokenizer.pad, cfg.optional.masked_tokens
+        if self.masked and tokenizer.mask is None:
+            raise ValueError(
+                "pretrain.optional.masked_tokens: the vocabulary has neither [MASK] nor <mask>; set it to 0, or take another one"
+            )
+        self.mask_token = tokenizer.mask or 0
         self.decoding = cfg.optional.contrastive_decoding
         distillation = cfg.optional.distillation
         self.teacher = None if distillation is None else Teacher(distillation, model, tokenizer, max_tokens=cfg.optim.max_tokens)

@@ -13,7 +13,7 @@ from blip_core.config.training import AugmentConfig, RandAugmentConfig
 from blip_core.files.content import hash64
 from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.training.augment import NUM_DRAWS, augment, crop_box
 from blip_core.training.batches import Batches, Rows, batch_shares, pick
 
@@ -58,7 +58,7 @@ def test_a_missing_source_leaves_its_share(sources, expected):
 @pytest.fixture(scope="module")
 def batches(ingested, params):
     table = Rows.of(ingested / "generations/g0", ["human", "web"])
-    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    tokenizer = load_tokenizer(ingested / "tokenizer.json")
     shares = batch_shares(table, human=0.4, synthetic=0.4)
     return Batches(
         table, ShardImages(ingested / "shards"), tokenizer, shares=shares, cfg=params.pretrain.optim, image_size=48, prompt="", seed=0

@@ -4,11 +4,14 @@ import math
 from dataclasses import replace
 
 import pytest
+import tokenizers
 import torch
+from tokenizers.models import WordLevel
 
 from blip_core.config.training import ContrastiveDecodingConfig, LanguageConfig, OptionalConfig
 from blip_core.model import vocabulary
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Special, Tokenizer
+from blip_core.tokenizer.wordpiece import bert_tokenizer
 from blip_core.training.distil import Teacher
 from blip_core.training.optional import OptionalObjective, masked_texts, noisy_copies, uniform, words
 from blip_core.weights.checkpoint import new_model, save_model
@@ -75,6 +78,13 @@ def test_masked_texts_are_read_by_itc_and_itm_and_never_by_lm(model, tokenizer, 
     masked = objective(model, batch)
     assert masked["lm"] == plain["lm"] and masked["itc"] != plain["itc"] and masked["itm"] != plain["itm"]
     assert objective.contrast.vitals()["text_cosine"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_vocabulary_without_a_token_that_hides_is_refused(model, params):
+    pieces = tokenizers.Tokenizer(WordLevel({"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    bare = Tokenizer(pieces, Special("[PAD]", "[CLS]", "[SEP]", "[UNK]"))
+    with pytest.raises(ValueError, match="masked_tokens: the vocabulary has neither"):
+        OptionalObjective(model, bare, pretrain_cfg(params, masked_tokens=0.15))
 
 
 def test_copies_replace_words_by_words_of_the_batch(tokenizer):
@@ -190,7 +200,7 @@ def test_a_student_that_is_its_teacher_loses_nothing_and_the_teacher_stays(token
 
 def test_a_teacher_that_does_not_fit_is_refused(model, tokenizer, params, teacher, tmp_path):
     cfg = OptionalConfig(**distillation(teacher[1], lm=1.0)).distillation
-    other = Tokenizer([*tokenizer.vocab[:-1], "otherwise"])
+    other = bert_tokenizer([*tokenizer.vocab[:-1], "otherwise"])
     with pytest.raises(ValueError, match=rf"entry {len(tokenizer.vocab) - 1} is '.+' there and 'otherwise' here.*ingest.vocab"):
         Teacher(cfg, model, other, max_tokens=20)
     with pytest.raises(ValueError, match="takes 40 tokens at most; set optim.max_tokens, now 41, no higher"):
