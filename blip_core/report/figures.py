@@ -20,7 +20,16 @@ from blip_core.report.examples import Example
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"  # told apart by colour-blind eyes too
 COLOURS = {"true": BLUE, "false": ORANGE, "unknown": GREY, "mismatched": ORANGE, "crawled": GREEN, "perturbed": PURPLE}
-LOSSES = {"loss": ("sum", "#222222"), "itc": ("ITC", BLUE), "itm": ("ITM", ORANGE), "lm": ("LM", GREEN)}
+LOSSES = {
+    "loss": ("sum", "#222222"),
+    "itc": ("ITC", BLUE),
+    "itm": ("ITM", ORANGE),
+    "lm": ("LM", GREEN),
+    "ncd": ("NCD", PURPLE),
+    "distil_itc": ("teacher's ITC", "#56B4E9"),
+    "distil_itm": ("teacher's ITM", "#E69F00"),
+    "distil_lm": ("teacher's LM", "#8CCFB9"),
+}
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
