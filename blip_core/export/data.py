@@ -61,7 +61,7 @@ def export(
         raise ValueError(f"--format {form}: expected one of {', '.join(WRITERS)}")
     artifacts = generation.resolve().parents[1] if generation.resolve().parent.name == "generations" else generation.resolve().parent
     images = ShardImages(shards or artifacts / "shards", at_once=1)
-    _check_free(out)
+    check_free(out)
     as_jpeg = pictures == "jpg" if pictures else WRITERS[form].one_kind
     with new_folder(out) as temporary:
         totals = _write(generation, images, temporary, form, Totals(everything=everything, as_jpeg=as_jpeg, makers=read_makers(generation)))
@@ -72,7 +72,7 @@ def export(
     return manifest
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
     """An earlier export is replaced; anything else is not ours to remove."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
