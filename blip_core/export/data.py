@@ -70,7 +70,7 @@ def export(
     with new_folder(out) as temporary:
         totals = Totals(everything=everything, as_jpeg=as_jpeg, makers=read_makers(generation), fields=fields.types)
         _write(generation, images, fields, temporary, form, totals)
-        text = card(totals, name=out.name, form=form, licence=licence, metrics=metrics or artifacts / "metrics")
+        text = card(totals, generation, name=out.name, form=form, licence=licence, metrics=metrics or artifacts / "metrics")
         (temporary / "README.md").write_text(text)
         manifest = _manifest(temporary, generation, form, totals)
         write_json(manifest, temporary / "manifest.json")

@@ -17,6 +17,7 @@ from blip_core.compute.pixels import MEAN, STD
 from blip_core.export import example
 from blip_core.export.data import check_free
 from blip_core.export.graphs import Graph, about, graphs, trace
+from blip_core.export.model_card import model_card
 from blip_core.export.parity import differences
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file, write_json
@@ -30,36 +31,37 @@ MAX_DIFFERENCE = 1e-3  # of ITC features, ITM logits, logits of the vocabulary, 
 _LONGEST_CAPTION = 20  # tokens, as the paper's captions have at most
 
 
-def export_model(folder: Path, out: Path, *, form: Form, max_difference: float = MAX_DIFFERENCE) -> dict[str, Any]:
+def export_model(
+    folder: Path, out: Path, *, form: Form, max_difference: float = MAX_DIFFERENCE, licence: str = "unknown", metrics: Path | None = None
+) -> dict[str, Any]:
     """Write `out` and return its manifest; `folder` is a model folder of ours or a public BLIP (weights/load.py).
 
     ValueError when an output differs from the model's own by more than `max_difference`, or `out` is in the way."""
-    if form == "onnx":
-        _require_onnx()
     if form not in ENDINGS:
         raise ValueError(f"--model {form}: expected one of {', '.join(ENDINGS)}")
+    if form == "onnx":
+        _require_onnx()
     if (folder / "config.json").exists() and is_tuned(folder):
         raise ValueError(f"{folder}: tuned for a task, whose network is another one; only a BLIP itself can be exported so")
     check_free(out)
     captioner, judge = open_blip(folder, precision="fp32")
-    model, parts = judge.model.cpu(), {}
+    model = judge.model.cpu()
     with new_folder(out) as temporary:
-        for graph in graphs(model):
-            _write(trace(graph), graph, temporary / f"{graph.name}{ENDINGS[form]}")
-            parts[graph.name] = about(graph) | {"file": f"{graph.name}{ENDINGS[form]}"}
         (temporary / "tokenizer.json").write_text(judge.tokenizer._pieces.to_str(pretty=True) + "\n", encoding="utf-8")
         (temporary / "example.py").write_text(Path(example.__file__).read_text())
         manifest = {
             "export": form,
             "model": judge.identity,
-            "graphs": parts,
+            "graphs": _write_graphs(model, temporary, ENDINGS[form]),
             "picture": _picture(model),
             "text": _text(model, judge.tokenizer, prompt=captioner.prompt, max_tokens=judge.max_tokens),
             "made_by": {name: version(name) for name in ("torch", *(("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ()))},
             "max_difference": max_difference,
         }
-        write_json(manifest, temporary / "manifest.json")
+        write_json(manifest, temporary / "manifest.json")  # the example reads it
         _compare(model, temporary, manifest)
+        text = model_card(folder, model, manifest, name=out.name, licence=licence, metrics=metrics)
+        (temporary / "README.md").write_text(text, encoding="utf-8")
         files = sorted(p for p in temporary.iterdir() if p.name != "manifest.json")
         manifest["files"] = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
         write_json(manifest, temporary / "manifest.json")
@@ -72,6 +74,14 @@ def _require_onnx() -> None:
         import onnxscript  # noqa: F401
     except ImportError as e:
         raise ValueError(f"--model onnx: the package {e.name} is not installed; pip install 'blip-bootstrap[onnx]'") from None
+
+
+def _write_graphs(model: Blip, folder: Path, ending: str) -> dict[str, Any]:
+    written = {}
+    for graph in graphs(model):
+        _write(trace(graph), graph, folder / f"{graph.name}{ending}")
+        written[graph.name] = about(graph) | {"file": f"{graph.name}{ending}"}
+    return written
 
 
 def _write(program: ExportedProgram, graph: Graph, path: Path) -> None:

@@ -191,7 +191,7 @@ def test_the_verb(artifacts, tmp_path, capsys):
     assert main(arguments) == 0
     assert f"{tmp_path / 'out'}: " in capsys.readouterr().out
     assert main([*arguments, "--all", "--images", "jpg"]) == 0
-    assert read_manifest(tmp_path / "out")["everything"] and 'license: "mit"' in (tmp_path / "out/README.md").read_text()
+    assert read_manifest(tmp_path / "out")["everything"] and "license: mit\n" in (tmp_path / "out/README.md").read_text()
 
 
 def test_an_export_can_be_ingested_again(artifacts, tmp_path):
