@@ -15,8 +15,9 @@ def add_verb(verbs: Verbs) -> None:
     export.add_argument("folder", type=Path, help="as artifacts/generations/g1 or artifacts/heldout; with --model as artifacts/models/g1")
     export.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export there is replaced")
     export.add_argument("--to", help="s3://bucket/prefix to upload it to as well")
+    forms = "webdataset, imagefolder, parquet, coco, salesforce, open_clip, kohya, llava, label_studio or fiftyone"
     form = export.add_mutually_exclusive_group(required=True)
-    form.add_argument("--format", help="of a generation: webdataset, imagefolder, parquet, coco or salesforce")
+    form.add_argument("--format", help=f"of a generation: {forms}")
     form.add_argument("--model", metavar="FORM", help="of a model: onnx or torch.export")
     export.add_argument("--license", default="unknown", help="for the card")
     export.add_argument("--metrics", type=Path, help="default: artifacts/metrics beside the generation or model")

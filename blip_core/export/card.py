@@ -1,6 +1,5 @@
 """The card of an exported data set: README.md with the front matter that Hugging Face reads, counts, noise, and who wrote what."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -11,48 +10,14 @@ import pyarrow as pa
 from huggingface_hub import DatasetCardData
 
 from blip_core.export.features import features
-from blip_core.export.formats import JPEG_QUALITY, image_folder
+from blip_core.export.formats import image_folder
+from blip_core.export.opening import opening
 from blip_core.export.shared import document, licence_fields, licence_lines, lineage_lines, noise_lines
 from blip_core.metadata.licences import Spellings, names_licence
 from blip_core.tables.captions import KEPT
 from blip_core.tables.manifest import content_hash, read_manifest
 
 _FILES = {"webdataset": "data/{split}-*.tar", "imagefolder": "{folder}/**", "parquet": "data/{split}-*.parquet"}
-_HUGGING_FACE = """\
-from datasets import load_dataset
-
-parts = load_dataset({folder})
-"""
-_WEBDATASET = """\
-from pathlib import Path
-
-import webdataset
-
-tars = {{split: sorted(map(str, Path({folder}).glob(f"data/{{split}}-*.tar"))) for split in {splits}}}
-parts = {{split: webdataset.WebDataset(urls, shardshuffle=False).decode("pil") for split, urls in tars.items()}}
-"""
-_COCO = """\
-from pycocotools.coco import COCO
-
-parts = {{split: COCO({folder} + f"/annotations/captions_{{split}}.json") for split in {splits}}}
-"""
-_SALESFORCE = """\
-import json
-from pathlib import Path
-
-parts = {{split: json.loads(Path({folder}, f"annotation/{{split}}.json").read_bytes()) for split in {splits}}}
-"""
-_WAYS = {
-    "webdataset": {"datasets": _HUGGING_FACE, "webdataset": _WEBDATASET},
-    "imagefolder": {"datasets": _HUGGING_FACE},
-    "parquet": {"datasets": _HUGGING_FACE},
-    "coco": {"pycocotools": _COCO},
-    "salesforce": {"Python alone": _SALESFORCE},
-}
-_PATHS = {
-    "coco": "`file_name` is a path below `images/`.",
-    "salesforce": "`image` is a path below `images/`, the `image_root` of BLIP's public code.",
-}
 
 
 @dataclass
@@ -108,7 +73,7 @@ def card(totals: Totals, generation: Path, *, name: str, form: str, licence: str
         "|---|---|---|---|",
         *(f"| {split} | {totals.by_split[split]:,} | {source} | {n:,} |" for (split, source), n in sorted(totals.texts.items())),
         "",
-        *_opening(totals, name, form),
+        *opening(totals, name, form),
         *_reasons(totals),
         *noise_lines(metrics, totals.rounds),
         *_models(totals),
@@ -164,20 +129,6 @@ def _limits(totals: Totals) -> list[str]:
     if any(source in ("synthetic", "fused") for _, source in totals.texts):
         lines.append("- Synthetic texts repeat what their captioner learned: its vocabulary, its blind spots, its errors.")
     return ["## Limits", "", *lines, ""]
-
-
-def _opening(totals: Totals, name: str, form: str) -> list[str]:
-    """How to get all parts; every block runs as it stands."""
-    lines, values = [], {"folder": json.dumps(f"./{name}", ensure_ascii=False), "splits": json.dumps(sorted(totals.by_split))}
-    for library, way in _WAYS[form].items():
-        if library == "datasets" and form == "webdataset" and len(totals.kinds) > 1 and not totals.as_jpeg:
-            lines += ["Hugging Face's datasets wants images of one kind in tars: `--images jpg` makes them.", ""]
-        else:
-            lines += [f"With {library}:", "", "```python", *way.format(**values).splitlines(), "```", ""]
-    lines += [_PATHS[form], ""] if form in _PATHS else []
-    if totals.encoded_anew:
-        lines += [f"{totals.encoded_anew:,} of the images were PNG or WebP and are JPEG here, of quality {JPEG_QUALITY}.", ""]
-    return ["## Open it", "", "From the folder that this one lies in, all parts at once:", "", *lines]
 
 
 def _reasons(totals: Totals) -> list[str]:

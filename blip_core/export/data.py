@@ -1,4 +1,4 @@
-"""A generation in a form that others read: WebDataset tars, Hugging Face's imagefolder or Parquet, COCO's or BLIP's lists, and a card.
+"""A generation in a form that others read: WebDataset tars, Hugging Face's imagefolder or Parquet, lists of other tools, and a card.
 
 One shard is in memory at a time, without its images. The folder appears by rename, whole, its manifest.json written last.
 """
@@ -15,7 +15,8 @@ import simplejpeg
 
 from blip_core.export.card import Totals, card
 from blip_core.export.fields import SourceFields
-from blip_core.export.formats import JPEG_QUALITY, WRITERS, Item
+from blip_core.export.formats import JPEG_QUALITY, Item
+from blip_core.export.tools import WRITERS
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file, write_json
 from blip_core.metadata.folder import NAME

@@ -18,7 +18,7 @@ from blip_core.export import example
 from blip_core.export.data import check_free
 from blip_core.export.graphs import Graph, about, graphs, trace
 from blip_core.export.model_card import model_card
-from blip_core.export.parity import differences
+from blip_core.export.parity import Differences, differences
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file, write_json
 from blip_core.model.blip import Blip
@@ -59,7 +59,7 @@ def export_model(
             "max_difference": max_difference,
         }
         write_json(manifest, temporary / "manifest.json")  # the example reads it
-        _compare(model, temporary, manifest)
+        note(manifest, differences(model, example.Blip(temporary).parts))
         text = model_card(folder, model, manifest, name=out.name, licence=licence, metrics=metrics)
         (temporary / "README.md").write_text(text, encoding="utf-8")
         files = sorted(p for p in temporary.iterdir() if p.name != "manifest.json")
@@ -98,14 +98,14 @@ def _write(program: ExportedProgram, graph: Graph, path: Path) -> None:
     found.save(path, external_data=True)
 
 
-def _compare(model: Blip, folder: Path, manifest: dict[str, Any]) -> None:
-    """Note in the manifest how far each output is from the model's own."""
+def note(manifest: dict[str, Any], found: Differences) -> None:
+    """How far each output is from the model's own. ValueError where that is more than the manifest allows, or no number."""
     limit = manifest["max_difference"]
-    for name, found in differences(model, example.Blip(folder).parts).items():
+    for name, of_outputs in found.items():
         part = manifest["graphs"][name]
-        part["difference"] = found
-        for output, value in found.items():
-            if not value <= limit:  # NaN too
+        part["difference"] = of_outputs
+        for output, value in of_outputs.items():
+            if not value <= limit:
                 raise ValueError(
                     f"{part['file']}: {output} is up to {value:.3g} from the model's own, and {limit:g} is allowed, so nothing is written; "
                     "--max-difference allows more"
