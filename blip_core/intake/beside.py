@@ -2,10 +2,11 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -14,9 +15,9 @@ from blip_core.config.intake import MetadataConfig
 from blip_core.intake.units import Task, fields_path
 from blip_core.metadata.fields import KEY, OTHERS
 from blip_core.metadata.folder import ASIDE
-from blip_core.metadata.schema import Survey, conform, num_rare
+from blip_core.metadata.keeping import most_named
+from blip_core.metadata.schema import Survey, conform, rare
 from blip_core.tables.captions import read_table, write_table
-from blip_core.tables.counting import Walk
 
 
 class FieldTables:
@@ -25,12 +26,13 @@ class FieldTables:
     `staged`: every staged shard as (folder of its unit, its stem). One shard's table is in memory at a time."""
 
     def __init__(self, folder: Path, staged: Iterable[tuple[Path, str]], cfg: MetadataConfig):
-        self.folder, self._staged, self._survey = folder, list(staged), Survey()
-        for table in self._tables():
-            self._survey.add(table)
+        self.folder, self._survey = folder, Survey()
+        for unit, stem in staged:
+            self._survey.add(read_table(fields_path(unit, stem)))
         self.schema = self._survey.schema(max_fields=cfg.max_fields)
         self._pictures: Counter[str] = Counter()  # by split
         self._having: dict[str, Counter[str]] = defaultdict(Counter)  # by field and split
+        self._rare = np.empty(0, np.int64)  # hashes of the fields without a column
         self._aside: pq.ParquetWriter | None = None
 
     def place(self, unit: Path, staged: str, stem: str, *, dropped: Iterable[str]) -> None:
@@ -45,6 +47,7 @@ class FieldTables:
         for name in self.schema.names[1:]:
             if having := table.num_rows - table[name].null_count:
                 self._having[name][split] += having
+        self._rare = np.union1d(self._rare, rare(table))
         write_table(table, self.folder / f"{stem}.parquet")
 
     def finish(self, tasks: Iterable[Task]) -> dict[str, Any]:
@@ -52,21 +55,15 @@ class FieldTables:
         if self._aside:
             self._aside.close()
         columns = {own.name: {"type": str(own.type), "pictures": dict(self._having[own.name])} for own in self.schema if own.name != KEY}
-        rare = {"fields": num_rare(Walk(self._tables)) + self._without_column(), **columns.pop(OTHERS)} if OTHERS in columns else None
+        others = {"fields": len(self._rare), **columns.pop(OTHERS)} if OTHERS in columns else None
         mixed = {name: kinds for name, kinds in self._survey.mixed.items() if name in columns}
         return {
             "pictures": dict(self._pictures),
             "fields": columns,
-            "other_fields": rare,
+            "other_fields": others,
             "mixed": mixed,
             "left_out": _left_out(tasks),
         }
-
-    def _without_column(self) -> int:
-        return len(self._survey.kinds.keys() - set(self.schema.names))
-
-    def _tables(self) -> Iterator[pa.Table]:
-        return (read_table(fields_path(unit, stem)) for unit, stem in self._staged)
 
     def _set_aside(self, table: pa.Table) -> None:
         if table.num_rows:
@@ -80,4 +77,4 @@ def _left_out(tasks: Iterable[Task]) -> dict[str, dict[str, int]]:
     for task in tasks:
         for why, counts in json.loads((task.folder / "counts.json").read_text())["left_out"].items():
             found[why].update(counts)
-    return {why: dict(counts) for why, counts in found.items() if counts}
+    return {why: most_named(counts) for why, counts in found.items() if counts}

@@ -30,10 +30,11 @@ class ShardColumns:
         self.types |= {free_name(name, RESERVED): stored(kind) for name, kind in fields.types.items()}
 
     def table(self, *, max_fields: int) -> pa.Table:
-        """`key`, at most so many columns in order of appearance, and in `other_fields` as JSON what is rarer."""
+        """`key`, at most so many columns in order of appearance, and in `other_fields` as JSON what is rarer. Where there are more fields
+        than that, one that fewer than a hundredth of the pictures have is no column either."""
         counts = Counter(name for row in self.rows for name in row)
         order = list(counts)
-        columns = set(commonest(counts, max_fields))
+        columns = set(commonest(counts, max_fields, least=len(self.rows) / 100))
         arrays = {KEY: pa.array(self.keys, pa.string())}
         for name in filter(columns.__contains__, order):
             arrays[name] = typed([row.get(name) for row in self.rows], self.types.get(name))
@@ -42,9 +43,9 @@ class ShardColumns:
         return pa.table(arrays)
 
 
-def commonest(counts: Counter[str], most: int) -> list[str]:
-    """The fields that get a column: those that the most pictures have."""
-    named = (name for name in counts if len(name) <= _MOST_NAME)
+def commonest(counts: Counter[str], most: int, *, least: float = 0) -> list[str]:
+    """The fields that get a column: those that the most pictures have, and where they are too many at least so many."""
+    named = (name for name, count in counts.items() if len(name) <= _MOST_NAME and (len(counts) <= most or count >= least))
     return sorted(named, key=lambda name: (-counts[name], name))[:most]
 
 

@@ -55,6 +55,13 @@ class Keeping:
         counts[name if name in counts or len(counts) < _MOST_NAMED else MORE] += 1
 
 
+def most_named(counts: Counter[str]) -> dict[str, int]:
+    """Of what many units left out, the fields at the most pictures by name, the others together."""
+    named = dict(counts.most_common(_MOST_NAMED))
+    further = counts.total() - sum(named.values())
+    return named | ({MORE: named.get(MORE, 0) + further} if further else {})
+
+
 def _size(value: Any) -> int:
     """Bytes, or characters of a text."""
     if isinstance(value, str | bytes):

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,27 +60,24 @@ class Survey:
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with these columns: values in the type of the whole, and in `other_fields` what has no column."""
-    rare = [json.loads(text) if text else {} for text in table[OTHERS].to_pylist()] if OTHERS in table.column_names else None
+    others = [json.loads(text) if text else {} for text in table[OTHERS].to_pylist()] if OTHERS in table.column_names else None
     arrays: dict[str, Any] = {}
     for own in schema:
         if own.name in table.column_names and own.name != OTHERS:
             arrays[own.name] = _as(table[own.name], own.type)
         elif own.name != OTHERS:
-            arrays[own.name] = _taken(rare, own) if rare else pa.nulls(table.num_rows, own.type)
+            arrays[own.name] = _taken(others, own) if others else pa.nulls(table.num_rows, own.type)
     if OTHERS in schema.names:
         rest = table.select([name for name in table.column_names if name not in schema.names])
-        rows = zip(rare or [{}] * table.num_rows, rest.to_pylist() if rest.num_columns else [{}] * table.num_rows, strict=True)
+        rows = zip(others or [{}] * table.num_rows, rest.to_pylist() if rest.num_columns else [{}] * table.num_rows, strict=True)
         arrays[OTHERS] = others_of(own | {n: v for n, v in row.items() if v is not None} for own, row in rows)
     return pa.table(arrays, schema)
 
 
-def num_rare(tables: Iterable[pa.Table]) -> int:
-    """How many fields have no column, by name."""
-    seen = np.empty(0, np.int64)
-    for table in tables:
-        texts = table[OTHERS].drop_null().to_pylist() if OTHERS in table.column_names else []
-        seen = np.union1d(seen, np.array([hash64(name) for text in texts for name in json.loads(text)], np.int64))
-    return len(seen)
+def rare(table: pa.Table) -> np.ndarray:
+    """The fields that have no column, as hashes, each once."""
+    texts = table[OTHERS].drop_null().to_pylist() if OTHERS in table.column_names else []
+    return np.unique(np.array([hash64(name) for text in texts for name in json.loads(text)], np.int64))
 
 
 def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:

@@ -81,6 +81,15 @@ def test_a_caption_that_is_no_text_and_a_json_that_is_none(tmp_path):
     assert [(r.reason, r.lost) for r in rejected] == [("bad_json", 0)] and "its fields are lost" in rejected[0].detail
 
 
+def test_a_tar_without_json_has_the_fields_of_its_side_table(tmp_path):
+    (tmp_path / "0.tar").write_bytes(tar_bytes([*sample("a"), *sample("b")]))
+    rows = [{"key": k, "status": "success", "caption": f"picture {k}", "url": f"http://{k}", "punsafe": 0.5} for k in "ab"]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "0.parquet")
+    records, rejected = read_all(tmp_path)
+    assert not rejected and [r.fields.values["url"] for r in records] == ["http://a", "http://b"]
+    assert set(records[0].fields.values) == {"key", "status", "url", "punsafe"}
+
+
 def test_cells_that_python_has_not_are_text(tmp_path):
     """One such value costs neither its picture nor the others of its column."""
     write_images(tmp_path, "a.jpg", "b.jpg")
