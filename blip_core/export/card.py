@@ -144,7 +144,7 @@ def _reasons(totals: Totals) -> list[str]:
 def _fields(totals: Totals) -> list[str]:
     """What the sources say of the images beside their texts."""
     rows = [f"| {cell(name)} | `{kind}` | {totals.having[name]:,} |" for name, kind in totals.fields.items()]
-    says = "A field whose name the format uses itself has `source_` before it. A field without a value for an image is null there."
+    says = "A field whose name the format uses itself has `source_` before it. Without a value it is null, and in JSON left out."
     return ["## Fields", "", says, "", "| field | type | images that have it |", "|---|---|---|", *rows, ""] if rows else []
 
 

@@ -63,8 +63,9 @@ class Item:
 
     @property
     def told(self) -> dict[str, Any]:
-        """The fields as JSON has them; lists and objects are JSON in a text, as img2dataset writes `exif`."""
-        return {name: as_text(value) if isinstance(value, list | dict) else plain(value) for name, value in self.fields.items()}
+        """The fields as JSON has them: those that have a value; lists and objects are JSON in a text, as img2dataset writes `exif`."""
+        found = {name: as_text(value) if isinstance(value, list | dict) else plain(value) for name, value in self.fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 COLUMNS = {

@@ -71,7 +71,8 @@ class OpenClipWriter(Writer):
     def _row(self, split: str, row: dict[str, Any]) -> None:
         if split not in self._tables:
             self._lists[split] = self._open(split)
-            self._tables[split] = csv.DictWriter(self._lists[split], list(row), delimiter="\t")
+            columns = dict.fromkeys([*row, *self.types])  # a field without a value is not in the row
+            self._tables[split] = csv.DictWriter(self._lists[split], list(columns), delimiter="\t")
             self._tables[split].writeheader()
         self._tables[split].writerow(row)
 

@@ -152,6 +152,8 @@ def test_the_card(artifacts, tmp_path):
         f"- captioner `{CAPTIONER}`",
         f"- filter `{FILTER}`",
         "`cc-by-4.0`.",
+        f"| url | `string` | {num_web} |",
+        "| imgid | `int64` | 8 |",
     ):
         assert line in text.splitlines() or line in text, line
     assert "0.9999" not in text  # of another round
