@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -11,12 +11,20 @@ from blip_core.config.params import check_params
 from blip_core.config.reading import checked, laid_over, read_values
 
 
+class InPaper(Config):
+    """In the paper's units; by the names of results.METRICS."""
+
+    tr_r1: float = Field(description="text R@1 on COCO, percent")
+    ir_r1: float = Field(description="image R@1, percent")
+    cider: float = Field(description="points")
+
+
 class Arm(Config):
     """The chain of dvc.yaml under other values."""
 
     says: str = Field(description="what it is, in the tables")
     paper: str = Field("", description="where the paper has the like")
-    in_paper: dict[Literal["tr_r1", "ir_r1", "cider"], float] = Field({}, description="what the paper has there, in percent and points")
+    in_paper: InPaper | None = Field(None, description="what the paper has there; none: nothing that could be set beside it")
     params: dict[str, Any] = Field({}, description="laid over params.yaml: mappings are merged, all else is replaced")
     times: dict[str, float] = Field(
         {}, description="numbers of params.yaml by their path, as pretrain.optim.steps, to what multiplies them"

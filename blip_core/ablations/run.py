@@ -74,8 +74,9 @@ def _machine(precision: str) -> str:
 
 
 def _about(wanted: dict[str, Arm]) -> list[dict[str, Any]]:
-    told = {name: {"arm": name, "says": arm.says, "paper": arm.paper, "in_paper": arm.in_paper} for name, arm in wanted.items()}
-    return [{"row": row, **told[name]} for name, arm in wanted.items() for row in rows(name, arm)]
+    told = {n: {"arm": n, "says": arm.says, "paper": arm.paper} for n, arm in wanted.items()}
+    numbers = {n: {"in_paper": arm.in_paper.model_dump()} for n, arm in wanted.items() if arm.in_paper}
+    return [{"row": row, **told[name], **numbers.get(name, {})} for name, arm in wanted.items() for row in rows(name, arm)]
 
 
 def prepare(root: Path, clone: Path, values: dict[str, Any], *, seed: int, own: dict[str, str]) -> Path:

@@ -9,7 +9,6 @@ from blip_core.metadata.folder import field_types, metadata_of
 
 # what one of the formats writes itself, so that a field has one name in all of them, and what our readers take for a split
 _TAKEN = {*"split set subset text caption captions candidates image image_id file_name width height sha256 id identity".split()}
-_TAKEN |= {*"filepath title tags metadata conversations".split()}
 _TAKEN |= {*COLUMNS, *(f"caption_{name}" for name in COLUMNS)}
 
 

@@ -21,6 +21,7 @@ from blip_core.export.formats import (
     WebDatasetWriter,
     Writer,
 )
+from blip_core.metadata.fields import free_name
 
 # texts that pandas.read_csv takes for missing: its `na_values` by default
 _MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"}
@@ -46,10 +47,13 @@ class _ListWriter(Writer):
         self._append(f"{split}.json", row, begin="[")
 
 
-def _of_text(item: Item, candidate: dict[str, Any]) -> dict[str, Any]:
-    """All that is known of a text and its image, beside the text."""
+def _row(item: Item, own: dict[str, Any], candidate: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the tool reads, and all else that is known of the image, and of the text where the row is of one. A source's field gives way to
+    what the tool reads: `title` is `source_title` then."""
     facts = {"key": item.key, "image_id": item.image_id, "width": item.width, "height": item.height}
-    return {**facts, **{name: candidate[name] for name in COLUMNS}, **item.told}
+    of_text = {name: candidate[name] for name in COLUMNS} if candidate else {}
+    told = {free_name(name, own.keys()): value for name, value in item.told.items()}
+    return {**own, **facts, **of_text, **told}
 
 
 class OpenClipWriter(Writer):
@@ -66,12 +70,13 @@ class OpenClipWriter(Writer):
             for candidate in item.candidates:
                 text = candidate["text"]
                 title = f" {text}" if text in _MISSING else text  # else open_clip would train on "nan"
-                self._row(split, {"filepath": path, "title": title, **_of_text(item, candidate)})
+                self._add(split, _row(item, {"filepath": path, "title": title}, candidate))
 
-    def _row(self, split: str, row: dict[str, Any]) -> None:
+    def _add(self, split: str, row: dict[str, Any]) -> None:
         if split not in self._tables:
             self._lists[split] = self._open(split)
-            columns = dict.fromkeys([*row, *self.types])  # a field without a value is not in the row
+            fields = [free_name(name, ("filepath", "title")) for name in self.types]  # those without a value are not in the row
+            columns = dict.fromkeys([*row, *fields])
             self._tables[split] = csv.DictWriter(self._lists[split], list(columns), delimiter="\t")
             self._tables[split].writeheader()
         self._tables[split].writerow(row)
@@ -93,7 +98,7 @@ class KohyaWriter(_ListWriter):
             lines = [" ".join(text.splitlines()) for text in texts]
             (self.folder / place / f"{item.key}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
             for candidate in item.candidates:
-                self._add(split, {"image": f"{place}/{name}", "text": candidate["text"], **_of_text(item, candidate)})
+                self._add(split, _row(item, {"image": f"{place}/{name}", "text": candidate["text"]}, candidate))
 
 
 class LlavaWriter(_ListWriter):
@@ -106,7 +111,7 @@ class LlavaWriter(_ListWriter):
                 said = candidate["text"].replace("<image>", "image")  # LLaVA would look for a second picture
                 turns = [{"from": "human", "value": _QUESTION}, {"from": "gpt", "value": said}]
                 entry = {"id": f"{item.key}-{number}", "image": image, "conversations": turns}
-                self._add(split, {**entry, **_of_text(item, candidate)})
+                self._add(split, _row(item, entry, candidate))
 
 
 class LabelStudioWriter(_ListWriter):
@@ -120,8 +125,7 @@ class LabelStudioWriter(_ListWriter):
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
         for item in items:
             place = f"images/{stem}/{self._image(f'images/{stem}', item)}"
-            facts = {"key": item.key, "image_id": item.image_id, "width": item.width, "height": item.height}
-            data = {**item.told, **facts, "image": f"/data/local-files/?d={place}", "candidates": json.dumps(item.candidates)}
+            data = _row(item, {"image": f"/data/local-files/?d={place}", "candidates": json.dumps(item.candidates)})
             self._add(split, {"data": data, "predictions": [_prediction(item.key, n, c) for n, c in enumerate(item.candidates)]})
 
 
@@ -141,10 +145,10 @@ class FiftyOneWriter(Writer):
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
         for item in items:
             path = f"data/{stem}/{self._image(f'data/{stem}', item)}"
-            facts = {"key": item.key, "image_id": item.image_id, "width": item.width, "height": item.height, **item.told}
             best = {name: item.best[name] for name in ("source", "reason", "match")}
-            told = {"caption": item.first, "captions": item.texts, **best, **facts, "candidates": json.dumps(item.candidates)}
-            sample = {"filepath": path, "tags": [split], **{name: value for name, value in told.items() if value is not None}}
+            own = {"caption": item.first, "captions": item.texts, **best, "candidates": json.dumps(item.candidates)}
+            row = _row(item, {"filepath": path, "tags": [split], "metadata": None, **own})
+            sample = {name: value for name, value in row.items() if value is not None}
             self._append("samples.json", sample, begin='{"samples": [')
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:

@@ -5,10 +5,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import pandas
+import pyarrow as pa
 import pytest
 
 from blip_core.export.data import export
-from blip_core.export.tools import WRITERS
+from blip_core.export.formats import COLUMNS, Item
+from blip_core.export.tools import WRITERS, OpenClipWriter
 from blip_core.tables.captions import KEPT, caption_table, read_table, table_paths, write_table
 from blip_core.tables.manifest import write_manifest
 from tests.export.test_export import INGESTED
@@ -67,6 +69,18 @@ def test_open_clip(generation, expected, tmp_path):
         assert same_picture(folder / row["filepath"], row["key"]) and row["match"] in (0.25, 0.75) and row["url"]
         found[row["key"]].append((str(row["title"]).strip(), row["source"]))
     assert found == expected
+
+
+def test_a_field_of_the_source_gives_way_and_may_come_late(tmp_path):
+    """`stars` stands in no row before the second."""
+    text = dict.fromkeys(COLUMNS) | {"text": "a fish", "reason": KEPT}
+    items = [
+        Item(key, key, jpeg(KEYS[0]), 40, 36, [text], fields) for key, fields in (("a", {"title": "x"}), ("b", {"title": "y", "stars": 3}))
+    ]
+    with OpenClipWriter(tmp_path, {"title": pa.string(), "stars": pa.int64()}) as writer:
+        writer.write("web", "web-00000", iter(items))
+    rows = pandas.read_csv(tmp_path / "web.csv", sep="\t")
+    assert list(rows["title"]) == ["a fish"] * 2 and list(rows["source_title"]) == ["x", "y"] and rows["stars"].fillna(0).tolist() == [0, 3]
 
 
 def test_kohya(generation, expected, tmp_path):
