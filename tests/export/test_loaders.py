@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from blip_core.export.data import export
-from blip_core.export.formats import WRITERS
 from blip_core.pictures.containers import KINDS, kind_of
 from blip_core.pictures.images import decode_rgb
 from blip_core.tables.captions import KEPT, caption_table, read_table, read_tables, table_paths, write_table
 from blip_core.tables.manifest import read_manifest, write_manifest
 from blip_core.tables.shards import ShardImages
+from tests.export.test_export import INGESTED
 from tests.stages.test_ingest import SPLITS, run
 from tests.support.archives import colour, jpeg, karpathy_image, tar_bytes, write_karpathy
 
@@ -213,7 +213,7 @@ def test_lists_of_the_public_code(artifacts, tmp_path, monkeypatch, generation):
     assert found == expected(artifacts / generation)
 
 
-@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("form", INGESTED)
 def test_ingest(artifacts, tmp_path, form):
     """What was a crawl and a clean set, picture by picture and text by text."""
     for folder, part in (("crawl", "web"), ("clean", "clean")):
