@@ -31,12 +31,15 @@ FILE = "ablations.yaml"
 DRAWN = ".work/sample.yaml"  # in a clone: what its data was drawn by
 
 
-def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | None, out: Path, work: Path, compare: Compare) -> list[str]:
-    """Run the named arms, all where none is named; `out` is written anew behind each. Returns those that failed, as by their gate, and why.
+def ablate(
+    root: Path, params: Path, *, seeds: list[int], names: list[str] | None, out: Path, work: Path, compare: Compare, file: Path = Path(FILE)
+) -> list[str]:
+    """Run the named arms of `file` (below `root`, or anywhere), all where none is named; `out` is written anew behind each. Returns those
+    that failed, as by their gate, and why.
 
     Before anything runs, ValueError says which name, key or value does not fit.
     """
-    arms, values = read_arms(root / FILE), read_values(params)
+    arms, values = read_arms(root / file), read_values(params)
     known = check_params(values, params)
     wanted = chosen(arms, names)
     for name, arm in wanted.items():
