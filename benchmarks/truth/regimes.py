@@ -4,15 +4,14 @@
     python benchmarks/truth/regimes.py --page docs/results.md            # trains nothing: tables and figure of the cells that are there
 
 A cell is a world: the share of the crawl's texts that are true, how much these say, the size of the clean set, a seed. Its arms are those
-of regimes.yaml, run by what `blip ablate` runs: DVC stages in a clone of the last commit, so a cell that was stopped goes on. A finished
-cell is one file in benchmarks/results/regimes/, and its clone is deleted. Corners come first, in the order of what they decide.
+of regimes.yaml, run as `blip ablate` runs its own: DVC stages in a clone of the last commit, so a cell that was stopped goes on. A cell is
+one file in benchmarks/results/regimes/, which grows by an arm at a time; the clone of a whole one is deleted. Corners come first.
 """
 
 import argparse
-import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from blip_core.files.content import read_json, write_json
 from blip_core.runtime.times import read_times
 from blip_core.stages.compare import paired_comparison
 
+log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 ARMS, RESULTS = Path(__file__).with_suffix(".yaml"), ROOT / "benchmarks/results/regimes"
 TRUE, CLEAN = (0.05, 0.8, 0.2, 0.1, 0.4), (1000, 100, 250)  # the ends first
@@ -34,9 +34,8 @@ SAYS = {"terse": {"terse": 1.0}, "full": {"clean": 1.0}}
 NOISE = {"mismatch": 0.5, "boilerplate": 0.14 / 0.6, "partial": 0.1 / 0.6, "general": 0.1}  # as in params.yaml
 # over params.yaml: a smaller world, shorter trainings, and a gate that lets everything pass, for a map has no use for refusals
 WORLD: dict[str, Any] = {
-    "sample": {"num_web": 8000, "num_val": 150, "num_test": 300},
-    "training": {"optim": {"batch_size": 32}},
-    "pretrain": {"optim": {"steps": 300}},
+    "sample": {"num_web": 6000, "num_val": 150, "num_test": 300},
+    "pretrain": {"optim": {"steps": 250}},
     "tune_captioner": {"optim": {"steps": 120}},
     "tune_filter": {"optim": {"steps": 120}},
     "score": {"controls_per_image": 8},
@@ -82,7 +81,7 @@ def cells() -> list[Cell]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / ".work/regimes", help="where the clones lie")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="a file for each cell; default: %(default)s")
     parser.add_argument("--page", type=Path, help="a Markdown page to put the map into, with its figure beside it; nothing is run")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -92,33 +91,21 @@ def main() -> None:
         write_map(args.results, args.page)
         return
     for cell in cells():
-        if not (args.results / f"{cell.name}.json").exists():
-            run(cell, args.work / cell.name, args.results)
+        run(cell, args.work / cell.name, args.results / f"{cell.name}.json")
 
 
-def run(cell: Cell, work: Path, results: Path) -> None:
-    """Write the cell's file. Of an arm that failed it has the reason, and no row."""
-    logging.info("cell %s", cell.name)
-    work.mkdir(parents=True, exist_ok=True)
+def run(cell: Cell, work: Path, out: Path) -> None:
+    """Nothing where `out` is whole. Until then it is what `ablate` writes behind each arm; of an arm that failed it has the reason alone."""
+    if out.exists() and "cpu_seconds" in read_json(out):
+        return
+    log.info("cell %s", cell.name)
     values = cell.values(read_values(ROOT / "params.yaml"))
+    work.mkdir(parents=True, exist_ok=True)
     with new_file(params := work / "params.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(values, sort_keys=False))
-    options = {"seeds": [cell.seed], "names": None, "out": work / "results.json", "work": work, "file": ARMS}
-    failed = ablate(ROOT, params, **options, compare=paired_comparison)
-    clone, found = work / "ablate" / str(cell.seed), read_json(work / "results.json")
-    made = found["seeds"][str(cell.seed)]
-    told = {
-        "cell": asdict(cell),
-        "command": "python benchmarks/truth/regimes.py",
-        **{name: made[name] for name in ("commit", "machine")},
-        "facts": found["facts"],
-        "cpu_seconds": spent(clone, values),
-        "gate": gate(clone),
-        "failed": failed,
-        "rows": {row: {k: own[k] for k in ("metrics", "true_captions", "texts", "against")} for row, own in made["rows"].items()},
-    }
-    results.mkdir(parents=True, exist_ok=True)
-    write_json(told, results / f"{cell.name}.json")
+    failed = ablate(ROOT, params, seeds=[cell.seed], names=None, out=out, work=work, compare=paired_comparison, file=ARMS)
+    clone = work / "ablate" / str(cell.seed)
+    write_json(read_json(out) | {"failed": failed, "gate": gate(clone), "cpu_seconds": spent(clone, values)}, out)
     shutil.rmtree(work)
 
 
