@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def run(cell: Cell, work: Path, out: Path) -> None:
-    """Nothing where `out` is whole. Until then it is what `ablate` writes behind each arm; of an arm that failed it has the reason alone."""
+    """Nothing where `out` is whole. Until then it is what `ablate` writes, arm by arm. Of an arm that failed it has the reason alone."""
     if out.exists() and "cpu_seconds" in read_json(out):
         return
     log.info("cell %s", cell.name)

@@ -9,6 +9,7 @@ from typing import Any
 from blip_core.files.atomic import new_file
 from blip_core.files.content import read_json, write_json
 from blip_core.report.figures import difference_rows
+from blip_core.sample.scene_texts import TRUE_KINDS
 
 BEGIN, END = "<!-- regimes: written by python benchmarks/truth/regimes.py --page -->", "<!-- end of regimes -->"
 METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}
@@ -19,10 +20,10 @@ Found = list[dict[str, Any]]  # the files of cells
 
 def write_map(results: Path, page: Path) -> None:
     """`results`: the folder of the cells. The map in short goes into a file of its name beside it."""
-    found = [read_json(path) for path in sorted(results.glob("*.json"))]
+    found = [read_cell(path) for path in sorted(results.glob("*.json"))]
     if not found:
         raise ValueError(f"{results}: holds no cell yet; run the map first, without --page")
-    found.sort(key=lambda f: place(f) + (f["cell"]["seed"],))
+    found.sort(key=lambda f: (*place(f), f["seed"]))
     write_json([short(own) for own in by_place(found).values()], results.with_suffix(".json"))
     panels = {name: {_named(own[0]): _gaps(own, metric) for own in by_place(found).values()} for metric, name in METRICS.items()}
     with new_file(figure := page.with_name("regimes.png")) as temporary:
@@ -35,10 +36,18 @@ def write_map(results: Path, page: Path) -> None:
         temporary.write_text(f"{head}{BEGIN}\n\n{section(found, figure.name)}\n\n{END}{tail}")
 
 
+def read_cell(path: Path) -> dict[str, Any]:
+    """What `ablate` found of the one seed, in a mapping; a cell that is not whole yet lacks rows, and what its gate and its stages say."""
+    found = read_json(path)
+    ((seed, made),) = found["seeds"].items()
+    return {"seed": int(seed), "gate": {}, "cpu_seconds": {"arms": {}}} | found | made
+
+
 def place(found: dict[str, Any]) -> tuple[float, int, str]:
-    """Where on the map, whatever the seed."""
-    cell = found["cell"]
-    return cell["true"], cell["clean"], cell["says"]
+    """Where on the map, whatever the seed: share of true texts, size of the clean set, what true texts say."""
+    sample = found["facts"]["sample"]
+    ((kind, true),) = ((k, share) for k, share in sample["web_kinds"].items() if k in TRUE_KINDS)
+    return true, sample["num_train"], "terse" if kind == "terse" else "full"
 
 
 def by_place(found: Found) -> dict[tuple[float, int, str], Found]:
@@ -51,8 +60,8 @@ def by_place(found: Found) -> dict[tuple[float, int, str], Found]:
 def short(own: Found) -> dict[str, Any]:
     """What `blip plan --regime` reads of the seeds of one place: means, and how often CF is ahead of an arm or behind it, of seeds times
     metrics, beyond the interval."""
-    cell = {name: own[0]["cell"][name] for name in ("true", "clean", "says")} | {"seeds": len(own)}
-    cell["crawl"] = own[0]["facts"]["sample"]["num_web"]
+    cell: dict[str, Any] = dict(zip(("true", "clean", "says"), place(own[0]), strict=True))
+    cell |= {"crawl": own[0]["facts"]["sample"]["num_web"], "seeds": len(own)}
     arms = [arm for arm in (*EQUAL_COMPUTE, "none") if all(arm in f["rows"] for f in own)]
     cell["means"] = {arm: {m: round(fmean(_value(f, arm, m) for f in own), 4) for m in METRICS} for arm in arms}
     cell["CF"] = {arm: dict(Counter(v for f in own for v in verdicts(f, arm))) for arm in arms if arm in RIVALS}
@@ -73,8 +82,8 @@ def section(found: Found, figure: str) -> str:
             _conditions(found),
             f"![{text}]({figure})",
             f"{text} ({colours}). Left of the line CF is ahead.",
-            "At equal compute: text R@1 / image R@1 / CIDEr, means over the seeds; then on how many of seeds times metrics CF is ahead of the "
-            "arm, even with it, or behind it, beyond the 95 % interval.",
+            "At equal compute: text R@1 / image R@1 / CIDEr, means over the seeds; then on how many of seeds times metrics CF is ahead of "
+            "the arm, even with it, or behind it, beyond the 95 % interval.",
             _compute_table(found),
             "At equal steps of the last training, whatever else an arm costs:",
             _steps_table(found),
@@ -91,7 +100,7 @@ def _conditions(found: Found) -> str:
     made = Counter((f["commit"][:10], f["machine"]) for f in found)
     where = "; ".join(f"{n} of commit {commit} ({machine})" for (commit, machine), n in made.items())
     return (
-        f"`{found[0]['command']}`: {len(found)} cells at {len(by_place(found))} places, {where}. A cell is a world of "
+        f"`python benchmarks/truth/regimes.py`: {len(found)} cells at {len(by_place(found))} places, {where}. A cell is a world of "
         f"{facts['sample']['num_web']:,} crawled images and {facts['sample']['num_test']} for the test. Trainings at equal steps have "
         f"{facts['steps']} of {facts['batch_size']} images."
     )
@@ -137,7 +146,7 @@ def _texts_table(found: Found) -> str:
     rows = []
     for own in by_place(found).values():
         texts = [own_text for source in ("web", "synthetic") for own_text in _texts(own, source)]
-        gate = [_mean([f["gate"][name] for f in own]) for name in ("estimate", "bound")]
+        gate = [_mean([f["gate"].get(name) for f in own]) for name in ("estimate", "bound")]
         rows.append([_named(own[0]), *texts[:2], *gate, *texts[2:]])
     head = ["web texts kept", "of these false", "estimate", "bound", "synthetic kept", "of these false"]
     return _table(["true texts, what they say, clean set", *head], rows)
@@ -150,6 +159,8 @@ def _texts(own: Found, source: str) -> list[str]:
 
 def _spent_table(found: Found) -> str:
     arms = list(dict.fromkeys(arm for f in found for arm in f["cpu_seconds"]["arms"]))
+    if not arms:
+        return "No cell is whole yet."
     row = [f"{fmean(f['cpu_seconds']['arms'][arm] for f in found if arm in f['cpu_seconds']['arms']):.0f}" for arm in arms]
     return _table(arms, [row])
 

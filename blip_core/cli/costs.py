@@ -10,9 +10,13 @@ from blip_core.runtime.times import read_times
 
 
 def add_verbs(verbs: Verbs) -> None:
-    summary = "parameters, work and memory of the trainings of a params.yaml; trains nothing"
+    summary = "parameters, work and memory of the trainings of a params.yaml, or which way pays (--regime); trains nothing"
     plan = verbs.add("plan", _plan, summary, example="--params params.yaml")
     plan.add_argument("--vocab", type=Path, default=Path("artifacts/vocab.txt"), help="that of ingest, once it ran; default: %(default)s")
+    says = "which way pays where this share of the crawl's texts is wrong (judge 50 of them): the nearest that was measured, nothing else"
+    plan.add_argument("--regime", type=float, metavar="NOISE", help=says)
+    for flag, what in (("crawl", "crawled pictures"), ("clean", "pictures that people described")):
+        plan.add_argument(f"--{flag}", type=int, metavar="N", help=f"{what}, for --regime; default: as ingest counted")
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )
@@ -42,6 +46,11 @@ def _add_ablate(verbs: Verbs) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    if args.regime is not None:
+        from blip_core.preview.regime import regime
+
+        print(regime(args.regime, crawl=args.crawl, clean=args.clean, ingested=Path("artifacts/metrics/ingest.json")))
+        return
     from blip_core.preview.plan import plan
 
     print(plan(read_params(args), args.vocab))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.export.formats import JPEG_QUALITY, image_folder
+from blip_core.selection.judged_noise import bounded_by
 from blip_core.tables.captions import KEPT
 
 _NOISE = {
@@ -154,13 +155,15 @@ def _reasons(totals: Totals) -> list[str]:
 
 def _noise(totals: Totals, metrics: Path) -> list[str]:
     """What the gates of the rounds that wrote these texts measured; nothing where there is none."""
-    lines = []
+    lines, bounds = [], list[str]()
     for path in sorted(metrics.glob("gate-*.json")):
         if path.stem.removeprefix("gate-") in totals.rounds:
             found = json.loads(path.read_text())
             known = {key: says for key, says in _NOISE.items() if isinstance(found.get(key), int | float)}
             lines += [f"| {path.stem} | {says} | {found[key]:.4f} |" for key, says in known.items()]
-    return ["## Noise", "", "| measured by | share of | value |", "|---|---|---|", *lines, ""] if lines else []
+            bounds += [f"{path.stem} went by {by} for the bound on the kept {source} texts." for source, by in bounded_by(found).items()]
+    table = ["## Noise", "", "| measured by | share of | value |", "|---|---|---|", *lines, ""] if lines else []
+    return [*table, *bounds, ""] if bounds else table
 
 
 def _models(totals: Totals) -> list[str]:
