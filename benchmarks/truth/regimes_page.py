@@ -6,34 +6,70 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from regimes import PAYS
+
 from blip_core.files.atomic import new_file
 from blip_core.files.content import read_json, write_json
-from blip_core.report.figures import difference_rows
+from blip_core.report.figures import difference_rows, spent_and_reached
 from blip_core.sample.scene_texts import TRUE_KINDS
 
+# of the demo, in steps of pretraining: the CPU seconds of its stages over those of a step (`make demo && blip times`)
+DEMO = {"base/pretrain-g0": 500.0, "r1/tune_captioner": 101.0, "r1/tune_filter": 178.0, "r1/calibrate": 31.0, "r1/caption": 69.0}
+DEMO |= {"r1/score": 67.0}
+ABLATED = {"none": 500, "human": 500, "F": 500, "CF": 500, "long": 1000, "CF-long": 1000}  # arms of the ablations: last training's steps
 BEGIN, END = "<!-- regimes: written by python benchmarks/truth/regimes.py --page -->", "<!-- end of regimes -->"
 METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}
 EQUAL_STEPS, EQUAL_COMPUTE = ("none", "human", "F", "C", "CF", "oracle"), ("long", "human-long", "F-long", "CF")
 RIVALS = EQUAL_COMPUTE[:-1]
+FIGURE = "regimes.png"
 Found = list[dict[str, Any]]  # the files of cells
 
 
 def write_map(results: Path, page: Path) -> None:
-    """`results`: the folder of the cells. The map in short goes into a file of its name beside it."""
-    found = [read_cell(path) for path in sorted(results.glob("*.json"))]
-    if not found:
-        raise ValueError(f"{results}: holds no cell yet; run the map first, without --page")
-    found.sort(key=lambda f: (*place(f), f["seed"]))
-    write_json([short(own) for own in by_place(found).values()], results.with_suffix(".json"))
-    panels = {name: {_named(own[0]): _gaps(own, metric) for own in by_place(found).values()} for metric, name in METRICS.items()}
-    with new_file(figure := page.with_name("regimes.png")) as temporary:
-        temporary.write_bytes(difference_rows(panels, baseline="CF"))
+    """`results`: the folder of the cells; one without the arms at equal compute counts for nothing yet. Beside it lie the ablations. There
+    goes the map in short, with the ablations' place on it: a file of its name."""
+    cells = [read_cell(path) for path in sorted(results.glob("*.json"))]
+    found = sorted((f for f in cells if not set(EQUAL_COMPUTE) - set(f["rows"])), key=lambda f: (*place(f), f["seed"]))
+    ablations = read_json(results.with_name("ablations.json"))
+    write_json([ablated_place(ablations), *(short(own) for own in by_place(found).values())], results.with_suffix(".json"))
+    draw_spending(ablations, page.with_name("spending.png"))
+    if found:
+        panels = {name: {_named(own[0]): _gaps(own, metric) for own in by_place(found).values()} for metric, name in METRICS.items()}
+        _draw(difference_rows(panels, baseline="CF"), page.with_name(FIGURE))
     head, begun, rest = page.read_text().partition(BEGIN)
     _, ended, tail = rest.partition(END)
     if not begun or not ended:
         raise ValueError(f"{page}: expected the lines {BEGIN!r} and {END!r}, between which the map goes; add them")
+    told = section(found) if found else f"No cell has the arms at equal compute yet ({len(cells)} begun)."
     with new_file(page) as temporary:
-        temporary.write_text(f"{head}{BEGIN}\n\n{section(found, figure.name)}\n\n{END}{tail}")
+        temporary.write_text(f"{head}{BEGIN}\n\n{told}\n\n{END}{tail}")
+
+
+def _draw(png: bytes, path: Path) -> None:
+    with new_file(path) as temporary:
+        temporary.write_bytes(png)
+
+
+def draw_spending(ablations: dict[str, Any], figure: Path) -> None:
+    """What the arms of the ablations reach, over all that they spend."""
+    cost, seeds = _ablated_cost(), ablations["seeds"].values()
+    panels = {
+        name: {row: (cost[row], [seed["rows"][row]["metrics"][m]["value"] for seed in seeds]) for row in cost}
+        for m, name in METRICS.items()
+    }
+    _draw(spent_and_reached(panels, spent="compute in all, in steps of pretraining"), figure)
+
+
+def _ablated_cost() -> dict[str, float]:
+    return {row: steps + sum(share * DEMO[run] for run, share in PAYS.get(row, {}).items()) for row, steps in ABLATED.items()}
+
+
+def ablated_place(ablations: dict[str, Any]) -> dict[str, Any]:
+    """The demo's own world, where no arm spends more than CF, and some less."""
+    seeds, sample, cost = [*ablations["seeds"].values()], ablations["facts"]["sample"], _ablated_cost()
+    about = {"true": sum(sample["web_kinds"][kind] for kind in TRUE_KINDS), "clean": sample["num_train"], "says": "both"}
+    arms = {row: _arm(seeds, row, spent=cost[row]) for row in ("CF", "F", "long", "human")}
+    return {**about, "crawl": sample["num_web"], "seeds": len(seeds), "arms": arms}
 
 
 def read_cell(path: Path) -> dict[str, Any]:
@@ -58,14 +94,17 @@ def by_place(found: Found) -> dict[tuple[float, int, str], Found]:
 
 
 def short(own: Found) -> dict[str, Any]:
-    """What `blip plan --regime` reads of the seeds of one place: means, and how often CF is ahead of an arm or behind it, of seeds times
-    metrics, beyond the interval."""
-    cell: dict[str, Any] = dict(zip(("true", "clean", "says"), place(own[0]), strict=True))
-    cell |= {"crawl": own[0]["facts"]["sample"]["num_web"], "seeds": len(own)}
-    arms = [arm for arm in (*EQUAL_COMPUTE, "none") if all(arm in f["rows"] for f in own)]
-    cell["means"] = {arm: {m: round(fmean(_value(f, arm, m) for f in own), 4) for m in METRICS} for arm in arms}
-    cell["CF"] = {arm: dict(Counter(v for f in own for v in verdicts(f, arm))) for arm in arms if arm in RIVALS}
-    return cell
+    """What `blip plan --regime` reads of the seeds of one place."""
+    about = dict(zip(("true", "clean", "says"), place(own[0]), strict=True))
+    arms = {row: _arm(own, row, spent=None) for row in EQUAL_COMPUTE}
+    return {**about, "crawl": own[0]["facts"]["sample"]["num_web"], "seeds": len(own), "arms": arms}
+
+
+def _arm(seeds: Found, row: str, *, spent: float | None) -> dict[str, Any]:
+    """Means; on how many of seeds times metrics CF is ahead of the arm or behind it, beyond the interval; and what it spent in steps, None
+    for as much as CF."""
+    means = {metric: round(fmean(_value(seed, row, metric) for seed in seeds), 4) for metric in METRICS}
+    return {"means": means, "CF": dict(Counter(v for seed in seeds for v in verdicts(seed, row))) if row != "CF" else {}, "spent": spent}
 
 
 def verdicts(found: dict[str, Any], arm: str) -> list[str]:
@@ -74,13 +113,13 @@ def verdicts(found: dict[str, Any], arm: str) -> list[str]:
     return ["ahead" if gap["high"] < 0 else "behind" if gap["low"] > 0 else "even" for gap in gaps]
 
 
-def section(found: Found, figure: str) -> str:
+def section(found: Found) -> str:
     text = f"What the arms gain over CF at equal compute: {', '.join(RIVALS)} and, with CF's own number of texts, oracle"
     colours = "for each seed in this order, blue, orange, green, purple"
     return "\n\n".join(
         [
             _conditions(found),
-            f"![{text}]({figure})",
+            f"![{text}]({FIGURE})",
             f"{text} ({colours}). Left of the line CF is ahead.",
             "At equal compute: text R@1 / image R@1 / CIDEr, means over the seeds; then on how many of seeds times metrics CF is ahead of "
             "the arm, even with it, or behind it, beyond the 95 % interval.",

@@ -12,10 +12,13 @@ NEAR = 3  # a place of the map further off than by this factor, in true texts or
 METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}
 ARMS = {
     "CF": "captioner and filter",
-    "F-long": "the filter alone, and longer training",
-    "long": "the crawl as it is, and longer training",
-    "human-long": "the clean set alone, and longer training",
+    "F": "the filter alone",
+    "F-long": "the filter alone, longer training",
+    "long": "the crawl as it is, longer training",
+    "human": "the clean set alone",
+    "human-long": "the clean set alone, longer training",
 }
+SAYS = {"terse": "names of things", "full": "full captions", "both": "names of things and full captions alike"}
 
 
 def regime(noise: float, *, crawl: int | None, clean: int | None, ingested: Path) -> str:
@@ -26,13 +29,14 @@ def regime(noise: float, *, crawl: int | None, clean: int | None, ingested: Path
     crawl, clean = (_size(n, flag, ingested) for n, flag in ((crawl, "crawl"), (clean, "clean")))
     places = read_json(repository_file(MAP))
     lines = [f"regime: {noise:.0%} of the crawl's texts wrong, {crawl:,} crawled pictures, {clean:,} that people described"]
-    found = {says: _nearest([p for p in places if p["says"] == says], 1 - noise, crawl, clean) for says in ("terse", "full")}
-    for says, place in found.items():
-        lines.append(f"true texts are {'names of things' if says == 'terse' else 'full captions'}:")
-        lines += _told(place) if place else [f"  outside of what was measured: no place within a factor of {NEAR:g} in each"]
+    for says, words in SAYS.items():
+        place = _nearest([p for p in places if p["says"] == says], 1 - noise, crawl, clean)
+        outside = [f"  outside of what was measured: no place within a factor of {NEAR:g} in true texts, crawl and clean set"]
+        lines += [f"where true texts are {words}:", *(_told(place) if place else outside)]
     about = (
-        f"Measured in {sum(p['seeds'] for p in places)} worlds of drawn pictures, at {len(places)} places, with small models and short "
-        "trainings (docs/results.md). Trust the order where it holds beyond the interval, not the size of gains. `blip ablate` measures yours."
+        f"Measured in {sum(p['seeds'] for p in places)} worlds of drawn pictures, at {len(places)} places of the map, with small models "
+        "and short trainings (docs/results.md). Trust the order where it holds beyond the interval, not the size of gains; `blip ablate` "
+        "measures yours."
     )
     return "\n".join([*lines, about])
 
@@ -54,21 +58,26 @@ def _nearest(places: list[dict[str, Any]], true: float, crawl: int, clean: int) 
 
 
 def _told(place: dict[str, Any]) -> list[str]:
-    """The arms at equal compute, the best first: by the mean of their ranks over the metrics."""
-    means = {arm: place["means"][arm] for arm in ARMS if arm in place["means"]}
-    rank = {arm: sum(other[m] > own[m] for other in means.values() for m in METRICS) for arm, own in means.items()}
-    where = f"{1 - place['true']:.0%} wrong, {place['crawl']:,} and {place['clean']:,} pictures, seeds: {place['seeds']}"
-    lines = [f"  nearest that was measured: {where}; at equal compute, the best first:"]
-    for arm in sorted(means, key=lambda arm: rank[arm]):
-        values = ", ".join(f"{name} {means[arm][m]:.3f}" for m, name in METRICS.items())
-        lines.append(f"    {ARMS[arm]}: {values}{_against(place, arm)}")
+    """The arms, the best first: by their ranks over the metrics."""
+    means = {name: arm["means"] for name, arm in place["arms"].items()}
+    rank = {name: sum(other[m] > own[m] for other in means.values() for m in METRICS) for name, own in means.items()}
+    lines = [
+        f"  nearest that was measured: {1 - place['true']:.0%} wrong, {place['crawl']:,} and {place['clean']:,} pictures, "
+        f"{place['seeds']} seed{'s' * (place['seeds'] > 1)}; the best first:"
+    ]
+    for name in sorted(means, key=lambda name: rank[name]):
+        values = ", ".join(f"{words} {means[name][m]:.3f}" for m, words in METRICS.items())
+        lines.append(f"    {ARMS[name]}: {values}{_against(place['arms'], name)}")
     return lines
 
 
-def _against(place: dict[str, Any], arm: str) -> str:
-    """How sure its place against captioner and filter is."""
-    if arm == "CF":
+def _against(arms: dict[str, Any], name: str) -> str:
+    """How sure its place against captioner and filter is, and what it spent of their compute."""
+    if name == "CF":
         return ""
-    count = place["CF"][arm]
-    better, worse = count.get("behind", 0), count.get("ahead", 0)
-    return f" (beyond the interval better than captioner and filter on {better}, worse on {worse} of {sum(count.values())})"
+    count, spent = arms[name]["CF"], arms[name]["spent"]
+    share = 1.0 if spent is None else spent / arms["CF"]["spent"]
+    return (
+        f" (against captioner and filter beyond the interval better on {count.get('behind', 0)}, worse on {count.get('ahead', 0)} of "
+        f"{sum(count.values())}; {share:.0%} of its compute)"
+    )

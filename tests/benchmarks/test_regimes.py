@@ -1,6 +1,7 @@
 """The map of regimes: its cells and arms are whole, what arms cost, and what its page and `blip plan --regime` make of planted cells."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -72,47 +73,60 @@ def planted(true: float, seed: int, *, gap: float) -> dict:
     return {"facts": facts, "seeds": {str(seed): made}, "gate": {"estimate": 0.2, "bound": 0.3}, "cpu_seconds": {"arms": {"CF": 200.0}}}
 
 
+def cells(folder: Path, *told: tuple[float, int, float]) -> Path:
+    """A folder of planted cells, and beside it the ablations of the project."""
+    shutil.copy(ROOT / "benchmarks/results/ablations.json", folder)
+    (results := folder / "regimes").mkdir()
+    for i, (true, seed, gap) in enumerate(told):
+        (results / f"{i}.json").write_text(json.dumps(planted(true, seed, gap=gap)))
+    return results
+
+
 def test_the_page_tells_who_is_ahead_beyond_the_interval(tmp_path):
     import regimes_page
 
-    for i, (true, seed, gap) in enumerate(((0.4, 0, 0.1), (0.4, 1, 0.01), (0.05, 0, 0.1))):
-        (tmp_path / "cells").mkdir(exist_ok=True)
-        (tmp_path / f"cells/{i}.json").write_text(json.dumps(planted(true, seed, gap=gap)))
+    results = cells(tmp_path, (0.4, 0, 0.1), (0.4, 1, 0.01), (0.05, 0, 0.1))
+    begun = planted(0.8, 0, gap=0.1)
+    del begun["seeds"]["0"]["rows"]["F-long"]
+    (results / "3.json").write_text(json.dumps(begun))
     (page := tmp_path / "page.md").write_text(f"# Title\n\n{regimes_page.BEGIN}\nold\n{regimes_page.END}\n\nafter\n")
-    regimes_page.write_map(tmp_path / "cells", page)
+    regimes_page.write_map(results, page)
     told = page.read_text()
     line = "| 40% true, terse, 250 | 2 | 0.400 / 0.400 / 0.400 | 0.300 / 0.300 / 0.300 (6, 0, 0) | 0.200 / 0.200 / 0.200 (6, 0, 0) |"
     assert f"{line} 0.455 / 0.455 / 0.455 (0, 3, 3) |" in told and told.startswith("# Title") and told.endswith("after\n")
-    assert (
-        "3 cells at 2 places, 3 of commit aaaaaaaaaa (x86_64, bf16)" in told and (tmp_path / "regimes.png").exists() and "old" not in told
-    )
-    assert [p["CF"]["F-long"] for p in json.loads((tmp_path / "cells.json").read_text())] == [{"behind": 3}, {"behind": 3, "even": 3}]
+    assert "3 cells at 2 places, 3 of commit aaaaaaaaaa (x86_64, bf16)" in told and "80%" not in told and "old" not in told
+    assert (tmp_path / "regimes.png").exists() and (tmp_path / "spending.png").exists()
+    demo, *places = json.loads((tmp_path / "regimes.json").read_text())
+    assert [p["arms"]["F-long"]["CF"] for p in places] == [{"behind": 3}, {"behind": 3, "even": 3}]
+    assert demo["says"] == "both" and demo["arms"]["CF"]["spent"] == 1446 and demo["arms"]["long"]["spent"] == 1000
     page.write_text("# Title\n")
     with pytest.raises(ValueError, match="expected the lines"):
-        regimes_page.write_map(tmp_path / "cells", page)
+        regimes_page.write_map(results, page)
 
 
 def test_a_user_is_told_the_nearest_place_or_that_there_is_none(tmp_path, monkeypatch):
     import regimes_page
 
-    file, places = tmp_path / "regimes.json", []
-    for true, gap in ((0.4, 0.1), (0.05, -0.1)):
-        file.write_text(json.dumps(planted(true, 0, gap=gap)))
-        places.append(regimes_page.short([regimes_page.read_cell(file)]))
-    file.write_text(json.dumps(places))
+    found = [regimes_page.read_cell(path) for path in sorted(cells(tmp_path, (0.4, 0, 0.1), (0.05, 0, -0.1)).iterdir())]
+    (file := tmp_path / "regimes.json").write_text(json.dumps([regimes_page.short([own]) for own in found]))
     monkeypatch.setattr(preview, "repository_file", lambda name: file)
     told = preview.regime(0.65, crawl=5000, clean=300, ingested=tmp_path / "none.json")
     first, second = told.index("the filter alone"), told.index("captioner and filter:")
-    assert "60% wrong, 6,000 and 250 pictures, seeds: 1" in told and first < second, "the best comes first"
-    assert "(beyond the interval better than captioner and filter on 3, worse on 0 of 3)" in told
-    assert "full captions:\n  outside of what was measured" in told
+    assert "60% wrong, 6,000 and 250 pictures, 1 seed;" in told and first < second, "the best comes first"
+    assert "(against captioner and filter beyond the interval better on 3, worse on 0 of 3; 100% of its compute)" in told
+    assert "full captions:\n  outside of what was measured" in told and told.count("outside") == 2
     high = preview.regime(0.93, crawl=5000, clean=300, ingested=tmp_path / "none.json")
     assert high.index("captioner and filter:") < high.index("the filter alone")
     for noise, crawl, clean in ((0.65, 60_000, 300), (0.65, 5000, 40), (1.0, 5000, 300)):
-        assert told.count("outside") == 1 and preview.regime(noise, crawl=crawl, clean=clean, ingested=tmp_path).count("outside") == 2
+        assert preview.regime(noise, crawl=crawl, clean=clean, ingested=tmp_path).count("outside") == 3
     (ingested := tmp_path / "ingest.json").write_text('{"images_web": 5000, "images_train": 300}')
     assert preview.regime(0.65, crawl=None, clean=None, ingested=ingested) == told
     with pytest.raises(ValueError, match="--clean: not given, and .*none.json is not there"):
         preview.regime(0.65, crawl=1, clean=None, ingested=tmp_path / "none.json")
     with pytest.raises(ValueError, match="--regime 65: expected the share"):
         preview.regime(65, crawl=1, clean=1, ingested=ingested)
+
+
+def test_the_project_s_own_map_answers_for_the_demo():
+    told = preview.regime(0.6, crawl=16_000, clean=250, ingested=ROOT / "none.json")
+    assert told.index("the crawl as it is, longer training") < told.index("captioner and filter:") and "3 seeds" in told
