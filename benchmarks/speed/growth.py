@@ -145,7 +145,7 @@ def calls(root: Path, params: Params) -> dict[str, Callable[[Callable], object]]
     """By stage: its call, the function given."""
     a, seed, work = root / "artifacts", params.seed, root / "work"
     g0, g1, shards, heldout, scores = a / "generations/g0", a / "generations/g1", a / "shards", a / "heldout", a / "scores"
-    outs = (shards, g0, heldout, a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
+    outs = (shards, g0, heldout, a / "metadata", a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
     gates, docs, metrics = a / "gates", a / "docs", a / "metrics"
     cfg = params.section
     shared = {"seed": seed, "work": work}

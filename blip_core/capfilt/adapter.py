@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from blip_core.capfilt.folders import FAULTS, folder_hash
 from blip_core.capfilt.judge import JudgeFilter, judge_by
 from blip_core.capfilt.vlm import Vlm, VlmCaptioner, load_vlm
 from blip_core.config.training import LoraConfig
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import write_json
+from blip_core.weights.folders import FAULTS, folder_hash
 from blip_core.weights.load import read_config
 
 ADAPTER = "lora"  # model_type of such a folder

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blip_core.capfilt.folders import FAULTS, LOCAL, read_model, read_tokenizer
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
+from blip_core.weights.folders import FAULTS, LOCAL, read_model, read_tokenizer
 
 _MOST_TOKENS = 64
 
@@ -66,7 +66,7 @@ def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
-def load_blip2(folder: Path, identity: str, *, precision: str) -> Blip2Filter:
+def load_blip2_filter(folder: Path, identity: str, *, precision: str) -> Blip2Filter:
     """ValueError when transformers can't read the folder, or it has no ITM head."""
     from transformers import AutoImageProcessor, Blip2ForImageTextRetrieval
 

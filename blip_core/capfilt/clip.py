@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blip_core.capfilt.folders import FAULTS, LOCAL, read_model, read_tokenizer
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
 from blip_core.compute.precision import autocast
+from blip_core.weights.folders import FAULTS, LOCAL, read_model, read_tokenizer
 from blip_core.weights.load import read_config
 
 _BERT, _SHORT = 512, 64  # a tower that was a BERT has so many positions, and has learnt of pictures by the first alone

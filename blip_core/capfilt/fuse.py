@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
-from blip_core.capfilt.folders import FAULTS, read_model, read_tokenizer
 from blip_core.capfilt.med import Captioner
 from blip_core.capfilt.vlm import Vlm, VlmCaptioner
 from blip_core.texts.screens import screened
+from blip_core.weights.folders import FAULTS, read_model, read_tokenizer
 from blip_core.weights.load import read_config
 
 FUSE = (

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from blip_core.capfilt.adapter import ADAPTER, identify_adapter, load_adapted_captioner, load_adapted_judge
-from blip_core.capfilt.blip2 import load_blip2
+from blip_core.capfilt.blip2 import load_blip2_filter
 from blip_core.capfilt.clip import contrastive_types, load_clip
 from blip_core.capfilt.endpoint import identify_endpoint, open_endpoint_captioner, open_endpoint_fuser, open_endpoint_judge
-from blip_core.capfilt.folders import folder_hash
 from blip_core.capfilt.fuse import Fuser, load_fuser
 from blip_core.capfilt.judge import load_judge
 from blip_core.capfilt.med import Captioner, Filter, MedCaptioner, MedFilter
@@ -30,6 +29,7 @@ from blip_core.files.content import sha256_file
 from blip_core.model.blip import CAPTIONING, RETRIEVAL, Blip
 from blip_core.model.inference import for_inference
 from blip_core.weights.checkpoint import model_hash
+from blip_core.weights.folders import folder_hash
 from blip_core.weights.load import load_pretrained, read_config
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ def _open_clip(path: Path, identity: str, *, precision: str, **_: Any) -> Filter
 
 
 def _open_blip2(path: Path, identity: str, *, precision: str, **_: Any) -> Filter:
-    return load_blip2(path, identity, precision=precision)
+    return load_blip2_filter(path, identity, precision=precision)
 
 
 def _open_sieve(name: str, identity: str, *, precision: str, **_: Any) -> Filter:

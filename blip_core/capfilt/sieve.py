@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blip_core.capfilt.folders import FAULTS, read_model, read_tokenizer
 from blip_core.capfilt.med import Captioner
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
 from blip_core.compute.padding import pad
 from blip_core.config.capfilt import SamplerConfig
+from blip_core.weights.folders import FAULTS, read_model, read_tokenizer
 
 CAPTIONS = 8
 SAMPLER = SamplerConfig(name="nucleus", p=0.9, top_k=0, temperature=1.0, beams=1, min_tokens=5, max_tokens=20, repetition_penalty=1.0)

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip_core.capfilt.answers import without_thoughts
-from blip_core.capfilt.folders import FAULTS, LOCAL, read_model
 from blip_core.capfilt.med import Caption
 from blip_core.compute.distributed import device
 from blip_core.config.capfilt import SamplerConfig
+from blip_core.weights.folders import FAULTS, LOCAL, read_model
 from blip_core.weights.load import read_config
 
 _LONGEST, _STEP = 448, 112  # pixels; multiples of the patches of all families, 28 pixels and less

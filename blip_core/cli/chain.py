@@ -166,10 +166,16 @@ def _tell(run: "StageRun", verb: str, outs: dict[str, Path]) -> None:
 
 
 def _warn(stage: str, flags: dict[str, Any], params: "Params") -> None:
-    """Behind ingest: what a later stage will find too few."""
+    """Behind ingest: what a later stage will find too few, and what is not plain in the sources' fields."""
     if stage == "ingest":
+        from blip_core.metadata.folder import accounted
         from blip_core.preview.enough import lacking_after_ingest
+        from blip_core.preview.field_account import account_lines, kept_line
 
+        account = accounted(flags["out_metadata"])
+        logging.getLogger("blip_core").info("fields of the sources: %s", kept_line(account))
+        for line in account_lines(account):
+            logging.getLogger("blip_core").warning("fields of the sources: %s", line)
         for line in lacking_after_ingest(json.loads(flags["out_metrics"].read_text()), flags["out_heldout"], params):
             logging.getLogger("blip_core").warning("too few for a later stage: %s", line)
 

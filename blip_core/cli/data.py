@@ -80,6 +80,7 @@ def _add_export(verbs: Verbs) -> None:
     which.add_argument("--all", action="store_true", help="every text, each with the reason for its fate")
     export.add_argument("--license", default="unknown", help="for the card")
     export.add_argument("--shards", type=Path, help="default: artifacts/shards beside the generation")
+    export.add_argument("--metadata", type=Path, help="default: artifacts/metadata beside the generation")
     export.add_argument("--metrics", type=Path, help="default: artifacts/metrics beside the generation")
 
 
@@ -151,7 +152,7 @@ def _export(args: argparse.Namespace) -> None:
     from blip_core.export.data import export
 
     options = {"form": args.format, "everything": args.all, "pictures": args.images, "licence": args.license}
-    manifest = export(args.generation, args.out, shards=args.shards, metrics=args.metrics, **options)
+    manifest = export(args.generation, args.out, shards=args.shards, metadata=args.metadata, metrics=args.metrics, **options)
     print(f"{args.out}: {manifest['images']} images with {sum(manifest['texts'].values())} texts; {args.out / 'README.md'} is its card")
     if args.to:
         from blip_core.export.upload import upload

@@ -79,6 +79,16 @@ class SplitConfig(Config):
     seed: int = Field(ge=0, description="another seed deals otherwise")
 
 
+class MetadataConfig(Config):
+    """The fields of a source beside picture and text, kept in artifacts/metadata (blip_core/metadata)."""
+
+    keep: Literal["all", "none"] | tuple[str, ...] = Field(
+        "all", description="all, none, or names and patterns of fields, as [url, 'licen?e*', p*]; what is left out is counted by name"
+    )
+    max_fields: Positive = Field(200, description="columns of a table at most; rarer fields go together into one column of JSON")
+    max_bytes: Positive = Field(1 << 18, description="of one picture's fields together; beyond it the longest values are left out")
+
+
 class RemoteConfig(Config):
     """How objects are fetched from S3 (storage.py) and elsewhere (elsewhere.py). Endpoint and credentials come from the environment."""
 
@@ -106,6 +116,7 @@ class IngestConfig(Config):
     screens: WebScreensConfig
     near_copies: NearCopiesConfig
     remote: RemoteConfig
+    metadata: MetadataConfig = MetadataConfig()
     without_text: Literal["caption", "reject"] = Field(
         "caption", description="a picture of the crawl without a usable text: caption: it stays, and gets its texts from a captioner"
     )

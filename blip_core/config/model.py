@@ -48,6 +48,14 @@ class TextConfig(Config):
         return self
 
 
+class QFormerConfig(TextConfig):
+    """Q-Former (Li et al. 2023, arXiv 2301.12597, section 3.1): BERT's sizes, and learned queries beside the text."""
+
+    num_queries: Positive = Field(description="32 in the paper")
+    cross_every: Positive = Field(description="one of so many blocks attends to the image, the first of them; 2 in the paper")
+    embed_dim: Positive = Field(description="of the ITC space (256 in the paper)")
+
+
 class InitConfig(Config):
     """Standard deviations of the random initialisation (BERT and ViT use 0.02 throughout)."""
 

@@ -69,6 +69,13 @@ class OptimConfig(Config):
         return self
 
 
+def _temperature_fits(cfg: Any) -> Any:
+    low, high = cfg.temperature_range
+    if not 0 < low <= cfg.temperature <= high:
+        raise ValueError(f"temperature is {cfg.temperature:g}, temperature_range [{low:g}, {high:g}]; expected it within, above 0")
+    return cfg
+
+
 class ContrastConfig(Config):
     """ITC and ITM (paper section 3.2; momentum, queue and soft labels as in ALBEF, section 3.2 there)."""
 
@@ -82,12 +89,18 @@ class ContrastConfig(Config):
     temperature: float = Field(gt=0, description="initial value; learned within temperature_range")
     temperature_range: tuple[float, float]
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        low, high = self.temperature_range
-        if not 0 < low <= self.temperature <= high:
-            raise ValueError(f"temperature is {self.temperature:g}, temperature_range [{low:g}, {high:g}]; expected it within, above 0")
-        return self
+    _fits = model_validator(mode="after")(_temperature_fits)
+
+
+class QueryContrastConfig(Config):
+    """ITC and ITM of a Q-Former (Li et al. 2023, section 3.1): the pairs of the batch alone, no momentum, no queue."""
+
+    label_smoothing: Share = Field(description="share of the target that goes to all candidates alike; the authors' code has 0.1")
+    hardness_ramp: Share = Field(description="as in ContrastConfig")
+    temperature: float = Field(gt=0, description="initial value; learned within temperature_range")
+    temperature_range: tuple[float, float]
+
+    _fits = model_validator(mode="after")(_temperature_fits)
 
 
 class LanguageConfig(Config):
@@ -98,6 +111,22 @@ class LanguageConfig(Config):
         description="put before each caption; its tokens are masked in the loss. Of `lora`: the instruction or task token; '' is to "
         "describe the picture in one sentence"
     )
+
+
+class FeatureConfig(Config):
+    """What a frozen image encoder makes of the pictures (blip_core/training/features.py)."""
+
+    cache: Path | None = Field(description="folder to keep the features in, so that an epoch costs no image pass; null: none is kept")
+    max_gib: float = Field(gt=0, description="of the cache: features of other encoders and shards are dropped for it, the oldest first")
+
+
+class SoftPromptConfig(Config):
+    """LM of stage 2 of BLIP-2 (Li et al. 2023, section 3.2): pictures as soft prompts of a frozen language model."""
+
+    text: str = Field(description="put before each caption, behind the picture, and not learned; 'a photo of' in the paper")
+    end: str | None = Field(description="the token that ends a caption; null: the tokenizer's own. The authors end OPT's by a line break")
+    label_smoothing: Share = Field(description="0 in the authors' code")
+    split: bool = Field(description="of an encoder with a decoder: each text is cut at a random word, the first part is read (prefix LM)")
 
 
 class InitFromConfig(Config):

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from blip_core.explain.sources import source_lines
+from blip_core.metadata.folder import NAME
 from blip_core.tables.captions import SCREENS, WRITTEN, made_of, makers_of, read_table, table_paths
 from blip_core.tables.manifest import read_makers
 
@@ -22,11 +24,12 @@ def history(key: str, artifacts: Path) -> str:
     if not generations:
         raise ValueError(f"{artifacts / 'generations'}: holds no generation; run the chain, or name another folder with --artifacts")
     lines: list[str] = []
-    makers: dict[str, str] = {}
+    shard, makers = None, dict[str, str]()
     for manifest in generations:
         if rows := rows_of(key, manifest.parent):
             lines += [f"{manifest.parent.name}:", *(f"  {_describe(row, rows)}" for row in rows)]
             makers |= makers_of(rows, read_makers(manifest.parent))
+            shard = rows[0]["shard"]
     aside = artifacts / "quarantine.parquet"
     if aside.exists():
         bare = key.split("-", 1)[-1]
@@ -35,6 +38,7 @@ def history(key: str, artifacts: Path) -> str:
     if not lines:
         tables = [path for manifest in generations for path in table_paths(manifest.parent)]
         raise ValueError(f"key {key!r} is in no generation and not in quarantine; {hint(key, tables)}")
+    lines += source_lines(key, artifacts / NAME, shard)
     return "\n".join([*lines, *(f"{identity}: {words}" for identity, words in makers.items())])
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from blip_core.explain.history import hint, rows_of
+from blip_core.explain.sources import source_lines
+from blip_core.metadata.folder import NAME
 from blip_core.tables.captions import KEPT, NO_TEXT, SCREENS, WRITTEN, made_of, makers_of, table_paths
 from blip_core.tables.stopped import require_made
 from blip_core.texts.screens import normalised
@@ -32,6 +34,7 @@ def explain(key: str, generation: Path) -> str:
     lines = [f"{generation.name}: {_rule_words(rule)}"]
     for row in rows:
         lines += [f"{row['reason']}: {row['text']!r}, {_origin(row, rows)}", *(f"    {line}" for line in _why(row, rows, rule))]
+    lines += source_lines(key, generation.resolve().parents[1] / NAME, rows[0]["shard"])
     return "\n".join([*lines, *(f"{identity}: {words}" for identity, words in makers_of(rows, manifest.get("makers", {})).items())])
 
 

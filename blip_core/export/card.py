@@ -1,12 +1,17 @@
 """The card of an exported data set: README.md with the front matter that Hugging Face reads, counts, noise, and who wrote what."""
 
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from blip_core.export.features import features
 from blip_core.export.formats import JPEG_QUALITY, image_folder
+from blip_core.metadata.licences import Spellings, names_licence
 from blip_core.selection.judged_noise import bounded_by
 from blip_core.tables.captions import KEPT
 
@@ -79,13 +84,16 @@ class Totals:
     captioners: set[str] = field(default_factory=set)
     filters: set[str] = field(default_factory=set)
     makers: dict[str, str] = field(default_factory=dict)  # who these are, in words, as far as the generation says
+    fields: dict[str, pa.DataType] = field(default_factory=dict)  # that the sources gave
+    having: Counter[str] = field(default_factory=Counter)  # images by the fields that they have
+    licences: dict[str, Spellings] = field(default_factory=lambda: defaultdict(Spellings))  # by field
 
     @property
     def encoded_anew(self) -> int:
         return self.images - self.kinds["jpg"] if self.as_jpeg else 0
 
-    def count(self, split: str, rows: list[dict[str, Any]], kind: str) -> None:
-        """One image with these texts."""
+    def count(self, split: str, rows: list[dict[str, Any]], kind: str, told: dict[str, Any]) -> None:
+        """One image with these texts and fields."""
         self.images += 1
         self.by_split[split] += 1
         self.kinds[kind] += 1
@@ -93,6 +101,14 @@ class Totals:
         self.rounds |= {row["round"] for row in rows if row["round"]}
         self.captioners |= {row["model"] for row in rows if row["model"]}
         self.filters |= {row["filter"] for row in rows if row["filter"]}
+        self.having.update(name for name, value in told.items() if value is not None)
+        for name in filter(names_licence, told):
+            self.licences[name].add(told[name])
+
+
+def cell(text: str) -> str:
+    """Text of a source within a table of Markdown: in one cell, and no markup."""
+    return " ".join(re.sub(r"([\\`*<>|\[\]])", r"\\\1", text).split())
 
 
 def card(totals: Totals, *, name: str, form: str, licence: str, metrics: Path) -> str:
@@ -111,10 +127,12 @@ def card(totals: Totals, *, name: str, form: str, licence: str, metrics: Path) -
         *_reasons(totals),
         *_noise(totals, metrics),
         *_models(totals),
+        *_fields(totals),
         "## Licence",
         "",
         f"`{licence}`." + " Nobody has stated one: find out before you pass the images on." * (licence == "unknown"),
         "Web images and texts belong to their authors.",
+        *_licences(totals),
     ]
     return "\n".join(lines) + "\n"
 
@@ -126,6 +144,9 @@ def _front_matter(totals: Totals, form: str, licence: str) -> list[str]:
         for split in sorted(totals.by_split):
             path = _FILES[form].format(split=split, folder=image_folder(split))
             lines += [f"  - split: {split}", f"    path: {json.dumps(path)}"]
+    if form == "webdataset":
+        kinds = ["jpg"] if totals.as_jpeg else totals.kinds
+        lines += ["dataset_info:", "  features:", *(f"  - {json.dumps(feature)}" for feature in features(totals.fields, kinds))]
     return [*lines, "---"]
 
 
@@ -164,6 +185,22 @@ def _noise(totals: Totals, metrics: Path) -> list[str]:
             bounds += [f"{path.stem} went by {by} for the bound on the kept {source} texts." for source, by in bounded_by(found).items()]
     table = ["## Noise", "", "| measured by | share of | value |", "|---|---|---|", *lines, ""] if lines else []
     return [*table, *bounds, ""] if bounds else table
+
+
+def _fields(totals: Totals) -> list[str]:
+    """What the sources say of the images beside their texts."""
+    rows = [f"| {cell(name)} | `{kind}` | {totals.having[name]:,} |" for name, kind in totals.fields.items()]
+    says = "A field whose name the format uses itself has `source_` before it. A field without a value for an image is null there."
+    return ["## Fields", "", says, "", "| field | type | images that have it |", "|---|---|---|", *rows, ""] if rows else []
+
+
+def _licences(totals: Totals) -> list[str]:
+    """As the sources write them, each beside what is the same in other letters."""
+    lines: list[str] = []
+    for name, found in totals.licences.items():
+        rows = [f"| {cell(licence)} | {n:,} | {cell(written)} |" for licence, n, written in found.rows()]
+        lines += ["", f"By the field `{name}`:", "", "| licence | images | as the sources write it |", "|---|---|---|", *rows]
+    return lines
 
 
 def _models(totals: Totals) -> list[str]:

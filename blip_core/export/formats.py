@@ -16,7 +16,9 @@ from typing import Any, Self, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blip_core.export.features import feature_of
 from blip_core.files.tars import add_sample
+from blip_core.metadata.fields import as_text, plain
 from blip_core.pictures.containers import kind_of
 from blip_core.tables.captions import KEPT, SCREENS
 
@@ -34,6 +36,7 @@ class Item:
     width: int
     height: int
     candidates: list[dict[str, Any]]
+    fields: dict[str, Any]  # what the source says of the image; None where it says nothing
 
     @property
     def file_name(self) -> str:
@@ -50,12 +53,17 @@ class Item:
 
     def row(self) -> dict[str, Any]:
         """`text` for trainers that want one; `captions` and the columns beside it in the same order."""
-        columns = {f"caption_{name}": [c[name] for c in self.candidates] for name in _COLUMNS}
+        columns = {f"caption_{name}": [c[name] for c in self.candidates] for name in COLUMNS}
         facts = {"key": self.key, "image_id": self.image_id, "width": self.width, "height": self.height}
-        return {"text": self.first, "captions": self.texts, **columns, **facts}
+        return {"text": self.first, "captions": self.texts, **columns, **facts, **self.fields}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The fields as JSON has them; lists and objects are JSON in a text, as img2dataset writes `exif`."""
+        return {name: as_text(value) if isinstance(value, list | dict) else plain(value) for name, value in self.fields.items()}
 
 
-_COLUMNS = {
+COLUMNS = {
     **dict.fromkeys(("source", "reason"), "string"),
     **dict.fromkeys(("match", "itm", "itc"), "float64"),
     **dict.fromkeys(("round", "model", "sampler", "filter"), "string"),
@@ -68,8 +76,9 @@ _COLUMNS = {
 class _Writer(ABC):
     one_kind = False  # whether loaders refuse or lose images of a second kind
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, types: dict[str, pa.DataType]):
+        """`types`: of the items' fields."""
+        self.folder, self.types = folder, types
         self._lists: dict[str, TextIO] = {}
 
     def __enter__(self) -> Self:
@@ -104,8 +113,8 @@ class _ShardWriter(_Writer):
 
     ending: str
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
+    def __init__(self, folder: Path, types: dict[str, pa.DataType]):
+        super().__init__(folder, types)
         self._counts: Counter[str] = Counter()
         (folder / "data").mkdir()
 
@@ -126,8 +135,8 @@ class _ShardWriter(_Writer):
 class WebDatasetWriter(_ShardWriter):
     """key.jpg (or .png, .webp), key.txt (one text) and key.json (all texts as `caption`; `candidates`: each with its scores).
 
-    `candidates` is JSON in a string, as img2dataset writes `exif`: Hugging Face's loader takes the types of a whole data set from five
-    samples, and where a score is null in these, it refuses every number that comes later."""
+    `candidates` is JSON in a string: Hugging Face's loader takes the types of a whole data set from five samples, and where a score is
+    null in these, it refuses every number that comes later. Those of the members and fields stand in the card (`features`)."""
 
     ending, one_kind = "tar", True
 
@@ -136,6 +145,7 @@ class WebDatasetWriter(_ShardWriter):
             for item in items:
                 facts = {"key": item.key, "image_id": item.image_id, "width": item.width, "height": item.height}
                 facts |= {"sha256": hashlib.sha256(item.data).hexdigest(), "caption": item.texts, "candidates": json.dumps(item.candidates)}
+                facts |= item.told
                 members = {kind_of(item.data): item.data, "txt": item.first.encode(), "json": json.dumps(facts).encode()}
                 add_sample(tar, item.key, members)
 
@@ -145,16 +155,17 @@ class ImageFolderWriter(_Writer):
 
     Parquet, as loaders guess types in other metadata, and then a column that is null in one split is of another type there."""
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
+    def __init__(self, folder: Path, types: dict[str, pa.DataType]):
+        super().__init__(folder, types)
         self._tables: dict[str, pq.ParquetWriter] = {}
 
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
         place, number = image_folder(split), stem.rpartition("-")[2]
         rows = [{"file_name": f"{number}/{self._image(f'{place}/{number}', item)}", **item.row()} for item in items]
+        schema = pa.schema([("file_name", pa.string()), *_row_fields(), *self.types.items()])
         if split not in self._tables:
-            self._tables[split] = _open_parquet(self.folder / place / "metadata.parquet", _METADATA_SCHEMA)
-        self._tables[split].write_table(pa.Table.from_pylist(rows, _METADATA_SCHEMA))
+            self._tables[split] = _open_parquet(self.folder / place / "metadata.parquet", schema)
+        self._tables[split].write_table(pa.Table.from_pylist(rows, schema))
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         super().__exit__(kind, *details)
@@ -173,46 +184,35 @@ class ParquetWriter(_ShardWriter):
     ending = "parquet"
 
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
-        with _open_parquet(self._next(split), PARQUET_SCHEMA) as out:
+        schema = _parquet_schema(self.types)
+        with _open_parquet(self._next(split), schema) as out:
             while batch := list(islice(items, _ROW_GROUP)):
                 rows = [{"image": {"bytes": i.data, "path": i.file_name}, **i.row()} for i in batch]
-                out.write_table(pa.Table.from_pylist(rows, PARQUET_SCHEMA))
+                out.write_table(pa.Table.from_pylist(rows, schema))
 
 
 def _open_parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
 
-def _feature(kind: str, *, many: bool = False) -> dict[str, Any] | list[dict[str, Any]]:
-    """As Hugging Face's datasets describes a column; a list in the way that its old and new versions read."""
-    value = {"dtype": kind, "_type": "Value"}
-    return [value] if many else value
-
-
 def _row_fields() -> list[tuple[str, pa.DataType]]:
     """Of Item.row(). The same for every generation, so that all splits and exports go together, whatever is null in them."""
     fields = [("text", pa.string()), ("captions", pa.list_(pa.string()))]
-    fields += [(f"caption_{name}", pa.list_(pa.type_for_alias(kind))) for name, kind in _COLUMNS.items()]
+    fields += [(f"caption_{name}", pa.list_(pa.type_for_alias(kind))) for name, kind in COLUMNS.items()]
     return [*fields, ("key", pa.string()), ("image_id", pa.string()), ("width", pa.int32()), ("height", pa.int32())]
 
 
-def _parquet_schema() -> pa.Schema:
-    fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), *_row_fields()]
-    features = {"image": {"_type": "Image"}, **{name: _feature("string") for name in ("text", "key", "image_id")}}
-    features |= {"captions": _feature("string", many=True), **{f"caption_{n}": _feature(kind, many=True) for n, kind in _COLUMNS.items()}}
-    features |= {"width": _feature("int32"), "height": _feature("int32")}
+def _parquet_schema(types: dict[str, pa.DataType]) -> pa.Schema:
+    fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), *_row_fields(), *types.items()]
+    features = {"image": {"_type": "Image"}, **{name: feature_of(kind) for name, kind in fields[1:]}}
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
-
-
-PARQUET_SCHEMA = _parquet_schema()
-_METADATA_SCHEMA = pa.schema([("file_name", pa.string()), *_row_fields()])
 
 
 class CocoWriter(_Writer):
     """annotations/captions_<split>.json and images/<shard>/. COCO's numbers of images and captions are counted from 1."""
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
+    def __init__(self, folder: Path, types: dict[str, pa.DataType]):
+        super().__init__(folder, types)
         self.images, self.notes = count(1), count(1)
 
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
@@ -221,9 +221,9 @@ class CocoWriter(_Writer):
             number = next(self.images)
             name = self._image(f"images/{stem}", item)
             facts = {"id": number, "file_name": f"{stem}/{name}", "width": item.width, "height": item.height}
-            self._append(images, {**facts, "key": item.key, "identity": item.image_id})
+            self._append(images, {**facts, "key": item.key, "identity": item.image_id, **item.told})
             for c in item.candidates:
-                self._append(notes, {"image_id": number, "id": next(self.notes), "caption": c["text"], **{n: c[n] for n in _COLUMNS}})
+                self._append(notes, {"image_id": number, "id": next(self.notes), "caption": c["text"], **{n: c[n] for n in COLUMNS}})
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         super().__exit__(kind, *details)
@@ -248,10 +248,10 @@ class SalesforceWriter(_Writer):
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
         for item in items:
             image = f"{stem}/{self._image(f'images/{stem}', item)}"
-            facts = {"image": image, "image_id": item.image_id}
-            entries = [{"caption": c["text"], **facts, **{n: c[n] for n in _COLUMNS}} for c in item.candidates]
+            facts = {"image": image, "image_id": item.image_id, **item.told}
+            entries = [{"caption": c["text"], **facts, **{n: c[n] for n in COLUMNS}} for c in item.candidates]
             if split in ("val", "test"):
-                entries = [{"image": image, "caption": item.texts}]
+                entries = [{"image": image, "caption": item.texts, **item.told}]
             for entry in entries:
                 self._append(f"annotation/{split}.json", entry, begin="[")
 

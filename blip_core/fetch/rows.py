@@ -8,8 +8,9 @@ from pathlib import Path
 
 from blip_core.fetch.settings import FetchConfig
 from blip_core.files.rejected import Rejected
+from blip_core.intake.formats.cells import Values
 from blip_core.intake.formats.columns import TEXTS, URLS, column, is_url
-from blip_core.intake.formats.rows import Values, kind_of, open_table, scan, without_header
+from blip_core.intake.formats.rows import kind_of, open_table, scan, without_header
 
 NONE = "no .csv, .tsv, .jsonl, .json or .parquet"
 _HEAD = 20  # rows by which the columns are found

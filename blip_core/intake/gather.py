@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.config.intake import IngestConfig, NearCopiesConfig
+from blip_core.intake.beside import FieldTables
 from blip_core.intake.duplicates import distances, fingerprint, firsts, nearest
 from blip_core.intake.units import Task, quarantine_row
 from blip_core.pictures.images import decode_rgb
@@ -190,7 +191,9 @@ def _join_near_copies(shards: list[Staged], cfg: NearCopiesConfig) -> None:
             shard.same_as[key] = first_id
 
 
-def place(staged: dict[str, list[Staged]], shards: Path, generation: Path, heldout: Path, *, cfg: IngestConfig) -> Counter[str]:
+def place(
+    staged: dict[str, list[Staged]], shards: Path, generation: Path, heldout: Path, fields: FieldTables, *, cfg: IngestConfig
+) -> Counter[str]:
     """Number the shards and put them and their tables into place; returns counts of images, texts, shards and what was marked."""
     counts: Counter[str] = Counter()
     screen = completion(Walk(lambda: (shard.texts() for shard in staged["web"])), cfg.screens)
@@ -199,6 +202,7 @@ def place(staged: dict[str, list[Staged]], shards: Path, generation: Path, heldo
         for shard in staged[split]:
             stem = f"{split}-{counts[f'shards_{split}']:05d}"
             table = screen(shard.texts()) if split == "web" else shard.texts()
+            fields.place(shard.task.folder, shard.stem, stem, dropped=shard.dropped)
             if table.num_rows:
                 blank = pc.sum(pc.equal(table["reason"], NO_TEXT), min_count=0).as_py()
                 _place(shard, shards, stem, num_images=cfg.shard_images)

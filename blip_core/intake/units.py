@@ -23,6 +23,9 @@ from blip_core.intake.account import hashed
 from blip_core.intake.bounds import bounded, survive
 from blip_core.intake.duplicates import fingerprint
 from blip_core.intake.formats import Record, RejectedRow, deal_split, format_module
+from blip_core.metadata.columns import ShardColumns
+from blip_core.metadata.fields import Fields
+from blip_core.metadata.keeping import Keeping
 from blip_core.pictures.images import Admitted, admit
 from blip_core.tables.captions import KEPT, NO_TEXT, caption_table, write_table
 from blip_core.tables.shards import KEY, ShardWriter
@@ -64,6 +67,11 @@ def take_in(task: Task, *, careful: bool = False) -> None:
         _rename(temporary, task.folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def fields_path(folder: Path, stem: str) -> Path:
+    """Of a staged shard's table of fields."""
+    return folder / f"{stem}.fields.parquet"
 
 
 def temporary_folders(tasks: list[Task]) -> list[Path]:
@@ -114,6 +122,8 @@ class _Intake:
         self._writers: dict[str, ShardWriter] = {}
         self._captions: dict[str, list[dict[str, Any]]] = defaultdict(list)  # by the stem of the shard
         self._quarantine: list[dict[str, Any]] = []
+        self._keeping = Keeping(task.cfg.metadata)
+        self._fields: dict[str, tuple[str, ShardColumns]] = {}  # by split, those of the shard that is being written, and its stem
         folder.mkdir(parents=True)
 
     def take(self, item: Record | RejectedRow) -> None:
@@ -133,7 +143,9 @@ class _Intake:
             write_table(table, self.folder / f"{stem}.parquet")
         write_table(pa.Table.from_pylist(self._quarantine, QUARANTINE_SCHEMA), self.folder / "quarantine.parquet")
         write_table(pa.table({"file": pa.array(sorted(self._used), pa.int64())}), self.folder / "files.parquet")
-        write_json({"lost": self.lost}, self.folder / "counts.json")
+        for split in list(self._fields):
+            self._write_fields(split)
+        write_json({"lost": self.lost, "left_out": self._keeping.left_out}, self.folder / "counts.json")
 
     def _take_record(self, record: Record) -> None:
         split = split_of(record, self.task.part, self.task.cfg)
@@ -168,6 +180,7 @@ class _Intake:
             source, image_id = "human", f"clean-{record.image_id or record.key}"
         prints = fingerprint(image.pixels) if self.task.cfg.near_copies.look else None
         stem = self._writer(split).add(key, image.data, image_id=image_id, width=image.width, height=image.height, fingerprint=prints)
+        self._add_fields(split, stem, key, record.fields)
         self._captions[stem] += [
             {"key": key, "image_id": image_id, "text": text, "raw": raw, "source": source, "candidate": i, "reason": KEPT}
             for i, (raw, text) in enumerate(texts)
@@ -175,6 +188,17 @@ class _Intake:
         if not texts:
             alone = {"key": key, "image_id": image_id, "text": "", "raw": "", "source": source, "candidate": 0, "reason": NO_TEXT}
             self._captions[stem].append(alone)
+
+    def _add_fields(self, split: str, stem: str, key: str, fields: Fields) -> None:
+        """One shard of a split is in memory at a time."""
+        if split in self._fields and self._fields[split][0] != stem:
+            self._write_fields(split)
+        _, columns = self._fields.setdefault(split, (stem, ShardColumns()))
+        columns.add(key, self._keeping.of(fields))
+
+    def _write_fields(self, split: str) -> None:
+        stem, columns = self._fields.pop(split)
+        write_table(columns.table(max_fields=self.task.cfg.metadata.max_fields), fields_path(self.folder, stem))
 
     def _captioned(self, record: Record, key: str) -> bool:
         """Whether a picture without a usable text stays, for a captioner; told where it does not and nothing said so yet."""

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 from blip_core.capfilt.adapter import save_adapter
-from blip_core.capfilt.folders import folder_hash
 from blip_core.capfilt.judge import judge_by
 from blip_core.capfilt.vlm import VlmCaptioner, own_prompt
 from blip_core.config.training import CaptionerConfig, FilterConfig, JudgeLoraConfig, LoraConfig, OptimConfig
@@ -14,6 +13,7 @@ from blip_core.lora.objectives import AnswerObjective, JudgementObjective
 from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Rows
 from blip_core.training.tuning import Tuning
+from blip_core.weights.folders import folder_hash
 
 
 def captioner_tuning(cfg: CaptionerConfig, lora: LoraConfig, rows: Rows, images: ShardImages, *, seed: int) -> Tuning:

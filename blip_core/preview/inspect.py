@@ -17,6 +17,7 @@ from blip_core.intake.sources import PARTS, Source, expand, is_remote, local_fil
 from blip_core.intake.units import chain_key, split_of
 from blip_core.pictures.images import admit
 from blip_core.preview.enough import Least
+from blip_core.preview.field_findings import FieldFindings
 from blip_core.preview.sampling import estimated, spread
 from blip_core.preview.text_findings import WIDE, TextFindings, screen_lines, short
 from blip_core.tables.shards import KEY
@@ -32,6 +33,7 @@ class Findings:
     """Counts over what was looked at. `rejected`: reason -> how often, with the first row in `examples`."""
 
     told: TextFindings
+    fields: FieldFindings
     part: str | None  # of the data; None: the chain does not read it yet
     records: int = 0
     texts: Counter[int] = field(default_factory=Counter)  # usable images by the number of their usable texts
@@ -89,7 +91,7 @@ def part_of(path: str, cfg: IngestConfig, data: Path) -> str | None:
 
 def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str | None, least: Least | None) -> str:
     module, units = format_module(source.format), source.units
-    found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat), part), True
+    found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat), FieldFindings(cfg.metadata), part), True
     found.used = hashed(name for unit in units for name in unit.files)
     chosen = spread(units, limit, most=_MOST_FETCHED if source.format.startswith("remote") else _MOST_UNITS)
     for unit, each in chosen:
@@ -135,6 +137,7 @@ def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> Non
                 raise Rejected("duplicate_key", "an earlier sample has it")
             image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality, format=cfg.format)
             _count(item, texts, (image.width, image.height), found, cfg)
+            found.fields.add(item.fields)
         elif not item.texts:
             raise Rejected("missing_text", "no text with it")
     except Rejected as e:
@@ -201,6 +204,7 @@ def _report(
         part = None if whole else found.records / found.samples
         lines += [
             *_describe(found, cfg, whole=whole),
+            *found.fields.lines(),
             *screen_lines(found.told, cfg.screens, images=found.images, part=part),
         ]
     share = f"{found.lost} of {found.lost + found.told.total} texts, {found.lost / max(1, found.lost + found.told.total):.1%}"

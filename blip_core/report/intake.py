@@ -1,6 +1,10 @@
 """What ingest took in and set aside, as a section of the report."""
 
+from typing import Any
+
 from blip_core.files.rejected import REASONS
+from blip_core.metadata.folder import NAME, accounted
+from blip_core.preview.field_account import account_lines
 from blip_core.report.findings import SPLITS, Findings
 from blip_core.report.page import Section, Table
 from blip_core.report.wording import amount, percent
@@ -23,4 +27,13 @@ def intake_section(found: Findings) -> Section:
     screens = [[name, *(amount(counts[f"{what}_{name}"]) for what in ("marked", "dropped"))] for name in on]
     if screens:
         parts.append(Table(["screen of web texts", "hit", "dropped"], screens))
+    parts += _fields(accounted(found.artifacts / NAME))
     return Section("What came in", parts, in_text=0)
+
+
+def _fields(told: dict[str, Any]) -> list[str | Table]:
+    """What the sources say of the pictures beside their texts: how many pictures of each part have a field."""
+    splits = list(told.get("pictures", {}))
+    rows = [[name, own["type"], *(amount(own["pictures"].get(s, 0)) for s in splits)] for name, own in told.get("fields", {}).items()]
+    table = Table(["field", "type", *splits], rows, left=2, folded=f"{len(rows)} fields of the sources, and how many pictures have them")
+    return [*([table] if rows else []), *(f"{line}." for line in account_lines(told))]

@@ -91,7 +91,14 @@
     const image = make("img", { src, width, height, alt, class: small && "small" });
     const drawn = state.look ? drawMap(image, small, state.look) : image;
     const number = `picture ${row.card + 1} of ${sheet.cards.length}`;
-    return make("figure", {}, drawn, make("figcaption", {}, `${number}, ${row.key}`));
+    return make("figure", {}, drawn, make("figcaption", {}, `${number}, ${row.key}`), ...drawFields(row.card));
+  }
+
+  function drawFields(card) {  // what the source says of the picture: folded, for it may tell where a text comes from
+    const fields = Object.entries(sheet.fields?.[card] ?? {});
+    if (!fields.length) return [];
+    const rows = fields.flatMap(([name, value]) => [make("dt", {}, make("bdi", {}, name)), make("dd", {}, make("bdi", {}, value))]);
+    return [make("details", { class: "fields note" }, make("summary", {}, "what its source says"), make("dl", {}, ...rows))];
   }
 
   function drawMap(image, small, look) {  // red over the greyed picture, as blip_core/gradcam/picture.py draws it

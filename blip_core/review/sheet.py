@@ -15,7 +15,9 @@ from typing import Any
 
 from PIL import Image
 
+from blip_core.explain.sources import told
 from blip_core.files.atomic import new_file
+from blip_core.metadata.folder import NAME, metadata_of
 from blip_core.pictures.containers import media_type
 from blip_core.pictures.images import decode_rgb
 from blip_core.review.choose import Card, Row, Rule, choose_cards, read_rule
@@ -40,20 +42,32 @@ def write_sheet(
     drawn = {"generation": content_hash(generation)[:16], "asked": "kept" if asked.get("kept") else "all"}
     if scores := read_manifest(generation).get("parents", {}).get("scores"):
         drawn["candidates"] = scores[:16]
-    page = as_page(cards, ShardImages(shards), rule=rule, name=generation.name, drawn=drawn, maps=maps)
+    fields = _fields(cards, shards.parent / NAME)
+    page = as_page(cards, ShardImages(shards), rule=rule, name=generation.name, drawn=drawn, maps=maps, fields=fields)
     with new_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return {"texts": sum(len(card.rows) for card in cards), "pictures": len(cards), "bytes": out.stat().st_size}
 
 
-def as_page(cards: list[Card], images: ShardImages, *, rule: Rule, name: str, drawn: dict[str, str], maps: Maps | None = None) -> str:
-    """The whole file. `name`: what the generation is called; `drawn`: what each label says of what it was drawn of."""
+def as_page(
+    cards: list[Card],
+    images: ShardImages,
+    *,
+    rule: Rule,
+    name: str,
+    drawn: dict[str, str],
+    maps: Maps | None = None,
+    fields: list[dict[str, str]] | None = None,
+) -> str:
+    """The whole file. `name`: what the generation is called; `drawn`: what each label says of what it was drawn of; `fields`: of each
+    card what the source says of its picture."""
     about = {"version": VERSION, "name": name, "drawn": drawn, "score": rule.score, "threshold": rule.threshold}
     body = {**about, "cards": [{"rows": [*map(_row, card.rows)], "others": list(_others(card))} for card in cards]}
     sheet = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
     pictures = [_picture(images, card.rows[0].pair) for card in cards]
     found = maps and maps(cards, images)
-    data = json.dumps({"sheet": sheet, **body, "pictures": pictures, "maps": found}, ensure_ascii=False).translate(_ESCAPES)
+    beside = {"pictures": pictures, "maps": found, "fields": fields}
+    data = json.dumps({"sheet": sheet, **body, **beside}, ensure_ascii=False).translate(_ESCAPES)
     return _fill(_part("sheet.html"), title=escape(f"Do the texts fit? {name}"), data=data)
 
 
@@ -86,6 +100,18 @@ def _others(card: Card) -> Iterator[dict[str, Any]]:
     for row in card.others[:MOST_OTHERS]:
         text = row.pair.text if len(row.pair.text) <= MOST_OTHER_CHARS else f"{row.pair.text[:MOST_OTHER_CHARS]}…"
         yield {"source": row.pair.source, "text": text, "reason": row.reason, "scores": _rounded(row)}
+
+
+def _fields(cards: list[Card], metadata: Path) -> list[dict[str, str]] | None:
+    """Of each card's picture; each shard's table is read once."""
+    if not metadata.exists():
+        return None
+    found: dict[str, dict[str, str]] = {}
+    pairs = [card.rows[0].pair for card in cards]
+    for shard in {pair.shard for pair in pairs}:
+        keys = [pair.key for pair in pairs if pair.shard == shard]
+        found |= zip(keys, map(told, metadata_of(metadata, shard, keys).to_pylist()), strict=True)
+    return [found[pair.key] for pair in pairs]
 
 
 def _rounded(row: Row) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""Raw image-text files into immutable shards, generation g0, held-out tables, a vocabulary and a quarantine table.
+"""Raw image-text files into immutable shards, what is known of their pictures, generation g0, held-out tables, a vocabulary and a
+quarantine table.
 
 Two halves. First each unit of the input (a tar, a thousand rows of a list) becomes a folder of its own below `work`, see intake.py
 and processes.py. Then all units together, see gather.py: what only the whole can show is set aside (keys that two units share, pictures
@@ -25,6 +26,7 @@ from blip_core.config.intake import IngestConfig
 from blip_core.files.atomic import clear_killed
 from blip_core.files.content import write_json
 from blip_core.intake.account import Account
+from blip_core.intake.beside import FieldTables
 from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, Staged, choose, place, quarantined
 from blip_core.intake.processes import take_in_all
 from blip_core.intake.sources import PARTS, Source, identity, open_source, shown
@@ -35,7 +37,7 @@ from blip_core.tables.manifest import write_manifest
 log = logging.getLogger(__name__)
 
 # packages whose change makes staged units stale
-_SOURCES = ("intake", "pictures", "texts", "tables", "files")
+_SOURCES = ("intake", "metadata", "pictures", "texts", "tables", "files")
 
 
 def ingest(
@@ -43,6 +45,7 @@ def ingest(
     out_shards: Path,
     out_generation: Path,
     out_heldout: Path,
+    out_metadata: Path,
     out_vocab: Path,
     out_quarantine: Path,
     out_metrics: Path,
@@ -64,8 +67,10 @@ def ingest(
     quarantine = pa.concat_tables([*parts, pa.Table.from_pylist(quarantined(staged), QUARANTINE_SCHEMA)])
     clear_killed(out_vocab, out_quarantine, out_metrics)
     write_table(quarantine, out_quarantine)
-    with _replacing(out_shards, out_generation, out_heldout) as (shards, generation, heldout):
-        counts = place(staged, shards, generation, heldout, cfg=cfg)
+    with _replacing(out_shards, out_generation, out_heldout, out_metadata) as (shards, generation, heldout, metadata):
+        fields = FieldTables(metadata, [(s.task.folder, s.stem) for own in staged.values() for s in own], cfg.metadata)
+        counts = place(staged, shards, generation, heldout, fields, cfg=cfg)
+        told = fields.finish(tasks)
         unread = {part: sum(row.lost for row in accounts[part].rows) for part in PARTS}
         metrics = _metrics(tasks, counts, quarantine, lost=_num_moved_texts(staged) + Counter(unread))
         metrics |= {f"aside_files_{part}": accounts[part].aside.total() for part in PARTS}
@@ -76,6 +81,7 @@ def ingest(
             facts = {f"{kind}_{split}": counts[f"{kind}_{split}"] for split in splits for kind in ("images", "texts")}
             rules = {} if folder == shards else {"limits": cfg.texts.model_dump(), "screens": cfg.screens.model_dump()}
             write_manifest(folder, **facts, **rules)
+        write_manifest(metadata, **told)
         _write_vocab(generation, out_vocab, cfg)
     write_json(metrics, out_metrics)
     shutil.rmtree(staging, ignore_errors=True)

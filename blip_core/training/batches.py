@@ -175,25 +175,35 @@ class Batches(RowBatches):
         """Its pixels are in [0, 255] yet, so bytes where they can be, a quarter of what they are normalised."""
         picked = self.picked(place)
         shards, keys, texts = self.rows.at(picked.rows)
-        kind = np.float32 if self.cfg.augment.brightness else np.uint8
-        pixels = torch.from_numpy(np.empty((len(keys), self.image_size, self.image_size, 3), kind)).permute(0, 3, 1, 2)
-        for view, shard, key, draw in zip(pixels, shards, keys, picked.draws, strict=True):
-            view.copy_(augment(read_picture(self.images, shard, key), self.image_size, self.cfg.augment, draw))
-        texts = [self.prompt + text for text in texts]
-        ids, mask = tokenize(self.tokenizer, texts, max_tokens=self.cfg.max_tokens)
-        return Batch(
-            pixels=pixels,
-            ids=ids,
-            mask=mask,
-            prompt_tokens=len(self.tokenizer.encode_prompt(self.prompt)) - 1,
-            image_ids=torch.from_numpy(self.rows.image_id[picked.rows]),
-            text_ids=torch.tensor([hash64(t) for t in texts]),
-            keys=tuple(keys),
-            **picked.about,
-        )
+        pixels = read_views(self.images, shards, keys, picked.draws, size=self.image_size, cfg=self.cfg.augment)
+        fields = pair_fields(self.rows, picked, texts, self.tokenizer, prompt=self.prompt, max_tokens=self.cfg.max_tokens)
+        return Batch(pixels=pixels, keys=tuple(keys), **fields)
 
     def finish(self, batch: Batch) -> Batch:
         return finished(batch)
+
+
+def read_views(images: ShardImages, shards: list[str], keys: list[str], draws: np.ndarray, *, size: int, cfg: AugmentConfig) -> Tensor:
+    """A training view of each picture: B x 3 x size x size in [0, 255], as `augment`."""
+    kind = np.float32 if cfg.brightness else np.uint8
+    pixels = torch.from_numpy(np.empty((len(keys), size, size, 3), kind)).permute(0, 3, 1, 2)
+    for view, shard, key, draw in zip(pixels, shards, keys, draws, strict=True):
+        view.copy_(augment(read_picture(images, shard, key), size, cfg, draw))
+    return pixels
+
+
+def pair_fields(rows: Rows, picked: Picked, texts: list[str], tokenizer: Tokenizer, *, prompt: str, max_tokens: int) -> dict[str, Any]:
+    """All fields of a TextBatch but the keys."""
+    texts = [prompt + text for text in texts]
+    ids, mask = tokenize(tokenizer, texts, max_tokens=max_tokens)
+    return {
+        "ids": ids,
+        "mask": mask,
+        "prompt_tokens": len(tokenizer.encode_prompt(prompt)) - 1,
+        "image_ids": torch.from_numpy(rows.image_id[picked.rows]),
+        "text_ids": torch.tensor([hash64(t) for t in texts]),
+        **picked.about,
+    }
 
 
 def finished(batch: AnyBatch) -> AnyBatch:

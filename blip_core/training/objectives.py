@@ -11,7 +11,9 @@ ITC  a mean over as many pairs; the candidates of a pair are its own micro-batch
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +21,24 @@ from torch import Tensor, nn
 
 from blip_core.compute.distributed import gather, global_mean, rank, total, world_size
 from blip_core.config.training import ContrastConfig, LanguageConfig
-from blip_core.model.blip import Blip
+from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.model.med import KeysValues
-from blip_core.training.step import Batch, Losses, Objective
+from blip_core.training.step import Batch, Losses, Objective, TextBatch
+
+
+class Grounded(Protocol):
+    """What ITM and LM ask of a network: a Blip, or a Q-Former (model/qformer.py)."""
+
+    special: SpecialTokens
+
+    @property
+    def med(self) -> Any: ...
+
+    def keys_values(self, image: Tensor, /) -> list[KeysValues]: ...
+
+    def match_logits(self, ids_BT: Tensor, mask_BT: Tensor, *groups: list[KeysValues]) -> Tensor: ...
+
+    def caption_hidden(self, ids_BT: Tensor, images: list[KeysValues], mask_BT: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -132,7 +149,7 @@ def momentum_twin(model: Blip) -> Blip:
 
 
 def matching_loss(
-    model: Blip, batch: Batch, image_tokens: Tensor, keys_values: list[KeysValues], similarities: Similarities, hardness: float
+    model: Grounded, batch: TextBatch, image_tokens: Tensor, keys_values: list[KeysValues], similarities: Similarities, hardness: float
 ) -> Tensor:
     """ITM: each pair against one hard negative text and one hard negative image of the global batch, in one pass of 3B."""
     own = slice(rank() * len(batch.ids), (rank() + 1) * len(batch.ids))
@@ -152,7 +169,7 @@ def matching_loss(
     return global_mean((losses * valid).sum(), valid.sum())
 
 
-def _draws(batch: Batch) -> Tensor:
+def _draws(batch: TextBatch) -> Tensor:
     """Uniform numbers for the two negatives of each of the G pairs, the same in every process: 2 x G."""
     num_global = len(batch.ids) * world_size()
     generator = torch.Generator().manual_seed(batch.seed * 1_000_003 + batch.step)
@@ -182,7 +199,7 @@ def gather_texts(ids_BT: Tensor, mask_BT: Tensor, *, pad: int) -> tuple[Tensor, 
     return gather(F.pad(ids_BT, (0, extra), value=pad)), gather(F.pad(mask_BT, (0, extra), value=False).to(torch.uint8)).bool()
 
 
-def language_loss(model: Blip, batch: Batch, keys_values: list[KeysValues], label_smoothing: float) -> Tensor:
+def language_loss(model: Grounded, batch: TextBatch, keys_values: list[KeysValues], label_smoothing: float) -> Tensor:
     """LM: cross-entropy of each next token, the prompt and the padding masked. Logits are made only where they count."""
     hidden_BTD = model.caption_hidden(batch.ids, keys_values, batch.mask)[:, :-1]
     counted = counted_tokens(batch)
@@ -191,14 +208,14 @@ def language_loss(model: Blip, batch: Batch, keys_values: list[KeysValues], labe
     return global_mean(summed, counted.sum())
 
 
-def counted_tokens(batch: Batch) -> Tensor:
+def counted_tokens(batch: TextBatch) -> Tensor:
     """True where the next token counts for LM: not in the prompt, not in the padding. B x (T - 1)."""
     counted = batch.mask[:, 1:].clone()
     counted[:, : batch.prompt_tokens] = False
     return counted
 
 
-def language_shares(batches: list[Batch]) -> Tensor:
+def language_shares(batches: Sequence[TextBatch]) -> Tensor:
     """Share of each micro-batch of a step in the tokens that LM learns, over all processes."""
     return shares_of([counted_tokens(b).sum() for b in batches])
 
@@ -209,7 +226,7 @@ def shares_of(counts: list[Tensor]) -> Tensor:
     return sums / sums.sum()
 
 
-def word_entropy(batch: Batch) -> float:
+def word_entropy(batch: TextBatch) -> float:
     """Of the tokens that LM learns."""
     return entropy(batch.ids[:, 1:][counted_tokens(batch)])
 

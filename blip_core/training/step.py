@@ -41,15 +41,27 @@ class PixelBatch(MicroBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch(PixelBatch):
-    """Pairs of image and text; `keys` are those of the images. Identities are hashes: equal numbers mean the same picture, or the same
-    text."""
+class TextBatch(MicroBatch):
+    """The texts of pairs of image and text; `keys` are those of the images. Identities are hashes: equal numbers mean the same picture, or
+    the same text."""
 
     ids: Tensor  # B x T: [CLS] text [SEP], padding behind
     mask: Tensor  # B x T, True where a token stands
     prompt_tokens: int  # leading tokens of each text that LM does not learn, [CLS] not counted
     image_ids: Tensor  # B
     text_ids: Tensor  # B
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(PixelBatch, TextBatch):
+    """With the pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureBatch(TextBatch):
+    """With what a frozen image encoder made of the pictures."""
+
+    features: Tensor  # B x N x W
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ def export_huggingface(model: Blip, tokenizer: Tokenizer, folder: Path, *, kind:
         tokenizer.save(temporary / "vocab.txt")
         write_json(model_config(model, kind), temporary / "config.json")
         write_json(tokenizer_config(model, tokenizer), temporary / "tokenizer_config.json")
-        write_json(image_processor_config(model), temporary / "preprocessor_config.json")
+        write_json(image_processor_config(model.cfg.vision.image_size, "BlipProcessor"), temporary / "preprocessor_config.json")
         (temporary / "README.md").write_text(_card(model, kind))
 
 
@@ -83,30 +83,31 @@ def model_config(model: Blip, kind: str) -> dict[str, Any]:
 
 def tokenizer_config(model: Blip, tokenizer: Tokenizer) -> dict[str, Any]:
     """Of transformers' BertTokenizer, with [DEC] and [ENC] behind the entries of vocab.txt."""
-    special = {
-        i: {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-        for i, token in ((tokenizer.dec, "[DEC]"), (tokenizer.enc, "[ENC]"))
-    }
+    return bert_tokenizer_config(model.cfg.text.max_positions, {tokenizer.dec: "[DEC]", tokenizer.enc: "[ENC]"}, processor="BlipProcessor")
+
+
+def bert_tokenizer_config(max_positions: int, added: dict[int, str], *, processor: str) -> dict[str, Any]:
+    """The same with any tokens behind the entries of vocab.txt."""
+    entry = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     return {
         "tokenizer_class": "BertTokenizer",
-        "processor_class": "BlipProcessor",
+        "processor_class": processor,
         "do_lower_case": True,
         "strip_accents": None,
         "tokenize_chinese_chars": True,
-        "model_max_length": model.cfg.text.max_positions,
+        "model_max_length": max_positions,
         "model_input_names": ["input_ids", "attention_mask"],
         **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
-        "additional_special_tokens": ["[DEC]", "[ENC]"],
-        "added_tokens_decoder": {str(i): entry for i, entry in special.items()},
+        "additional_special_tokens": list(added.values()),
+        "added_tokens_decoder": {str(i): {"content": token, **entry} for i, token in added.items()},
     }
 
 
-def image_processor_config(model: Blip) -> dict[str, Any]:
+def image_processor_config(size: int, processor: str) -> dict[str, Any]:
     """Of transformers' BlipImageProcessor: the same resize and normalisation as blip_core/training/batches.py."""
-    size = model.cfg.vision.image_size
     return {
         "image_processor_type": "BlipImageProcessor",
-        "processor_class": "BlipProcessor",
+        "processor_class": processor,
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": size, "width": size},

@@ -86,13 +86,13 @@ def nlvr_layout(*, vision_depth: int, text_depth: int) -> Layout:
     for i in range(text_depth):
         ours, theirs = f"med.blocks.{i}.cross_attention", f"text_encoder.encoder.layer.{i}.crossattention"
         for n, twin in enumerate(("left", "right")):
-            required += _linear(f"{ours}.{twin}.query", f"{theirs}.self{n}.query")
-            required += _linear(f"{ours}.{twin}.kv", *(f"{theirs}.self{n}.{part}" for part in ("key", "value")))
-            required += _linear(f"{ours}.{twin}.out", f"{theirs}.output.dense{n}")
-        required += _linear(f"{ours}.norm", f"{theirs}.output.LayerNorm")
+            required += linear(f"{ours}.{twin}.query", f"{theirs}.self{n}.query")
+            required += linear(f"{ours}.{twin}.kv", *(f"{theirs}.self{n}.{part}" for part in ("key", "value")))
+            required += linear(f"{ours}.{twin}.out", f"{theirs}.output.dense{n}")
+        required += linear(f"{ours}.norm", f"{theirs}.output.LayerNorm")
         if i >= text_depth // 2:
-            required += _linear(f"{ours}.merge", f"{theirs}.output.merge_layer")
-    required += [*_linear("head.0", "cls_head.0"), *_linear("head.2", "cls_head.2")]
+            required += linear(f"{ours}.merge", f"{theirs}.output.merge_layer")
+    required += [*linear("head.0", "cls_head.0"), *linear("head.2", "cls_head.2")]
     return Layout(required, [], (POSITION_IDS, *AUTHORS_LEFT_OUT))
 
 
@@ -147,37 +147,37 @@ def _vision(
     """A ViT under the names of others; `names` has those within a block, several where they keep apart what is one of ours."""
     yield "vit.cls", (f"{prefix}{cls}",)
     yield "vit.positions", (f"{prefix}{positions}",)
-    yield from _linear("vit.patches", f"{prefix}{patches}")
+    yield from linear("vit.patches", f"{prefix}{patches}")
     for i in range(depth):
         for ours, theirs in names.items():
             parts = (theirs,) if isinstance(theirs, str) else theirs
-            yield from _linear(f"vit.blocks.{i}.{ours}", *(f"{prefix}{block}.{i}.{part}" for part in parts))
-    yield from _linear("vit.norm", f"{prefix}{norm}")
+            yield from linear(f"vit.blocks.{i}.{ours}", *(f"{prefix}{block}.{i}.{part}" for part in parts))
+    yield from linear("vit.norm", f"{prefix}{norm}")
 
 
 def text_stack(prefix: str, depth: int, *, attention: str, cross: bool = True, med: str = "med") -> Iterator[Pair]:
     """A BERT: its self-attention becomes `attention` of the blocks of our `med`; everything else is what all roles share."""
     yield f"{med}.tokens.weight", (f"{prefix}embeddings.word_embeddings.weight",)
     yield f"{med}.positions.weight", (f"{prefix}embeddings.position_embeddings.weight",)
-    yield from _linear(f"{med}.embedding_norm", f"{prefix}embeddings.LayerNorm")
+    yield from linear(f"{med}.embedding_norm", f"{prefix}embeddings.LayerNorm")
     for i in range(depth):
         ours, theirs = f"{med}.blocks.{i}", f"{prefix}encoder.layer.{i}"
-        yield from _linear(f"{ours}.{attention}.qkv", *(f"{theirs}.attention.self.{n}" for n in ("query", "key", "value")))
-        yield from _linear(f"{ours}.{attention}.out", f"{theirs}.attention.output.dense")
-        yield from _linear(f"{ours}.{attention}.norm", f"{theirs}.attention.output.LayerNorm")
+        yield from linear(f"{ours}.{attention}.qkv", *(f"{theirs}.attention.self.{n}" for n in ("query", "key", "value")))
+        yield from linear(f"{ours}.{attention}.out", f"{theirs}.attention.output.dense")
+        yield from linear(f"{ours}.{attention}.norm", f"{theirs}.attention.output.LayerNorm")
         if cross:
-            yield from _linear(f"{ours}.cross_attention.query", f"{theirs}.crossattention.self.query")
-            yield from _linear(f"{ours}.cross_attention.kv", *(f"{theirs}.crossattention.self.{n}" for n in ("key", "value")))
-            yield from _linear(f"{ours}.cross_attention.out", f"{theirs}.crossattention.output.dense")
-            yield from _linear(f"{ours}.cross_attention.norm", f"{theirs}.crossattention.output.LayerNorm")
-        yield from _linear(f"{ours}.mlp.0", f"{theirs}.intermediate.dense")
-        yield from _linear(f"{ours}.mlp.2", f"{theirs}.output.dense")
-        yield from _linear(f"{ours}.mlp_norm", f"{theirs}.output.LayerNorm")
+            yield from linear(f"{ours}.cross_attention.query", f"{theirs}.crossattention.self.query")
+            yield from linear(f"{ours}.cross_attention.kv", *(f"{theirs}.crossattention.self.{n}" for n in ("key", "value")))
+            yield from linear(f"{ours}.cross_attention.out", f"{theirs}.crossattention.output.dense")
+            yield from linear(f"{ours}.cross_attention.norm", f"{theirs}.crossattention.output.LayerNorm")
+        yield from linear(f"{ours}.mlp.0", f"{theirs}.intermediate.dense")
+        yield from linear(f"{ours}.mlp.2", f"{theirs}.output.dense")
+        yield from linear(f"{ours}.mlp_norm", f"{theirs}.output.LayerNorm")
 
 
 def language_head(prefix: str) -> Iterator[Pair]:
-    yield from _linear("med.head.0", f"{prefix}transform.dense")
-    yield from _linear("med.head.2", f"{prefix}transform.LayerNorm")
+    yield from linear("med.head.0", f"{prefix}transform.dense")
+    yield from linear("med.head.2", f"{prefix}transform.LayerNorm")
     yield "med.head_bias", (f"{prefix}bias",)
 
 
@@ -188,12 +188,12 @@ def tied_output(prefix: str) -> Iterator[Pair]:
 
 
 def retrieval_heads() -> Iterator[Pair]:
-    yield from _linear("image_projection", "vision_proj")
-    yield from _linear("text_projection", "text_proj")
-    yield from _linear("match_head", "itm_head")
+    yield from linear("image_projection", "vision_proj")
+    yield from linear("text_projection", "text_proj")
+    yield from linear("match_head", "itm_head")
 
 
-def _linear(ours: str, *theirs: str) -> Iterator[Pair]:
+def linear(ours: str, *theirs: str) -> Iterator[Pair]:
     """Weight and bias of a layer."""
     for end in ("weight", "bias"):
         yield f"{ours}.{end}", tuple(f"{name}.{end}" for name in theirs)

@@ -49,7 +49,8 @@ def make(folder: Path) -> None:
     params, a, work = check_params(laid_over(read_values(PARAMS), SMALL), PARAMS), folder / "artifacts", folder / ".work"
     g0, shards, heldout, gate, model = a / "generations/g0", a / "shards", a / "heldout", a / "gates/g0.json", a / "models/g1"
     write_sample(folder / "data", params.sample)
-    ingest(folder / "data", shards, g0, heldout, a / "vocab.txt", a / "quarantine.parquet", a / "ingest.json", cfg=params.ingest, work=work)
+    outs = (shards, g0, heldout, a / "metadata", a / "vocab.txt", a / "quarantine.parquet", a / "ingest.json")
+    ingest(folder / "data", *outs, cfg=params.ingest, work=work)
     write_json({"passed": True, "generation": content_hash(g0)}, gate)  # as validate would, which takes longer than all the rest
     tokenizer = Tokenizer.load(a / "vocab.txt")
     save_model(new_model(params.model, tokenizer, seed=params.seed), tokenizer, model, prompt="", max_tokens=24)

@@ -39,7 +39,9 @@ class World:
 
         self.root, self.params = root, Params(**values)
         write_sample(root / "data", self.params.sample)
-        outs = [root / name for name in ("shards", "generations/g0", "heldout", "vocab.txt", "quarantine.parquet", "metrics.json")]
+        outs = [
+            root / name for name in ("shards", "generations/g0", "heldout", "metadata", "vocab.txt", "quarantine.parquet", "metrics.json")
+        ]
         ingest(root / "data", *outs, cfg=self.params.ingest, work=root / "work")
         judged = [
             root / name

@@ -87,6 +87,9 @@ def test_read_back(artifacts, tmp_path, form, everything):
     expected = texts_by_key(generation, everything=everything)
     assert recognise(tmp_path / "out").__name__.endswith(form)
     assert read_back(tmp_path / "out") == expected
+    web = [r.fields.values for r in read_all(tmp_path / "out")[0] if r.fields.values.get("source_key")]
+    assert {f"web-{told['source_key']}" for told in web} == {key for key in expected if key.startswith("web")}
+    assert {told["url"] for told in web} == {"http://a.example/1.jpg"} and manifest["fields"]["url"] == len(web)
     assert manifest["images"] == len(expected) and sum(manifest["texts"].values()) == sum(map(len, expected.values()))
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     listed = read_manifest(tmp_path / "out")["files"]
@@ -128,6 +131,7 @@ def test_the_schema_tells_hugging_face_of_the_image(artifacts, tmp_path):
     schema = pq.read_schema(next((tmp_path / "out/data").glob("web-*")))
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     assert features["image"] == {"_type": "Image"} and set(features) == set(schema.names)
+    assert features["url"] == {"dtype": "string", "_type": "Value"} and schema.field("imgid").type == "int64"
 
 
 def test_the_card(artifacts, tmp_path):

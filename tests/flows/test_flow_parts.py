@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import networkx as nx
@@ -12,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from flows.graph import Choice, changed, out_of_date, read_graph, up_to
+from flows.graph import Choice, Node, changed, out_of_date, read_graph, up_to
 from flows.proc import STOPPED, Children
 from flows.progress import Narrator, parse_step
 from flows.worker import project
@@ -368,3 +370,19 @@ def test_a_worker_without_a_clone_says_what_it_needs(tmp_path, monkeypatch):
         project()
     (tmp_path / "dvc.yaml").touch()
     assert project() == tmp_path
+
+
+def test_a_change_behind_a_link_is_told_though_dvc_calls_ingest_up_to_date(tmp_path, monkeypatch):
+    from flows.bootstrap import check_links
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("elsewhere").mkdir()
+    Path("data/web").mkdir(parents=True)
+    Path("data/clean").symlink_to(tmp_path / "elsewhere")
+    idle = Node("ingest", "cpu", (), dirty=False)
+    with pytest.raises(ValueError, match=r"data/clean is a link.*`blip list`"):
+        check_links([idle], tmp_path)
+    check_links([replace(idle, kept=True)], tmp_path)
+    check_links([replace(idle, dirty=True)], tmp_path)
+    check_links([idle], tmp_path / "worktree")

@@ -191,7 +191,7 @@ def test_a_killed_ingest_goes_on(s3, tmp_path):
     place = listed(tmp_path / "data", tmp_path / "listed", web=values["ingest"]["web"])
 
     def start(out: Path) -> subprocess.Popen:
-        names = ("shards", "generation", "heldout", "vocab", "quarantine", "metrics")
+        names = ("shards", "generation", "heldout", "metadata", "vocab", "quarantine", "metrics")
         flags = [f"--out-{name}={out / file}" for name, file in zip(names, OUTPUTS, strict=True)]
         common = ["--data", place, "--work", out / "work", "--params", tmp_path / "params.yaml"]
         command = [sys.executable, "-m", "blip_core", "stage", "ingest", *common, *flags]

@@ -64,7 +64,9 @@ def test_dvc_is_told_and_the_verb_alone_reads_on(data, tmp_path):  # noqa: F811
     """What DVC does not run it need not see."""
     os.rename(data / "clean", tmp_path / "clean")
     (data / "clean").symlink_to(tmp_path / "clean")
-    outs = {name: str(tmp_path / "out" / name) for name in ("shards", "generation", "heldout", "vocab", "quarantine", "metrics")}
+    outs = {
+        name: str(tmp_path / "out" / name) for name in ("shards", "generation", "heldout", "metadata", "vocab", "quarantine", "metrics")
+    }
     flags = [word for name, path in outs.items() for word in (f"--out-{name}", path)]
     command = ["python", "-m", "blip_core", "stage", "ingest", "--data", str(data), *flags, "--work", str(tmp_path / "work")]
     told = subprocess.run(command, env={**os.environ, "DVC_STAGE": "ingest"}, capture_output=True, text=True)

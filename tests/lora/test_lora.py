@@ -12,7 +12,6 @@ import transformers
 
 from blip_core.capfilt.adapter import save_adapter
 from blip_core.capfilt.decoding import write
-from blip_core.capfilt.folders import folder_hash
 from blip_core.capfilt.judge import judge_by
 from blip_core.capfilt.plugins import identify, identify_captioner, open_captioner, open_filter
 from blip_core.capfilt.vlm import VlmCaptioner, own_prompt
@@ -29,6 +28,7 @@ from blip_core.stages.tune_filter import tune_filter
 from blip_core.tables.captions import read_tables
 from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Rows
+from blip_core.weights.folders import folder_hash
 from tests.support.vlms import FAMILIES, make_folder
 
 QUESTION = 'Does it show "{text}"? Yes or no.'

@@ -229,7 +229,7 @@ def test_a_misspelt_key_stops_every_verb_with_its_place(project):
 def test_a_missing_data_folder_is_said_plainly(project):
     os.rename(project / "data", project / "elsewhere")
     try:
-        flags = [f"--out-{n}={n}" for n in ("shards", "generation", "heldout", "vocab", "quarantine", "metrics")]
+        flags = [f"--out-{n}={n}" for n in ("shards", "generation", "heldout", "metadata", "vocab", "quarantine", "metrics")]
         done = run("python", "-m", "blip_core", "stage", "ingest", "--data", "data", *flags, cwd=project)
     finally:
         os.rename(project / "elsewhere", project / "data")

@@ -52,7 +52,7 @@ def chain(params, tmp_path_factory) -> Path:
     write_sample(root / "data", params.sample)
     a, common = root / "artifacts", {"seed": 0, "work": root / "work"}
     shards, g0, heldout, gate, r1 = a / "shards", a / "generations/g0", a / "heldout", a / "gates/g0.json", a / "rounds/r1"
-    outs = (shards, g0, heldout, a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
+    outs = (shards, g0, heldout, a / "metadata", a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
     ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
     write_json({"passed": True, "generation": content_hash(g0)}, gate)
 

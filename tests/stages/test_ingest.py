@@ -45,7 +45,7 @@ CFG = IngestConfig(
     vocab=None,
     vocab_size=200,
 )
-OUTPUTS = ("shards", "g0", "heldout", "vocab.txt", "quarantine.parquet", "metrics.json")
+OUTPUTS = ("shards", "g0", "heldout", "metadata", "vocab.txt", "quarantine.parquet", "metrics.json")
 SPLITS = ["train"] * 6 + ["restval"] * 2 + ["val"] * 5 + ["test"] * 3
 
 

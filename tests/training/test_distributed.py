@@ -10,6 +10,7 @@ import torch
 import torch.multiprocessing as mp
 
 from blip_core.compute.distributed import agree, process_group, rank
+from tests.support.query_steps import gradients
 from tests.support.trainings import Training
 
 GRADIENTS = {
@@ -21,7 +22,7 @@ GRADIENTS = {
 }
 
 
-def worker(place: int, artifacts: Path, out: Path, ports: list[int]) -> None:
+def worker(place: int, artifacts: Path, out: Path, ports: list[int], tokenizer) -> None:
     """What each of two processes does; each writes what it saw."""
     os.environ |= {"RANK": str(place), "LOCAL_RANK": str(place), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0])}
@@ -29,6 +30,7 @@ def worker(place: int, artifacts: Path, out: Path, ports: list[int]) -> None:
     with process_group(60):
         seen = {"agree": agree(f"of {rank()}"), "rank": rank()}
         seen |= {name: Training(artifacts, **changes).gradients(3) for name, changes in GRADIENTS.items()}
+        seen["queries"] = gradients(tokenizer, own=slice(3 * place, 3 * place + 3))
         seen["whole"] = Training(artifacts).fit(out / "whole")
         seen["2 to 1"] = Training(artifacts).fit(out / "2to1", stop_at=7)
         seen["1 to 2"] = Training(artifacts).fit(out / ("1to2" if place == 0 else "empty"))
@@ -50,11 +52,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def two(ingested, tmp_path_factory) -> list[dict]:
+def two(ingested, tokenizer, tmp_path_factory) -> list[dict]:
     """What two processes saw, and under "folder" where their checkpoints lie. A single process left one before them."""
     out = tmp_path_factory.mktemp("two")
     Training(ingested).fit(out / "1to2", stop_at=7)
-    mp.spawn(worker, args=(ingested, out, [free_port(), free_port()]), nprocs=2)
+    mp.spawn(worker, args=(ingested, out, [free_port(), free_port()], tokenizer), nprocs=2)
     return [{**torch.load(out / f"{place}.pt", weights_only=True), "folder": out} for place in (0, 1)]
 
 
@@ -71,6 +73,16 @@ def test_two_processes_give_the_losses_and_gradients_of_one(ingested, two, name)
             torch.testing.assert_close(shared, gradient, atol=1e-5, rtol=1e-5, msg=lambda m, p=parameter: f"{p}: {m}")
             assert torch.equal(shared, second["gradients"][parameter])
     assert len(step["gradients"]) > 10 and any(g.abs().max() > 1e-2 for g in step["gradients"].values())
+
+
+def test_a_q_former_has_the_gradient_of_one_process_with_both_batches(two, tokenizer):
+    """Of every weight and the temperature: the features of ITC are gathered with their gradient."""
+    one, first, second = gradients(tokenizer), two[0]["queries"], two[1]["queries"]
+    for loss, value in one["losses"].items():
+        assert (first["losses"][loss] + second["losses"][loss]) / 2 == pytest.approx(value, abs=1e-5), loss
+    for name, gradient in one["gradients"].items():
+        torch.testing.assert_close(first["gradients"][name], gradient, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    assert all(g.abs().max() > 1e-4 for n, g in one["gradients"].items() if not n.endswith("bias"))
 
 
 def test_processes_see_different_pairs(two):

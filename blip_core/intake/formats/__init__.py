@@ -26,6 +26,7 @@ from typing import Any
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import REASONS, Rejected
 from blip_core.intake.formats.columns import SEARCH
+from blip_core.metadata.fields import NO_FIELDS, Fields
 
 # in this order: the first that recognises a folder reads it
 FORMATS = ("webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parquet", "table", "sidecar")
@@ -47,6 +48,7 @@ class Record:
     split: str | None  # one of SPLITS; None where the format does not say
     where: str  # file and line or member, from the format's own folder on
     file: str = ""  # path below the root of the picture's own file, where it has one
+    fields: Fields = NO_FIELDS  # what else the source says of it
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ COCO publishes no captions of its test images. Without a list of test captions, 
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from blip_core.intake.formats import deal_split, files, split_of_name
 from blip_core.intake.formats.files import Entry, FileUnit, read
+from blip_core.metadata.fields import Fields, beside, joined
 from blip_core.tables.shards import KEY
 
 __all__ = ["EXPECTS", "read", "recognises", "units"]
@@ -69,8 +71,10 @@ def _captioned(lists: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def _entries(file: Path, value: dict[str, Any], has_test: bool, others: tuple[str, ...]) -> list[Entry]:
     """An entry for each image with its captions, and one for each image or annotation that can't be used."""
-    captions, entries = _captions(file, files.listed(file, value, "annotations"))
+    rows = files.listed(file, value, "annotations")
+    captions, entries = _captions(file, rows)
     images = [image if isinstance(image, dict) else {} for image in files.listed(file, value, "images")]
+    licences = _licences(value.get("licenses"))
     names: dict[object, dict[str, None]] = defaultdict(dict)  # by id, in order
     for image in images:
         names[_identity(image.get("id"))][str(image.get("file_name"))] = None
@@ -83,7 +87,8 @@ def _entries(file: Path, value: dict[str, Any], has_test: bool, others: tuple[st
             continue
         seen.add(identity)
         own = captions.get(identity, {})
-        entries.append(_entry(image, tuple(own.values()), f"{file.name}:images[{i}]", file.stem, names, has_test, others))
+        entry = _entry(image, tuple(own.values()), f"{file.name}:images[{i}]", file.stem, names, has_test, others)
+        entries.append(replace(entry, fields=_fields(image, [rows[number] for number in own], licences)))
     for number in captions.keys() - names.keys():
         for i, text in captions[number].items():
             fault = ("missing_image", f"no image of the list has the id {number!r}")
@@ -104,6 +109,19 @@ def _captions(file: Path, rows: list[Any]) -> tuple[dict[object, dict[int, str]]
         fault = ("bad_row", f"expected image_id and caption, got {got!r:.200}")
         bad.append(Entry("", (), (), None, None, f"{file.name}:annotations[{i}]", fault))
     return captions, bad
+
+
+def _licences(rows: object) -> dict[object, dict[str, Any]]:
+    """What the list says of each licence, by its id."""
+    found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return {_identity(row.get("id")): {f"license_{n}": v for n, v in row.items() if n != "id"} for row in found}
+
+
+def _fields(image: dict[str, Any], annotations: list[dict[str, Any]], licences: dict[object, dict[str, Any]]) -> Fields:
+    """Those of the image, with name and URL of its licence; and those of its captions but the text, with annotation_ before them."""
+    told = [{f"annotation_{n}": v for n, v in row.items() if n not in ("image_id", "caption")} for row in annotations]
+    named = licences.get(_identity(image.get("license")), {})
+    return beside({**joined(beside(row, ()) for row in told).values, **named, **image}, ())
 
 
 def _identity(value: object) -> object:

@@ -16,6 +16,7 @@ from blip_core.intake.formats.columns import IMAGE_ENDS
 from blip_core.intake.formats.inline import picture_of
 from blip_core.intake.formats.rows import is_json_lines, open_table, scan
 from blip_core.intake.walk import below
+from blip_core.metadata.fields import NO_FIELDS, Fields
 from blip_core.tables.shards import KEY
 
 MOST_IMAGE_BYTES = 64 << 20  # what is read at all; ingest's own limit is a parameter
@@ -40,6 +41,7 @@ class Entry:
     where: str
     fault: tuple[str, ...] = ()  # reason and detail of a row that can't be used
     inline: str = ""  # the picture itself, where it stands in the list
+    fields: Fields = NO_FIELDS
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,15 @@ def read_entry(root: Path, entry: Entry) -> Record | RejectedRow:
         if entry.fault:
             raise Rejected(*entry.fault)
         if entry.inline:
-            return Record(entry.key, picture_of(entry.inline), entry.texts, entry.image_id, entry.split, entry.where)
+            return _record(entry, picture_of(entry.inline))
         name = _find(root, entry.paths)
-        return Record(entry.key, _image(root / name), entry.texts, entry.image_id, entry.split, entry.where, name)
+        return _record(entry, _image(root / name), name)
     except Rejected as e:
         return RejectedRow(entry.key, entry.where, e.reason, e.detail, entry.split, max(1, len(entry.texts)), name)
+
+
+def _record(entry: Entry, data: bytes, name: str = "") -> Record:
+    return Record(entry.key, data, entry.texts, entry.image_id, entry.split, entry.where, name, entry.fields)
 
 
 def places(name: str, *folders: str) -> tuple[str, ...]:

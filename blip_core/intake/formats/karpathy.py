@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from blip_core.intake.formats import files, named_split
 from blip_core.intake.formats.files import Entry, FileUnit, read
+from blip_core.metadata.fields import Fields, beside, joined
 from blip_core.tables.shards import KEY
 
 __all__ = ["EXPECTS", "read", "recognises", "units"]
@@ -54,11 +56,18 @@ def _entries(image: object, where: str, prefix: str, folders: tuple[str, ...]) -
         split=split,
         where=where,
         fault=fault,
+        fields=_fields(image, given),
     )
     for i, text in enumerate(texts):
         if text is None:
             bad = ("bad_row", f"expected a sentence with raw or tokens, got {given[i]!r:.100}")
             yield Entry("", (), (), None, split, f"{where}.sentences[{i}]", bad)
+
+
+def _fields(image: dict[str, Any], sentences: list[Any]) -> Fields:
+    """Those of the image, and those of its sentences but the text, with sentence_ before them."""
+    told = joined(beside({f"sentence_{n}": v for n, v in s.items() if n != "raw"}, ()) for s in sentences if isinstance(s, dict))
+    return beside({**image, **told.values}, ("sentences",))
 
 
 def _paths(folder: object, filename: str, folders: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,14 +15,16 @@ import numpy as np
 
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import SPLITS, Record, RejectedRow, named_split, split_of_name
+from blip_core.intake.formats.cells import Values
 from blip_core.intake.formats.columns import is_url, texts_in, without_number
 from blip_core.intake.formats.files import Entry, key_of, places, read_entry
 from blip_core.intake.formats.inline import is_inline
-from blip_core.intake.formats.rows import Row, Table, Values, fetch, scan
+from blip_core.intake.formats.rows import Row, Table, fetch, scan
+from blip_core.metadata.fields import Fields, beside, joined
 
 _UNIT_ROWS = 1000
 
-Found = tuple[Row, str, str | None, tuple[str, ...]]  # a row with its image, split and texts
+Found = tuple[Row, str, str | None, tuple[str, ...], Fields]  # a row with its image, split, texts and what else it says
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,11 @@ def read(unit: RowUnit | BadTable) -> Iterator[Record | RejectedRow]:
         return
     listing, name = unit.listing, None
     group: list[Found] = []
-    for row in fetch(listing.table, unit.places.tolist(), listing.columns):
+    for row in fetch(listing.table, unit.places.tolist()):
         try:
             values = _values(row)
             image = _image(listing, values)
-            found = (image, listing.split_of(values), _texts(listing, values))
+            found = (image, listing.split_of(values), _texts(listing, values), _fields(listing, values))
         except Rejected as e:
             yield RejectedRow("", _where(listing, row), e.reason, e.detail)
             continue
@@ -186,15 +188,23 @@ def _texts(listing: Listing, values: Values) -> tuple[str, ...]:
     return texts
 
 
+def _fields(listing: Listing, values: Values) -> Fields:
+    """Of a CSV an empty cell is no value, and all others are texts. The name of the picture's file is a field too."""
+    used = {*listing.texts, listing.image} if is_inline(values.get(listing.image)) else {*listing.texts}
+    told = {name: value for name, value in values.items() if value != ""} if listing.table.kind == "csv" else values
+    return beside(told, used, listing.table.types)
+
+
 def _record(listing: Listing, group: list[Found]) -> Record | RejectedRow:
-    row, image, split, _ = group[0]
+    row, image, split, *_ = group[0]
     folder = listing.table.path.parent.relative_to(listing.root).as_posix()
     name = image if folder == "." else f"{folder}/{image}"
-    texts = tuple(text for *_, texts in group for text in texts)
+    texts = tuple(text for *_, texts, _ in group for text in texts)
+    fields = joined(fields for *_, fields in group)
     if is_inline(image):
         key, identity = f"{key_of(listing.name)}-{row.line}", hashlib.sha256(image.encode()).hexdigest()[:16]
-        return read_entry(listing.root, Entry(key, (), texts, identity, split, _where(listing, row), inline=image))
-    entry = Entry(key_of(name), places(image, folder, ".", *listing.folders), texts, name, split, _where(listing, row))
+        return read_entry(listing.root, Entry(key, (), texts, identity, split, _where(listing, row), inline=image, fields=fields))
+    entry = Entry(key_of(name), places(image, folder, ".", *listing.folders), texts, name, split, _where(listing, row), fields=fields)
     return read_entry(listing.root, entry)
 
 

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import Record, RejectedRow, failure, named_split, split_of_name
+from blip_core.intake.formats.cells import values_of
 from blip_core.intake.formats.columns import SEARCH, SPLITS, column, text_columns, texts_in
 from blip_core.intake.formats.files import MOST_IMAGE_BYTES, Entry, key_of, places, read_entry
 from blip_core.intake.formats.rows import PARQUET_FAULTS
 from blip_core.intake.walk import below
+from blip_core.metadata.fields import beside
 
 EXPECTS = "*.parquet with a column image: {bytes, path} or bytes and one of texts (text, caption, captions, ...)"
 
@@ -73,12 +75,12 @@ def read(unit: GroupUnit) -> Iterator[Record | RejectedRow]:
     if unit.group is None:
         yield RejectedRow("", name, "bad_table", unit.detail)
         return
-    columns = list(dict.fromkeys(c for c in (unit.image, *unit.texts, unit.split, *unit.status) if c))
     try:
         with pq.ParquetFile(unit.file, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=_BATCH, row_groups=[unit.group], columns=columns):
-                for values in batch.to_pylist():
-                    yield _item(unit, values, name, at)
+            types = {field.name: field.type for field in file.schema_arrow}
+            for batch in file.iter_batches(batch_size=_BATCH, row_groups=[unit.group]):
+                for values in values_of(batch):
+                    yield _item(unit, values, name, at, types)
                     at += 1
     except PARQUET_FAULTS as e:
         yield RejectedRow("", f"{name}:row {at}", "bad_table", f"row group {unit.group} can't be read from here on: {e}")
@@ -110,28 +112,30 @@ def holds_image(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
-def _item(unit: GroupUnit, values: dict[str, Any], name: str, at: int) -> Record | RejectedRow:
+def _item(unit: GroupUnit, values: dict[str, Any], name: str, at: int, types: dict[str, pa.DataType]) -> Record | RejectedRow:
     """The key is the file's name and the row's number: names within are often null or all the same."""
     key, where, split = f"{key_of(re.sub('(?i)[.]parquet$', '', name))}-{at}", f"{name}:row {at}", None
     texts: tuple[str, ...] | None = ()
     try:
         texts = texts_in(values, unit.texts)
         split = _split(unit, values, name)
-        if unit.status and values["status"] != "success":
+        if unit.status and values["status"] not in ("success", None):
             raise failure(values["status"], values.get("error_message"))
         if texts is None:
             got = str([values[c] for c in unit.texts])[:100]
             raise Rejected("bad_row", f"expected a text or a list of texts under {', '.join(unit.texts)}, got {got}")
         image = values[unit.image]
         data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
+        fields = beside({f"{unit.image}_path": path, **values}, (unit.image, *unit.texts), types)
         if not data and isinstance(path, str) and path:
-            return read_entry(unit.root, Entry(key, places(path, Path(name).parent.as_posix()), texts, path, split, where))
+            paths = places(path, Path(name).parent.as_posix())
+            return read_entry(unit.root, Entry(key, paths, texts, path, split, where, fields=fields))
         if not data:
             raise Rejected("missing_image", f"neither bytes nor a path under {unit.image!r}")
         if len(data) > MOST_IMAGE_BYTES:
             raise Rejected("too_many_bytes", f"{len(data)} bytes, at most {MOST_IMAGE_BYTES} are read")
         # several rows may show one picture, a caption each
-        return Record(key, data, texts, hashlib.sha256(data).hexdigest()[:16], split, where)
+        return Record(key, data, texts, hashlib.sha256(data).hexdigest()[:16], split, where, fields=fields)
     except Rejected as e:
         return RejectedRow(key, where, e.reason, e.detail, split, lost=max(1, len(texts or ())))
 

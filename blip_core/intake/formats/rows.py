@@ -8,7 +8,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from blip_core.config.intake import CsvConfig
 from blip_core.files.rejected import Rejected
+from blip_core.intake.formats.cells import Values, values_of
 from blip_core.intake.formats.dialect import PLAIN, Dialect, find, named_delimiter
 
 _ENDS = {".csv": "csv", ".tsv": "csv", ".token": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -27,9 +28,8 @@ _BOM = b"\xef\xbb\xbf"
 _MOST_LINE = 96 << 20  # bytes: a row may hold a picture in base64
 _MOST_LINES = 100  # of one row: a caption in quotes may hold line ends
 _HEAD_LINES = 200  # of a CSV, to learn how it is written
+_BATCH = 128  # rows of a Parquet file in memory
 _HEAD_ROWS = 20  # of JSON lines, to learn the names of the columns
-
-Values = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Table:
     dialect: Dialect = PLAIN  # of a CSV
     start: int = 0
     first_line: int = 1
+    types: dict[str, pa.DataType] = field(default_factory=dict)  # of a Parquet file's columns
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def open_table(path: Path, declared: CsvConfig | None = None) -> Table:
     can't be read."""
     kind = kind_of(path)
     if kind == "parquet":
-        return Table(path, kind, _parquet_names(path))
+        return _open_parquet(path)
     with path.open("rb") as file:
         head = file.read(len(_BOM))
         if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -266,10 +267,11 @@ def _parquet(path: Path) -> pq.ParquetFile:
         raise Rejected("bad_table", f"not a readable Parquet file: {e}") from None
 
 
-def _parquet_names(path: Path) -> tuple[str, ...]:
+def _open_parquet(path: Path) -> Table:
     file = _parquet(path)
     try:
-        return tuple(file.schema_arrow.names)
+        schema = file.schema_arrow
+        return Table(path, "parquet", tuple(schema.names), types={f.name: f.type for f in schema})
     except PARQUET_FAULTS as e:
         raise Rejected("bad_table", f"a Parquet file whose columns can't be read: {e}") from None
 
@@ -278,8 +280,8 @@ def _group(table: Table, group: int, columns: list[str] | None) -> Iterator[Row]
     file = _parquet(table.path)
     at = sum(file.metadata.row_group(g).num_rows for g in range(group))
     try:
-        for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=columns):
-            for values in batch.to_pylist():
+        for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=columns):
+            for values in values_of(batch):
                 yield Row(at, at, values)
                 at += 1
     except PARQUET_FAULTS as e:

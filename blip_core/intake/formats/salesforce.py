@@ -6,6 +6,7 @@ ITM would take a picture's own captions for its negatives.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from blip_core.intake.formats.columns import (
 from blip_core.intake.formats.files import Entry, FileUnit, read
 from blip_core.intake.formats.inline import IN_JSON, is_inline
 from blip_core.intake.formats.rows import is_json_lines
+from blip_core.metadata.fields import Fields, beside, joined
 from blip_core.tables.shards import KEY
 
 __all__ = ["EXPECTS", "read", "recognises", "units"]
@@ -68,29 +70,31 @@ def _names_images(path: Path, fields: FieldsConfig) -> bool:
 def _entries(file: Path, fields: FieldsConfig, folders: tuple[str, ...]) -> list[Entry]:
     """An entry for each image, in order of appearance, and one for each row that can't be used."""
     entries: list[Entry] = []
+    fields_of: list[list[Fields]] = []
     place: dict[tuple[str | None, str | None], int] = {}
     for i, row in enumerate(files.load_rows(file)):
         entry = _entry(row, f"{file.name}:[{i}]", split_of_name(file.stem), fields, folders)
         at = place.get((entry.image_id, entry.split)) if entry.image_id else None
         if at is not None:
-            texts = entries[at].texts + entry.texts
-            entries[at] = Entry(**{**vars(entries[at]), "texts": texts})
+            entries[at] = replace(entries[at], texts=entries[at].texts + entry.texts)
+            fields_of[at].append(entry.fields)
             continue
         if entry.image_id:
             place[entry.image_id, entry.split] = len(entries)
         entries.append(entry)
-    return entries
+        fields_of.append([entry.fields])
+    return [replace(entry, fields=joined(rows)) for entry, rows in zip(entries, fields_of, strict=True)]
 
 
 def _entry(row: object, where: str, split: str | None, fields: FieldsConfig, folders: tuple[str, ...]) -> Entry:
     """The image's path is its identity: `image_id` is text here and a number there, and starts anew in each list."""
     try:
-        name, texts, split = _fields(row, split, fields)
+        name, texts, split, told = _fields(row, split, fields)
     except Rejected as e:
         return Entry("", (), (), None, split, where, (e.reason, e.detail))
     if is_inline(name):
-        return Entry(f"{files.key_of(where)}", (), texts, None, split, where, inline=name)
-    return Entry(key_of_path(name), files.places(name, ".", *folders), texts, name, split, where)
+        return Entry(f"{files.key_of(where)}", (), texts, None, split, where, inline=name, fields=told)
+    return Entry(key_of_path(name), files.places(name, ".", *folders), texts, name, split, where, fields=told)
 
 
 def key_of_path(name: str) -> str:
@@ -99,7 +103,8 @@ def key_of_path(name: str) -> str:
     return stem if stem.startswith("COCO_") and KEY.fullmatch(stem) else files.key_of(name)
 
 
-def _fields(row: object, split: str | None, fields: FieldsConfig) -> tuple[str, tuple[str, ...], str | None]:
+def _fields(row: object, split: str | None, fields: FieldsConfig) -> tuple[str, tuple[str, ...], str | None, Fields]:
+    """The image's name, the texts, the split, and what else the row says."""
     if isinstance(row, Rejected):
         raise row
     if not isinstance(row, dict):
@@ -119,7 +124,8 @@ def _fields(row: object, split: str | None, fields: FieldsConfig) -> tuple[str, 
     declared = column(list(row), ("split",), fields.split)
     if declared and (split := named_split(str(row[declared]))) is None:
         raise Rejected("unknown_split", f"split {str(row[declared])[:50]!r}, expected train, restval, val or test")
-    return name, texts, split
+    used = [column for column, value in row.items() if column in captions or is_inline(value)]
+    return name, texts, split, beside(row, used)
 
 
 def _captions(row: dict[str, Any], fields: FieldsConfig) -> tuple[str, ...]:

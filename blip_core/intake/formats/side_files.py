@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from blip_core.intake.formats import RejectedRow, failure, split_of_name
+from blip_core.intake.formats.cells import Values, values_of
 from blip_core.intake.formats.rows import PARQUET_FAULTS
 
 STATS = "_stats.json"
@@ -39,6 +41,17 @@ def read_side_table(root: Path, path: Path, found: set[str], *, prefix: str, whe
             yield RejectedRow(prefix + key, f"{name}:row {number}", why.reason, why.detail, split)
         elif key not in found:
             yield RejectedRow(prefix + key, f"{name}:row {number}", "missing_in_tar", f"not among {where}", split)
+
+
+@lru_cache(maxsize=1)
+def side_rows(path: Path) -> dict[str, Values]:
+    """The rows of a side table by key, for tars that have no JSON; nothing of one that can't be read, which `read_side_table` tells."""
+    try:
+        rows = [row for batch in pq.ParquetFile(path).iter_batches() for row in values_of(batch)]
+    except PARQUET_FAULTS:
+        return {}
+    key = next((name for name in rows[0] if name.lower() == "key"), "key") if rows else "key"
+    return {str(row[key]): row for row in rows}
 
 
 def read_stats(root: Path, stats: Path, found: set[str], tar: str) -> Iterator[RejectedRow]:

@@ -15,7 +15,7 @@ from blip_core.intake.formats import SPLITS, Record, RejectedRow, split_of_name
 from blip_core.intake.formats.columns import IMAGE_ENDS
 from blip_core.intake.formats.files import Entry, key_of, read_entry
 from blip_core.intake.formats.side_files import is_side_table, read_side_table
-from blip_core.intake.formats.webdataset import LINES, MOST_JSON, MOST_TEXT, texts_of_files
+from blip_core.intake.formats.webdataset import LINES, MOST_JSON, MOST_TEXT, fields_of_files, texts_of_files
 from blip_core.intake.walk import below
 
 EXPECTS = "<name>.jpg|png|webp with <name>.txt (or .caption, or .json with a caption) beside it, in any folders below"
@@ -92,13 +92,17 @@ def read(unit: PairUnit | SideUnit) -> Iterator[Record | RejectedRow]:
         where = (images or texts)[0]
         key = key_of(where.rpartition(".")[0])
         try:
-            found = _texts(unit.root, texts)
+            members = _read(unit.root, texts)
+            found = texts_of_files(members)
             fault: tuple[str, ...] = ()
             if not images:
                 fault = ("missing_image", f"no image beside {texts[0]!r}")
             elif len(images) > 1:
                 fault = ("duplicate_member", f"{', '.join(images)} share a text")
-            yield read_entry(unit.root, Entry(key, images, found, where.rpartition(".")[0], unit.split, where, fault))
+            fields, lost = fields_of_files(members, found)
+            if lost:
+                yield RejectedRow(key, where, lost.reason, lost.detail, unit.split, lost=0)
+            yield read_entry(unit.root, Entry(key, images, found, where.rpartition(".")[0], unit.split, where, fault, fields=fields))
         except Rejected as e:
             yield RejectedRow(key, where, e.reason, e.detail, unit.split)
     if unit.others:
@@ -114,19 +118,20 @@ def _failed(unit: SideUnit) -> Iterator[RejectedRow]:
     yield from read_side_table(unit.root, unit.table, found, prefix="", where=f"the images of {folder.relative_to(unit.root).as_posix()}/")
 
 
-def _texts(root: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+def _read(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """The files of texts by their endings."""
     found: dict[str, bytes] = {}
     for name in names:
         end, size = name.rpartition(".")[2].lower(), root.joinpath(name).stat().st_size
         if size > (most := MOST_JSON if end == "json" else MOST_TEXT):
             raise Rejected("too_many_bytes", f"{name}: {size} bytes of text, at most {most} are read")
         found[end] = b"\n".join(filter(None, (found.get(end), root.joinpath(name).read_bytes())))
-    return texts_of_files(found)
+    return found
 
 
 def _says_something(root: Path, names: tuple[str, ...]) -> bool:
     try:
-        return bool(_texts(root, names))
+        return bool(texts_of_files(_read(root, names)))
     except Rejected:
         return False
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 from blip_core.files.rejected import Rejected
+from blip_core.intake.formats.cells import Values
 from blip_core.intake.formats.columns import NAME_IT, TEXTS, URLS, column, is_image_name, is_url, suffixed, text_columns
 from blip_core.intake.formats.files import head_holds, head_of, json_files
-from blip_core.intake.formats.rows import Table, Values, open_table, scan
+from blip_core.intake.formats.rows import Table, open_table, scan
 from blip_core.intake.formats.table import table_files
 
 

@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats import Record, RejectedRow, split_of_name
 from blip_core.intake.formats.columns import IMAGE_ENDS, SEARCH, column
 from blip_core.intake.formats.files import MOST_IMAGE_BYTES
-from blip_core.intake.formats.side_files import STATS, is_side_table, read_side_table, read_stats
+from blip_core.intake.formats.side_files import STATS, is_side_table, read_side_table, read_stats, side_rows
 from blip_core.intake.formats.tar import Member, members
 from blip_core.intake.walk import below
+from blip_core.metadata.fields import NO_FIELDS, Fields, beside
 from blip_core.texts.clean import lines_of
 
 EXPECTS = "NNNNN.tar with <key>.jpg|png|webp and <key>.txt or <key>.json, as img2dataset writes them (with NNNNN.parquet beside) or plain"
@@ -221,7 +223,12 @@ def _finish(
             raise sample.fault
         if not sample.images:
             raise Rejected("missing_image", _without_image(sample))
-        yield Record(key, sample.images[0], texts, None, split, sample.where)
+        fields, fault = fields_of_files(sample.texts, texts, unit.caption)
+        if "json" not in sample.texts and unit.table:
+            fields = beside_texts(side_rows(unit.table).get(sample.key.rpartition("/")[2], {}), texts, unit.caption)
+        if fault:
+            yield RejectedRow(key, sample.where, fault.reason, fault.detail, split, lost=0)
+        yield Record(key, sample.images[0], texts, None, split, sample.where, fields=fields)
     except Rejected as e:
         yield RejectedRow(key, sample.where, e.reason, e.detail, split, lost=max(1, len(texts)))
 
@@ -252,6 +259,24 @@ def texts_of_files(found: dict[str, bytes], declared: str | None = None) -> tupl
     if data and (not texts or _LISTED.search(data)):
         texts += [caption for caption in _json_captions(data, declared) if caption not in texts]
     return tuple(texts)
+
+
+def fields_of_files(found: dict[str, bytes], texts: tuple[str, ...], declared: str | None = None) -> tuple[Fields, Rejected | None]:
+    """What the JSON beside a picture says but the texts, and the fault of one that can't be read."""
+    try:
+        value = json.loads(data) if (data := found.get("json", b"")).strip() else {}
+    except (ValueError, RecursionError) as e:
+        return NO_FIELDS, Rejected("bad_json", f"its fields are lost: {e}")
+    return beside_texts(value, texts, declared) if isinstance(value, dict) else NO_FIELDS, None
+
+
+def beside_texts(value: dict[str, Any], texts: tuple[str, ...], declared: str | None) -> Fields:
+    """Without the caption; one that is none of the texts, as the .txt goes before it, stays as a field."""
+    caption = column(list(value), _CAPTIONS, declared)
+    told = value.get(caption) if caption else None
+    known = {" ".join(text.split()) for text in (*texts, " ".join(texts))}
+    is_text = all(isinstance(t, str) and " ".join(t.split()) in known for t in (told if isinstance(told, list) else [told]))
+    return beside(value, (caption,) if is_text else ())
 
 
 def _json_captions(data: bytes, declared: str | None) -> list[str]:

@@ -1,0 +1,88 @@
+"""Stage 1 of BLIP-2 (Li et al. 2023, arXiv 2301.12597, section 3.1): a Q-Former learns ITC, ITM and ITG on features of a frozen encoder.
+
+ITM and ITG are those of objectives.py; ITC takes the best query of an image and has neither queue nor twin. Its features are gathered with
+their gradient, so the number of processes changes none. LAVIS gathers without it: what a feature means as a candidate of another process is
+lost.
+
+B pairs of this process, G pairs over all processes, Q queries, E width of the ITC space.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from blip_core.compute.distributed import gather
+from blip_core.config.training import LanguageConfig, QueryContrastConfig
+from blip_core.model.qformer import QFormer
+from blip_core.training.objectives import Similarities, language_loss, language_shares, matching_loss, mean_cosine, word_entropy
+from blip_core.training.step import FeatureBatch, Losses, Objective, TextBatch
+
+
+def best_query(images_IQE: Tensor, texts_TE: Tensor) -> Tensor:
+    """Similarity of each image to each text, that of its best query: I x T."""
+    return (images_IQE @ texts_TE.T).amax(1)
+
+
+class QueryContrast(nn.Module):
+    """ITC by the best query, against the pairs of all processes."""
+
+    def __init__(self, cfg: QueryContrastConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.temperature = nn.Parameter(torch.tensor(cfg.temperature))
+
+    def forward(self, batch: TextBatch, images_BQE: Tensor, texts_BE: Tensor) -> tuple[Tensor, Similarities]:
+        """The loss, and the similarities for hard negatives. Another text of the same picture is a positive, the same text of another
+        picture nothing, as in BLIP's ITC."""
+        same_image = batch.image_ids[:, None] == gather(batch.image_ids)
+        hidden = (batch.text_ids[:, None] == gather(batch.text_ids)) & ~same_image
+        logits = [best_query(images_BQE, gather(texts_BE)), best_query(gather(images_BQE), texts_BE).T]
+        logits = [(rows / self.temperature).masked_fill(hidden, -math.inf) for rows in logits]
+        smoothing = self.cfg.label_smoothing
+        positives, candidates = same_image.float(), (~hidden).float()
+        target_BG = (1 - smoothing) * positives / positives.sum(-1, keepdim=True) + smoothing * candidates / candidates.sum(
+            -1, keepdim=True
+        )
+        losses = [-(target_BG * rows.log_softmax(-1).masked_fill(hidden, 0)).sum(-1).mean() for rows in logits]
+        self._seen = (images_BQE.detach(), texts_BE.detach(), hidden.shape[1])
+        return sum(losses, start=losses[0].new_zeros(())) / 2, Similarities(logits[0].detach(), logits[1].detach(), same_image | hidden)
+
+    def vitals(self) -> dict[str, float]:
+        """As those of BLIP's ITC; an image by the mean of its queries."""
+        images_BQE, texts_BE, num_candidates = self._seen
+        means_BE = nn.functional.normalize(images_BQE.mean(1), dim=-1)
+        return {"image_cosine": mean_cosine(means_BE), "text_cosine": mean_cosine(texts_BE), "itc_chance": math.log(num_candidates)}
+
+
+class QueryObjective(Objective):
+    """ITC + ITM + ITG. The queries look at an image once, for ITC and ITG; ITM has a pass of its own, for there they see the text."""
+
+    uses_all_parameters = True
+
+    def __init__(self, contrast: QueryContrastConfig, language: LanguageConfig):
+        super().__init__()
+        self.contrast, self.language = QueryContrast(contrast), language
+        self.bounds = {"temperature": contrast.temperature_range}
+
+    def forward(self, model: QFormer, batch: FeatureBatch) -> Losses:
+        image_tokens = model.image_tokens(batch.features)
+        images = model.keys_values(image_tokens)
+        queries, seen = model.look(images)
+        itc, similarities = self.contrast(batch, model.image_features(queries), model.text_features(batch.ids, batch.mask))
+        ramp = self.contrast.cfg.hardness_ramp
+        hardness = min(1.0, batch.progress / ramp) if ramp else 1.0
+        itm = matching_loss(model, batch, image_tokens, images, similarities, hardness)
+        return {"itc": itc, "itm": itm, "lm": language_loss(model, batch, seen, self.language.label_smoothing)}
+
+    def shares(self, batches: list[FeatureBatch]) -> dict[str, Tensor]:
+        return {"lm": language_shares(batches)}
+
+    def after_step(self) -> dict[str, Tensor]:
+        """Bounds the temperature."""
+        with torch.no_grad():
+            self.contrast.temperature.clamp_(*self.contrast.cfg.temperature_range)
+        return {"temperature": self.contrast.temperature.detach()}
+
+    def vitals(self, batch: FeatureBatch) -> dict[str, float]:
+        return self.contrast.vitals() | {"lm_chance": word_entropy(batch)}
