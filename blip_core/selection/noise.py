@@ -87,7 +87,7 @@ def _mixture(parts: dict[str, Judged], crawl: Judged, *, alpha: float) -> tuple[
     plain, safe = (_Fit.of(parts, crawl, safe=safe) for safe in (False, True))
     point, z = plain.noise(plain.best()[0]), ndtri(1 - alpha)
     weights, off = safe.best()
-    freedom = max(1, np.count_nonzero(safe.seen) - len(weights))
+    freedom = max(1, int(np.count_nonzero(safe.seen)) - len(weights))
     allowed = off + z**2 * np.sqrt(max(1.0, off / freedom))
     start = low = max(point, safe.noise(weights))
     high = 1.0
