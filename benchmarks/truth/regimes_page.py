@@ -40,7 +40,7 @@ def write_map(results: Path, page: Path) -> None:
     _, ended, tail = rest.partition(END)
     if not begun or not ended:
         raise ValueError(f"{page}: expected the lines {BEGIN!r} and {END!r}, between which the map goes; add them")
-    told = section(found) if found else f"No cell has the arms at equal compute yet ({len(cells)} begun)."
+    told = section(found) if found else "No cell has the arms at equal compute yet."
     with new_file(page) as temporary:
         temporary.write_text(f"{head}{BEGIN}\n\n{told}\n\n{END}{tail}")
 
