@@ -12,7 +12,7 @@ from blip_core.runtime.times import read_times
 def add_verbs(verbs: Verbs) -> None:
     summary = "parameters, work and memory of the trainings of a params.yaml, or which way pays (--regime); trains nothing"
     plan = verbs.add("plan", _plan, summary, example="--params params.yaml")
-    plan.add_argument("--vocab", type=Path, default=Path("artifacts/vocab.txt"), help="that of ingest, once it ran; default: %(default)s")
+    plan.add_argument("--vocab", type=Path, default=Path("artifacts/tokenizer.json"), help="what ingest wrote; default: %(default)s")
     says = "which way pays where this share of the crawl's texts is wrong (judge 50 of them): the nearest that was measured, nothing else"
     plan.add_argument("--regime", type=float, metavar="NOISE", help=says)
     for flag, what in (("crawl", "crawled pictures"), ("clean", "pictures that people described")):

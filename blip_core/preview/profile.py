@@ -28,7 +28,9 @@ from blip_core.model.blip import Blip
 from blip_core.model.inference import for_inference
 from blip_core.preview.watch import TRACED, WARM, Watch, Watched, operator_lines, part_lines, watching
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
+from blip_core.tokenizer.wordpiece import BERT_TOKENS, bert_tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import fit
 from blip_core.training.objectives import CaptionObjective, PretrainObjective
@@ -206,8 +208,8 @@ def _pictures(params: Params, artifacts: Path | None, tokenizer: Tokenizer) -> C
 
 def _tokenizer(params: Params, artifacts: Path | None) -> Tokenizer:
     if artifacts is not None:
-        return Tokenizer.load(artifacts / "vocab.txt")
-    return Tokenizer([*BERT_TOKENS, *(f"w{i}" for i in range(params.ingest.vocab_size - len(BERT_TOKENS)))])
+        return load_tokenizer(artifacts / "tokenizer.json")
+    return bert_tokenizer([*BERT_TOKENS, *(f"w{i}" for i in range(params.ingest.vocab_size - len(BERT_TOKENS)))])
 
 
 def _texts(tokenizer: Tokenizer, count: int, *, seed: int) -> list[str]:
