@@ -71,7 +71,12 @@ def _training(name: str) -> dict[str, str]:
 
 def base_steps() -> list[Step]:
     made = {"out-shards": SHARDS["shards"], "out-generation": G0["generation"], "out-heldout": HELDOUT["heldout"]}
-    told = {"out-vocab": f"{A}/vocab.txt", "out-quarantine": f"{A}/quarantine.parquet", "out-metrics": f"{A}/metrics/ingest.json"}
+    told = {
+        "out-metadata": f"{A}/metadata",
+        "out-vocab": f"{A}/tokenizer.json",
+        "out-quarantine": f"{A}/quarantine.parquet",
+        "out-metrics": f"{A}/metrics/ingest.json",
+    }
     passed = {"out-gate": GATE["gate"], "out-decision": DECISION["after"], "out-metrics": f"{A}/metrics/validate.json"}
     return [
         Step("ingest", {"data": "data", **made, **told}),
@@ -84,7 +89,7 @@ def model_steps(model: str, generation: str, sources: str, values: str = "params
     data = {"generation": f"{A}/generations/{generation}", "gate": f"{A}/gates/{generation}.json", "sources": sources}
     out, shown = {"out": f"{A}/models/{model}"}, {"out": f"{A}/evaluations/{model}", "out-metrics": f"{A}/metrics/evaluate-{model}.json"}
     return [
-        Step("pretrain", {**data, **SHARDS, "vocab": f"{A}/vocab.txt", **out, **_training(f"pretrain-{model}")}, model, values),
+        Step("pretrain", {**data, **SHARDS, "vocab": f"{A}/tokenizer.json", **out, **_training(f"pretrain-{model}")}, model, values),
         Step("evaluate", {"model": out["out"], **HELDOUT, **SHARDS, **COLUMNS, **shown}, model),
     ]
 

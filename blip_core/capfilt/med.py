@@ -20,7 +20,7 @@ from blip_core.config.capfilt import SamplerConfig
 from blip_core.files.content import hash64
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search, check_length, nucleus
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 
 
 class Caption(NamedTuple):

@@ -28,6 +28,7 @@ from blip_core.compute.precision import resolved
 from blip_core.files.content import sha256_file
 from blip_core.model.blip import CAPTIONING, RETRIEVAL, Blip
 from blip_core.model.inference import for_inference
+from blip_core.tokenizer.folders import TOKENIZER, VOCAB
 from blip_core.weights.checkpoint import model_hash
 from blip_core.weights.folders import folder_hash
 from blip_core.weights.load import load_pretrained, read_config
@@ -223,7 +224,7 @@ def identify(path: Place) -> str:
         return sha256_file(path)[:16]
     if (config := read_config(path)).get("model_type") == ADAPTER:
         return identify_adapter(path)
-    if "model" in config and all((path / name).exists() for name in ("model.safetensors", "vocab.txt")):
+    if "model" in config and (path / "model.safetensors").exists() and any((path / name).exists() for name in (TOKENIZER, VOCAB)):
         return model_hash(path)
     return folder_hash(path)
 

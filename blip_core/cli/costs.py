@@ -13,7 +13,7 @@ from blip_core.runtime.times import read_times
 def add_verbs(verbs: Verbs) -> None:
     summary = "parameters, work, memory and time of the trainings of a params.yaml, and values that suit the data"
     plan = verbs.add("plan", _plan, summary, example="--params params.yaml")
-    plan.add_argument("--vocab", type=Path, default=Path("artifacts/vocab.txt"), help="that of ingest, once it ran; default: %(default)s")
+    plan.add_argument("--vocab", type=Path, default=Path("artifacts/tokenizer.json"), help="what ingest wrote; default: %(default)s")
     told = "what ingest said, from which the number of pictures comes; default: %(default)s"
     plan.add_argument("--ingested", type=Path, default=Path("artifacts/metrics/ingest.json"), help=told)
     plan.add_argument("--pictures", type=int, metavar="N", help="suggest steps, lr, warm-up, momentum and queue for so many pictures")

@@ -16,11 +16,19 @@ SHARED = {
 }
 
 
+class RandAugmentConfig(Config):
+    """RandAugment as the public BLIP has it (blip_core/training/augment.py). The paper: 2 operations, magnitude 5."""
+
+    operations: Positive = Field(description="that are drawn for each picture; each is done with probability one half")
+    magnitude: float = Field(ge=0, le=10, description="10: turned by 30 degrees, sheared by 0.3, moved by 10 pixels, brightness x 1.9")
+
+
 class AugmentConfig(Config):
     crop: tuple[Share, Share] = Field(description="area range of the random resized crop; [1, 1] keeps the whole picture")
     shift: int = Field(ge=0, description="random shift in pixels of the resized image, edges repeated")
     brightness: Share = Field(description="each image is scaled by 1 +- this, and each colour channel by half of it")
     flip: bool = Field(description="mirror half of the images; wrong where captions say left and right")
+    randaugment: RandAugmentConfig | None = Field(description="null: none")
 
 
 class OptimConfig(Config):
@@ -133,7 +141,7 @@ class InitFromConfig(Config):
     """Weights to begin with, as the paper does; null stays random (blip_core/weights/load.py)."""
 
     vit: Path | None = Field(description="folder of transformers with an ImageNet ViT or DeiT, or DeiT's .pth file")
-    bert: Path | None = Field(description="folder of transformers with BERT; its vocab.txt must be ingest.vocab")
+    bert: Path | None = Field(description="folder of transformers with BERT; its tokenizer must be ingest.vocab")
 
 
 class PretrainConfig(Config):

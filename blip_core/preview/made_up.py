@@ -11,7 +11,8 @@ from blip_core.compute.padding import tokenize
 from blip_core.config.params import Params
 from blip_core.config.training import OptimConfig
 from blip_core.model.blip import Blip
-from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
+from blip_core.tokenizer.wordpiece import BERT_TOKENS, bert_tokenizer
 from blip_core.training.objectives import CaptionObjective, PretrainObjective
 from blip_core.training.step import Batch, Objective
 
@@ -64,7 +65,7 @@ class MadeUp:
 
 def made_up_tokenizer(size: int) -> Tokenizer:
     """`size`: entries, without those of the roles."""
-    return Tokenizer([*BERT_TOKENS, *(f"w{i}" for i in range(size - len(BERT_TOKENS)))])
+    return bert_tokenizer([*BERT_TOKENS, *(f"w{i}" for i in range(size - len(BERT_TOKENS)))])
 
 
 def made_up_texts(tokenizer: Tokenizer, count: int, *, seed: int) -> list[str]:

@@ -54,11 +54,12 @@ def plan(params: Params, vocab: Path, *, pictures: int | None = None) -> str:
 
 def _vocabulary(params: Params, vocab: Path) -> tuple[int, str]:
     """Entries with [DEC] and [ENC], and in words."""
-    from blip_core.tokenizer.wordpiece import ROLE_TOKENS, Tokenizer  # benchmarks/speed/gpu.py runs where torch alone is
+    from blip_core.tokenizer.folders import load_tokenizer  # benchmarks/speed/gpu.py runs where torch alone is
+    from blip_core.tokenizer.tokenizer import ROLE_TOKENS  # benchmarks/speed/gpu.py runs where torch alone is
 
     path = params.ingest.vocab or vocab
     if path.exists():
-        size = Tokenizer.load(path).size
+        size = load_tokenizer(path).size
         return size, f"{size:,}, by {path}"
     if params.ingest.vocab:
         return BERT_VOCABULARY, f"{BERT_VOCABULARY:,}, BERT's"

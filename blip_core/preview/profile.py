@@ -27,7 +27,8 @@ from blip_core.model.inference import for_inference
 from blip_core.preview.made_up import NEVER, MadeUp, made_up_texts, made_up_tokenizer, objective_of
 from blip_core.preview.watch import TRACED, WARM, Watch, Watched, operator_lines, part_lines, watching
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import fit
 from blip_core.weights.checkpoint import load_model, new_model
@@ -158,7 +159,7 @@ def _pictures(params: Params, artifacts: Path | None, tokenizer: Tokenizer) -> C
 
 def _tokenizer(params: Params, artifacts: Path | None) -> Tokenizer:
     if artifacts is not None:
-        return Tokenizer.load(artifacts / "vocab.txt")
+        return load_tokenizer(artifacts / "tokenizer.json")
     return made_up_tokenizer(params.ingest.vocab_size)
 
 

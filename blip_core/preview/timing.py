@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blip_core.config.params import Params
 from blip_core.preview.made_up import NEVER, MadeUp, made_up_tokenizer, objective_of
-from blip_core.tokenizer.wordpiece import ROLE_TOKENS
+from blip_core.tokenizer.tokenizer import ROLE_TOKENS
 from blip_core.training.loop import fit
 from blip_core.training.step import Batch
 from blip_core.weights.checkpoint import new_model

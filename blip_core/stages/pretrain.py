@@ -11,7 +11,7 @@ from blip_core.files.content import sha256_file, write_json
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import Log, fit, summarize, write_history
 from blip_core.training.objectives import PretrainObjective
@@ -39,7 +39,7 @@ def pretrain(
     """`sources`: those of web, human, synthetic and fused that the model may see, comma-separated."""
     require_gate(gate, generation)
     rows = Rows.of(generation, sources.split(","))
-    tokenizer = Tokenizer.load(vocab)
+    tokenizer = load_tokenizer(vocab)
     model = new_model(model_cfg, tokenizer, seed=seed)
     if cfg.init_from.vit or cfg.init_from.bert:
         initialize(model, vit=cfg.init_from.vit, bert=cfg.init_from.bert)

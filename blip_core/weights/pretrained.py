@@ -79,7 +79,7 @@ def load_bert(model: Blip, tensors: dict[str, Tensor], *, source: str) -> Loaded
             if len(tensors[key]) + 2 != len(current):
                 raise ValueError(
                     f"{source}: {key} has {len(tensors[key])} rows; the model's vocabulary has {len(current)} entries, "
-                    f"[DEC] and [ENC] among them, so {len(current) - 2} are expected: build the model with the vocab.txt of this BERT"
+                    f"[DEC] and [ENC] among them, so {len(current) - 2} are expected: build the model with the vocabulary of this BERT"
                 )
             tensors[key] = torch.cat([tensors[key].float(), current.detach()[-2:]])
     positions = names["med.positions.weight"][0]

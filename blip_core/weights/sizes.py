@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blip_core.config.model import InitConfig, ModelConfig
 from blip_core.model.blip import Blip
-from blip_core.tokenizer.wordpiece import BERT_TOKENS, ROLE_TOKENS, Tokenizer
+from blip_core.tokenizer.tokenizer import ROLE_TOKENS, Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -147,8 +147,8 @@ def check_bert(config: dict[str, Any], tokenizer: Tokenizer, model: Blip, folder
     special = model.special
     if (tokenizer.size, tokenizer.pad, tokenizer.cls, tokenizer.sep) != (special.vocab_size, special.pad, special.cls, special.sep):
         raise ValueError(
-            f"{folder}: its vocabulary of {len(tokenizer.vocab)} entries has {', '.join(BERT_TOKENS)} at other ids than the model's of "
-            f"{special.vocab_size - len(ROLE_TOKENS)}, or another size: build the model with the vocab.txt of this BERT"
+            f"{folder}: its vocabulary of {len(tokenizer.vocab)} entries has its special tokens at other ids than the model's of "
+            f"{special.vocab_size - len(ROLE_TOKENS)}, or another size: build the model with the vocabulary of this BERT (ingest.vocab)"
         )
 
 

@@ -173,10 +173,10 @@ def test_equal_texts_are_drawn_at_random_or_repeated(ingested, tmp_path):
 
 
 def test_one_model_is_tuned_to_write_and_to_judge(ingested, params, tmp_path):
-    from blip_core.tokenizer.wordpiece import Tokenizer
+    from blip_core.tokenizer.folders import load_tokenizer
     from blip_core.weights.checkpoint import load_model, new_model, save_model
 
-    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    tokenizer = load_tokenizer(ingested / "tokenizer.json")
     save_model(new_model(params.model, tokenizer, seed=0), tokenizer, tmp_path / "base", prompt="", max_tokens=24)
     paths = (tmp_path / "base", ingested / "generations/g0", ingested / "shards", ingested / "gates/g0.json", tmp_path / "shared")
     tune_shared(*paths, cfg=params.tune_filter, language=params.tune_captioner.language, seed=0, work=tmp_path / "work")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import backward, fit, grouped, parallel
 from blip_core.training.objectives import CaptionObjective, PretrainObjective
@@ -22,7 +22,7 @@ class Training:
         params = small_params()
         optim = {"steps": STEPS, "log_every": 1, "checkpoint_every": 5, "batch_size": 16, **changes}
         self.cfg = params.pretrain.optim.model_copy(update=optim)
-        tokenizer = Tokenizer.load(artifacts / "vocab.txt")
+        tokenizer = load_tokenizer(artifacts / "tokenizer.json")
         rows = Rows.of(artifacts / "generations/g0", ["human", "web"])
         self.model = new_model(params.model, tokenizer, seed=0)
         # a queue that is no multiple of the batch
@@ -81,7 +81,7 @@ def pretrain_command(artifacts: Path, folder: Path, *, noise: float, **optim) ->
     values["model"]["text"]["dropout"] = values["model"]["vision"]["drop_path"] = noise
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    inputs = {"generation": "generations/g0", "shards": "shards", "gate": "gates/g0.json", "vocab": "vocab.txt"}
+    inputs = {"generation": "generations/g0", "shards": "shards", "gate": "gates/g0.json", "vocab": "tokenizer.json"}
     flags = {k: artifacts / v for k, v in inputs.items()}
     flags |= {"out": folder / "m", "out-history": folder / "h.csv", "out-metrics": folder / "m.json"}
     flags |= {"work": folder / "work", "params": folder / "params.yaml", "sources": "human,web"}
