@@ -70,13 +70,13 @@ def _training(name: str) -> dict[str, str]:
 
 
 def base_steps() -> list[Step]:
-    made = {"out-shards": SHARDS["shards"], "out-generation": G0["generation"], "out-heldout": HELDOUT["heldout"]}
-    told = {
+    made = {
+        "out-shards": SHARDS["shards"],
+        "out-generation": G0["generation"],
+        "out-heldout": HELDOUT["heldout"],
         "out-metadata": f"{A}/metadata",
-        "out-vocab": f"{A}/tokenizer.json",
-        "out-quarantine": f"{A}/quarantine.parquet",
-        "out-metrics": f"{A}/metrics/ingest.json",
     }
+    told = {"out-vocab": f"{A}/tokenizer.json", "out-quarantine": f"{A}/quarantine.parquet", "out-metrics": f"{A}/metrics/ingest.json"}
     passed = {"out-gate": GATE["gate"], "out-decision": DECISION["after"], "out-metrics": f"{A}/metrics/validate.json"}
     return [
         Step("ingest", {"data": "data", **made, **told}),

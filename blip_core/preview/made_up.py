@@ -14,17 +14,18 @@ from blip_core.model.blip import Blip
 from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.tokenizer.wordpiece import BERT_TOKENS, bert_tokenizer
 from blip_core.training.objectives import CaptionObjective, PretrainObjective
+from blip_core.training.optional import pretrain_objective
 from blip_core.training.step import Batch, Objective
 
 WORDS = (6, 14)  # in a made-up text, as in COCO
 NEVER = 10**9  # steps between two checkpoints, or two lines of a log
 
 
-def objective_of(stage: str, params: Params, model: Blip) -> Objective:
+def objective_of(stage: str, params: Params, model: Blip, tokenizer: Tokenizer) -> Objective:
     cfg = params.section(stage)
     if stage == "tune_captioner":
         return CaptionObjective(cfg.language)
-    objective = PretrainObjective(model, cfg.contrast, getattr(cfg, "language", None))
+    objective = pretrain_objective(model, tokenizer, cfg) if stage == "pretrain" else PretrainObjective(model, cfg.contrast, None)
     contrast = objective.contrast
     for name in ("image", "text"):  # a full queue of other pairs, as behind the first hundred steps
         queue = getattr(contrast, f"{name}_queue")

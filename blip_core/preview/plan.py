@@ -15,7 +15,7 @@ from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.model.stem import stem_widths
 from blip_core.preview.advice import suggestions
 from blip_core.preview.writers import tensor_sizes, writer_needs
-from blip_core.training.objectives import momentum_twin
+from blip_core.training.contrast import momentum_twin
 
 ROWS = 4096  # tokens in the product that is timed
 BERT_VOCABULARY = 30524  # bert-base-uncased with [DEC] and [ENC]

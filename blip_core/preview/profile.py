@@ -79,7 +79,7 @@ def _training(stage: str, params: Params, artifacts: Path | None, batch_size: in
         fixed = cfg.model_copy(update={"steps": steps})
         tokenizer = _tokenizer(params, artifacts)
         model = new_model(params.model, tokenizer, seed=params.seed)
-        objective = objective_of(stage, params, model)
+        objective = objective_of(stage, params, model, tokenizer)
         source = _real_batches(stage, params, artifacts, tokenizer, fixed) if artifacts else MadeUp(params, tokenizer, fixed)
         with tempfile.TemporaryDirectory() as folder, watching(watch, objective):
             read, name = Watched(source, watch), f"profile {stage}"

@@ -35,6 +35,7 @@ def step_seconds(params: Params, stage: str, *, images: int, vocabulary: int) ->
     tokenizer = made_up_tokenizer(vocabulary - len(ROLE_TOKENS))
     model = new_model(params.model, tokenizer, seed=params.seed)
     clocked = _Clocked(list(MadeUp(params, tokenizer, cfg).loader(0)))
+    objective = objective_of(stage, params, model, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        fit(model, objective_of(stage, params, model), clocked, cfg, name="two steps", folder=Path(folder), seed=params.seed, report=None)
+        fit(model, objective, clocked, cfg, name="two steps", folder=Path(folder), seed=params.seed, report=None)
     return (clocked.asked[-1] - clocked.asked[1]) / TIMED

@@ -14,7 +14,7 @@ from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import Log, fit, summarize, write_history
-from blip_core.training.objectives import PretrainObjective
+from blip_core.training.optional import pretrain_objective
 from blip_core.weights.checkpoint import new_model, save_model
 from blip_core.weights.load import initialize
 
@@ -43,6 +43,7 @@ def pretrain(
     model = new_model(model_cfg, tokenizer, seed=seed)
     if cfg.init_from.vit or cfg.init_from.bert:
         initialize(model, vit=cfg.init_from.vit, bert=cfg.init_from.bert)
+    objective = pretrain_objective(model, tokenizer, cfg)
     batches = Batches(
         rows,
         ShardImages(shards),
@@ -53,9 +54,8 @@ def pretrain(
         prompt=cfg.language.prompt,
         seed=seed,
     )
-    inputs = {"sources": sources, "data": content_hash(generation), "vocab": sha256_file(vocab)}
+    inputs = {"sources": sources, "data": content_hash(generation), "vocab": sha256_file(vocab), **_teacher(cfg)}
     folder = run_folder(work, f"pretrain-{out.name}", cfg=cfg.model_dump(), model=model_cfg.model_dump(), seed=seed, **inputs)
-    objective = PretrainObjective(model, cfg.contrast, cfg.language)
     history = fit(model, objective, batches, cfg.optim, name=f"pretrain {out.name}", folder=folder, seed=seed, report=log)
     if rank() > 0:
         return
@@ -63,3 +63,12 @@ def pretrain(
     write_history(history, out_history)
     write_json({"texts": len(rows.text), **summarize(history)}, out_metrics)
     discard(folder)
+
+
+def _teacher(cfg: PretrainConfig) -> dict[str, str]:
+    """The content of the teacher, if there is one: another in its place makes another training."""
+    if cfg.optional is None or cfg.optional.distillation is None:
+        return {}
+    path = cfg.optional.distillation.teacher
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return {f"teacher {p.name}": sha256_file(p) for p in files}

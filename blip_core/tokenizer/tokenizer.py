@@ -71,6 +71,12 @@ class Tokenizer:
         ids = self._pieces.get_vocab(with_added_tokens=True)
         return [token for token in sorted(ids, key=ids.__getitem__) if token not in ROLE_TOKENS]
 
+    @property
+    def mask(self) -> int | None:
+        """The id of the token that hides a word; None where the vocabulary has none."""
+        found = (self._pieces.token_to_id(name) for name in ("[MASK]", "<mask>"))
+        return next((i for i in found if i is not None), None)
+
     def save(self, path: Path) -> None:
         """As a tokenizer.json."""
         path.write_text(self._pieces.to_str(pretty=True) + "\n", encoding="utf-8")

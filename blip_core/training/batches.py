@@ -209,5 +209,4 @@ def pair_fields(rows: Rows, picked: Picked, texts: list[str], tokenizer: Tokeniz
 
 def finished(batch: AnyBatch) -> AnyBatch:
     """On this process's device, normalised there."""
-    batch = batch.to(device())
-    return replace(batch, pixels=normalize(batch.pixels))
+    return replace(batch, pixels=normalize(batch.pixels.to(device()))).to(device())

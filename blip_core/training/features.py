@@ -129,7 +129,7 @@ class FeatureBatches(RowBatches):
             if self.cfg.augment != PLAIN:
                 raise ValueError(
                     f"features.cache holds one view of a picture, but optim.augment asks for others ({self.cfg.augment}): set crop [1, 1], "
-                    "shift 0, brightness 0, flip false, or features.cache null"
+                    "shift 0, brightness 0, flip false, randaugment null, or features.cache null"
                 )
             self.cache = FeatureCache(images, rows.shard.dictionary.to_pylist(), frozen, features)
 

@@ -4,6 +4,8 @@ Every loss has a level that costs no learning, its chance:
 itm   H(1/3) = 0.6365 nats: one of three pairs is true, and nothing tells which. Public BLIP trainings were left there for days.
 itc   ln(candidates): all similarities are equal.
 lm    the entropy of the words of a batch: their frequencies are known, and nothing else.
+ncd   ln(copies + 1): a noisy copy of a caption is as probable as the caption (blip_core/training/optional.py).
+Those of a teacher have none; they should fall from their first value, as LM should.
 A loss rests where it lies at such a level and its slope says that it does not fall (`rests`).
 
 A loss that is not finite is no alarm but the end of the training, before the optimizer moves (blip_core/training/loop.py).
@@ -34,6 +36,13 @@ ADVICE = {
     "itc": "look at the learning rate, the temperature and whether texts belong to their images",
     "itm": "look at the learning rate, at hardness_ramp (easier negatives first) and whether texts belong to their images",
     "lm": "look at the learning rate, the vocabulary and max_tokens",
+    "ncd": "look at the learning rate, and at replaced (more words to tell a copy by)",
+}
+FALLING = {
+    "lm": ADVICE["lm"],
+    **dict.fromkeys(
+        ("distil_itc", "distil_itm", "distil_lm"), "look at the learning rate, the loss's weight and whether the teacher is a good one"
+    ),
 }
 FIRST = 0.1  # share of the steps by whose end features must have begun to part, or ITC to fall
 STALE_ADVICE = (
@@ -155,13 +164,15 @@ def _at_chance(rows: History, window: int, steps: int, span: str) -> list[Alarm]
 
 
 def _not_falling(history: History, rows: History, window: int, steps: int) -> list[Alarm]:
-    first = history[0]
-    if "lm" not in first or (last := _mean(rows[-window:], "lm")) < (1 - MARGIN) * first["lm"]:
-        return []
-    if not rests(_column(rows, "step"), _column(rows, "lm"), level=last, window=window, steps=steps):
-        return []
-    text = f"LM does not fall: {first['lm']:.4f} nats at step {first['step']:.0f}, {last:.4f} before step {rows[-1]['step']:.0f}"
-    return [Alarm("lm_not_falling", f"{text}: {ADVICE['lm']}")]
+    found = []
+    for name, advice in FALLING.items():
+        first = history[0].get(name)
+        if first is None or (last := _mean(rows[-window:], name)) < (1 - MARGIN) * first:
+            continue
+        if rests(_column(rows, "step"), _column(rows, name), level=last, window=window, steps=steps):
+            values = f"{first:.4f} nats at step {history[0]['step']:.0f}, {last:.4f} before step {rows[-1]['step']:.0f}"
+            found.append(Alarm(f"{name}_not_falling", f"{name.upper()} does not fall: {values}: {advice}"))
+    return found
 
 
 def _at_bound(rows: History, span: str, bounds: Bounds) -> list[Alarm]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from blip_core.compute.distributed import gather
 from blip_core.config.training import LanguageConfig, QueryContrastConfig
 from blip_core.model.qformer import QFormer
-from blip_core.training.objectives import Similarities, language_loss, language_shares, matching_loss, mean_cosine, word_entropy
+from blip_core.training.contrast import Similarities, mean_cosine
+from blip_core.training.objectives import hard_pairs, language_loss, language_shares, matching_loss, pair_logits, word_entropy
 from blip_core.training.step import FeatureBatch, Losses, Objective, TextBatch
 
 
@@ -72,7 +73,8 @@ class QueryObjective(Objective):
         itc, similarities = self.contrast(batch, model.image_features(queries), model.text_features(batch.ids, batch.mask))
         ramp = self.contrast.cfg.hardness_ramp
         hardness = min(1.0, batch.progress / ramp) if ramp else 1.0
-        itm = matching_loss(model, batch, image_tokens, images, similarities, hardness)
+        pairs = hard_pairs(batch, similarities, hardness, pad=model.special.pad)
+        itm = matching_loss(pair_logits(model, pairs, image_tokens, images), pairs)
         return {"itc": itc, "itm": itm, "lm": language_loss(model, batch, seen, self.language.label_smoothing)}
 
     def shares(self, batches: list[FeatureBatch]) -> dict[str, Tensor]:

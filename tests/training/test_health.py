@@ -8,9 +8,10 @@ import torch
 
 from blip_core.compute.distributed import device
 from blip_core.config.training import LanguageConfig, OptimConfig
+from blip_core.training.contrast import mean_cosine
 from blip_core.training.health import ITM_CHANCE, Health, alarms, window_rows
 from blip_core.training.loop import fit
-from blip_core.training.objectives import CaptionObjective, PretrainObjective, mean_cosine, word_entropy
+from blip_core.training.objectives import CaptionObjective, PretrainObjective, word_entropy
 from blip_core.weights.checkpoint import new_model
 from tests.training.test_objectives import batch_of, contrast_cfg
 
@@ -73,6 +74,8 @@ def noise(i: int) -> float:
         ("itc", {"itc": lambda i: math.log(18) + noise(i), "itc_chance": lambda i: math.log(18)}),
         ("lm", {"lm": lambda i: 2.5 + 2 * 0.7**i + noise(i), "lm_chance": lambda i: 2.45}),
         ("lm_not_falling", {"lm": lambda i: 1.7 + noise(i)}),
+        ("ncd", {"ncd": lambda i: math.log(2) + 0.3 * noise(i), "ncd_chance": lambda i: math.log(2)}),
+        ("distil_lm_not_falling", {"distil_lm": lambda i: 0.8 + noise(i)}),
         ("temperature", {"temperature": lambda i: max(0.01, 0.07 - 0.005 * i)}),
         ("temperature", {"temperature": lambda i: min(0.5, 0.07 + 0.02 * i)}),
         ("image_collapse", {"image_cosine": lambda i: 0.999}),
