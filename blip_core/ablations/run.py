@@ -31,12 +31,15 @@ log = logging.getLogger(__name__)
 FILE = "ablations.yaml"
 
 
-def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | None, out: Path, work: Path, compare: Compare) -> list[str]:
-    """Run the named arms, all where none is named; `out` is written anew behind each. Returns those that failed, as by their gate, and why.
+def ablate(
+    root: Path, params: Path, *, seeds: list[int], names: list[str] | None, out: Path, work: Path, compare: Compare, file: Path = Path(FILE)
+) -> list[str]:
+    """Run the named arms of `file` (below `root`, or anywhere), all where none is named; `out` is written anew behind each. Returns those
+    that failed, as by their gate, and why.
 
     Before anything runs, ValueError says which name, key or value does not fit.
     """
-    arms, values = read_arms(root / FILE), read_values(params)
+    arms, values = read_arms(root / file), read_values(params)
     known = check_params(values, params)
     wanted, own = chosen(arms, names), own_data(root)
     for name, arm in wanted.items():

@@ -11,13 +11,17 @@ from blip_core.runtime.times import read_times
 
 
 def add_verbs(verbs: Verbs) -> None:
-    summary = "parameters, work, memory and time of the trainings of a params.yaml, and values that suit the data"
+    summary = "parameters, work, memory and time of the trainings of a params.yaml, values that suit the data, or which way pays (--regime)"
     plan = verbs.add("plan", _plan, summary, example="--params params.yaml")
     told = "what ingest wrote, once it ran; default: %(default)s"
     plan.add_argument("--vocab", type=Path, default=Path("artifacts/tokenizer.json"), help=told)
-    told = "what ingest said, from which the number of pictures comes; default: %(default)s"
+    told = "what ingest said, from which the numbers of pictures come; default: %(default)s"
     plan.add_argument("--ingested", type=Path, default=Path("artifacts/metrics/ingest.json"), help=told)
     plan.add_argument("--pictures", type=int, metavar="N", help="suggest steps, lr, warm-up, momentum and queue for so many pictures")
+    says = "which way pays where this share of the crawl's texts is wrong (judge 50 of them): the nearest that was measured, nothing else"
+    plan.add_argument("--regime", type=float, metavar="NOISE", help=says)
+    for flag, what in (("crawl", "crawled pictures"), ("clean", "pictures that people described")):
+        plan.add_argument(f"--{flag}", type=int, metavar="N", help=f"{what}, for --regime; default: as ingest counted")
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )
@@ -47,6 +51,11 @@ def _add_ablate(verbs: Verbs) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    if args.regime is not None:
+        from blip_core.preview.regime import regime
+
+        print(regime(args.regime, crawl=args.crawl, clean=args.clean, ingested=args.ingested))
+        return
     from blip_core.preview.plan import plan
 
     pictures = args.pictures

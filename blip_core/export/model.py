@@ -22,7 +22,7 @@ from blip_core.export.parity import Differences, differences
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file, write_json
 from blip_core.model.blip import Blip
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.checkpoint import is_tuned
 
 Form = Literal["onnx", "torch.export"]
@@ -47,7 +47,7 @@ def export_model(
     captioner, judge = open_blip(folder, precision="fp32")
     model = judge.model.cpu()
     with new_folder(out) as temporary:
-        (temporary / "tokenizer.json").write_text(judge.tokenizer._pieces.to_str(pretty=True) + "\n", encoding="utf-8")
+        judge.tokenizer.save(temporary / "tokenizer.json")
         (temporary / "example.py").write_text(Path(example.__file__).read_text())
         manifest = {
             "export": form,

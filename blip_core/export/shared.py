@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import CardData
 
+from blip_core.selection.judged_noise import bounded_by
 from blip_core.tracking.provenance import ancestry, git_state, maker, outdated, read_lock
 
 _NOISE = {
@@ -44,14 +45,16 @@ def licence_lines(licence: str, passed_on: str) -> list[str]:
 
 
 def noise_lines(metrics: Path, rounds: set[str]) -> list[str]:
-    """What the gates of these rounds measured; nothing where there is none."""
-    lines = []
+    """What the gates of these rounds measured, and what their bounds rest on; nothing where there is none."""
+    lines, bounds = [], list[str]()
     for path in sorted(metrics.glob("gate-*.json")):
         if path.stem.removeprefix("gate-") in rounds:
             found = json.loads(path.read_text())
             known = {key: says for key, says in _NOISE.items() if isinstance(found.get(key), int | float)}
             lines += [f"| {path.stem} | {says} | {found[key]:.4f} |" for key, says in known.items()]
-    return ["## Noise", "", "| measured by | share of | value |", "|---|---|---|", *lines, ""] if lines else []
+            bounds += [f"{path.stem} went by {by} for the bound on the kept {source} texts." for source, by in bounded_by(found).items()]
+    table = ["## Noise", "", "| measured by | share of | value |", "|---|---|---|", *lines, ""] if lines else []
+    return [*table, *bounds, ""] if bounds else table
 
 
 def project_of(folder: Path) -> tuple[Path, str] | None:

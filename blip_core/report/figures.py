@@ -137,6 +137,20 @@ def difference_rows(panels_of: dict[str, dict[str, list[tuple[float, float, floa
         return _png(figure)
 
 
+def spent_and_reached(panels_of: dict[str, dict[str, tuple[float, list[float]]]], *, spent: str) -> bytes:
+    """A panel per metric, a point per arm: what it spent in all, and the mean of what it reached, with the range over its seeds."""
+    with _panels(len(panels_of), columns=3, size=(4.2, 3.4)) as (figure, panels):
+        for panel, (title, arms) in zip(panels, panels_of.items(), strict=True):
+            for (name, (cost, values)), colour in zip(arms.items(), _cycle(), strict=False):
+                mean = sum(values) / len(values)
+                panel.plot([cost, cost], [min(values), max(values)], color=colour, linewidth=1.4)
+                panel.plot(cost, mean, "o", color=colour, markersize=5)
+                panel.annotate(name, (cost, mean), xytext=(6, 4), textcoords="offset points", fontsize=9, color=colour)
+            panel.set_xlim(0, 1.2 * max(cost for cost, _ in arms.values()))
+            _label(panel, title, spent, "")
+        return _png(figure)
+
+
 def example_sheet(examples: list[Example], *, title: str) -> bytes:
     """Pictures with their texts, decisions and scores. Glyphs that the font lacks are boxes here; the page shows them."""
     most = min(SHEET_TEXTS, max(len(e.texts) for e in examples))

@@ -9,6 +9,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
@@ -19,12 +20,15 @@ from blip_core.ablations.continued import continue_training
 from blip_core.ablations.data import own_data, take_data
 from blip_core.ablations.equal import equal_texts
 from blip_core.ablations.graph import Chain, derive
+from blip_core.ablations.oracle import oracle_texts
 from blip_core.ablations.page import BEGIN, END, differences, section, show, write_page
 from blip_core.ablations.results import METRICS, joined
 from blip_core.ablations.shared import tune_shared
 from blip_core.config.params import Params
 from blip_core.config.reading import laid_over, read_values
-from blip_core.tables.captions import caption_table, read_tables, write_table
+from blip_core.files.content import write_json
+from blip_core.sample.truth import load_truth, synthetic_noise
+from blip_core.tables.captions import SCHEMA, caption_table, kept, read_table, read_tables, table_paths, write_table
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.versions.cache import resolved
@@ -178,6 +182,34 @@ def test_equal_texts_are_drawn_at_random_or_repeated(ingested, tmp_path):
         assert content_hash(again) != content_hash(out), "another seed draws others"
 
 
+def test_the_oracle_puts_true_captions_in_the_place_of_as_many_synthetic_ones(ingested, tmp_path):
+    shards, data, base = ingested / "shards", ingested.parent / "data", ingested / "generations/g0"
+    g1, out = (tmp_path / "generations" / name for name in ("g1", "oracle"))
+    paths = [tmp_path / "gates" / name for name in ("g1.json", "oracle.json")]
+    g1.mkdir(parents=True)
+    for path in table_paths(base):
+        table = read_table(path, SCHEMA.names)
+        web = [row for row in table.to_pylist() if row["source"] == "web"]
+        said = {"source": "synthetic", "round": "r1", "text": "a false one", "match": 0.9, "filter": "f"}
+        synthetic = [{**row, **said, "reason": ("kept", "below_threshold")[i % 3 > 0]} for i, row in enumerate(web)]
+        write_table(pa.concat_tables([table, caption_table(synthetic)]), g1 / path.name)
+    write_manifest(g1)
+    write_json({"passed": True, "generation": content_hash(g1)}, paths[0])
+    oracle_texts(g1, paths[0], data, out, paths[1], shards, seed=0)
+    require_gate(paths[1], out)
+    before, after = read_tables(g1), read_tables(out)
+    assert synthetic_noise(after, truth := load_truth(data)).after == 0.0
+    of = {name: t.filter(pc.equal(t["source"], "synthetic")) for name, t in (("before", before), ("after", after))}
+    assert of["after"].num_rows == kept(of["before"]).num_rows > 10 and set(of["after"]["reason"].to_pylist()) == {"kept"}
+    assert of["after"]["match"].null_count == of["after"].num_rows, "no filter has scored these"
+    assert not set(of["after"]["key"].to_pylist()) <= set(kept(of["before"])["key"].to_pylist()), "at pictures drawn at random"
+    assert set(of["after"]["key"].to_pylist()) <= truth.keys()
+    rest = [t.filter(pc.not_equal(t["source"], "synthetic")) for t in (before, after)]
+    assert rest[0].equals(rest[1]), "all other texts stay"
+    with pytest.raises(ValueError, match=r"no truth\.parquet"):
+        oracle_texts(g1, paths[0], tmp_path, out, paths[1], shards, seed=0)
+
+
 def test_one_model_is_tuned_to_write_and_to_judge(ingested, params, tmp_path):
     from blip_core.tokenizer.folders import load_tokenizer
     from blip_core.weights.checkpoint import load_model, new_model, save_model
@@ -193,10 +225,10 @@ def test_one_model_is_tuned_to_write_and_to_judge(ingested, params, tmp_path):
 
 
 def test_a_model_goes_on_from_its_weights(ingested, params, tmp_path):
-    from blip_core.tokenizer.wordpiece import Tokenizer
+    from blip_core.tokenizer.folders import load_tokenizer
     from blip_core.weights.checkpoint import load_model, new_model, save_model
 
-    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    tokenizer = load_tokenizer(ingested / "tokenizer.json")
     save_model(new_model(params.model, tokenizer, seed=0), tokenizer, tmp_path / "base", prompt="", max_tokens=24)
     out, still = tmp_path / "out", params.pretrain.optim.model_copy(update={"steps": 1, "lr": 1e-9, "min_lr": 0.0})
     cfg = params.pretrain.model_copy(update={"optim": still})
