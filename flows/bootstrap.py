@@ -172,7 +172,8 @@ def check_data(root: Path) -> None:
 def check_links(plan: list[Node], root: Path) -> None:
     """DVC calls `ingest` up to date though files behind a link have changed; where it runs, it finds that itself."""
     idle = any(node.name == "ingest" and not node.dirty and not node.kept for node in plan)
-    if idle and root == Path.cwd():  # elsewhere the data of a commit is taken as it was
+    noted = any((root / "data").glob("*.files.json"))
+    if idle and noted and root == Path.cwd():  # elsewhere the data of a commit is taken as it was
         require_noted(Path("data"), load_params(Path("params.yaml")).ingest)
 
 

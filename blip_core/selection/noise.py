@@ -31,6 +31,7 @@ UNSEEN = 0.05  # texts that each part is given besides, spread over all bins: an
 LEAST_SHARE = 1e-4  # of a bin, where its variance is told
 REFITS, HALVINGS = 3, 14  # until variances and weights belong together, and of the search for the bound
 FIRM = 1e3  # weight of what must hold exactly
+EVEN = 0.1  # chi-square by which a fit may be worse and still as good
 
 
 @dataclass(frozen=True)
@@ -76,26 +77,26 @@ def residual_noise(kind: np.ndarray, planted: Judged, crawl: Judged, *, confiden
 
 
 def _mixture(parts: dict[str, Judged], crawl: Judged, *, alpha: float) -> tuple[float, float]:
-    """The noise among what passes by the best fit, and the most that fits with confidence 1 - alpha.
+    """The noise among what passes by the best fit, and the most that fits with confidence 1 - alpha. Where several fits are as good, as
+    with a filter that hardly tells the kinds apart, the one with the most noise counts.
 
-    A fit may be worse than the best by the quantile of a chi-square with one degree of freedom. Where even the best one is worse than
+    For the bound a fit may be worse than the best by the quantile of a chi-square with one degree of freedom. Where even the best one is worse than
     chance allows, as crawled texts are not quite like planted ones, that is widened by the root of how much. Two chances come on top: the
     pass rates of planted pairs are estimates, and of the noise more or less may be among the texts that passed here.
     """
     from scipy.special import ndtri
 
     plain, safe = (_Fit.of(parts, crawl, safe=safe) for safe in (False, True))
-    point, z = plain.noise(plain.best()[0]), ndtri(1 - alpha)
+    likeliest, off = plain.best()
+    noise, z = plain.noise(likeliest), ndtri(1 - alpha)
+    point = plain.most_noise(off + EVEN, above=noise)
     weights, off = safe.best()
     freedom = max(1, int(np.count_nonzero(safe.seen)) - len(weights))
     allowed = off + z**2 * np.sqrt(max(1.0, off / freedom))
-    start = low = max(point, safe.noise(weights))
-    high = 1.0
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if safe.best(noise=middle)[1] <= allowed else (low, middle)
-    chance = low * (1 - low) / np.sum(crawl.passed) + safe.variance(safe.best(noise=low)[0])
-    return point, float(min(1.0, start + np.sqrt((low - start) ** 2 + z**2 * chance)))
+    start = max(noise, safe.noise(weights))
+    most = safe.most_noise(allowed, above=start)
+    chance = most * (1 - most) / np.sum(crawl.passed) + safe.variance(safe.best(noise=most)[0])
+    return point, float(np.clip(start + np.sqrt((most - start) ** 2 + z**2 * chance), point, 1.0))
 
 
 @dataclass
@@ -139,6 +140,14 @@ class _Fit:
             rows, wanted = [*rows, firm * self._passing() * (false - noise)], [*wanted, 0.0]
         weights, _ = nnls(np.array(rows), np.array(wanted))
         return weights, float(np.sum(((self.seen - weights @ self.shares) / self.spread) ** 2))
+
+    def most_noise(self, allowed: float, *, above: float) -> float:
+        """The most whose best fit has a chi-square of at most `allowed`; at least `above`, to the HALVINGS-th part of what is beyond."""
+        low, high = above, 1.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.best(noise=middle)[1] <= allowed else (low, middle)
+        return low
 
     def noise(self, weights: np.ndarray) -> float:
         passing = weights * self._passing()

@@ -200,11 +200,11 @@ def test_mixtures_of_noise_are_compared_with_their_own_truth():
 
     rng, kinds = np.random.default_rng(0), noise_mixtures.KINDS
     means = np.where(np.isin(kinds, noise_mixtures.TRUE_KINDS), 1.0, -2.0)
-    world = SimpleNamespace(match=rng.normal(size=(900, len(kinds))) + means, confidence=0.95)
+    world = SimpleNamespace(scores=rng.normal(size=(900, len(kinds), 2)) + means[:, None], confidence=0.95)
     names = np.repeat(["true", "mismatched", "perturbed"], 300)
     planted = pa.table({"kind": names, "image_id": np.tile(np.arange(300), 3)})
-    scored = rng.normal(size=900) + np.where(names == "true", 1.0, -2.0)
-    borrowed = {kind: (rng.normal(size=300) - 2, np.arange(300)) for kind in kinds}
+    scored = rng.normal(size=(900, 2)) + np.where(names == "true", 1.0, -2.0)[:, None]
+    borrowed = {kind: (rng.normal(size=(300, 2)) - 2, np.arange(300)) for kind in kinds}
     args = argparse.Namespace(texts=800, thresholds=[0.0, 1.0])
     rows = noise_mixtures.compare(world, {"clean": 0.6, "mismatch": 0.4}, (planted, scored), borrowed, args, np.random.default_rng(1))
     assert [r["threshold"] for r in rows] == [0.0, 1.0]

@@ -380,6 +380,7 @@ def test_a_change_behind_a_link_is_told_though_dvc_calls_ingest_up_to_date(tmp_p
     Path("elsewhere").mkdir()
     Path("data/web").mkdir(parents=True)
     Path("data/clean").symlink_to(tmp_path / "elsewhere")
+    Path("data/clean.files.json").write_text("{}")  # of before
     idle = Node("ingest", "cpu", (), dirty=False)
     with pytest.raises(ValueError, match=r"data/clean is a link.*`blip list`"):
         check_links([idle], tmp_path)

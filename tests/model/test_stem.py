@@ -7,7 +7,7 @@ from blip_core.config.model import VisionConfig
 from blip_core.model.blip import Blip
 from blip_core.model.stem import patch_embedding
 from blip_core.preview.plan import vit_flops
-from blip_core.training.objectives import mean_cosine
+from blip_core.training.contrast import mean_cosine
 from blip_core.weights.checkpoint import load_model, new_model, save_model
 from blip_core.weights.export import export_huggingface
 

@@ -14,7 +14,7 @@ from blip_core.compute.pixels import load_pixels
 from blip_core.config.params import load_params
 from blip_core.config.training import AugmentConfig
 from blip_core.export.data import export
-from blip_core.export.formats import WRITERS
+from blip_core.export.tools import WRITERS
 from blip_core.pictures.containers import kind_of
 from blip_core.pictures.images import decode_rgb
 from blip_core.tables.captions import KEPT, read_tables

@@ -55,7 +55,7 @@ def test_questions_about_pictures_in_the_table_are_read_whatever_its_other_colum
     schema = {"image_id": pa.int64(), "question": pa.string(), "answers": pa.list_(pa.string()), "image": kind}
     write(tmp_path / "val.parquet", rows, schema)
     found, aside = questions(Pictures(tmp_path), tmp_path, "val", PICTURE)
-    assert not aside and shades(found) == list(range(8)) and found[3].question == "is it 3?" and found[3].people == ("yes",)
+    assert not aside and shades(found) == list(range(8)) and found[3].question == "Is it 3?" and found[3].people == ("yes",)
 
 
 def test_captions_of_pictures_in_the_table_are_read(tmp_path):

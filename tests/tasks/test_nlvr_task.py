@@ -47,7 +47,7 @@ SHAPES = {
 def test_every_usual_file_is_read(name, folder):
     (folder / name).write_text(SHAPES[name])
     found, aside = NlvrTask().read(folder, "train", settings())
-    assert not aside and [(e.sentence, e.label) for e in found] == [("a dog left", True)]
+    assert not aside and [(e.sentence, e.label) for e in found] == [("A dog left", True)]
     assert [p.name for p in found[0].pictures] == ["train-10-1-img0.png", "train-10-1-img1.png"]
 
 

@@ -52,7 +52,7 @@ def test_json_is_read_in_any_encoding_that_says_so_and_as_lines_of_one_row(folde
 def test_two_files_that_count_their_questions_from_1_are_not_joined(folder):
     for name, question in (("vqa_test", "What?"), ("vg_test", "Where?")):
         (folder / f"{name}.json").write_text(json.dumps([row(question=question, question_id=1)]))
-    assert {e.question for e in read(folder)[0]} == {"what?", "where?"}
+    assert {e.question for e in read(folder)[0]} == {"What?", "Where?"}
 
 
 def test_a_question_whose_answers_are_all_empty_is_set_aside(folder):

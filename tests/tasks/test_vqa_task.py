@@ -57,7 +57,7 @@ def test_every_usual_file_is_read(kind, folder):
     found, aside = VqaTask().read(folder, "train", settings())
     assert not aside and len(found) == 1
     assert (
-        found[0].question == "what is it?" and found[0].answers[0][0] == "red" and sum(s for _, s in found[0].answers) == pytest.approx(1)
+        found[0].question == "What is it?" and found[0].answers[0][0] == "red" and sum(s for _, s in found[0].answers) == pytest.approx(1)
     )
     assert found[0].pictures[0].exists() and found[0].direct == (kind == "aokvqa")
 

@@ -275,5 +275,5 @@ def test_a_truncated_model_is_a_clear_error(model, tokenizer, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ValueError, match="model.safetensors: does not load"):
         load_model(tmp_path / "m")
-    with pytest.raises(ValueError, match="no config.json, so this is no model folder"):
+    with pytest.raises(ValueError, match="no config.json, so no model folder"):
         load_model(tmp_path)
