@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -103,5 +103,6 @@ def _known_keys(cls: type, parents: list[int | str]) -> list[str]:
     """The keys that the class at this path of `cls` accepts; none where the path leaves the classes."""
     for name in parents:
         field = next((f for n, f in getattr(cls, "model_fields", {}).items() if name in (n, f.alias)), None)
-        cls = field.annotation if field and isinstance(field.annotation, type) else object
+        found = field.annotation if field else object
+        cls = next((c for c in (found, *get_args(found)) if isinstance(c, type)), object)
     return [f.alias or n for n, f in getattr(cls, "model_fields", {}).items()]

@@ -24,8 +24,9 @@ def plan(params: Params, vocab: Path) -> str:
     """Lines for a person: the model, then each training of params.yaml. Seconds are those of this machine.
 
     `vocab`: what ingest has written of the texts. Before it, the vocabulary counts as large as ingest may make it."""
+    sizes = params.med("plan")
     vocabulary, by = _vocabulary(params, vocab)
-    model = skeleton(params.model, vocabulary)
+    model = skeleton(sizes, vocabulary)
     parts = {"image encoder": model.vit, "text transformer": model.med, "projections and ITM head": None}
     total = sum(p.numel() for p in model.parameters())
     lines = [f"model: {scaled(total)} parameters (vocabulary of {by})"]
@@ -37,7 +38,7 @@ def plan(params: Params, vocab: Path) -> str:
     for stage in ("pretrain", "tune_captioner", "tune_filter"):
         cfg = params.section(stage)
         adapted = getattr(cfg, "lora", None)
-        lines += [adapter_needs(stage, adapted, cfg.optim)] if adapted else _describe(stage, params.model, cfg.optim, model)
+        lines += [adapter_needs(stage, adapted, cfg.optim)] if adapted else _describe(stage, sizes, cfg.optim, model)
     for writer in params.caption.writers:
         if (needs := writer_needs(writer, params.caption)) is not None:
             weights, texts = (f"{scaled(part, 1024)}iB" for part in needs)
