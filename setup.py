@@ -1,4 +1,4 @@
-"""What pyproject.toml can't say: a wheel packs files of the repository that are no code, and which `blip init` and register read.
+"""What pyproject.toml can't say: a wheel packs files of the repository that are no code: what `blip init`, `blip plan` and register read.
 
 blip_core/runtime/installed.py finds them there, or in a checkout where they stand.
 """
@@ -18,6 +18,7 @@ PACKED = (
     ".dvcignore",
     ".gitignore",
     "mlflow/serve.py",
+    "benchmarks/results/regimes.json",
 )
 
 

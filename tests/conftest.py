@@ -71,9 +71,10 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from blip_core.tokenizer.wordpiece import Tokenizer, build_vocab
+    from blip_core.tokenizer.build import build_vocab
+    from blip_core.tokenizer.wordpiece import bert_tokenizer
 
-    return Tokenizer(build_vocab([" ".join(WORDS)] * 2, 200))
+    return bert_tokenizer(build_vocab([" ".join(WORDS)] * 2, 200))
 
 
 @pytest.fixture(scope="session")

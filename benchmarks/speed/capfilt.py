@@ -35,7 +35,8 @@ from blip_core.stages.score import score
 from blip_core.tables.captions import caption_table, read_table, write_table
 from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.tables.shards import ShardWriter
-from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
+from blip_core.tokenizer.wordpiece import BERT_TOKENS
 from blip_core.weights.checkpoint import save_model
 from blip_core.weights.export import export_huggingface
 

@@ -6,8 +6,8 @@ Both sides make augmented, normalised batches at 224 pixels (tiny: 32): random r
 settings of `tune_captioner` in configs/vit-b16.yaml, the same crops of the same pictures in the same order. Ours tokenizes the texts
 too; the plain side hands them over as they are. Pictures are made by seed, at quality 85. Where both sides read the same bytes, their
 pixels may differ by two grey levels, or nothing is timed; in the rows "stored with short_side" ours reads the smaller files that ingest
-makes of the pictures, other bytes than the plain side. CPU seconds are those of all processes, in the tables with loading processes with
-their start. Writes benchmarks/results/data-path-<size>.json.
+makes of the pictures, other bytes than the plain side. RandAugment is off but for a row of its own; the plain side has none. CPU
+seconds are those of all processes, in the tables with loading processes with their start. Writes benchmarks/results/data-path-<size>.json.
 """
 
 import argparse
@@ -31,8 +31,10 @@ from blip_core.files.content import hash64
 from blip_core.pictures.images import admit
 from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
-from blip_core.tokenizer.wordpiece import Tokenizer, build_vocab
-from blip_core.training.batches import NUM_DRAWS, Batches, Rows, crop_box, pick
+from blip_core.tokenizer.build import build_vocab
+from blip_core.tokenizer.wordpiece import bert_tokenizer
+from blip_core.training.augment import NUM_DRAWS, crop_box
+from blip_core.training.batches import Batches, Rows, pick
 
 SEED, MOST_LEVELS = 0, 2
 Side = Callable[[], Iterator[torch.Tensor]]  # all batches
@@ -105,14 +107,16 @@ def store(paths: list[Path], folder: Path, *, short_side: int | None) -> ShardIm
     return ShardImages(folder)
 
 
-def make_batches(images: ShardImages, keys: list[str], passes: int, scale: Scale, workers: int) -> Batches:
+def make_batches(images: ShardImages, keys: list[str], passes: int, scale: Scale, workers: int, *, randaugment: bool = False) -> Batches:
     texts = [text_of(i) for i in range(len(keys))]
     columns = (pa.array(images.shards * len(keys)), pa.array(keys), pa.array(texts))
     rows = Rows(*columns, np.array([hash64(key) for key in keys]), {"web": np.arange(len(keys))})
     cfg = load_params(ROOT / "configs/vit-b16.yaml").tune_captioner.optim
     changes = {"batch_size": scale.batch_size, "steps": passes * len(keys) // scale.batch_size, "accumulate": 1, "workers": workers}
+    if not randaugment:
+        changes["augment"] = cfg.augment.model_copy(update={"randaugment": None})
     options = {"shares": {"web": 1.0}, "cfg": cfg.model_copy(update=changes), "image_size": scale.image_size}
-    return Batches(rows, images, Tokenizer(build_vocab(texts, 200)), **options, prompt="", seed=SEED)
+    return Batches(rows, images, bert_tokenizer(build_vocab(texts, 200)), **options, prompt="", seed=SEED)
 
 
 def ours(batches: Batches) -> Iterator[torch.Tensor]:
@@ -167,6 +171,8 @@ def make_sides(folder: Path, pictures: Pictures, scale: Scale, workers: int) -> 
         batches = make_batches(images, [p.stem for p in paths], pictures.passes, scale, workers)
         if not sides:
             sides["plain"] = partial(plain, Files(paths, batches), batch_size=scale.batch_size, workers=workers)
+            distorted = make_batches(images, [p.stem for p in paths], pictures.passes, scale, workers, randaugment=True)
+            sides["ours, with RandAugment"] = partial(ours, distorted)
         sides["ours, the same bytes" if short_side is None else f"ours, stored with short_side {short_side}"] = partial(ours, batches)
     return sides
 

@@ -22,7 +22,7 @@ from side_by_side import SIZES, alternate, build, compared, show, write
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, beam_search, nucleus
 from blip_core.model.inference import for_inference
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.export import export_huggingface
 
 NUM_IMAGES, NEW_TOKENS, BEAMS, SAMPLES, TOP_P = 2, 20, 3, 5, 0.9

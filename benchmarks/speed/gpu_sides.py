@@ -20,7 +20,7 @@ from blip_core.model.blip import Blip, SpecialTokens  # noqa: E402
 from blip_core.model.generate import Limits, beam_search, nucleus  # noqa: E402
 from blip_core.model.inference import for_inference  # noqa: E402
 from blip_core.training.loop import _train_step, compile_blocks, make_optimizer, parallel, parameter_groups  # noqa: E402
-from blip_core.training.objectives import PretrainObjective, _draws  # noqa: E402
+from blip_core.training.objectives import PretrainObjective  # noqa: E402
 from blip_core.training.step import Batch  # noqa: E402
 
 SIZES = ("vit-b16", "vit-l16", "tiny")
@@ -109,7 +109,7 @@ def public_step(setting: Setting, *, precision: str) -> Callable[[Batch], dict[s
             public.temperature.clamp_(*c.temperature_range)
         optimizer.zero_grad()
         with torch.autocast(setting.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            losses = public(batch.pixels, ids, mask, _draws(batch).to(setting.device), c.alpha)
+            losses = public(batch.pixels, ids, mask, batch.draws.to(setting.device), c.alpha)
         sum(losses.values()).backward()
         optimizer.step()
         return {k: v.item() for k, v in losses.items()}

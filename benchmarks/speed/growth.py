@@ -130,10 +130,10 @@ def write_scores(a: Path) -> None:
 
 def write_models(a: Path, params: Params) -> None:
     """A captioner and a filter of random weights."""
-    from blip_core.tokenizer.wordpiece import Tokenizer
+    from blip_core.tokenizer.folders import load_tokenizer
     from blip_core.weights.checkpoint import new_model, save_model
 
-    tokenizer = Tokenizer.load(a / "vocab.txt")
+    tokenizer = load_tokenizer(a / "tokenizer.json")
     for name in ("captioner", "filter"):
         save_model(new_model(ModelConfig(**params.model.model_dump()), tokenizer, seed=0), tokenizer, a / name, prompt="", max_tokens=24)
 
@@ -145,7 +145,7 @@ def calls(root: Path, params: Params) -> dict[str, Callable[[Callable], object]]
     """By stage: its call, the function given."""
     a, seed, work = root / "artifacts", params.seed, root / "work"
     g0, g1, shards, heldout, scores = a / "generations/g0", a / "generations/g1", a / "shards", a / "heldout", a / "scores"
-    outs = (shards, g0, heldout, a / "metadata", a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
+    outs = (shards, g0, heldout, a / "metadata", a / "tokenizer.json", a / "quarantine.parquet", a / "metrics/ingest.json")
     gates, docs, metrics = a / "gates", a / "docs", a / "metrics"
     cfg = params.section
     shared = {"seed": seed, "work": work}

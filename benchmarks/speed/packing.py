@@ -21,7 +21,8 @@ from blip_core.config.params import load_params
 from blip_core.model import med
 from blip_core.model.packing import Packing
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import _train_step, make_optimizer, parallel
 from blip_core.training.objectives import PretrainObjective
@@ -54,7 +55,7 @@ class Side:
 def demo_batches(num: int, artifacts: Path = ROOT / "artifacts") -> tuple[list[Batch], Tokenizer]:
     """The first batches that the demo's g0 learns from."""
     params = load_params(ROOT / "params.yaml")
-    cfg, tokenizer = params.pretrain, Tokenizer.load(artifacts / "vocab.txt")
+    cfg, tokenizer = params.pretrain, load_tokenizer(artifacts / "tokenizer.json")
     rows = Rows.of(artifacts / "generations/g0", ["human", "web"])
     shares = batch_shares(rows, human=cfg.human_share, synthetic=cfg.synthetic_share)
     options = {"image_size": params.model.vision.image_size, "prompt": cfg.language.prompt, "seed": params.seed}

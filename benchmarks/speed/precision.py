@@ -31,7 +31,7 @@ def run(params: Params, precision: str, steps: int, seed: int) -> dict[str, floa
         out = Path(folder)
         began = time.perf_counter()
         files = (out / "model", out / "history.csv", out / "metrics.json")
-        inputs = (a / "generations/g0", "human,web", a / "shards", a / "gates/g0.json", a / "vocab.txt")
+        inputs = (a / "generations/g0", "human,web", a / "shards", a / "gates/g0.json", a / "tokenizer.json")
         pretrain(*inputs, *files, cfg=cfg, model_cfg=params.model, seed=seed, work=out / "work")
         seconds = time.perf_counter() - began
         evaluate(files[0], a / "heldout", a / "shards", out / "evaluation", out / "evaluation.json", cfg=params.evaluate, seed=seed)

@@ -61,7 +61,8 @@ def evaluate_stage(folder: Path, num_images: int, k: int):
     from blip_core.tables.captions import caption_table, write_table
     from blip_core.tables.manifest import write_manifest
     from blip_core.tables.shards import ShardWriter
-    from blip_core.tokenizer.wordpiece import Tokenizer, build_vocab
+    from blip_core.tokenizer.build import build_vocab
+    from blip_core.tokenizer.wordpiece import bert_tokenizer
     from blip_core.weights.checkpoint import new_model, save_model
 
     rng, params, rows = np.random.default_rng(1), growth.settings(), []
@@ -74,7 +75,7 @@ def evaluate_stage(folder: Path, num_images: int, k: int):
     write_table(caption_table(rows), folder / "heldout/test-00000.parquet")
     for name in ("shards", "heldout"):
         write_manifest(folder / name)
-    tokenizer = Tokenizer(build_vocab(texts, 500))
+    tokenizer = bert_tokenizer(build_vocab(texts, 500))
     model = new_model(ModelConfig(**params.model.model_dump()), tokenizer, seed=0)
     save_model(model, tokenizer, folder / "model", prompt="", max_tokens=24)
     cfg = params.evaluate.model_copy(update={"rerank": k})

@@ -19,7 +19,7 @@ from side_by_side import SIZES, alternate, build, compared, random_texts, show, 
 
 from blip_core.model.blip import Blip
 from blip_core.model.inference import for_inference
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.export import export_huggingface
 
 NUM_IMAGES, TEXTS_PER_IMAGE, TOKENS = 2, 6, 12

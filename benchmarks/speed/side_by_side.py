@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT))
 from blip_core.config.model import ModelConfig  # noqa: E402
 from blip_core.config.params import load_params  # noqa: E402
 from blip_core.model.blip import Blip  # noqa: E402
-from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer  # noqa: E402
+from blip_core.tokenizer.tokenizer import Tokenizer  # noqa: E402
+from blip_core.tokenizer.wordpiece import BERT_TOKENS, bert_tokenizer  # noqa: E402
 from blip_core.weights.checkpoint import new_model  # noqa: E402
 from blip_core.weights.sizes import INIT  # noqa: E402
 
@@ -42,7 +43,7 @@ def model_config(size: str, *, image_size: int) -> ModelConfig:
 def build(size: str, *, image_size: int) -> tuple[Blip, Tokenizer]:
     """A model with random weights and a vocabulary of made-up words, as large as that of BERT but for tiny."""
     num_words = 200 if size == "tiny" else 30522 - len(BERT_TOKENS)
-    tokenizer = Tokenizer([*BERT_TOKENS, *(f"w{i}" for i in range(num_words))])
+    tokenizer = bert_tokenizer([*BERT_TOKENS, *(f"w{i}" for i in range(num_words))])
     return new_model(model_config(size, image_size=image_size), tokenizer, seed=0), tokenizer
 
 

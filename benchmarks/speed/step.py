@@ -6,11 +6,15 @@ The same weights, batch, queue and negatives; the losses of two steps must agree
 backward, AdamW and the momentum update; no data loading. Sides alternate in one process. `--memory` measures instead the peak
 resident memory of two steps, each side in a process of its own; there, `recomputed` is ours with all blocks of the image encoder
 computed again in the backward pass. Writes benchmarks/results/step-<size>-<batch>.json (memory-<size>-<batch>.json).
+
+How much of the processor is used: the work that a step must do (blip_core/preview/plan.py: matrix products, forward once, backward twice,
+nothing computed again) by CPU seconds, against products of matrices of 1,024 x 1,024 that took their turns in the same rounds.
 """
 
 import argparse
 import functools
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,16 +22,19 @@ from itertools import count
 
 import torch
 from public_step import PADDED, PublicBlip, load_ours
-from side_by_side import ROOT, SIZES, alternate, build, compared, random_texts, show, write
+from side_by_side import ROOT, SIZES, Times, alternate, build, compared, model_config, random_texts, show, write
 
 from blip_core.config.params import load_params
 from blip_core.config.training import ContrastConfig, OptimConfig
+from blip_core.preview.plan import step_flops
 from blip_core.training.loop import _train_step, learning_rate, make_optimizer, parallel, parameter_groups
-from blip_core.training.objectives import PretrainObjective, _draws
+from blip_core.training.objectives import PretrainObjective
 from blip_core.training.step import Batch
 
 SEED = 0
 Step = Callable[[int], dict[str, float]]  # number of the step to losses
+TOKENS = 12  # of a text, in the mean
+SQUARE, PRODUCTS = 1024, 20
 SIDES = ("public, fp32", "ours, fp32", "ours, bf16", "ours, bf16, recomputed")
 
 
@@ -90,7 +97,7 @@ def public_step(public: PublicBlip, tokenizer, contrast: ContrastConfig, optim: 
             public.temperature.clamp_(*contrast.temperature_range)
         alpha = contrast.alpha * min(1.0, batch.progress / contrast.alpha_ramp)
         optimizer.zero_grad()
-        losses = public(batch.pixels, ids, mask, _draws(batch), alpha)
+        losses = public(batch.pixels, ids, mask, batch.draws, alpha)
         sum(losses.values()).backward()
         optimizer.step()
         return {k: v.item() for k, v in losses.items()}
@@ -137,10 +144,31 @@ def measure_time(size: str, runs: int, batch_size: int) -> None:
     print(f"losses of two steps agree: greatest difference {difference:.1e}")
     # each side counts for itself, so that all have the same batch in a round
     numbered = {name: functools.partial(_next_step, side, count(2)) for name, side in sides.items()}
-    times = alternate(numbered, runs=runs, warmup=0)
-    rows = compared(times, theirs=SIDES[0])
+    peaks = {f"matrix product, {p}": functools.partial(multiply, t) for p, t in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    times = alternate(numbered | peaks, runs=runs, warmup=0)
+    used = usage(times, size, batch_size)
+    rows = compared({name: times[name] for name in numbered}, theirs=SIDES[0])
     show(f"One pre-training step, {size}, batch {batch_size}", rows, items=batch_size, unit="images")
-    print(write(f"step-{size}-{batch_size}", {"size": size, "batch": batch_size, "greatest_loss_difference": difference, "rows": rows}))
+    print("\n| side | GFLOP/s | of the matrix product of its precision |\n|---|---|---|")
+    for name, (rate, share) in used.items():
+        print(f"| {name} | {rate / 1e9:.1f} | {share:.0%} |")
+    about = {"size": size, "batch": batch_size, "greatest_loss_difference": difference, "rows": rows}
+    print(write(f"step-{size}-{batch_size}", about | {"flops_per_second_and_share": used}))
+
+
+def multiply(dtype: torch.dtype) -> None:
+    a = torch.ones(SQUARE, SQUARE, dtype=dtype)
+    for _ in range(PRODUCTS):
+        a @ a
+
+
+def usage(times: Times, size: str, batch_size: int) -> dict[str, tuple[float, float]]:
+    """Of each side: FLOP/s by CPU seconds (the median of the rounds), and their share in the matrix product's of the same precision."""
+    cfg = model_config(size, image_size=settings(size)[2])
+    step = batch_size * step_flops(cfg, "pretrain", tokens=TOKENS, vocabulary=207 if size == "tiny" else 30524)
+    product = PRODUCTS * 2 * SQUARE**3
+    rates = {n: (product if n.startswith("matrix") else step) / statistics.median(cpu for _, cpu in t) for n, t in times.items()}
+    return {name: (rate, rate / rates[f"matrix product, {'bf16' if 'bf16' in name else 'fp32'}"]) for name, rate in rates.items()}
 
 
 def _next_step(side, numbers) -> object:

@@ -25,7 +25,7 @@ from blip_core.pictures.images import decode_rgb
 from blip_core.tables.captions import each_table
 from blip_core.tables.shards import ShardImages
 from blip_core.texts.clean import clean_question
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.checkpoint import load_model
 from blip_core.weights.vqa import load_answering
 

@@ -51,9 +51,8 @@ def make_artifacts(root: Path, params: Params, *, seed: int, pictures: int) -> P
     write_sample(root / "data", sample)
     a = root / "artifacts"
     folders = (a / "shards", a / "generations/g0", a / "heldout", a / "metadata")
-    ingest(
-        root / "data", *folders, a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json", cfg=params.ingest, work=root / "work"
-    )
+    outs = (*folders, a / "tokenizer.json", a / "quarantine.parquet", a / "metrics/ingest.json")
+    ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
     checked = (a / "generations/g0", a / "heldout", a / "shards", a / "gates/g0.json", a / "decisions/g0.json")
     limits = {"cfg": params.section("validate"), "gate_cfg": params.gate, "score_cfg": params.score}
     validate(*checked, a / "metrics/validate.json", a / "docs/validate", **limits)

@@ -73,7 +73,7 @@ class World:
         if truth is None:
             raise ValueError(f"{data}: holds no truth.parquet; this is measured on the sample world: run `make demo`")
         self.texts = self._texts(truth, num_pictures)
-        self.match = self.score(self.texts).reshape(-1, len(KINDS))
+        self.scores = self.score(self.texts).reshape(-1, len(KINDS), 2)
 
     def _texts(self, truth: Truth, count: int) -> pa.Table:
         rng, pictures = np.random.default_rng(0), []
@@ -83,11 +83,12 @@ class World:
         return pa.Table.from_pylist([{**p, "text": text_of_kind(rng, truth[p["key"]].scene, k)} for p in chosen for k in KINDS])
 
     def score(self, texts: pa.Table) -> np.ndarray:
-        """P(match) as a web text has it."""
+        """P(match) as a web text has it, and the ITC cosine: texts x 2."""
         rows = caption_table([{**row, "source": "web"} for row in texts.select(["key", "image_id", "text"]).to_pylist()])
         rows = rows.select(SCHEMA.names).append_column("shard", texts["shard"])
         scored = scored_table(rows, [self.filter], self.images, batch_size=self.batch_size)
-        return with_match(scored, self.calibrations, where="benchmark")["match"].to_numpy()
+        scored = with_match(scored, self.calibrations, where="benchmark")
+        return np.stack([scored[name].to_numpy() for name in ("match", "itc")], axis=1)
 
 
 def measure(world: World, args: argparse.Namespace, draw: int) -> list[dict]:
@@ -116,8 +117,8 @@ def _shuffled(rng: np.random.Generator, texts: np.ndarray) -> list[str]:
 
 def compare(world: World, shares: dict, planted: tuple, borrowed: dict, args: argparse.Namespace, rng: np.random.Generator) -> list[dict]:
     names, p = list(shares), np.array(list(shares.values())) / sum(shares.values())
-    pictures, kinds = rng.permutation(len(world.match))[: args.texts], rng.choice(len(names), args.texts, p=p)
-    match = world.match[pictures, [KINDS.index(names[k]) for k in kinds]]
+    pictures, kinds = rng.permutation(len(world.scores))[: args.texts], rng.choice(len(names), args.texts, p=p)
+    match, itc = world.scores[pictures, [KINDS.index(names[k]) for k in kinds]].T
     false = ~np.isin(np.array(names)[kinds], TRUE_KINDS)
     table, scored = planted
     parts = [(np.array(table["kind"].to_pylist()), scored, table["image_id"].to_numpy(zero_copy_only=False))]
@@ -127,9 +128,11 @@ def compare(world: World, shares: dict, planted: tuple, borrowed: dict, args: ar
         parts.append((np.full(len(chosen), "crawled"), score[chosen], image[chosen]))
     kind, score, image = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     rows = []
+    score, own_itc = score.T
     for threshold in args.thresholds:
         kept = match >= threshold
-        found = residual_noise(kind, Judged(score, score >= threshold, image), Judged(match, kept, pictures), confidence=world.confidence)
+        controls, crawl = Judged(score, score >= threshold, image, own_itc), Judged(match, kept, pictures, itc)
+        found = residual_noise(kind, controls, crawl, confidence=world.confidence)
         rows.append(
             {"threshold": threshold, "truth": float(false[kept].mean()), **{k: getattr(found, k) for k in ("point", "upper", "worst")}}
         )

@@ -11,12 +11,24 @@ from blip_core.config.params import check_params
 from blip_core.config.reading import checked, laid_over, read_values
 
 
+class InPaper(Config):
+    """In the paper's units; by the names of results.METRICS."""
+
+    tr_r1: float = Field(description="text R@1 on COCO, percent")
+    ir_r1: float = Field(description="image R@1, percent")
+    cider: float = Field(description="points")
+
+
 class Arm(Config):
     """The chain of dvc.yaml under other values."""
 
     says: str = Field(description="what it is, in the tables")
     paper: str = Field("", description="where the paper has the like")
+    in_paper: InPaper | None = Field(None, description="what the paper has there; none: nothing that could be set beside it")
     params: dict[str, Any] = Field({}, description="laid over params.yaml: mappings are merged, all else is replaced")
+    times: dict[str, float] = Field(
+        {}, description="numbers of params.yaml by their path, as pretrain.optim.steps, to what multiplies them"
+    )
     against: tuple[str, ...] = Field((), description="rows, besides the baselines, that it is compared with; of arms above it, or its own")
     rows: dict[str, str] = Field({}, description="row of the tables to the model it is of; none: the arm's name, g1")
     stages: dict[str, dict[str, Any]] = Field({}, description="further stages, as dvc.yaml would have them")
@@ -71,8 +83,23 @@ def chosen(arms: Arms, names: list[str] | None) -> dict[str, Arm]:
 def arm_values(name: str, arm: Arm, values: dict[str, Any]) -> dict[str, Any]:
     """Every value of the arm's chain. ValueError names the arm and the key that does not fit, or the row whose model is not there."""
     merged = laid_over(values, arm.params)
+    for path, factor in arm.times.items():
+        merged = laid_over(merged, _multiplied(merged, path, factor, f"ablations.yaml: arms.{name}.times"))
     params = check_params(merged, f"ablations.yaml: arms.{name}.params")
     for row, model in rows(name, arm).items():
         if model not in params.models:
             raise ValueError(f"ablations.yaml: arms.{name}.rows: {row!r} is of model {model!r}; models has {sorted(params.models)}")
     return merged
+
+
+def _multiplied(values: dict[str, Any], path: str, factor: float, where: str) -> dict[str, Any]:
+    """The number at this path times the factor, to lay over the values; a whole number stays one."""
+    found: Any = values
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise ValueError(f"{where}: {path}: expected the path of a number of params.yaml, there is {found!r}")
+    over: Any = round(found * factor) if isinstance(found, int) else found * factor
+    for key in reversed(path.split(".")):
+        over = {key: over}
+    return over

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from blip_core.ablations.results import metrics_of, read_results
+from blip_core.ablations.results import METRICS, metrics_of, read_results
 from blip_core.files.atomic import new_file
 from blip_core.report.wording import listed
 
@@ -36,7 +36,12 @@ def _draw(results: dict[str, Any], figure: Path) -> None:
 def section(results: dict[str, Any], *, figure: str | None) -> str:
     """All of it; `figure` is the path of the picture as the page names it, None where there is no page."""
     shown = f"Differences to {results['baselines'][0]}: a point for each seed, with its interval"
-    parts = [_conditions(results), _means(results), *([f"![{shown}]({figure})", f"{shown}."] if figure else [])]
+    parts = [
+        _conditions(results),
+        _means(results),
+        *_beside_the_paper(results),
+        *([f"![{shown}]({figure})", f"{shown}."] if figure else []),
+    ]
     compared = [b for b in results["baselines"] if differences(results, b)["cider"]]
     for baseline in compared:
         about = f"Against {baseline}: the mean over the seeds, and at how many the interval lies above or below 0."
@@ -84,20 +89,26 @@ def _difference(seed: dict[str, Any], row: str, baseline: str, metric: str) -> t
 
 def _conditions(results: dict[str, Any]) -> str:
     facts, seeds = results["facts"], _seeds(results)
-    sample = facts["sample"]
     command = " ".join(["blip ablate --seeds", *seeds, *(["--arms", *results["arms"]] if results["arms"] else [])])
     made: dict[str, list[str]] = {}
     for name, seed in seeds.items():
         made.setdefault(f"of commit {seed['commit'][:10]} ({seed['machine']})", []).append(name)
     ran = "; ".join(f"{listed(names)} {by}" for by, names in made.items())
     return (
-        f"`{command}`, seed {ran}. Each seed is a world of its own: "
-        f"{sample['num_web']:,} crawled images, {sample['num_train']} clean ones, {sample['num_test']} for the test. Where nothing else is "
-        f"said, a model is trained from scratch for {facts['steps']} steps of {facts['batch_size']} images; "
-        f"{facts['human_share']:.0%} of a batch is human text, and {facts['synthetic_share']:.0%} of the rest synthetic, where there is "
-        "any. Values are means over the seeds, with their range; intervals hold "
+        f"`{command}`, seed {ran}. {_data(facts)} Where nothing else is said, a model is trained from scratch for {facts['steps']} steps "
+        f"of {facts['batch_size']} images; {facts['human_share']:.0%} of a batch is human text, and {facts['synthetic_share']:.0%} of the "
+        "rest synthetic, where there is any. Values are means over the seeds, with their range; intervals hold "
         f"{facts['confidence']:.0%} of {facts['bootstrap']:,} paired resamples of the test images."
     )
+
+
+def _data(facts: dict[str, Any]) -> str:
+    if own := facts.get("data"):
+        told = ", ".join(f"{path} (`{md5}`)" for path, md5 in own.items())
+        return f"All seeds have the project's own data, {told}; initial weights and draws take the seed."
+    sample = facts["sample"]
+    sizes = f"{sample['num_web']:,} crawled images, {sample['num_train']} clean ones, {sample['num_test']} for the test"
+    return f"Each seed is a world of its own: {sizes}."
 
 
 def _means(results: dict[str, Any]) -> str:
@@ -121,6 +132,33 @@ def _means(results: dict[str, Any]) -> str:
         metrics = [_mean([f["metrics"].get(m, {}).get("value") for f in found], "{:.3f}".format) for m in metrics_of(results)]
         rows.append([about["row"], about["says"], about["paper"], *texts, *metrics, _mean([f["true_captions"] for f in found], _percent)])
     return _table(head, rows)
+
+
+def _beside_the_paper(results: dict[str, Any]) -> list[str]:
+    """The paper's numbers and the means of the same rows here, each with its difference to the first baseline, in the paper's units."""
+    first, about = results["baselines"][0], {a["row"]: a for a in results["rows"] if a.get("in_paper")}
+    if first not in about:
+        return []
+
+    def told(values: dict[str, float], row: str) -> str:
+        return f"{values[row]:.1f}" + (f" ({values[row] - values[first]:+.1f})" if row != first and first in values else "")
+
+    rows = [[row, a["paper"]] for row, a in about.items()]
+    for metric in METRICS:
+        theirs = {row: a["in_paper"][metric] for row, a in about.items()}
+        ours = {row: 100 * value for row in about if (value := _mean_of(results, row, metric)) is not None}
+        for line in rows:
+            line += [told(theirs, line[0]), told(ours, line[0]) if line[0] in ours else "-"]
+    head = ["arm", "paper", *(f"{name}, {whose}" for name in METRICS.values() for whose in ("paper", "here"))]
+    says = (
+        f"The paper's numbers (ViT-B/16, 14 million images, fine-tuned on COCO) beside those here; in brackets the difference to {first}."
+    )
+    return [f"{says} CIDEr in points.", _table(head, rows)]
+
+
+def _mean_of(results: dict[str, Any], row: str, metric: str) -> float | None:
+    found = [seed["rows"][row]["metrics"][metric]["value"] for seed in results["seeds"].values() if row in seed["rows"]]
+    return fmean(found) if found else None
 
 
 def _texts(found: list[dict[str, Any]], source: str) -> tuple[str, str, str]:

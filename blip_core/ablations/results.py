@@ -24,12 +24,19 @@ Compare = Callable[..., dict[str, Any]]  # stages.compare.paired_comparison, whi
 METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}  # of every row; those of tasks besides
 
 
-def facts_of(params: Params) -> dict[str, Any]:
-    """The sizes that a reader of the tables must know."""
+def facts_of(params: Params, own: dict[str, str]) -> dict[str, Any]:
+    """The sizes that a reader of the tables must know, and the md5 of the project's `own` data, where the arms ran on that."""
     optim = params.pretrain.optim
     tests = {"bootstrap": params.compare.bootstrap, "confidence": params.compare.confidence}
     shares = {"human_share": params.pretrain.human_share, "synthetic_share": params.pretrain.synthetic_share}
-    return {"sample": params.sample.model_dump(exclude={"seed"}), "steps": optim.steps, "batch_size": optim.batch_size, **shares, **tests}
+    return {
+        "sample": params.sample.model_dump(exclude={"seed"}),
+        "steps": optim.steps,
+        "batch_size": optim.batch_size,
+        **shares,
+        **tests,
+        **({"data": own} if own else {}),
+    }
 
 
 def joined(files: list[Path]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Run the arms of an ablation, for each seed in a clone of its own: data, initial weights and draws take the seed, nothing else changes.
+"""Run the arms of an ablation, for each seed in a clone of its own: initial weights, draws and the sample's data take the seed, nothing
+else changes. The project's own data is the same for all seeds.
 
 Start at `ablate`. DVC runs the stages, so what is there is not made again, and a training that was stopped goes on.
 """
@@ -6,7 +7,6 @@ Start at `ablate`. DVC runs the stages, so what is there is not made again, and 
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from blip_core.ablations.arms import Arm, arm_values, chosen, read_arms, rows
+from blip_core.ablations.data import own_data, take_data
 from blip_core.ablations.graph import Chain, Own, derive
 from blip_core.ablations.results import Compare, facts_of, measure_row
 from blip_core.config.params import check_params
@@ -23,34 +24,36 @@ from blip_core.files.atomic import new_file, new_folder
 from blip_core.files.content import write_json
 from blip_core.runtime.guardian import guarded
 from blip_core.tracking.provenance import git
-from blip_core.versions.cache import resolved, run_dvc
+from blip_core.versions.cache import resolved
 from blip_core.versions.task_files import take_tasks
 
 log = logging.getLogger(__name__)
 FILE = "ablations.yaml"
-DRAWN = ".work/sample.yaml"  # in a clone: what its data was drawn by
 
 
-def ablate(root: Path, params: Path, *, seeds: list[int], names: list[str] | None, out: Path, work: Path, compare: Compare) -> list[str]:
-    """Run the named arms, all where none is named; `out` is written anew behind each. Returns those that failed, as by their gate, and why.
+def ablate(
+    root: Path, params: Path, *, seeds: list[int], names: list[str] | None, out: Path, work: Path, compare: Compare, file: Path = Path(FILE)
+) -> list[str]:
+    """Run the named arms of `file` (below `root`, or anywhere), all where none is named; `out` is written anew behind each. Returns those
+    that failed, as by their gate, and why.
 
     Before anything runs, ValueError says which name, key or value does not fit.
     """
-    arms, values = read_arms(root / FILE), read_values(params)
+    arms, values = read_arms(root / file), read_values(params)
     known = check_params(values, params)
-    wanted = chosen(arms, names)
+    wanted, own = chosen(arms, names), own_data(root)
     for name, arm in wanted.items():
         arm_values(name, arm, values)
     results: dict[str, Any] = {
         "arms": names,
-        "facts": facts_of(known),
+        "facts": facts_of(known, own),
         "rows": _about({name: arm for name, arm in arms.arms.items() if name in wanted}),
         "baselines": list(dict.fromkeys([*(b for b in arms.baselines if b in wanted), *(r for a in wanted.values() for r in a.against)])),
         "seeds": {},
     }
     failed = []
     for seed in seeds:
-        clone = prepare(root, work / "ablate" / str(seed), values, seed=seed)
+        clone = prepare(root, work / "ablate" / str(seed), values, seed=seed, own=own)
         made_on = {"commit": git(clone, "rev-parse", "HEAD"), "machine": _machine(known.pretrain.optim.precision)}
         found: dict[str, Any] = {**made_on, "rows": {}}
         results["seeds"][str(seed)] = found
@@ -74,11 +77,14 @@ def _machine(precision: str) -> str:
 
 
 def _about(wanted: dict[str, Arm]) -> list[dict[str, Any]]:
-    return [{"row": row, "arm": name, "says": arm.says, "paper": arm.paper} for name, arm in wanted.items() for row in rows(name, arm)]
+    told = {n: {"arm": n, "says": arm.says, "paper": arm.paper} for n, arm in wanted.items()}
+    numbers = {n: {"in_paper": arm.in_paper.model_dump()} for n, arm in wanted.items() if arm.in_paper}
+    return [{"row": row, **told[name], **numbers.get(name, {})} for name, arm in wanted.items() for row in rows(name, arm)]
 
 
-def prepare(root: Path, clone: Path, values: dict[str, Any], *, seed: int) -> Path:
-    """The seed's clone of the last commit, with its values, its data and the tasks' files; one that is there is taken up."""
+def prepare(root: Path, clone: Path, values: dict[str, Any], *, seed: int, own: dict[str, str]) -> Path:
+    """The seed's clone of the last commit, with its values, its data (`own` of the project, else the seed's sample) and the tasks' files;
+    one that is there is taken up."""
     if not clone.exists():
         _clone(root, clone)
     head, there = (git(folder, "rev-parse", "HEAD") for folder in (root, clone))
@@ -86,11 +92,7 @@ def prepare(root: Path, clone: Path, values: dict[str, Any], *, seed: int) -> Pa
         log.info("%s is of commit %s, here is %s; delete it to start anew from here", clone, there[:10], head[:10])
     values = values | {"seed": seed, "sample": values["sample"] | {"seed": seed}}
     _write_yaml(values, clone / "params.yaml")
-    if not (clone / DRAWN).exists() or read_values(clone / DRAWN) != values["sample"]:
-        shutil.rmtree(clone / "data", ignore_errors=True)
-        _call([sys.executable, "-m", "blip_core", "sample", "--out", "data"], clone)
-        run_dvc(clone, "add", "--quiet", "data")
-        _write_yaml(values["sample"], clone / DRAWN)
+    take_data(clone, root, values["sample"], own, _call)
     take_tasks(clone, root)
     return clone
 

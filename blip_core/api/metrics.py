@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from blip_core.evaluation.metrics import Scores, caption_scores, image_ranks, recalls, text_ranks
+from blip_core.evaluation.tokens import Tokenization
 
 
-def evaluate_captions(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def evaluate_captions(
+    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], *, tokenization: Tokenization | None = None
+) -> dict[str, float]:
     """How close captions are to those that people wrote: the numbers of pycocoevalcap, and of `metrics.json` of a chain.
 
     Sources: BLEU, Papineni et al. 2002; ROUGE-L, Lin 2004; CIDEr-D, Vedantam et al. 2015. The values of single images, and how sure a
@@ -16,6 +19,9 @@ def evaluate_captions(candidates: Mapping[str, str], references: Mapping[str, Se
     Args:
         candidates: One caption of each image, by any key of the image.
         references: One or more texts of the same images, by the same keys.
+        tokenization: `ptb` (Penn Treebank, as pycocoevalcap), `characters`, or `given` for texts that are tokens with spaces between them.
+            By default the references say which of the first two: `characters` where half of their letters are Chinese, Japanese, Korean,
+            Thai, Lao, Khmer or Burmese.
 
     Returns:
         `bleu1` to `bleu4` (of the corpus), `rouge_l` and `cider` (means over the images). 1.0 is what papers print as 100. CIDEr weighs
@@ -24,7 +30,7 @@ def evaluate_captions(candidates: Mapping[str, str], references: Mapping[str, Se
     Raises:
         ValueError: An image has a caption but no reference, or the reverse; or a text is no string. The message names the image.
     """
-    return caption_scores(references, candidates).corpus
+    return caption_scores(references, candidates, tokenization=tokenization).corpus
 
 
 def evaluate_retrieval(similarity: Scores | Sequence[Sequence[float]], image_of_text: Sequence[int] | np.ndarray) -> dict[str, float]:

@@ -168,7 +168,7 @@ def load(
         source: A model folder of a chain, as `artifacts/models/g1`; a BLIP, CLIP, SigLIP or vision-language folder as transformers'
             `save_pretrained` writes it; a `.pth` file of BLIP's authors; or `models:/NAME/VERSION` or `models:/NAME@ALIAS` in MLflow's
             registry.
-        vocab: The vocab.txt of a public BLIP, where it is not beside the weights.
+        vocab: The tokenizer of a public BLIP, a folder, tokenizer.json or vocab.txt, where it is not beside the weights.
         image_size: Of a public BLIP: another side of the pictures, in pixels; its position embeddings are resized.
         precision: What it computes in. auto is bf16 where the device has instructions for it, else fp32.
         project: The folder whose `mlflow.db` is the registry, unless MLFLOW_TRACKING_URI names one. A version is copied into its

@@ -8,6 +8,7 @@ crawled     a text of the crawl, which belongs to some other picture: mismatches
 perturbed   a caption of the picture with one describing word replaced by one that fits the sentence
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +19,10 @@ import pyarrow as pa
 from blip_core.files.content import hash64
 from blip_core.tables.captions import SCHEMA
 from blip_core.tables.heldout import Picture
+from blip_core.texts import scripts
 
 KINDS = ("true", "mismatched", "crawled", "perturbed")
+_WORD = re.compile(rf"[{scripts.PYTHON}]|[^\s{scripts.PYTHON}]+")
 _TRIES = 4  # to find one more perturbed text
 _NEIGHBOURS = 4096  # pictures around one, by key, among which a mismatched text is sought: to shuffle all for each would be quadratic
 
@@ -100,7 +103,7 @@ class Substitutes:
         met: dict[tuple[str, str], set[str]] = defaultdict(set)
         shares: dict[str, list[float]] = defaultdict(list)
         for picture in items:
-            words = [t.lower().split() for t in picture.texts]
+            words = [_words(t) for t in picture.texts]
             for word in {w for text in words for w in text}:
                 shares[word].append(sum(word in text for text in words) / len(words))
             for text in words:
@@ -110,14 +113,20 @@ class Substitutes:
         return cls({between: words & describing for between, words in met.items()}, describing)
 
     def perturb(self, text: str, picture: Picture, draw: np.random.Generator) -> str | None:
-        """The text with one word replaced by a describing word that no caption of the picture has; None when there is none."""
-        words = text.lower().split()
-        own = {w for t in picture.texts for w in t.lower().split()}
+        """The text, its capitals as they are, with one word replaced by a describing word that no caption of the picture has; None when
+        there is none."""
+        words, spans = _words(text), [found.span() for found in _WORD.finditer(text)]
+        own = {w for t in picture.texts for w in _words(t)}
         for place in draw.permutation(len(words)):
             context = (words[place - 1] if place else "<", words[place + 1] if place + 1 < len(words) else ">")
             if words[place] in self.describing:
                 fitting = sorted(self.fitting.get(context, set()) - own)
                 if fitting:
-                    words[place] = fitting[int(draw.integers(len(fitting)))]
-                    return " ".join(words)
+                    chosen, (start, end) = fitting[int(draw.integers(len(fitting)))], spans[place]
+                    return text[:start] + (chosen.capitalize() if text[start].isupper() else chosen) + text[end:]
         return None
+
+
+def _words(text: str) -> list[str]:
+    """Without case; in scripts without spaces each character is one."""
+    return [found.lower() for found in _WORD.findall(text)]

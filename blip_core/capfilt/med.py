@@ -20,7 +20,7 @@ from blip_core.config.capfilt import SamplerConfig
 from blip_core.files.content import hash64
 from blip_core.model.blip2 import ImageText
 from blip_core.model.generate import Limits, beam_search, check_length, nucleus
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 
 
 class Caption(NamedTuple):
@@ -103,8 +103,8 @@ def image_features(model: ImageText, images: list[np.ndarray], *, precision: str
     """ITC features of uint8 H x W x 3 images, unit length, fp32, on this process's device: I x E. ValueError of a BLIP-2."""
     if len(model.feature_shape) > 1:
         raise ValueError(
-            f"an image has ITC features of {model.feature_shape[0]} queries in a BLIP-2, and the best of them counts for each text, so there "
-            "is no one embedding; ask for the match of image and text"
+            f"a BLIP-2 has ITC features of {model.feature_shape[0]} queries of an image, and the best of them counts for each text, so "
+            "there is no one embedding; ask for the match of image and text"
         )
     with autocast(precision):
         return model.image_features(model.image_tokens(load_pixels(images, model.image_size)))

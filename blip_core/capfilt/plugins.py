@@ -29,6 +29,7 @@ from blip_core.files.content import sha256_file
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
 from blip_core.model.blip2 import ImageText
 from blip_core.model.inference import for_inference
+from blip_core.tokenizer.folders import TOKENIZER, VOCAB
 from blip_core.weights.checkpoint import is_blip2, model_hash
 from blip_core.weights.folders import folder_hash
 from blip_core.weights.load import load_pretrained, read_config
@@ -165,7 +166,7 @@ SCHEMES = {
 
 
 def open_blip(path: Path, *, precision: str, vocab: Path | None = None, image_size: int | None = None) -> tuple[MedCaptioner, MedFilter]:
-    """A BLIP, or a BLIP-2 of ours, in both its roles, whichever it has the weights for; `vocab` and `image_size` as `load_pretrained` has them."""
+    """A BLIP or our BLIP-2 in its roles, whichever it has the weights for; `vocab` and `image_size` as `load_pretrained` has them."""
     if path.is_dir() and is_blip2(path) and not vocab and not image_size:
         model, tokenizer = load_any(path)
     else:
@@ -228,7 +229,7 @@ def identify(path: Place) -> str:
         return sha256_file(path)[:16]
     if (config := read_config(path)).get("model_type") == ADAPTER:
         return identify_adapter(path)
-    if "model" in config and all((path / name).exists() for name in ("model.safetensors", "vocab.txt")):
+    if "model" in config and (path / "model.safetensors").exists() and any((path / name).exists() for name in (TOKENIZER, VOCAB)):
         return model_hash(path)
     return folder_hash(path)
 

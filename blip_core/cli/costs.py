@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -10,9 +11,17 @@ from blip_core.runtime.times import read_times
 
 
 def add_verbs(verbs: Verbs) -> None:
-    summary = "parameters, work and memory of the trainings of a params.yaml; trains nothing"
+    summary = "parameters, work, memory and time of the trainings of a params.yaml, values that suit the data, or which way pays (--regime)"
     plan = verbs.add("plan", _plan, summary, example="--params params.yaml")
-    plan.add_argument("--vocab", type=Path, default=Path("artifacts/vocab.txt"), help="that of ingest, once it ran; default: %(default)s")
+    told = "what ingest wrote, once it ran; default: %(default)s"
+    plan.add_argument("--vocab", type=Path, default=Path("artifacts/tokenizer.json"), help=told)
+    told = "what ingest said, from which the numbers of pictures come; default: %(default)s"
+    plan.add_argument("--ingested", type=Path, default=Path("artifacts/metrics/ingest.json"), help=told)
+    plan.add_argument("--pictures", type=int, metavar="N", help="suggest steps, lr, warm-up, momentum and queue for so many pictures")
+    says = "which way pays where this share of the crawl's texts is wrong (judge 50 of them): the nearest that was measured, nothing else"
+    plan.add_argument("--regime", type=float, metavar="NOISE", help=says)
+    for flag, what in (("crawl", "crawled pictures"), ("clean", "pictures that people described")):
+        plan.add_argument(f"--{flag}", type=int, metavar="N", help=f"{what}, for --regime; default: as ingest counted")
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )
@@ -42,9 +51,18 @@ def _add_ablate(verbs: Verbs) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    if args.regime is not None:
+        from blip_core.preview.regime import regime
+
+        print(regime(args.regime, crawl=args.crawl, clean=args.clean, ingested=args.ingested))
+        return
     from blip_core.preview.plan import plan
 
-    print(plan(read_params(args), args.vocab))
+    pictures = args.pictures
+    if pictures is None and args.ingested.exists():
+        told = json.loads(args.ingested.read_text())
+        pictures = told["images_web"] + told["images_train"]
+    print(plan(read_params(args), args.vocab, pictures=pictures))
 
 
 def _profile(args: argparse.Namespace) -> None:

@@ -1,9 +1,10 @@
-"""The verbs about data: raw data before ingest, and the generations that come of it (generations.py has those of their versions)."""
+"""The verbs about data: raw data before ingest, and the generations that come of it (generations.py has
+those of their versions, export.py writes them for others)."""
 
 import argparse
 from pathlib import Path
 
-from blip_core.cli import generations
+from blip_core.cli import export, generations
 from blip_core.cli.verbs import Verbs, read_params, read_params_or_own
 
 TASK_PICTURES = {"train": 2000, "val": 200, "test": 400}  # of the sample's tasks
@@ -24,7 +25,7 @@ def add_verbs(verbs: Verbs) -> None:
     contract.add_argument("folder", type=Path, help="as artifacts/generations/g1, artifacts/heldout or artifacts/rounds/r1/scores")
     contract.add_argument("--shards", type=Path, help="default: shards of the artifacts that the folder lies in")
     generations.add_verbs(verbs)
-    _add_export(verbs)
+    export.add_verb(verbs)
 
 
 def _add_inspect(verbs: Verbs) -> None:
@@ -64,24 +65,6 @@ def _span(word: str) -> range:
     if found := range(int(first), int(last or first) + 1):
         return found
     raise argparse.ArgumentTypeError(f"{word!r}: expected A-B with A no greater than B")
-
-
-def _add_export(verbs: Verbs) -> None:
-    summary = "write a generation for others: WebDataset, Hugging Face, COCO or BLIP lists, with a card"
-    export = verbs.add("export", _export, summary, example="artifacts/generations/g1 --format webdataset --out exported")
-    export.add_argument("generation", type=Path, help="as artifacts/generations/g1, or artifacts/heldout")
-    export.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export there is replaced")
-    export.add_argument("--to", help="s3://bucket/prefix to upload it to as well")
-    export.add_argument("--format", required=True, help="webdataset, imagefolder, parquet, coco or salesforce")
-    kinds = "jpg: PNG and WebP become JPEG, which every loader reads; keep: each stays as it is; default: jpg for webdataset, else keep"
-    export.add_argument("--images", choices=("jpg", "keep"), help=kinds)
-    which = export.add_mutually_exclusive_group()
-    which.add_argument("--kept-only", action="store_true", help="only the texts that were kept (default)")
-    which.add_argument("--all", action="store_true", help="every text, each with the reason for its fate")
-    export.add_argument("--license", default="unknown", help="for the card")
-    export.add_argument("--shards", type=Path, help="default: artifacts/shards beside the generation")
-    export.add_argument("--metadata", type=Path, help="default: artifacts/metadata beside the generation")
-    export.add_argument("--metrics", type=Path, help="default: artifacts/metrics beside the generation")
 
 
 def _sample(args: argparse.Namespace) -> None:
@@ -146,15 +129,3 @@ def _contract(args: argparse.Namespace) -> None:
     from blip_core.checks.contract import check_folder
 
     print(check_folder(args.folder, args.shards))
-
-
-def _export(args: argparse.Namespace) -> None:
-    from blip_core.export.data import export
-
-    options = {"form": args.format, "everything": args.all, "pictures": args.images, "licence": args.license}
-    manifest = export(args.generation, args.out, shards=args.shards, metadata=args.metadata, metrics=args.metrics, **options)
-    print(f"{args.out}: {manifest['images']} images with {sum(manifest['texts'].values())} texts; {args.out / 'README.md'} is its card")
-    if args.to:
-        from blip_core.export.upload import upload
-
-        print(f"{args.to}: {upload(args.out, args.to, read_params(args).ingest.remote)} objects sent, the rest was there")

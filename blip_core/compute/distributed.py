@@ -146,5 +146,6 @@ def gather(x: Tensor) -> Tensor:
 
 
 def global_mean(summed: Tensor, count: Tensor) -> Tensor:
-    """summed / count over all ranks, scaled so that the mean of the ranks' gradients (DDP) is the gradient of the global mean."""
-    return summed * world_size() / total(count)
+    """summed / count over all ranks, scaled so that the mean of the ranks' gradients (DDP) is the gradient of the global mean. 0 where
+    nothing counts."""
+    return summed * world_size() / total(count).clamp(min=1)

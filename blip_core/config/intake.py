@@ -1,12 +1,13 @@
 """The sections `ingest` and `validate`: what is let in, and what must hold of it."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blip_core.config.base import Config, Positive, Share
-from blip_core.config.screens import Screen, WebScreensConfig
+from blip_core.config.screens import PicturesConfig, Screen, WebScreensConfig
 
 Place = str | tuple[str, ...]
 Format = Literal["webdataset", "karpathy", "salesforce", "coco", "imagefolder", "parquet", "table", "sidecar"]  # blip_core/intake/formats
@@ -114,6 +115,7 @@ class IngestConfig(Config):
     images: ImageLimits
     texts: TextLimits
     screens: WebScreensConfig
+    pictures: PicturesConfig = PicturesConfig()
     near_copies: NearCopiesConfig
     remote: RemoteConfig
     metadata: MetadataConfig = MetadataConfig()
@@ -123,8 +125,23 @@ class IngestConfig(Config):
     max_rejected: Share = Field(
         description="a larger share of either part's texts that is set aside, or lies in files that are not understood, fails the stage"
     )
-    vocab: Path | None = Field(description="a BERT vocab.txt; null builds one from the ingested texts")
-    vocab_size: int = Field(ge=50, description="entries of a vocabulary that is built, at most")
+    vocab: Path | None = Field(
+        description="a tokenizer: a folder of transformers, a tokenizer.json or a vocab.txt of BERT; null builds one of the ingested texts"
+    )
+    vocab_kind: Literal["uncased", "accents", "cased", "bytes"] = Field(
+        description="of a vocabulary that is built: WordPiece as bert-base-uncased, lower case without accents; accents: lower case with "
+        "them; cased: both as they are; bytes: byte-level BPE, both as they are, for any script",
+    )
+    vocab_size: int = Field(ge=50, description="entries of a vocabulary that is built, at most; of bytes 261 at least")
+    max_unknown: Share = Field(description="a larger share of the tokens that the vocabulary lacks ([UNK]) fails the stage")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        keep = {"all": ("*",), "none": ()}[self.metadata.keep] if isinstance(self.metadata.keep, str) else self.metadata.keep
+        for screen in self.pictures.of_sources():
+            if not any(fnmatchcase(screen.field.lower(), pattern.lower()) for pattern in keep):
+                raise ValueError(f"pictures.screens: {screen.name} wants the field {screen.field}, which metadata.keep leaves out")
+        return self
 
 
 class ValidateConfig(Config):

@@ -13,6 +13,11 @@ class VisionConfig(Config):
 
     image_size: Positive
     patch_size: Positive
+    stem: Literal["patch", "conv"] = Field(
+        "patch",
+        description="what makes tokens of pixels: one convolution per patch, as the paper; or 3 x 3 convolutions that halve the picture "
+        "until a token is one of patch_size, a power of 2: it learns from fewer pictures, and transformers has no such model to export to",
+    )
     width: Positive
     depth: Positive
     heads: Positive
@@ -25,6 +30,8 @@ class VisionConfig(Config):
     def _fits(self) -> Self:
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if self.stem == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
+            raise ValueError(f"patch_size is {self.patch_size}; the stem conv halves the picture, so it must be a power of 2, as 8 or 16")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
         return self

@@ -103,6 +103,6 @@ def _known_keys(cls: type, parents: list[int | str]) -> list[str]:
     """The keys that the class at this path of `cls` accepts; none where the path leaves the classes."""
     for name in parents:
         field = next((f for n, f in getattr(cls, "model_fields", {}).items() if name in (n, f.alias)), None)
-        found = field.annotation if field else object
-        cls = next((c for c in (found, *get_args(found)) if isinstance(c, type)), object)
+        kinds = get_args(field.annotation) or (field.annotation,) if field else ()  # of what may be null: the class
+        cls = next((kind for kind in kinds if isinstance(kind, type) and hasattr(kind, "model_fields")), object)
     return [f.alias or n for n, f in getattr(cls, "model_fields", {}).items()]

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from blip_core.config.base import Config, Positive, Share
 
+SampleLanguage = Literal["en", "es", "zh"]
 WebKind = Literal["clean", "terse", "mismatch", "boilerplate", "partial", "general"]  # of the sample's web texts
 
 
@@ -13,6 +14,7 @@ class SampleConfig(Config):
     """The built-in sample world (blip_core/sample/write.py)."""
 
     seed: int = Field(ge=0, description="another seed is another world sample")
+    language: SampleLanguage = Field(description="of its texts: English, Spanish, Chinese; the pictures say the same in each")
     num_web: Positive
     num_train: Positive
     num_val: Positive

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blip_core.config.base import OFF, THREADS, Config, Positive, Precision, Question, Share
+from blip_core.config.base import MODELS, OFF, THREADS, Config, Positive, Precision, Question, Share
 from blip_core.config.reading import Place, laid_over
 
 # part of the section `training` to the sections that take it; what a section says itself wins, key by key
@@ -16,11 +16,19 @@ SHARED = {
 }
 
 
+class RandAugmentConfig(Config):
+    """RandAugment as the public BLIP has it (blip_core/training/augment.py). The paper: 2 operations, magnitude 5."""
+
+    operations: Positive = Field(description="that are drawn for each picture; each is done with probability one half")
+    magnitude: float = Field(ge=0, le=10, description="10: turned by 30 degrees, sheared by 0.3, moved by 10 pixels, brightness x 1.9")
+
+
 class AugmentConfig(Config):
     crop: tuple[Share, Share] = Field(description="area range of the random resized crop; [1, 1] keeps the whole picture")
     shift: int = Field(ge=0, description="random shift in pixels of the resized image, edges repeated")
     brightness: Share = Field(description="each image is scaled by 1 +- this, and each colour channel by half of it")
     flip: bool = Field(description="mirror half of the images; wrong where captions say left and right")
+    randaugment: RandAugmentConfig | None = Field(description="null: none")
 
 
 class OptimConfig(Config):
@@ -132,7 +140,38 @@ class InitFromConfig(Config):
     """Weights to begin with, as the paper does; null stays random (blip_core/weights/load.py)."""
 
     vit: Path | None = Field(description="folder of transformers with an ImageNet ViT or DeiT, or DeiT's .pth file")
-    bert: Path | None = Field(description="folder of transformers with BERT; its vocab.txt must be ingest.vocab")
+    bert: Path | None = Field(description="folder of transformers with BERT; its tokenizer must be ingest.vocab")
+
+
+class ContrastiveDecodingConfig(Config):
+    """NCD: the decoder must find a caption more probable than noisy copies of it (blip_core/training/optional.py)."""
+
+    weight: float = Field(gt=0, description="of the loss in the sum")
+    copies: Positive = Field(description="noisy copies of each caption; each costs a pass of the decoder")
+    replaced: float = Field(gt=0, le=1, description="share of the words of a copy that others of the batch stand for, at least one")
+
+
+class DistillationConfig(Config):
+    """A large MED teaches this one (blip_core/training/distil.py)."""
+
+    teacher: Path = Field(description=f"{MODELS[: MODELS.rindex(', or')]}; of the same vocabulary")
+    itc: float = Field(ge=0, description="weight of the loss by the teacher's similarities; 0 leaves it out")
+    itm: float = Field(ge=0, description="likewise, by its logits of pair or no pair")
+    lm: float = Field(ge=0, description="likewise, by its logits of each next token")
+
+    @model_validator(mode="after")
+    def _teaches(self) -> Self:
+        if not self.itc + self.itm + self.lm:
+            raise ValueError("itc, itm and lm are all 0, so the teacher teaches nothing; expected one above 0, or distillation: null")
+        return self
+
+
+class OptionalConfig(Config):
+    """Objectives that the paper does not have, each off by default."""
+
+    masked_tokens: Share = Field(0.0, description="share of a text's tokens that are [MASK] where ITC and ITM read it; LM reads it whole")
+    contrastive_decoding: ContrastiveDecodingConfig | None = None
+    distillation: DistillationConfig | None = None
 
 
 class PretrainConfig(Config):
@@ -142,6 +181,7 @@ class PretrainConfig(Config):
     optim: OptimConfig
     contrast: ContrastConfig
     language: LanguageConfig
+    optional: OptionalConfig | None = Field(None, description="further objectives; null: none (docs/objectives.md)")
     human_share: Share = Field(description="of each batch; the rest comes from the crawl's images")
     synthetic_share: Share = Field(description="of the rest: synthetic and fused texts by their numbers, where the generation holds any")
 

@@ -1,16 +1,16 @@
 """What an evaluation measures: captions against references, retrieval from a score matrix, a filter against known truth.
 
-Caption metrics equal pycocoevalcap's on the same texts (tests prove it on published scores). How sure a number is: bootstrap.py.
+Caption metrics equal pycocoevalcap's on the same tokens (tests prove it on published scores). How sure a number is: bootstrap.py.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from blip_core.evaluation import ptb
+from blip_core.evaluation.tokens import TOKENIZE, Tokenization, tokenization_of
 
 NGRAM = 4
 ROUGE_BETA = 1.2
@@ -32,18 +32,20 @@ class CaptionScores:
     corpus: dict[str, float]
     per_image: dict[str, np.ndarray]
     bleu_counts: np.ndarray
+    tokenization: Tokenization
 
 
 def caption_scores(
-    references: Mapping[str, Sequence[str]], candidates: Mapping[str, str], *, tokenize: Callable[[str], str] = ptb.tokenize
+    references: Mapping[str, Sequence[str]], candidates: Mapping[str, str], *, tokenization: Tokenization | None = None
 ) -> CaptionScores:
     """Score one caption per image against its references, both by the image's key.
 
-    Texts that are tokenised already pass `tokenize=str`. An empty candidate scores 0. CIDEr weighs n-grams by how many images'
-    references hold them, so its values belong to this set of images: a set of one image has none and scores 0.
+    `tokenization`: None goes by the script of the references (tokens.py). An empty candidate scores 0. CIDEr weighs n-grams by how many
+    images' references hold them, so its values belong to this set of images: a set of one image has none and scores 0.
     """
     _check_captions(references, candidates)
-    keys = list(references)
+    tokenization = tokenization or tokenization_of(text for texts in references.values() for text in texts)
+    tokenize, keys = TOKENIZE[tokenization], list(references)
     refs = [[tokenize(text) for text in references[key]] for key in keys]
     cands = [tokenize(candidates[key]) for key in keys]
     counts = np.array([_bleu_counts(c, r) for c, r in zip(cands, refs, strict=True)], dtype=np.float64)
@@ -52,14 +54,13 @@ def caption_scores(
     per_image["cider"] = cider(cands, refs)
     corpus = {f"bleu{n + 1}": float(value) for n, value in enumerate(bleu(counts.sum(axis=0)))}
     corpus |= {name: float(per_image[name].mean()) for name in ("rouge_l", "cider")}
-    return CaptionScores(keys, corpus, per_image, counts)
+    return CaptionScores(keys, corpus, per_image, counts, tokenization)
 
 
-def bleu_counts(
-    references: Mapping[str, Sequence[str]], candidates: Mapping[str, str], *, tokenize: Callable[[str], str] = ptb.tokenize
-) -> np.ndarray:
+def bleu_counts(references: Mapping[str, Sequence[str]], candidates: Mapping[str, str]) -> np.ndarray:
     """[images, 10]: candidate length, closest reference length, n-grams given (1..4), n-grams right (1..4); sums give corpus BLEU."""
     _check_captions(references, candidates)
+    tokenize = TOKENIZE[tokenization_of(text for texts in references.values() for text in texts)]
     return np.array([_bleu_counts(tokenize(candidates[k]), [tokenize(t) for t in r]) for k, r in references.items()], dtype=np.float64)
 
 

@@ -27,7 +27,7 @@ from blip_core.evaluation.metrics import Scores, blocks
 from blip_core.model.blip2 import ImageText
 from blip_core.tables.heldout import Picture
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 
 OUTRANKED = -1000.0  # added to the ITC of pairs that ITM does not rank anew: behind all that it does, in ITC's order
 TEXTS_AT_ONCE = 1024  # that ITM takes in one pass, whatever the number of candidates

@@ -35,10 +35,10 @@ def history(key: str, artifacts: Path) -> str:
         bare = key.split("-", 1)[-1]
         for row in pq.read_table(aside, filters=[("key", "in", [key, bare])]).to_pylist():
             lines.append(f"set aside at ingest: {row['reason']} ({row['detail'] or 'no detail'}), from {row['where']}")
+    lines += source_lines(key, artifacts / NAME, shard)
     if not lines:
         tables = [path for manifest in generations for path in table_paths(manifest.parent)]
         raise ValueError(f"key {key!r} is in no generation and not in quarantine; {hint(key, tables)}")
-    lines += source_lines(key, artifacts / NAME, shard)
     return "\n".join([*lines, *(f"{identity}: {words}" for identity, words in makers.items())])
 
 

@@ -14,7 +14,7 @@ MOST_CHARS = 200  # of a value
 
 def told(row: Mapping[str, Any]) -> dict[str, str]:
     """The fields that have a value, as short texts."""
-    return {name: _short(as_text(value)) for name, value in row.items() if value is not None and name != KEY}
+    return {name: "NaN" if value != value else _short(as_text(value)) for name, value in row.items() if value is not None and name != KEY}
 
 
 def _short(text: str) -> str:

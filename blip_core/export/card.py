@@ -1,6 +1,5 @@
 """The card of an exported data set: README.md with the front matter that Hugging Face reads, counts, noise, and who wrote what."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -8,64 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from huggingface_hub import DatasetCardData
 
 from blip_core.export.features import features
-from blip_core.export.formats import JPEG_QUALITY, image_folder
+from blip_core.export.formats import image_folder
+from blip_core.export.opening import opening
+from blip_core.export.shared import document, licence_fields, licence_lines, lineage_lines, noise_lines
 from blip_core.metadata.licences import Spellings, names_licence
 from blip_core.tables.captions import KEPT
+from blip_core.tables.manifest import content_hash, read_manifest
 
-_NOISE = {
-    "noise_web": "web texts that the filter rejected (the paper's noise ratio)",
-    "noise_synthetic": "synthetic texts that the filter rejected",
-    "noise_fused": "fused texts that the filter rejected",
-    "residual_noise_web": "noise left in the kept web texts, estimated from planted controls",
-    "residual_noise_web_upper": "its upper confidence bound",
-    "judged_noise_web": "noise left in the kept web texts, estimated from people's labels",
-    "judged_noise_web_upper": "its upper confidence bound",
-    "judged_noise_synthetic": "noise left in the kept synthetic texts, estimated from people's labels",
-    "judged_noise_synthetic_upper": "its upper confidence bound",
-    "judged_noise_fused": "noise left in the kept fused texts, estimated from people's labels",
-    "judged_noise_fused_upper": "its upper confidence bound",
-    "coverage": "of the crawl's images that keep a text",
-    "distinct_share_synthetic": "different texts among the kept synthetic ones",
-    "distinct_share_fused": "different texts among the kept fused ones",
-}
 _FILES = {"webdataset": "data/{split}-*.tar", "imagefolder": "{folder}/**", "parquet": "data/{split}-*.parquet"}
-_HUGGING_FACE = """\
-from datasets import load_dataset
-
-parts = load_dataset({folder})
-"""
-_WEBDATASET = """\
-from pathlib import Path
-
-import webdataset
-
-tars = {{split: sorted(map(str, Path({folder}).glob(f"data/{{split}}-*.tar"))) for split in {splits}}}
-parts = {{split: webdataset.WebDataset(urls, shardshuffle=False).decode("pil") for split, urls in tars.items()}}
-"""
-_COCO = """\
-from pycocotools.coco import COCO
-
-parts = {{split: COCO({folder} + f"/annotations/captions_{{split}}.json") for split in {splits}}}
-"""
-_SALESFORCE = """\
-import json
-from pathlib import Path
-
-parts = {{split: json.loads(Path({folder}, f"annotation/{{split}}.json").read_bytes()) for split in {splits}}}
-"""
-_WAYS = {
-    "webdataset": {"datasets": _HUGGING_FACE, "webdataset": _WEBDATASET},
-    "imagefolder": {"datasets": _HUGGING_FACE},
-    "parquet": {"datasets": _HUGGING_FACE},
-    "coco": {"pycocotools": _COCO},
-    "salesforce": {"Python alone": _SALESFORCE},
-}
-_PATHS = {
-    "coco": "`file_name` is a path below `images/`.",
-    "salesforce": "`image` is a path below `images/`, the `image_root` of BLIP's public code.",
-}
 
 
 @dataclass
@@ -110,9 +62,8 @@ def cell(text: str) -> str:
     return " ".join(re.sub(r"([\\`*<>|\[\]])", r"\\\1", text).split())
 
 
-def card(totals: Totals, *, name: str, form: str, licence: str, metrics: Path) -> str:
+def card(totals: Totals, generation: Path, *, name: str, form: str, licence: str, metrics: Path) -> str:
     lines = [
-        *_front_matter(totals, form, licence),
         f"# {name}",
         "",
         f"{totals.images:,} images with {totals.texts.total():,} texts, made by BLIP's bootstrapping (arXiv 2201.12086):",
@@ -122,45 +73,62 @@ def card(totals: Totals, *, name: str, form: str, licence: str, metrics: Path) -
         "|---|---|---|---|",
         *(f"| {split} | {totals.by_split[split]:,} | {source} | {n:,} |" for (split, source), n in sorted(totals.texts.items())),
         "",
-        *_opening(totals, name, form),
+        *opening(totals, name, form),
         *_reasons(totals),
-        *_noise(totals, metrics),
+        *noise_lines(metrics, totals.rounds),
         *_models(totals),
         *_fields(totals),
-        "## Licence",
-        "",
-        f"`{licence}`." + " Nobody has stated one: find out before you pass the images on." * (licence == "unknown"),
+        *lineage_lines(generation, {"generation": generation.name, "content hash": content_hash(generation), **_rule(generation)}),
+        *_limits(totals),
+        *licence_lines(licence, "the images"),
         "Web images and texts belong to their authors.",
         *_licences(totals),
     ]
-    return "\n".join(lines) + "\n"
+    return document(_front_matter(totals, name, form, licence), lines)
 
 
-def _front_matter(totals: Totals, form: str, licence: str) -> list[str]:
-    lines = ["---", f"license: {json.dumps(licence)}", "task_categories: [image-to-text, text-to-image]"]
-    if form in ("webdataset", "imagefolder", "parquet"):
-        lines += ["configs:", "- config_name: default", "  data_files:"]
-        for split in sorted(totals.by_split):
-            path = _FILES[form].format(split=split, folder=image_folder(split))
-            lines += [f"  - split: {split}", f"    path: {json.dumps(path)}"]
+def _front_matter(totals: Totals, name: str, form: str, licence: str) -> DatasetCardData:
+    further: dict[str, Any] = {}
+    if form in _FILES:
+        paths = {split: _FILES[form].format(split=split, folder=image_folder(split)) for split in sorted(totals.by_split)}
+        further["configs"] = [{"config_name": "default", "data_files": [{"split": s, "path": path} for s, path in paths.items()]}]
     if form == "webdataset":
         kinds = ["jpg"] if totals.as_jpeg else totals.kinds
-        lines += ["dataset_info:", "  features:", *(f"  - {json.dumps(feature)}" for feature in features(totals.fields, kinds))]
-    return [*lines, "---"]
+        further["dataset_info"] = {"features": features(totals.fields, kinds)}
+    identifier, licence_name = licence_fields(licence)
+    return DatasetCardData(
+        license=identifier,
+        license_name=licence_name,
+        pretty_name=name,
+        size_categories=_size(totals.images),
+        task_categories=["image-to-text", "text-to-image"],
+        tags=["blip", "image-captioning"],
+        **further,
+    )
 
 
-def _opening(totals: Totals, name: str, form: str) -> list[str]:
-    """How to get all parts; every block runs as it stands."""
-    lines, values = [], {"folder": json.dumps(f"./{name}", ensure_ascii=False), "splits": json.dumps(sorted(totals.by_split))}
-    for library, way in _WAYS[form].items():
-        if library == "datasets" and form == "webdataset" and len(totals.kinds) > 1 and not totals.as_jpeg:
-            lines += ["Hugging Face's datasets wants images of one kind in tars: `--images jpg` makes them.", ""]
-        else:
-            lines += [f"With {library}:", "", "```python", *way.format(**values).splitlines(), "```", ""]
-    lines += [_PATHS[form], ""] if form in _PATHS else []
-    if totals.encoded_anew:
-        lines += [f"{totals.encoded_anew:,} of the images were PNG or WebP and are JPEG here, of quality {JPEG_QUALITY}.", ""]
-    return ["## Open it", "", "From the folder that this one lies in, all parts at once:", "", *lines]
+def _size(images: int) -> str:
+    """As the hub has them: n<1K, 1K<n<10K, 10K<n<100K, ..."""
+    bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
+    power = max(0, len(str(images)) - 3)
+    return f"n<{bounds[0]}" if power == 0 else f"{bounds[power - 1]}<n<{bounds[power]}"
+
+
+def _rule(generation: Path) -> dict[str, str]:
+    """By what score its texts were kept, where the generation says."""
+    rule = read_manifest(generation).get("rule") or {}
+    least = ", ".join(f"{source} {value:g}" for source, value in sorted(rule.get("threshold", {}).items()))
+    return {"kept from": f"{rule['score']}: {least}"} if least else {}
+
+
+def _limits(totals: Totals) -> list[str]:
+    lines = [
+        "- A filter judges texts and errs: some of what is kept does not fit its image, some of what fits was dropped.",
+        "- Web texts are as their authors wrote them; bias, names and offence in them were not searched for unless a reason above says so.",
+    ]
+    if any(source in ("synthetic", "fused") for _, source in totals.texts):
+        lines.append("- Synthetic texts repeat what their captioner learned: its vocabulary, its blind spots, its errors.")
+    return ["## Limits", "", *lines, ""]
 
 
 def _reasons(totals: Totals) -> list[str]:
@@ -173,21 +141,10 @@ def _reasons(totals: Totals) -> list[str]:
     return ["## Choice", "", head, "", "| reason | texts |", "|---|---|", *table, ""]
 
 
-def _noise(totals: Totals, metrics: Path) -> list[str]:
-    """What the gates of the rounds that wrote these texts measured; nothing where there is none."""
-    lines = []
-    for path in sorted(metrics.glob("gate-*.json")):
-        if path.stem.removeprefix("gate-") in totals.rounds:
-            found = json.loads(path.read_text())
-            known = {key: says for key, says in _NOISE.items() if isinstance(found.get(key), int | float)}
-            lines += [f"| {path.stem} | {says} | {found[key]:.4f} |" for key, says in known.items()]
-    return ["## Noise", "", "| measured by | share of | value |", "|---|---|---|", *lines, ""] if lines else []
-
-
 def _fields(totals: Totals) -> list[str]:
     """What the sources say of the images beside their texts."""
     rows = [f"| {cell(name)} | `{kind}` | {totals.having[name]:,} |" for name, kind in totals.fields.items()]
-    says = "A field whose name the format uses itself has `source_` before it. A field without a value for an image is null there."
+    says = "A field whose name the format uses itself has `source_` before it. Without a value it is null, and in JSON left out."
     return ["## Fields", "", says, "", "| field | type | images that have it |", "|---|---|---|", *rows, ""] if rows else []
 
 

@@ -1,4 +1,4 @@
-"""A generation in a form that others read: WebDataset tars, Hugging Face's imagefolder or Parquet, COCO's or BLIP's lists, and a card.
+"""A generation in a form that others read: WebDataset tars, Hugging Face's imagefolder or Parquet, lists of other tools, and a card.
 
 One shard is in memory at a time, without its images. The folder appears by rename, whole, its manifest.json written last.
 """
@@ -15,7 +15,8 @@ import simplejpeg
 
 from blip_core.export.card import Totals, card
 from blip_core.export.fields import SourceFields
-from blip_core.export.formats import JPEG_QUALITY, WRITERS, Item
+from blip_core.export.formats import JPEG_QUALITY, Item
+from blip_core.export.tools import WRITERS
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file, write_json
 from blip_core.metadata.folder import NAME
@@ -65,19 +66,19 @@ def export(
     artifacts = generation.resolve().parents[1] if generation.resolve().parent.name == "generations" else generation.resolve().parent
     images = ShardImages(shards or artifacts / "shards", at_once=1)
     fields = SourceFields(metadata or artifacts / NAME)
-    _check_free(out)
+    check_free(out)
     as_jpeg = pictures == "jpg" if pictures else WRITERS[form].one_kind
     with new_folder(out) as temporary:
         totals = Totals(everything=everything, as_jpeg=as_jpeg, makers=read_makers(generation), fields=fields.types)
         _write(generation, images, fields, temporary, form, totals)
-        text = card(totals, name=out.name, form=form, licence=licence, metrics=metrics or artifacts / "metrics")
+        text = card(totals, generation, name=out.name, form=form, licence=licence, metrics=metrics or artifacts / "metrics")
         (temporary / "README.md").write_text(text)
         manifest = _manifest(temporary, generation, form, totals)
         write_json(manifest, temporary / "manifest.json")
     return manifest
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
     """An earlier export is replaced; anything else is not ours to remove."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return

@@ -47,9 +47,13 @@ class Item:
         return [c["text"] for c in self.candidates]
 
     @property
+    def best(self) -> dict[str, Any]:
+        """For those who take one text: the first that was kept."""
+        return next((c for c in self.candidates if c["reason"] == KEPT), self.candidates[0])
+
+    @property
     def first(self) -> str:
-        """The text for those who take one: the first that was kept."""
-        return next((c["text"] for c in self.candidates if c["reason"] == KEPT), self.texts[0])
+        return self.best["text"]
 
     def row(self) -> dict[str, Any]:
         """`text` for trainers that want one; `captions` and the columns beside it in the same order."""
@@ -59,8 +63,9 @@ class Item:
 
     @property
     def told(self) -> dict[str, Any]:
-        """The fields as JSON has them; lists and objects are JSON in a text, as img2dataset writes `exif`."""
-        return {name: as_text(value) if isinstance(value, list | dict) else plain(value) for name, value in self.fields.items()}
+        """The fields as JSON has them: those that have a value; lists and objects are JSON in a text, as img2dataset writes `exif`."""
+        found = {name: as_text(value) if isinstance(value, list | dict) else plain(value) for name, value in self.fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 COLUMNS = {
@@ -73,7 +78,7 @@ COLUMNS = {
 }
 
 
-class _Writer(ABC):
+class Writer(ABC):
     one_kind = False  # whether loaders refuse or lose images of a second kind
 
     def __init__(self, folder: Path, types: dict[str, pa.DataType]):
@@ -108,7 +113,7 @@ class _Writer(ABC):
         return path.name
 
 
-class _ShardWriter(_Writer):
+class _ShardWriter(Writer):
     """data/<split>-<number>-of-<count>: the names by which Hugging Face's loaders find every split, whatever it is called."""
 
     ending: str
@@ -150,7 +155,7 @@ class WebDatasetWriter(_ShardWriter):
                 add_sample(tar, item.key, members)
 
 
-class ImageFolderWriter(_Writer):
+class ImageFolderWriter(Writer):
     """metadata.parquet for each split, with a row for each image, and the images in a folder for each shard.
 
     Parquet, as loaders guess types in other metadata, and then a column that is null in one split is of another type there."""
@@ -208,7 +213,7 @@ def _parquet_schema(types: dict[str, pa.DataType]) -> pa.Schema:
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
 
-class CocoWriter(_Writer):
+class CocoWriter(Writer):
     """annotations/captions_<split>.json and images/<shard>/. COCO's numbers of images and captions are counted from 1."""
 
     def __init__(self, folder: Path, types: dict[str, pa.DataType]):
@@ -242,7 +247,7 @@ class CocoWriter(_Writer):
             out.write("]}\n")
 
 
-class SalesforceWriter(_Writer):
+class SalesforceWriter(Writer):
     """annotation/<split>.json as the public BLIP code reads it: an entry for each text, in held-out lists for each image."""
 
     def write(self, split: str, stem: str, items: Iterator[Item]) -> None:
@@ -259,12 +264,3 @@ class SalesforceWriter(_Writer):
         for file in self._lists.values():
             file.write("]\n")
         super().__exit__(kind, *details)
-
-
-WRITERS: dict[str, type[_Writer]] = {
-    "webdataset": WebDatasetWriter,
-    "imagefolder": ImageFolderWriter,
-    "parquet": ParquetWriter,
-    "coco": CocoWriter,
-    "salesforce": SalesforceWriter,
-}

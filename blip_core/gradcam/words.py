@@ -20,7 +20,7 @@ from blip_core.model.blip import Blip
 from blip_core.model.med import KeysValues, Med
 from blip_core.model.network import Network
 from blip_core.model.vqa import Vqa
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 
 PART = 8  # pairs at a time: what the gradient needs of the layers above is kept for all of them
 Words = list[tuple[str, list[int]]]  # each with the places of its tokens

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from blip_core.config.intake import MetadataConfig
 from blip_core.intake.units import Task, fields_path
-from blip_core.metadata.fields import KEY, OTHERS
+from blip_core.metadata.fields import KEY, OTHERS, SCREENS
 from blip_core.metadata.folder import ASIDE
 from blip_core.metadata.keeping import most_named
 from blip_core.metadata.schema import Survey, conform, rare
@@ -21,23 +21,31 @@ from blip_core.tables.captions import read_table, write_table
 
 
 class FieldTables:
-    """Writes one table a shard into `folder`; those of copies that are set aside go together into a table of their own.
+    """Writes one table a shard into `folder`; those of pictures that are set aside here go together into a table of their own.
 
     `staged`: every staged shard as (folder of its unit, its stem). One shard's table is in memory at a time."""
 
-    def __init__(self, folder: Path, staged: Iterable[tuple[Path, str]], cfg: MetadataConfig):
+    def __init__(self, folder: Path, staged: Iterable[tuple[Path, str]], cfg: MetadataConfig, *, screened: bool):
+        """`screened`: whether screens mark pictures, so that there is the field SCREENS."""
         self.folder, self._survey = folder, Survey()
         for unit, stem in staged:
             self._survey.add(read_table(fields_path(unit, stem)))
         self.schema = self._survey.schema(max_fields=cfg.max_fields)
+        if screened:
+            self.schema = self.schema.append(pa.field(SCREENS, pa.list_(pa.string())))
         self._pictures: Counter[str] = Counter()  # by split
         self._having: dict[str, Counter[str]] = defaultdict(Counter)  # by field and split
         self._rare = np.empty(0, np.int64)  # hashes of the fields without a column
         self._aside: pq.ParquetWriter | None = None
 
-    def place(self, unit: Path, staged: str, stem: str, *, dropped: Iterable[str]) -> None:
-        """One shard's table under its final stem, without the dropped keys. None of a shard that is dropped whole."""
+    def place(self, unit: Path, staged: str, stem: str, *, dropped: Iterable[str], marked: Mapping[str, list[str]]) -> None:
+        """One shard's table under its final stem, without the dropped keys; none of a shard that is dropped whole.
+
+        `marked`: by key the names of the screens that hit the picture."""
         table = conform(read_table(fields_path(unit, staged)), self.schema)
+        if marked:
+            marks = pa.array([marked.get(key) for key in table[KEY].to_pylist()], pa.list_(pa.string()))
+            table = table.set_column(table.column_names.index(SCREENS), self.schema.field(SCREENS), marks)
         gone = pc.is_in(table[KEY], pa.array(dropped, pa.string()))
         self._set_aside(table.filter(gone))
         table, split = table.filter(pc.invert(gone)), stem.rpartition("-")[0]

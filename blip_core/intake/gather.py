@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.config.intake import IngestConfig, NearCopiesConfig
+from blip_core.config.screens import PicturesConfig
 from blip_core.intake.beside import FieldTables
 from blip_core.intake.duplicates import distances, fingerprint, firsts, nearest
-from blip_core.intake.units import Task, quarantine_row
+from blip_core.intake.units import Task, fields_path, quarantine_row
 from blip_core.pictures.images import decode_rgb
+from blip_core.screens.fields import screen_pictures
 from blip_core.tables.captions import NO_TEXT, read_table, write_table
 from blip_core.tables.counting import Walk, repeated
 from blip_core.tables.shards import ShardWriter, index_path, read_index
@@ -40,6 +42,8 @@ class Staged:
     stem: str
     dropped: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> reason, detail
     same_as: dict[str, str] = field(default_factory=dict)  # key -> image_id of the picture that it is a near copy of
+    marked: dict[str, list[str]] = field(default_factory=dict)  # key -> the screens of pictures that hit it
+    screened: Counter[str] = field(default_factory=Counter)  # what those screens count
 
     def index(self, *columns: str) -> pa.Table:
         return read_table(index_path(self.task.folder, self.stem), list(columns))
@@ -59,7 +63,7 @@ class Staged:
         return table
 
 
-def choose(tasks: list[Task], cfg: NearCopiesConfig) -> dict[str, list[Staged]]:
+def choose(tasks: list[Task], cfg: NearCopiesConfig, pictures: PicturesConfig) -> dict[str, list[Staged]]:
     """The shards of each split in order, with what the whole says of their images."""
     staged = {split: list(_staged(tasks, split)) for split in PROTECTED}
     heldout: dict[str, str] = {}  # sha256 -> key
@@ -71,6 +75,8 @@ def choose(tasks: list[Task], cfg: NearCopiesConfig) -> dict[str, list[Staged]]:
             for shard in staged[split]:
                 index = shard.index("sha256", "key")
                 heldout |= zip(index["sha256"].to_pylist(), index["key"].to_pylist(), strict=True)
+    for shard in staged["web"]:
+        _screen(shard, pictures)
     if cfg.heldout_distance is not None:
         _drop_near_heldout([s for split in HELDOUT for s in staged[split]], staged["train"] + staged["web"], cfg.heldout_distance)
     if cfg.web != "off":
@@ -111,6 +117,15 @@ def _drop_copies(shard: Staged, heldout: dict[str, str]) -> None:
     leaks = index.filter(pc.is_in(index["sha256"], pa.array(heldout, pa.string())))
     for key, sha256 in zip(leaks["key"].to_pylist(), leaks["sha256"].to_pylist(), strict=True):
         shard.dropped[key] = ("leaks_heldout", f"the same bytes as {heldout[sha256]}")
+
+
+def _screen(shard: Staged, cfg: PicturesConfig) -> None:
+    """Before near copies are sought: one must not be the copy of a picture that a screen drops."""
+    table = read_table(fields_path(shard.task.folder, shard.stem))
+    table = table.filter(pc.invert(pc.is_in(table["key"], pa.array(shard.dropped, pa.string()))))
+    found = screen_pictures(table, cfg.screens)
+    shard.dropped |= found.dropped
+    shard.marked, shard.screened = found.marked, found.counts
 
 
 @dataclass(frozen=True)
@@ -202,7 +217,8 @@ def place(
         for shard in staged[split]:
             stem = f"{split}-{counts[f'shards_{split}']:05d}"
             table = screen(shard.texts()) if split == "web" else shard.texts()
-            fields.place(shard.task.folder, shard.stem, stem, dropped=shard.dropped)
+            fields.place(shard.task.folder, shard.stem, stem, dropped=shard.dropped, marked=shard.marked)
+            counts.update(shard.screened)
             if table.num_rows:
                 blank = pc.sum(pc.equal(table["reason"], NO_TEXT), min_count=0).as_py()
                 _place(shard, shards, stem, num_images=cfg.shard_images)

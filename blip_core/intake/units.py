@@ -24,9 +24,10 @@ from blip_core.intake.bounds import bounded, survive
 from blip_core.intake.duplicates import fingerprint
 from blip_core.intake.formats import Record, RejectedRow, deal_split, format_module
 from blip_core.metadata.columns import ShardColumns
-from blip_core.metadata.fields import Fields
+from blip_core.metadata.fields import Fields, free_name
 from blip_core.metadata.keeping import Keeping
 from blip_core.pictures.images import Admitted, admit
+from blip_core.screens.measures import measure
 from blip_core.tables.captions import KEPT, NO_TEXT, caption_table, write_table
 from blip_core.tables.shards import KEY, ShardWriter
 from blip_core.texts.clean import lost_texts, usable
@@ -67,6 +68,12 @@ def take_in(task: Task, *, careful: bool = False) -> None:
         _rename(temporary, task.folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def with_measured(fields: Fields, measured: dict[str, float]) -> Fields:
+    """A field of the source that is called as one of ours gets another name."""
+    values, types = ({free_name(name, measured): value for name, value in found.items()} for found in (fields.values, fields.types))
+    return Fields({**values, **measured}, types) if measured else fields
 
 
 def fields_path(folder: Path, stem: str) -> Path:
@@ -180,7 +187,8 @@ class _Intake:
             source, image_id = "human", f"clean-{record.image_id or record.key}"
         prints = fingerprint(image.pixels) if self.task.cfg.near_copies.look else None
         stem = self._writer(split).add(key, image.data, image_id=image_id, width=image.width, height=image.height, fingerprint=prints)
-        self._add_fields(split, stem, key, record.fields)
+        measured = measure(image.pixels) if split == "web" and self.task.cfg.pictures.measure else {}
+        self._add_fields(split, stem, key, record.fields, measured)
         self._captions[stem] += [
             {"key": key, "image_id": image_id, "text": text, "raw": raw, "source": source, "candidate": i, "reason": KEPT}
             for i, (raw, text) in enumerate(texts)
@@ -189,12 +197,12 @@ class _Intake:
             alone = {"key": key, "image_id": image_id, "text": "", "raw": "", "source": source, "candidate": 0, "reason": NO_TEXT}
             self._captions[stem].append(alone)
 
-    def _add_fields(self, split: str, stem: str, key: str, fields: Fields) -> None:
+    def _add_fields(self, split: str, stem: str, key: str, fields: Fields, measured: dict[str, float]) -> None:
         """One shard of a split is in memory at a time."""
         if split in self._fields and self._fields[split][0] != stem:
             self._write_fields(split)
         _, columns = self._fields.setdefault(split, (stem, ShardColumns()))
-        columns.add(key, self._keeping.of(fields))
+        columns.add(key, with_measured(self._keeping.of(fields), measured))
 
     def _write_fields(self, split: str) -> None:
         stem, columns = self._fields.pop(split)

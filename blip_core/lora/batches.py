@@ -12,7 +12,8 @@ from blip_core.capfilt.vlm import VlmCaptioner, alike
 from blip_core.compute.padding import pad
 from blip_core.compute.pixels import read_picture
 from blip_core.lora.examples import answer_ids, answers, continued
-from blip_core.training.batches import Picked, RowBatches, Rows, augment_picture
+from blip_core.training.augment import augment_picture
+from blip_core.training.batches import Picked, RowBatches, Rows
 from blip_core.training.step import MicroBatch
 
 MISMATCHED = 2  # texts of other pictures for each picture: one pair of three is true, as for ITM

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from blip_core.metadata.fields import KEY, OTHERS, Fields, as_text, free_name, plain
+from blip_core.metadata.fields import KEY, OTHERS, SCREENS, Fields, as_text, free_name, plain
 
-RESERVED = (KEY, OTHERS, "")
+RESERVED = (KEY, OTHERS, SCREENS, "")
 EXACT = 1 << 53  # integers up to here are floats too
 _MOST_NAME = 200  # characters of a column's name
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view, pa.types.is_large_list_view)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 KEY = "key"  # joins the tables
 OTHERS = "other_fields"  # JSON of the fields that are too rare for a column
+SCREENS = "screens"  # names of the screens of pictures that hit it
 _BEFORE = "source_"
 
 

@@ -134,10 +134,21 @@ def init_linear(module: nn.Module, cfg: InitConfig) -> None:
 
 def init_vit(vit: Vit, cfg: InitConfig) -> None:
     """What is no linear layer."""
-    nn.init.normal_(vit.patches.weight, std=cfg.patch)
-    nn.init.zeros_(vit.patches.bias)  # type: ignore[arg-type]  # a convolution may have none; this one has
+    if isinstance(vit.patches, nn.Conv2d):
+        nn.init.normal_(vit.patches.weight, std=cfg.patch)
+        nn.init.zeros_(vit.patches.bias)  # type: ignore[arg-type]  # a convolution may have none; this one has
+    else:
+        init_stem(vit.patches)
     nn.init.normal_(vit.cls, std=cfg.weight)
     nn.init.normal_(vit.positions, std=cfg.image_position)
+
+
+def init_stem(stem: nn.Module) -> None:
+    """So that each layer keeps the variance of what it is given, as SELU wants it."""
+    for part in stem.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
+            nn.init.zeros_(part.bias)  # type: ignore[arg-type]  # a convolution may have none; these have
 
 
 def init_med(med: Med, cfg: InitConfig) -> None:

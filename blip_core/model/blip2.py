@@ -1,8 +1,8 @@
 """BLIP-2 (Li et al. 2023, arXiv 2301.12597): a frozen image encoder, a Q-Former, and from stage 2 on the projection of its queries into the
 words of a frozen language model.
 
-I images, N image tokens, Q queries, W width of the image encoder, L width of the language model, B texts, T tokens, D width of the Q-Former,
-E width of the ITC space, V vocabulary.
+I images, N image tokens, Q queries, W width of the image encoder, L width of the language model, B texts, T tokens, D width of the
+Q-Former, E width of the ITC space, V vocabulary.
 """
 
 from typing import Self

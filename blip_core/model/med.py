@@ -26,6 +26,7 @@ from blip_core.model.attention import attend, join_heads, lift, split_heads
 from blip_core.model.memory import keep_input
 from blip_core.model.packing import Packing
 from blip_core.model.vit import ACTIVATIONS
+from blip_core.model.vocabulary import token_losses
 
 # each I x H x N x d; behind them a mask I x 1 x 1 x N, True where a token stands, if what is attended to has padding
 KeysValues = tuple[Tensor, ...]
@@ -208,3 +209,7 @@ class Med(nn.Module):
     def vocabulary_logits(self, x: Tensor) -> Tensor:
         """Hidden states ... x D to logits ... x V."""
         return F.linear(self.head(x), self.tokens.weight, self.head_bias)
+
+    def token_losses(self, x_MD: Tensor, ids_M: Tensor, *, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy of the tokens that should follow the hidden states, fp32: M. The logits of many tokens never exist at once."""
+        return token_losses(self.head(x_MD), self.tokens.weight, self.head_bias, ids_M, smoothing=smoothing)

@@ -29,6 +29,7 @@ from blip_core.model.med import CrossAttention, KeysValues, SelfAttention
 from blip_core.model.memory import keep_input
 from blip_core.model.packing import Packing
 from blip_core.model.vit import ACTIVATIONS
+from blip_core.model.vocabulary import token_losses
 
 # what a checkpoint may lack
 PARTS = {
@@ -216,6 +217,10 @@ class QFormer(nn.Module):
     def vocabulary_logits(self, x: Tensor) -> Tensor:
         """Hidden states ... x D to logits ... x V."""
         return F.linear(self.head(x), self.tokens.weight, self.head_bias)
+
+    def token_losses(self, x_MD: Tensor, ids_M: Tensor, *, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy of the tokens that should follow the hidden states, fp32: M."""
+        return token_losses(self.head(x_MD), self.tokens.weight, self.head_bias, ids_M, smoothing=smoothing)
 
     def embed(self, ids_BT: Tensor, *, start: int = 0) -> Tensor:
         places = torch.arange(start, start + ids_BT.shape[1], device=ids_BT.device)

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from blip_core.config.model import VisionConfig
 from blip_core.model.attention import attend, join_heads, split_heads
 from blip_core.model.memory import keep_input
+from blip_core.model.stem import patch_embedding
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
@@ -47,7 +48,7 @@ class Vit(nn.Module):
     def __init__(self, cfg: VisionConfig):
         super().__init__()
         self.cfg, self.recompute = cfg, 0
-        self.patches = nn.Conv2d(3, cfg.width, cfg.patch_size, stride=cfg.patch_size)
+        self.patches = patch_embedding(cfg)
         self.cls = nn.Parameter(torch.zeros(1, 1, cfg.width))
         self.positions = nn.Parameter(torch.zeros(1, 1 + (cfg.image_size // cfg.patch_size) ** 2, cfg.width))
         rates = [cfg.drop_path * i / max(1, cfg.depth - 1) for i in range(cfg.depth)]

@@ -24,11 +24,11 @@ def account_lines(account: Mapping[str, Any]) -> list[str]:
     if rare := account.get("other_fields"):
         pictures = sum(rare["pictures"].values())
         lines.append(f"{rare['fields']:,} rarer fields stand as JSON in `{OTHERS}`, at {pictures:,} pictures")
-    for name, kinds in account.get("mixed", {}).items():
-        found = ", ".join(f"{kind} at {n:,}" for kind, n in kinds.items())
-        lines.append(f"{name} has values of several types ({found} pictures) and is {account['fields'][name]['type']}")
+    for name, kinds in list(account.get("mixed", {}).items())[:_MOST_NAMED]:
+        found = ", ".join(f"{kind} {n:,}" for kind, n in kinds.items())
+        lines.append(f"{name} has values of several types, of so many pictures: {found}; it is kept as {account['fields'][name]['type']}")
     for why, counts in account.get("left_out", {}).items():
-        named = ", ".join(f"{name} at {n:,}" for name, n in list(counts.items())[:_MOST_NAMED])
+        named = ", ".join(f"{name} {n:,}" for name, n in list(counts.items())[:_MOST_NAMED])
         more = f" and {len(counts) - _MOST_NAMED} further fields" if len(counts) > _MOST_NAMED else ""
-        lines.append(f"{_WHY[why]}: {named}{more} (pictures)")
+        lines.append(f"{_WHY[why]}, of so many pictures: {named}{more}")
     return lines

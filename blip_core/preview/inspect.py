@@ -18,6 +18,7 @@ from blip_core.intake.units import chain_key, split_of
 from blip_core.pictures.images import admit
 from blip_core.preview.enough import Least
 from blip_core.preview.field_findings import FieldFindings
+from blip_core.preview.picture_findings import PictureFindings
 from blip_core.preview.sampling import estimated, spread
 from blip_core.preview.text_findings import WIDE, TextFindings, screen_lines, short
 from blip_core.tables.shards import KEY
@@ -34,6 +35,7 @@ class Findings:
 
     told: TextFindings
     fields: FieldFindings
+    pictures: PictureFindings
     part: str | None  # of the data; None: the chain does not read it yet
     records: int = 0
     texts: Counter[int] = field(default_factory=Counter)  # usable images by the number of their usable texts
@@ -91,7 +93,10 @@ def part_of(path: str, cfg: IngestConfig, data: Path) -> str | None:
 
 def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str | None, least: Least | None) -> str:
     module, units = format_module(source.format), source.units
-    found, whole = Findings(TextFindings(cfg.screens, cfg.screens.max_repeat), FieldFindings(cfg.metadata), part), True
+    found, whole = (
+        Findings(TextFindings(cfg.screens, cfg.screens.max_repeat), FieldFindings(cfg.metadata), PictureFindings(cfg.pictures), part),
+        True,
+    )
     found.used = hashed(name for unit in units for name in unit.files)
     chosen = spread(units, limit, most=_MOST_FETCHED if source.format.startswith("remote") else _MOST_UNITS)
     for unit, each in chosen:
@@ -106,6 +111,7 @@ def _inspect(path: str, source: Source, cfg: IngestConfig, limit: int, part: str
     else:
         found.samples = estimated(units, looked=found.records, picture_bytes=found.picture_bytes, tars=tars)
     found.told.flush()
+    found.pictures.flush()
     left = source.account(found.used, texts=found.told.total)
     if not whole:  # which pictures the rest of a list names is not known
         left.rows = [row for row in left.rows if row.reason != "not_listed"]
@@ -138,6 +144,7 @@ def _look(item: Record | RejectedRow, found: Findings, cfg: IngestConfig) -> Non
             image = admit(item.image, cfg.images, short_side=None, quality=cfg.quality, format=cfg.format)
             _count(item, texts, (image.width, image.height), found, cfg)
             found.fields.add(item.fields)
+            found.pictures.add(item.fields, image.pixels)
         elif not item.texts:
             raise Rejected("missing_text", "no text with it")
     except Rejected as e:
@@ -205,6 +212,7 @@ def _report(
         lines += [
             *_describe(found, cfg, whole=whole),
             *found.fields.lines(),
+            *found.pictures.lines(),
             *screen_lines(found.told, cfg.screens, images=found.images, part=part),
         ]
     share = f"{found.lost} of {found.lost + found.told.total} texts, {found.lost / max(1, found.lost + found.told.total):.1%}"

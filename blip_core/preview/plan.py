@@ -12,18 +12,22 @@ from blip_core.config.model import ModelConfig
 from blip_core.config.params import Params
 from blip_core.config.training import LoraConfig, OptimConfig
 from blip_core.model.blip import Blip, SpecialTokens
+from blip_core.model.stem import stem_widths
+from blip_core.preview.advice import suggestions
 from blip_core.preview.writers import tensor_sizes, writer_needs
-from blip_core.training.objectives import momentum_twin
+from blip_core.training.contrast import momentum_twin
 
 ROWS = 4096  # tokens in the product that is timed
 BERT_VOCABULARY = 30524  # bert-base-uncased with [DEC] and [ENC]
+LONGEST_TIMED = 5.0  # seconds of matrix products in the steps that are timed
 OVERHEAD = 1.25  # a step of ViT-B/16 in fp32 on a CPU grew by 0.37 GiB per image, where counting tensors gives 0.30
 
 
-def plan(params: Params, vocab: Path) -> str:
+def plan(params: Params, vocab: Path, *, pictures: int | None = None) -> str:
     """Lines for a person: the model, then each training of params.yaml. Seconds are those of this machine.
 
-    `vocab`: what ingest has written of the texts. Before it, the vocabulary counts as large as ingest may make it."""
+    `vocab`: what ingest has written of the texts. Before it, the vocabulary counts as large as ingest may make it. `pictures`: how many
+    there are to train on; what suits so many is told of pretrain."""
     sizes = params.med("plan")
     vocabulary, by = _vocabulary(params, vocab)
     model = skeleton(sizes, vocabulary)
@@ -38,7 +42,9 @@ def plan(params: Params, vocab: Path) -> str:
     for stage in ("pretrain", "tune_captioner", "tune_filter"):
         cfg = params.section(stage)
         adapted = getattr(cfg, "lora", None)
-        lines += [adapter_needs(stage, adapted, cfg.optim)] if adapted else _describe(stage, sizes, cfg.optim, model)
+        lines += [adapter_needs(stage, adapted, cfg.optim)] if adapted else _describe(stage, params, cfg.optim, model)
+        if stage == "pretrain" and pictures:
+            lines += _suited(params, pictures)
     for writer in params.caption.writers:
         if (needs := writer_needs(writer, params.caption)) is not None:
             weights, texts = (f"{scaled(part, 1024)}iB" for part in needs)
@@ -49,11 +55,12 @@ def plan(params: Params, vocab: Path) -> str:
 
 def _vocabulary(params: Params, vocab: Path) -> tuple[int, str]:
     """Entries with [DEC] and [ENC], and in words."""
-    from blip_core.tokenizer.wordpiece import ROLE_TOKENS, Tokenizer  # benchmarks/speed/gpu.py runs where torch alone is
+    from blip_core.tokenizer.folders import load_tokenizer  # benchmarks/speed/gpu.py runs where torch alone is
+    from blip_core.tokenizer.tokenizer import ROLE_TOKENS  # benchmarks/speed/gpu.py runs where torch alone is
 
     path = params.ingest.vocab or vocab
     if path.exists():
-        size = Tokenizer.load(path).size
+        size = load_tokenizer(path).size
         return size, f"{size:,}, by {path}"
     if params.ingest.vocab:
         return BERT_VOCABULARY, f"{BERT_VOCABULARY:,}, BERT's"
@@ -67,7 +74,8 @@ def skeleton(cfg: ModelConfig, vocabulary: int) -> Blip:
         return Blip(cfg, SpecialTokens(vocabulary, 0, 2, 3, vocabulary - 2, vocabulary - 1))
 
 
-def _describe(stage: str, cfg: ModelConfig, optim: OptimConfig, model: Blip) -> list[str]:
+def _describe(stage: str, params: Params, optim: OptimConfig, model: Blip) -> list[str]:
+    cfg = params.med("plan")
     flops = step_flops(cfg, stage, tokens=optim.max_tokens, vocabulary=model.special.vocab_size)
     state, per_image = state_bytes(model, stage), image_bytes(cfg, optim, stage, vocabulary=model.special.vocab_size)
     images, micro = optim.steps * optim.batch_size, optim.batch_size // optim.accumulate
@@ -78,10 +86,30 @@ def _describe(stage: str, cfg: ModelConfig, optim: OptimConfig, model: Blip) -> 
         f"  work: {scaled(flops)}FLOP per image, {scaled(flops * images)}FLOP in all",
         f"  time of one process: {duration(flops * images / speed)} for its matrix products, at the {scaled(speed)}FLOP/s that one of "
         f"its width makes in {precision} on this machine",
+        *_timed(stage, params, optim, model, flops / speed),
         f"  memory on one process: {scaled(state, 1024)}iB for weights, gradients and optimizer, about {scaled(per_image, 1024)}iB per "
         f"image of activations: {scaled(state + per_image * micro, 1024)}iB for the {micro:,} images of a micro-batch; "
         "n processes hold 1/n of the images",
     ]
+
+
+def _suited(params: Params, pictures: int) -> list[str]:
+    cfg = params.med("plan")
+    width = min(cfg.vision.width, cfg.text.width)
+    found = suggestions(params.section("pretrain"), width=width, pictures=pictures)
+    return [f"  what suits {pictures:,} pictures and a width of {width}, from random weights:", *(f"    {each}" for each in found)]
+
+
+def _timed(stage: str, params: Params, optim: OptimConfig, model: Blip, image_seconds: float) -> list[str]:
+    """A line on two steps by the clock, if what is timed would not take too long; of a batch that does, a part."""
+    from blip_core.preview.timing import TIMED, step_seconds
+
+    images = min(optim.batch_size // optim.accumulate, int(LONGEST_TIMED / (TIMED + 1) / image_seconds))
+    if images < 2:
+        return [f"  two steps: not timed, for two images would take more than {duration(LONGEST_TIMED)}"]
+    seconds = step_seconds(params, stage, images=images, vocabulary=model.special.vocab_size) / images * optim.batch_size
+    part = "" if images == optim.batch_size else f" (by those of {images:,} images)"
+    return [f"  two steps by the clock: {duration(seconds)} each{part}, so {duration(seconds * optim.steps)} for {optim.steps:,}"]
 
 
 def adapter_needs(stage: str, lora: LoraConfig, optim: OptimConfig) -> str:
@@ -151,7 +179,19 @@ def vit_flops(cfg: ModelConfig) -> float:
     patches = (v.image_size // v.patch_size) ** 2
     n, d = patches + 1, v.width
     block = 2 * n * (4 + 2 * v.mlp_ratio) * d * d + 4 * n * n * d
-    return 2 * patches * 3 * v.patch_size**2 * d + v.depth * block
+    return stem_flops(cfg) + v.depth * block
+
+
+def stem_flops(cfg: ModelConfig) -> float:
+    v = cfg.vision
+    side, channels, work = v.image_size, 3, 0.0
+    if v.stem == "patch":
+        return 2 * (side // v.patch_size) ** 2 * channels * v.patch_size**2 * v.width
+    for wide in stem_widths(v):
+        side //= 2
+        work += 2 * side**2 * 9 * channels * wide
+        channels = wide
+    return work + 2 * side**2 * channels * v.width
 
 
 def text_flops(cfg: ModelConfig, tokens: int, *, first_only: bool = False) -> float:

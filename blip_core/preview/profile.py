@@ -9,36 +9,32 @@ operators down, so no time is taken from it. Without `artifacts`, pictures and t
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from blip_core.capfilt.med import caption_images, score_texts, set_threads
 from blip_core.compute.distributed import device
-from blip_core.compute.padding import tokenize
 from blip_core.compute.pixels import read_resized
 from blip_core.compute.precision import resolved
 from blip_core.config.params import Params
 from blip_core.config.training import OptimConfig
 from blip_core.model.blip import Blip
 from blip_core.model.inference import for_inference
+from blip_core.preview.made_up import NEVER, MadeUp, made_up_texts, made_up_tokenizer, objective_of
 from blip_core.preview.watch import TRACED, WARM, Watch, Watched, operator_lines, part_lines, watching
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import fit
-from blip_core.training.objectives import CaptionObjective, PretrainObjective
-from blip_core.training.step import Batch, Objective
 from blip_core.weights.checkpoint import load_model, new_model
 
 TRAININGS = ("pretrain", "tune_captioner", "tune_filter")
 PROFILED = (*TRAININGS, "caption", "score")
-NEVER = 10**9
-WORDS = (6, 14)  # in a made-up text, as in COCO
 TEXTS_PER_IMAGE = 6  # that are scored, when they are made up
 
 
@@ -83,56 +79,13 @@ def _training(stage: str, params: Params, artifacts: Path | None, batch_size: in
         fixed = cfg.model_copy(update={"steps": steps})
         tokenizer = _tokenizer(params, artifacts)
         model = new_model(params.med("profile"), tokenizer, seed=params.seed)
-        objective = _objective(stage, params, model)
+        objective = objective_of(stage, params, model, tokenizer)
         source = _real_batches(stage, params, artifacts, tokenizer, fixed) if artifacts else MadeUp(params, tokenizer, fixed)
         with tempfile.TemporaryDirectory() as folder, watching(watch, objective):
             read, name = Watched(source, watch), f"profile {stage}"
             fit(model, objective, read, fixed, name=name, folder=Path(folder), seed=params.seed, report=None)
 
     return Work(_title(stage, params, cfg.batch_size, cfg.precision, cfg.threads, artifacts), cfg.batch_size, run)
-
-
-def _objective(stage: str, params: Params, model: Blip) -> Objective:
-    cfg = params.section(stage)
-    if stage == "tune_captioner":
-        return CaptionObjective(cfg.language)
-    objective = PretrainObjective(model, cfg.contrast, getattr(cfg, "language", None))
-    contrast = objective.contrast
-    for name in ("image", "text"):  # a full queue of other pairs, as behind the first hundred steps
-        queue = getattr(contrast, f"{name}_queue")
-        queue.copy_(nn.functional.normalize(torch.randn(queue.shape), dim=-1))
-        getattr(contrast, f"{name}_id_queue").copy_(-1 - torch.arange(len(queue)))
-    contrast.queue_filled = contrast.cfg.queue_size
-    return objective
-
-
-class MadeUp:
-    """Batches of random pixels and texts as long as those of COCO."""
-
-    def __init__(self, params: Params, tokenizer: Tokenizer, cfg: OptimConfig):
-        self.params, self.tokenizer, self.cfg = params, tokenizer, cfg
-
-    def loader(self, start: int) -> Iterator[Batch]:
-        cfg, side = self.cfg, self.params.med("profile").vision.image_size
-        size = cfg.batch_size // cfg.accumulate
-        for place in range(start * cfg.accumulate, cfg.steps * cfg.accumulate):
-            step, part = divmod(place, cfg.accumulate)
-            ids, mask = tokenize(self.tokenizer, _texts(self.tokenizer, size, seed=place), max_tokens=cfg.max_tokens)
-            own, pixels = torch.arange(size) + place * size, torch.randn(size, 3, side, side)
-            made = Batch(
-                pixels=pixels,
-                ids=ids,
-                mask=mask,
-                prompt_tokens=0,
-                image_ids=own,
-                text_ids=own,
-                step=step,
-                progress=step / cfg.steps,
-                seed=self.params.seed,
-                part=part,
-                parts=cfg.accumulate,
-            )
-            yield made.to(device())
 
 
 def _real_batches(stage: str, params: Params, artifacts: Path, tokenizer: Tokenizer, cfg: OptimConfig) -> Batches:
@@ -191,7 +144,7 @@ def _pictures(params: Params, artifacts: Path | None, tokenizer: Tokenizer) -> C
 
         def made_up(step: int, count: int) -> Pictured:
             pictures = list(np.random.default_rng(step).integers(0, 256, (count, side, side, 3), dtype=np.uint8))
-            texts = _texts(tokenizer, count * TEXTS_PER_IMAGE, seed=step)
+            texts = made_up_texts(tokenizer, count * TEXTS_PER_IMAGE, seed=step)
             return [f"made-up-{i}" for i in range(count)], pictures, [texts[i::count] for i in range(count)]
 
         return made_up
@@ -206,13 +159,8 @@ def _pictures(params: Params, artifacts: Path | None, tokenizer: Tokenizer) -> C
 
 def _tokenizer(params: Params, artifacts: Path | None) -> Tokenizer:
     if artifacts is not None:
-        return Tokenizer.load(artifacts / "vocab.txt")
-    return Tokenizer([*BERT_TOKENS, *(f"w{i}" for i in range(params.ingest.vocab_size - len(BERT_TOKENS)))])
-
-
-def _texts(tokenizer: Tokenizer, count: int, *, seed: int) -> list[str]:
-    rng, words = np.random.default_rng(seed), tokenizer.vocab[len(BERT_TOKENS) :]
-    return [" ".join(words[i] for i in rng.integers(0, len(words), rng.integers(*WORDS))) for _ in range(count)]
+        return load_tokenizer(artifacts / "tokenizer.json")
+    return made_up_tokenizer(params.ingest.vocab_size)
 
 
 def _title(stage: str, params: Params, size: int, precision: str, threads: int, artifacts: Path | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from blip_core.config.screens import WebScreensConfig
-from blip_core.texts.screens import BY_TEXT, UNKNOWN, language, loops, normalised
+from blip_core.texts.screens import UNKNOWN, by_text, language, loops, normalised
 
 _SHOWN = 4  # texts as examples of what a screen hits
 _BATCH = 1000
@@ -31,6 +31,9 @@ class TextFindings:
     shown: dict[int, str] = field(default_factory=dict)
     batch: list[list[str]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.each = by_text(self.cfg)
+
     def add(self, texts: list[str]) -> None:
         """The texts of one image, as they were found."""
         self.total += len(texts)
@@ -38,7 +41,7 @@ class TextFindings:
         for text in texts:
             self.words[len(text.split())] += 1
             self.languages[language(text, self.cfg.min_confidence)] += 1
-            for name, hit in BY_TEXT.items():
+            for name, hit in self.each.items():
                 if hit(text):
                     self._hit(name, text)
         if len(self.batch) == _BATCH:
@@ -84,7 +87,7 @@ def screen_lines(told: TextFindings, screens: WebScreensConfig, *, images: int, 
         "screens      would hit of a crawl's texts, where ingest.screens turns them on:",
         f"  {count:6d}  boilerplate: at more than {limit} of the {images} images{' looked at' if part else ''}{often}",
     ]
-    for name in (*BY_TEXT, "repeats"):
+    for name in (*told.each, "repeats"):
         examples = f": {', '.join(repr(short(text, 40)) for text in told.examples.get(name, ()))}" if told.hits[name] else ""
         lines.append(f"  {told.hits[name]:6d}  {name}{examples}")
     if screens.languages:

@@ -23,7 +23,7 @@ class Arm:
 
 def read_arms(path: Path, params: Params, challenger: dict[str, Any]) -> list[Arm]:
     """ALONE, and WHOLE too where it came out otherwise than the challenger, as by an older commit. None where no ablation of this seed and
-    these sizes is there. The caller knows that the data is the sample world's: ablations have no other."""
+    these sizes is there. The caller knows that the data is the sample world's: an ablation of other data is not told beside it."""
     results = json.loads(path.read_text()) if path.exists() else {}
     rows = results.get("seeds", {}).get(str(params.seed), {}).get("rows", {})
     if not {ALONE, WHOLE} <= rows.keys() or not _same_world(results["facts"], params):
@@ -35,6 +35,8 @@ def read_arms(path: Path, params: Params, challenger: dict[str, Any]) -> list[Ar
 
 def _same_world(facts: dict[str, Any], params: Params) -> bool:
     """An ablation draws its sample by the seed of all else."""
+    if "data" in facts:
+        return False
     optim = params.pretrain.optim
     here = {"sample": params.sample.model_dump(exclude={"seed"}), "steps": optim.steps, "batch_size": optim.batch_size}
     here |= {"human_share": params.pretrain.human_share, "synthetic_share": params.pretrain.synthetic_share}

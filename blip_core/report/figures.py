@@ -20,7 +20,16 @@ from blip_core.report.examples import Example
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"  # told apart by colour-blind eyes too
 COLOURS = {"true": BLUE, "false": ORANGE, "unknown": GREY, "mismatched": ORANGE, "crawled": GREEN, "perturbed": PURPLE}
-LOSSES = {"loss": ("sum", "#222222"), "itc": ("ITC", BLUE), "itm": ("ITM", ORANGE), "lm": ("LM", GREEN)}
+LOSSES = {
+    "loss": ("sum", "#222222"),
+    "itc": ("ITC", BLUE),
+    "itm": ("ITM", ORANGE),
+    "lm": ("LM", GREEN),
+    "ncd": ("NCD", PURPLE),
+    "distil_itc": ("teacher's ITC", "#56B4E9"),
+    "distil_itm": ("teacher's ITM", "#E69F00"),
+    "distil_lm": ("teacher's LM", "#8CCFB9"),
+}
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -125,6 +134,20 @@ def difference_rows(panels_of: dict[str, dict[str, list[tuple[float, float, floa
             panel.set_ylim(len(arms) - 0.4, -0.6)
             panel.grid(axis="y", visible=False)
             _label(panel, title, f"difference to {baseline}", "")
+        return _png(figure)
+
+
+def spent_and_reached(panels_of: dict[str, dict[str, tuple[float, list[float]]]], *, spent: str) -> bytes:
+    """A panel per metric, a point per arm: what it spent in all, and the mean of what it reached, with the range over its seeds."""
+    with _panels(len(panels_of), columns=3, size=(4.2, 3.4)) as (figure, panels):
+        for panel, (title, arms) in zip(panels, panels_of.items(), strict=True):
+            for (name, (cost, values)), colour in zip(arms.items(), _cycle(), strict=False):
+                mean = sum(values) / len(values)
+                panel.plot([cost, cost], [min(values), max(values)], color=colour, linewidth=1.4)
+                panel.plot(cost, mean, "o", color=colour, markersize=5)
+                panel.annotate(name, (cost, mean), xytext=(6, 4), textcoords="offset points", fontsize=9, color=colour)
+            panel.set_xlim(0, 1.2 * max(cost for cost, _ in arms.values()))
+            _label(panel, title, spent, "")
         return _png(figure)
 
 

@@ -8,6 +8,7 @@ from blip_core.preview.field_account import account_lines
 from blip_core.report.findings import SPLITS, Findings
 from blip_core.report.page import Section, Table
 from blip_core.report.wording import amount, percent
+from blip_core.screens.fields import REASON
 from blip_core.tables.captions import SCREENS
 
 
@@ -21,14 +22,27 @@ def intake_section(found: Findings) -> Section:
         parts.append(f"{bare:,} pictures of the crawl came without a usable text: they are for the captioner, and count in the coverage.")
     if found.quarantine:
         ordered = sorted(found.quarantine.items(), key=lambda item: (item[0][0] != "web", -item[1], item[0]))
-        quarantine = [[part, reason, REASONS.get(reason, ""), f"{n:,}"] for (part, reason), n in ordered]
+        quarantine = [[part, reason, _meaning(reason), f"{n:,}"] for (part, reason), n in ordered]
         parts.append(Table(["part", "reason", "which means", "rows"], quarantine, left=3))
     on = [name for name in SCREENS if f"marked_{name}" in counts]
     screens = [[name, *(amount(counts[f"{what}_{name}"]) for what in ("marked", "dropped"))] for name in on]
     if screens:
         parts.append(Table(["screen of web texts", "hit", "dropped"], screens))
+    parts += _picture_screens(counts)
     parts += _fields(accounted(found.artifacts / NAME))
     return Section("What came in", parts, in_text=0)
+
+
+def _meaning(reason: str) -> str:
+    name = reason.removeprefix(REASON)
+    return f"the screen {name} of pictures, by choice, so that it does not count as a fault" if name != reason else REASONS.get(reason, "")
+
+
+def _picture_screens(counts: dict[str, Any]) -> list[str | Table]:
+    names = [name.removeprefix(f"marked_{REASON}") for name in counts if name.startswith(f"marked_{REASON}")]
+    kinds = ("marked", "dropped", "missing", "mistyped")
+    rows = [[name, *(amount(counts[f"{kind}_{REASON}{name}"]) for kind in kinds)] for name in names]
+    return [Table(["screen of web pictures", "hit", "dropped", "field missing", "of another type"], rows)] if rows else []
 
 
 def _fields(told: dict[str, Any]) -> list[str | Table]:

@@ -8,6 +8,7 @@ from blip_core.report.findings import Findings
 from blip_core.report.page import Picture, Section, Table
 from blip_core.report.wording import METRICS, MISSING, amount, is_share, listed, metric_interval, metric_value, percent
 
+_TOKENS = {"ptb": "by words (PTB)", "characters": "by characters"}
 SHOWN = ("tr_r1", "ir_r1", "itm_tr_r1", "itm_ir_r1", "cider")  # of every model
 
 
@@ -21,10 +22,11 @@ def models_section(found: Findings) -> Section:
     one = next(iter(found.models.values()))
     rows += [arm_row(arm, SHOWN) for arm in found.arms]
     rows.append(["by chance", *(metric_value(metric, one.get(f"{metric}_chance")) for metric in SHOWN), MISSING])
+    tokens = _TOKENS[one.get("tokenization", "ptb")]
     about = (
         f"Held-out test images, {cfg.confidence:.0%} bootstrap intervals. text R@1: an image finds its own text first; "
         "image R@1: a text finds its image. "
-        f"ITC: by similarity; ITM: the {cfg.rerank} best of it ranked anew. CIDEr: 1.00 is 100 points."
+        f"ITC: by similarity; ITM: the {cfg.rerank} best of it ranked anew. CIDEr: 1.00 is 100 points, {tokens}."
     )
     picture = Picture("models", figures.metric_bars(_bars(found)), "Metrics of every model with intervals")
     described = "\n".join(_describe(name, found) for name in found.models)

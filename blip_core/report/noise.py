@@ -7,6 +7,7 @@ from blip_core.report.findings import Findings
 from blip_core.report.page import Picture, Section, Table
 from blip_core.report.wording import MISSING, percent
 from blip_core.sample.truth import TrueNoise
+from blip_core.selection.judged_noise import LABELS, bounded_by
 
 SCORE_REASONS = ("kept", "below_threshold")  # the usual two
 
@@ -62,9 +63,9 @@ def _noise_row(found: Findings, r: str, source: str) -> list[str]:
     digest, gate = found.rounds[r], found.gates.get(r, {})
     noise = digest.noise.get(source)
     true = [noise.before, noise.after] if noise else [None, None]
-    labels = gate.get(f"judged_texts_{source}")
-    estimate = [gate.get(f"{'judged' if labels else 'residual'}_noise_{source}{end}") for end in ("", "_upper")]
-    by = f"{labels:,} labels" if labels else MISSING if estimate[1] is None else "planted pairs"
+    by = bounded_by(gate).get(source, MISSING)
+    estimate = [gate.get(f"{'judged' if by == LABELS else 'residual'}_noise_{source}{end}") for end in ("", "_upper")]
+    by = f"{gate[f'judged_texts_{source}']:,} labels" if by == LABELS else by
     counts = [f"{digest.texts(source):,}", f"{_kept(digest, source):,}"]
     return [r, source, *counts, *map(percent, [gate.get(f"noise_{source}"), *true, *estimate]), by]
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy import ndarray
 
 from blip_core.sample.files import jpeg, whole_folder, write_rows
+from blip_core.sample.languages import ENGLISH
 from blip_core.sample.questions import PEOPLE, add_questions
-from blip_core.sample.scene_texts import BACKGROUND_PHRASES
 from blip_core.sample.scenes import BACKGROUNDS, CELL_SIDE, COLOURS, SHADES, SHAPES, SPRITE_SIDES, Scene, Thing, render
 
 FRAMES, RATE = 16, 8  # of a clip, and in a second
@@ -45,7 +45,7 @@ def write_clips(out: Path, *, seed: int, clips: int) -> None:
     with whole_folder(out) as temporary:
         rows = []
         for name, clip in _written(temporary, seed, clips):
-            phrase = BACKGROUND_PHRASES[clip.scene.background][0]
+            phrase = ENGLISH.places[clip.scene.background][0]
             what = f"a {clip.thing.colour} {clip.thing.shape}"
             captions = [f"{what} {phrase}", f"{what} moves {clip.direction} {phrase}"]
             rows.append({"video": name, "captions": captions, "direction": clip.direction})

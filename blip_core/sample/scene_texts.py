@@ -4,6 +4,7 @@ Start at `human_captions`, `web_text` and `is_true`.
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -11,62 +12,14 @@ from typing import TypeVar
 import numpy as np
 
 from blip_core.config.sample import WebKind
+from blip_core.sample.languages import ENGLISH, LANGUAGES, Language
 from blip_core.sample.scenes import COLOURS, SHAPES, Scene, draw_scene
 
 T = TypeVar("T")
 TRUE_KINDS = ("clean", "terse")  # of web texts
 NUM_HUMAN_CAPTIONS = 5
 
-PREFIXES = ("", "", "there is", "a photo of")
-JOINERS = ("and", "next to", "with", "near", "beside")
-BACKGROUND_PHRASES = {
-    "grass": ("on grass", "on the grass", "on a lawn"),
-    "sand": ("on sand", "on the sand", "at the beach"),
-    "sky": ("in the sky", "up in the sky"),
-    "night": ("at night", "in the dark"),
-    "snow": ("in the snow", "on snow"),
-}
-BACKGROUND_WORDS = {
-    "grass": "grass",
-    "lawn": "grass",
-    "sand": "sand",
-    "beach": "sand",
-    "sky": "sky",
-    "night": "night",
-    "dark": "night",
-    "snow": "snow",
-}
-FOREIGN_COLOURS = ("black", "white", "grey", "gray", "brown", "pink", "gold", "silver", "violet", "cyan")  # nothing here has them
-BOILERPLATE = (
-    "click here to enlarge",
-    "free shipping on all orders",
-    "image not available",
-    "img {n} jpg",
-    "dsc {n}",
-    "photo {n} of {n}",
-    "home page",
-    "buy now best price",
-    "click to see more",
-    "all rights reserved",
-    "stock photo {n}",
-    "sign up for our newsletter",
-    "product view {n}",
-    "untitled",
-    "share on social media",
-    "loading please wait",
-)
 BOILERPLATE_NUMBERS = (1, 2, 3, 4, 5, 12, 24, 36, 100, 2023)
-GENERAL = (
-    "a thing",
-    "an object",
-    "a nice picture",
-    "something {place}",
-    "a toy {place}",
-    "two things",
-    "some objects {place}",
-    "a cute toy",
-    "a view {place}",
-)
 
 
 @dataclass(frozen=True)
@@ -78,27 +31,44 @@ class Claims:
 
 
 def claims(text: str) -> Claims:
-    """Read a text in any word order. A colour belongs to the thing of its own phrase (phrases end at "and", "with", a comma ..):
-    the next one, else the one before; in a phrase without a thing, to the next phrase's. Unknown words claim nothing."""
+    """Read a text in any word order, in any language of languages.py, with accents or without. A colour belongs to the thing of its own
+    phrase (phrases end at "and", "with", a comma ..): the next one, else the one before; in a phrase without a thing, to the next
+    phrase's. Unknown words claim nothing."""
     things: list[tuple[str, set[str]]] = []
     backgrounds: set[str] = set()
     waiting: set[str] = set()  # colours whose thing has not come yet
-    for phrase in re.split(r"[,;.]|\b(?:and|with|near|beside|by|next)\b", text.lower()):
+    for phrase in _BREAK.split(_plain(text)):
         num_before = len(things)
-        for word in re.findall(r"[a-z]+", phrase):
-            if word in SHAPES:
-                things.append((word, waiting))
+        for word in _WORD.findall(phrase):
+            if word in _SHAPES:
+                things.append((_SHAPES[word], waiting))
                 waiting = set()
-            elif word in COLOURS or word in FOREIGN_COLOURS:
-                waiting = waiting | {word}
-            elif word in BACKGROUND_WORDS:
-                backgrounds.add(BACKGROUND_WORDS[word])
+            elif word in _COLOURS:
+                waiting = waiting | {_COLOURS[word] or word}
+            elif word in _BACKGROUNDS:
+                backgrounds.add(_BACKGROUNDS[word])
         if waiting and len(things) > num_before:
             things[-1][1].update(waiting)
             waiting = set()
     if waiting and things:
         things[-1][1].update(waiting)
     return Claims(tuple((shape, frozenset(colours)) for shape, colours in things), frozenset(backgrounds))
+
+
+def _plain(text: str) -> str:
+    """In lower case, without accents: a vocabulary may have dropped them."""
+    return "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
+
+
+def _of_all(kind: str) -> dict[str, str]:
+    return {_plain(word): name for language in LANGUAGES.values() for word, name in getattr(language, kind).items()}
+
+
+_SHAPES, _COLOURS, _BACKGROUNDS = (_of_all(kind) for kind in ("shapes", "colours", "backgrounds"))
+_UNSPACED = [re.escape(word) for word in [*_SHAPES, *_COLOURS, *_BACKGROUNDS] if not word.isascii()]
+_WORD = re.compile("|".join(["[a-z]+", *sorted(_UNSPACED, key=len, reverse=True)]))
+_ENDS = [rf"\b{word}\b" if word.isascii() else word for language in LANGUAGES.values() for word in language.breaks]
+_BREAK = re.compile("|".join(["[,;.，。]", *_ENDS]))
 
 
 def is_true(scene: Scene, text: str) -> bool:
@@ -115,37 +85,30 @@ def is_true(scene: Scene, text: str) -> bool:
     )
 
 
-def human_captions(rng: np.random.Generator, scene: Scene) -> list[str]:
+def human_captions(rng: np.random.Generator, scene: Scene, language: Language = ENGLISH) -> list[str]:
     """Five different true captions."""
     captions: list[str] = []
     while len(captions) < NUM_HUMAN_CAPTIONS:
-        caption = _human(rng, _human_mentions(rng, scene), scene.background)
+        caption = _human(rng, _human_mentions(rng, scene), scene.background, language)
         if caption not in captions:
             captions.append(caption)
     return captions
 
 
-def web_text(rng: np.random.Generator, scene: Scene, kinds: Mapping[WebKind, float]) -> tuple[str, str]:
+def web_text(rng: np.random.Generator, scene: Scene, kinds: Mapping[WebKind, float], language: Language = ENGLISH) -> tuple[str, str]:
     """(kind, text): what a crawl has for the picture, true for TRUE_KINDS only. `kinds`: their shares."""
     kind = _pick_kind(rng, kinds)
-    return kind, text_of_kind(rng, scene, kind)
+    return kind, text_of_kind(rng, scene, kind, language)
 
 
-def text_of_kind(rng: np.random.Generator, scene: Scene, kind: str) -> str:
-    return _WRITERS[kind](rng, scene)
+def text_of_kind(rng: np.random.Generator, scene: Scene, kind: str, language: Language = ENGLISH) -> str:
+    return _WRITERS[kind](rng, scene, language)
 
 
 @dataclass(frozen=True)
 class _Mention:
     shape: str
     colour: str | None
-
-    def words(self) -> str:
-        return f"{self.colour} {self.shape}" if self.colour else self.shape
-
-    def with_article(self) -> str:
-        words = self.words()
-        return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
@@ -179,46 +142,44 @@ def _terse_mentions(rng: np.random.Generator, scene: Scene) -> list[_Mention]:
     return _mentions(rng, scene, both=0.6, colour=0.85)
 
 
-def _human(rng: np.random.Generator, mentions: list[_Mention], background: str) -> str:
-    things = f" {_pick(rng, JOINERS)} ".join(mention.with_article() for mention in mentions)
-    place = _pick(rng, BACKGROUND_PHRASES[background]) if rng.random() < 0.6 else ""
-    return _sentence(_pick(rng, PREFIXES), things, place)
+def _human(rng: np.random.Generator, mentions: list[_Mention], background: str, language: Language) -> str:
+    joiner = f"{language.space}{_pick(rng, language.joiners)}{language.space}"
+    things = joiner.join(language.phrase(m.shape, m.colour, True) for m in mentions)
+    place = _pick(rng, language.places[background]) if rng.random() < 0.6 else ""
+    return language.sentence(_pick(rng, language.prefixes), things, place)
 
 
-def _terse(rng: np.random.Generator, mentions: list[_Mention], background: str) -> str:
-    first = mentions[0].with_article() if rng.random() < 0.5 else mentions[0].words()
-    things = f" {_pick(rng, ('and', 'with'))} ".join([first] + [mention.words() for mention in mentions[1:]])
-    place = BACKGROUND_PHRASES[background][0] if rng.random() < 0.35 else ""
-    return _sentence(things, place)
+def _terse(rng: np.random.Generator, mentions: list[_Mention], background: str, language: Language) -> str:
+    article = rng.random() < 0.5
+    joiner = f"{language.space}{_pick(rng, language.terse_joiners)}{language.space}"
+    things = joiner.join(language.phrase(m.shape, m.colour, article and m is mentions[0]) for m in mentions)
+    place = language.places[background][0] if rng.random() < 0.35 else ""
+    return language.sentence(things, place)
 
 
-def _sentence(*parts: str) -> str:
-    return " ".join(part for part in parts if part)
+def _write_clean(rng: np.random.Generator, scene: Scene, language: Language) -> str:
+    return _human(rng, _human_mentions(rng, scene), scene.background, language)
 
 
-def _write_clean(rng: np.random.Generator, scene: Scene) -> str:
-    return _human(rng, _human_mentions(rng, scene), scene.background)
+def _write_terse(rng: np.random.Generator, scene: Scene, language: Language) -> str:
+    return _terse(rng, _terse_mentions(rng, scene), scene.background, language)
 
 
-def _write_terse(rng: np.random.Generator, scene: Scene) -> str:
-    return _terse(rng, _terse_mentions(rng, scene), scene.background)
-
-
-def _write_mismatch(rng: np.random.Generator, scene: Scene) -> str:
+def _write_mismatch(rng: np.random.Generator, scene: Scene, language: Language) -> str:
     """The text of another picture, of which nothing says that it is wrong but the picture."""
     while True:
-        text = _pick(rng, (_write_clean, _write_terse))(rng, draw_scene(rng))
+        text = _pick(rng, (_write_clean, _write_terse))(rng, draw_scene(rng), language)
         if not is_true(scene, text):
             return text
 
 
-def _write_partial(rng: np.random.Generator, scene: Scene) -> str:
+def _write_partial(rng: np.random.Generator, scene: Scene, language: Language) -> str:
     """Right but for one colour or one shape."""
     human = rng.random() < 0.5
     mentions = (_human_mentions if human else _terse_mentions)(rng, scene)
     at = int(rng.integers(len(mentions)))
     mentions[at] = _corrupted(rng, mentions[at], scene)
-    return (_human if human else _terse)(rng, mentions, scene.background)
+    return (_human if human else _terse)(rng, mentions, scene.background, language)
 
 
 def _corrupted(rng: np.random.Generator, mention: _Mention, scene: Scene) -> _Mention:
@@ -228,12 +189,12 @@ def _corrupted(rng: np.random.Generator, mention: _Mention, scene: Scene) -> _Me
     return replace(mention, shape=_pick(rng, [shape for shape in SHAPES if shape not in shown]))
 
 
-def _write_boilerplate(rng: np.random.Generator, scene: Scene) -> str:
-    return re.sub(r"\{n\}", lambda _: str(_pick(rng, BOILERPLATE_NUMBERS)), _pick(rng, BOILERPLATE))
+def _write_boilerplate(rng: np.random.Generator, scene: Scene, language: Language) -> str:
+    return re.sub(r"\{n\}", lambda _: str(_pick(rng, BOILERPLATE_NUMBERS)), _pick(rng, language.boilerplate))
 
 
-def _write_general(rng: np.random.Generator, scene: Scene) -> str:
-    return _pick(rng, GENERAL).format(place=_pick(rng, BACKGROUND_PHRASES[scene.background]))
+def _write_general(rng: np.random.Generator, scene: Scene, language: Language) -> str:
+    return _pick(rng, language.general).format(place=_pick(rng, language.places[scene.background]))
 
 
 _WRITERS = {

@@ -7,7 +7,7 @@ import hashlib
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from blip_core.config.sample import SampleConfig, WebKind
+from blip_core.config.sample import SampleConfig
 from blip_core.files.content import write_json
 from blip_core.files.tars import add_sample
 from blip_core.sample.files import jpeg, whole_folder
+from blip_core.sample.languages import LANGUAGES, Language
 from blip_core.sample.scene_texts import human_captions, is_true, web_text
 from blip_core.sample.scenes import IMAGE_SIDE, Scene, draw_scene, render, scene_to_json
 from blip_core.tables.captions import write_table
@@ -104,16 +105,16 @@ def _web_rows(cfg: SampleConfig, shard: int, numbers: range) -> Iterator[tuple[d
     for number in numbers:
         rng = _generator(cfg, "web", number)
         while rng.random() < FAILED_SHARE:
-            yield _failed_row(rng, f"{shard:05d}{index:04d}", cfg.web_kinds), None
+            yield _failed_row(rng, f"{shard:05d}{index:04d}", cfg), None
             index += 1
-        pair = _web_pair(rng, cfg.web_kinds)
+        pair = _web_pair(rng, cfg)
         yield _row(f"{shard:05d}{index:04d}", pair), pair
         index += 1
 
 
-def _web_pair(rng: np.random.Generator, kinds: Mapping[WebKind, float]) -> _WebPair:
+def _web_pair(rng: np.random.Generator, cfg: SampleConfig) -> _WebPair:
     scene = draw_scene(rng)
-    kind, text = web_text(rng, scene, kinds)
+    kind, text = web_text(rng, scene, cfg.web_kinds, LANGUAGES[cfg.language])
     encoded = jpeg(render(scene, rng))
     pair = _WebPair(scene, kind, text, encoded, hashlib.sha256(encoded).hexdigest(), _url(rng))
     return _spoilt(rng, pair) if rng.random() < DEFECT_SHARE else pair
@@ -146,8 +147,8 @@ def _row(key: str, pair: _WebPair) -> dict[str, Any]:
     }
 
 
-def _failed_row(rng: np.random.Generator, key: str, kinds: Mapping[WebKind, float]) -> dict[str, Any]:
-    _, text = web_text(rng, draw_scene(rng), kinds)
+def _failed_row(rng: np.random.Generator, key: str, cfg: SampleConfig) -> dict[str, Any]:
+    _, text = web_text(rng, draw_scene(rng), cfg.web_kinds, LANGUAGES[cfg.language])
     status, message = FAILURES[rng.integers(len(FAILURES))]
     return {"caption": text, "url": _url(rng), "key": key, "status": status, "error_message": message}
 
@@ -176,14 +177,14 @@ def _write_clean(folder: Path, cfg: SampleConfig) -> list[dict[str, Any]]:
     """The clean set in the schema of Karpathy's dataset_coco.json. Returns rows of TRUTH_SCHEMA."""
     (folder / "images").mkdir(parents=True)
     images: list[dict[str, Any]] = []
-    truth = []
+    truth, language = [], LANGUAGES[cfg.language]
     for part, num in (("train", cfg.num_train), ("val", cfg.num_val), ("test", cfg.num_test)):
         for number in range(num):
             rng = _generator(cfg, part, number)
             scene = draw_scene(rng, rare_weight=RARE_WEIGHT if part == "train" else 1.0)
-            captions = human_captions(rng, scene)
+            captions = human_captions(rng, scene, language)
             split = "restval" if part == "train" and number % RESTVAL_EVERY == RESTVAL_EVERY - 1 else part
-            image = _karpathy_image(len(images), split, captions)
+            image = _karpathy_image(len(images), split, captions, language)
             images.append(image)
             (folder / "images" / image["filename"]).write_bytes(jpeg(render(scene, rng)))
             truth.append(_truth(f"{part}-{Path(image['filename']).stem}", "human", all(is_true(scene, c) for c in captions), scene))
@@ -191,10 +192,10 @@ def _write_clean(folder: Path, cfg: SampleConfig) -> list[dict[str, Any]]:
     return truth
 
 
-def _karpathy_image(imgid: int, split: str, captions: list[str]) -> dict[str, Any]:
+def _karpathy_image(imgid: int, split: str, captions: list[str], language: Language) -> dict[str, Any]:
     sentids = range(imgid * len(captions), (imgid + 1) * len(captions))
     sentences = [
-        {"tokens": caption.split(), "raw": caption, "imgid": imgid, "sentid": sentid}
+        {"tokens": language.tokens(caption), "raw": caption, "imgid": imgid, "sentid": sentid}
         for sentid, caption in zip(sentids, captions, strict=True)
     ]
     return {

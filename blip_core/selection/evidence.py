@@ -35,7 +35,7 @@ def crawl_texts(generation: Path, rule: Rule, columns: Columns) -> dict[Crawled,
         for source in rule.cfg.threshold:
             own = table.filter(pc.equal(table["source"], source))
             passed = ~rejected(own, rule=rule, where=str(path)).to_numpy(zero_copy_only=False)
-            texts = Judged(own[rule.cfg.score].to_numpy(), passed, hashes(own, ["image_id"]))
+            texts = Judged(own[rule.cfg.score].to_numpy(), passed, hashes(own, ["image_id"]), own["itc"].to_numpy())
             parts[source].append(Texts(texts, columns.of(own)))
     return {source: _together(own) for source, own in parts.items()}
 
@@ -46,10 +46,10 @@ def planted_pairs(controls: pa.Table, rule: Rule, columns: Columns, *, where: st
     as_web = controls.set_column(SCHEMA.get_field_index("source"), "source", pa.array(["web"] * controls.num_rows, pa.string()))
     passed = ~rejected(as_web, rule=rule, where=where).to_numpy(zero_copy_only=False)
     kind, image = (np.array(controls[c].to_pylist(), str) for c in ("kind", "image_id"))
-    return kind, Texts(Judged(controls[rule.cfg.score].to_numpy(), passed, image), columns.of(controls))
+    return kind, Texts(Judged(controls[rule.cfg.score].to_numpy(), passed, image, controls["itc"].to_numpy()), columns.of(controls))
 
 
 def _together(parts: list[Texts]) -> Texts:
-    score, passed, image = (np.concatenate([getattr(p.judged, name) for p in parts]) for name in ("score", "passed", "image"))
+    whole = {name: np.concatenate([getattr(p.judged, name) for p in parts]) for name in ("score", "passed", "image", "itc")}
     values = {name: np.concatenate([p.values[name] for p in parts]) for name in parts[0].values}
-    return Texts(Judged(score, passed, image), values)
+    return Texts(Judged(**whole), values)

@@ -13,7 +13,7 @@ speak here again: it has a few numbers to fit by them.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_core.selection.labels import Judged, Label, Pair, judged
-from blip_core.tables.captions import KEPT, each_table
+from blip_core.tables.captions import KEPT, WRITTEN, each_table
 
+LABELS, PLANTED = "people's labels", "planted pairs"
 FEW = 10  # wrong ones, or right ones, below which the score may not add trials
 MOST_GAIN = 3  # trials that a judged picture may be worth by the score's help
 
@@ -58,6 +59,13 @@ def judged_noise(labels: Iterable[Label], generation: Path, *, score: str, confi
                 found[pair.source].append((said[pair], row[score]))
     enough = {source: drawn for source, drawn in sorted(found.items()) if len(drawn) >= max(min_labels, 2)}
     return {source: bounded(drawn, total[source] / count[source], 1 - confidence) for source, drawn in enough.items()}
+
+
+def bounded_by(facts: Mapping[str, float]) -> dict[str, str]:
+    """What the gate goes by, for each source of `facts`, its metrics: LABELS, where people judged enough kept texts; else, of web texts,
+    PLANTED."""
+    by = {"web": PLANTED} if "residual_noise_web_upper" in facts else {}
+    return by | {source: LABELS for source in ("web", *WRITTEN) if f"judged_texts_{source}" in facts}
 
 
 def drawn_for(labels: Iterable[Label], *, generation: str, scores: str) -> list[Label]:

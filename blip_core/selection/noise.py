@@ -1,8 +1,10 @@
 """How much noise did the filter leave? Estimated from planted pairs whose truth is known; no text of the crawl is labelled.
 
 The scores of the crawl are a mixture: texts that fit their picture, and noise of several kinds. Planted pairs show how each of these
-scores. The weights under which they add up to the crawl's scores best (maximum likelihood) say how much noise there is and how much of it
-passes. The upper bound draws the shares of all parts anew, as their own counts allow, and takes a high quantile of the fits.
+scores. The weights under which they add up to the crawl's scores best (least chi-square over bins) say how much noise there is and how much
+of it passes. The upper bound is the most noise among the passing texts that still fits: a profile likelihood. Bins are by the score and,
+within it, by the ITC cosine: where the score alone can't tell boilerplate from a caption with one wrong word, ITC and ITM disagree on them
+in different ways.
 
 What this rests on, and what the crawl itself cannot prove:
 - The crawl's noise scores like a mixture of the planted kinds, or lower. Noise that fools the filter better than any planted kind would be
@@ -24,9 +26,11 @@ import numpy as np
 TRUE = "true"
 FALSE_KINDS = ("mismatched", "crawled", "perturbed")
 DRAWS = 5_000
-FITS = 400
-STEPS = 60  # of the search for weights
-BINS = (6, 3)  # of the scores of texts that fail and that pass
+BINS = (8, 4)  # of the scores of texts that fail and that pass; each is cut in two by the ITC cosine
+UNSEEN = 0.05  # texts that each part is given besides, spread over all bins: an empty bin is no proof
+LEAST_SHARE = 1e-4  # of a bin, where its variance is told
+REFITS, HALVINGS = 3, 14  # until variances and weights belong together, and of the search for the bound
+FIRM = 1e3  # weight of what must hold exactly
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,10 @@ class Judged:
     score: np.ndarray
     passed: np.ndarray  # by the rule, which may be more than a threshold on the score
     image: np.ndarray  # whose picture
+    itc: np.ndarray | None = None  # cosine; None, or not a number: the filter has none
 
     def where(self, rows: np.ndarray) -> "Judged":
-        return Judged(self.score[rows], self.passed[rows], self.image[rows])
+        return Judged(self.score[rows], self.passed[rows], self.image[rows], None if self.itc is None else self.itc[rows])
 
 
 @dataclass(frozen=True)
@@ -71,28 +76,126 @@ def residual_noise(kind: np.ndarray, planted: Judged, crawl: Judged, *, confiden
 
 
 def _mixture(parts: dict[str, Judged], crawl: Judged, *, alpha: float) -> tuple[float, float]:
-    """The noise among what passes by the best fit, and the 1 - alpha / 2 quantile of the fits to shares drawn anew: half of alpha is left
-    for the fit itself, which errs to the low side where all noise is of one kind, since a weight can't be below 0.
+    """The noise among what passes by the best fit, and the most that fits with confidence 1 - alpha.
 
-    A part's share of texts above any score is drawn from the distribution of its Clopper-Pearson upper limits: a Dirichlet of the counts
-    and one more text in the highest bin. For the crawl that one is in the lowest. Then so many noisy texts pass as chance will have it.
-    The draws are always the same ones: equal counts give an equal bound.
+    A fit may be worse than the best by the quantile of a chi-square with one degree of freedom. Where even the best one is worse than
+    chance allows, as crawled texts are not quite like planted ones, that is widened by the root of how much. Two chances come on top: the
+    pass rates of planted pairs are estimates, and of the noise more or less may be among the texts that passed here.
     """
-    rng, edges = np.random.default_rng(0), _edges(parts)
-    counts = {k: _counts(p, edges) for k, p in {**parts, "": crawl}.items()}
-    passes = np.arange(len(counts[""])) >= len(edges[0]) + 1
-    order, lowest, highest = (TRUE, *FALSE_KINDS), np.eye(len(passes))[0], np.eye(len(passes))[-1]
-    shares = np.array([counts[k] / counts[k].sum() for k in order])
-    worst = 1 + int(np.argmax(shares[1:, passes].sum(axis=1)))
-    point = _noise_of(_weights(shares[None], (counts[""] / counts[""].sum())[None], worst), shares[None], passes)[0]
-    drawn = np.stack([_dirichlet(rng, counts[k] + highest) for k in order], axis=1)
-    noise = _noise_of(_weights(drawn, _dirichlet(rng, counts[""] + lowest), worst), drawn, passes)
-    kept = int(np.sum(crawl.passed))
-    return float(point), float(np.quantile(rng.binomial(kept, noise) / kept, 1 - alpha / 2))
+    from scipy.special import ndtri
+
+    plain, safe = (_Fit.of(parts, crawl, safe=safe) for safe in (False, True))
+    point, z = plain.noise(plain.best()[0]), ndtri(1 - alpha)
+    weights, off = safe.best()
+    freedom = max(1, int(np.count_nonzero(safe.seen)) - len(weights))
+    allowed = off + z**2 * np.sqrt(max(1.0, off / freedom))
+    start = low = max(point, safe.noise(weights))
+    high = 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if safe.best(noise=middle)[1] <= allowed else (low, middle)
+    chance = low * (1 - low) / np.sum(crawl.passed) + safe.variance(safe.best(noise=low)[0])
+    return point, float(min(1.0, start + np.sqrt((low - start) ** 2 + z**2 * chance)))
 
 
-def _edges(parts: dict[str, Judged]) -> list[np.ndarray]:
-    """Of the bins of the scores that fail and of those that pass: each holds as many planted pairs, the kinds weighing alike."""
+@dataclass
+class _Fit:
+    """Least squares of the crawl's shares by those of the parts, true texts first."""
+
+    shares: np.ndarray  # parts x bins
+    trials: np.ndarray  # that each part is worth
+    seen: np.ndarray  # shares of the crawl
+    crawl_trials: float
+    passes: np.ndarray  # by bin
+    spread: np.ndarray  # standard deviation of the difference between `seen` and what the best weights make of the parts, by bin
+
+    @classmethod
+    def of(cls, parts: dict[str, Judged], crawl: Judged, *, safe: bool) -> "_Fit":
+        """`safe`: with one more planted text of each kind in the highest bin, and one of the crawl in the lowest, as Clopper and Pearson's
+        limits have it."""
+        bins = _Bins.of(parts)
+        ends = np.eye(bins.number)[[0, -1]] * safe
+        counts = np.array([bins.count(parts[k]) for k in (TRUE, *FALSE_KINDS)]) + UNSEEN / bins.number + ends[1]
+        trials, seen = counts.sum(axis=1), bins.count(crawl) + ends[0]
+        fit = cls(counts / trials[:, None], trials, seen / seen.sum(), seen.sum(), bins.passes, np.ones(bins.number))
+        weights = np.full(len(counts), 1 / len(counts))
+        for _ in range(REFITS):
+            fit.spread = fit._spread_of(weights)
+            weights, _ = fit.best()
+        return fit
+
+    def _spread_of(self, weights: np.ndarray) -> np.ndarray:
+        together, own = weights @ self.shares, self.shares * (1 - self.shares) / self.trials[:, None]
+        return np.sqrt(np.maximum(together * (1 - together), LEAST_SHARE) / self.crawl_trials + weights**2 @ own)
+
+    def best(self, noise: float | None = None) -> tuple[np.ndarray, float]:
+        """The weights, which add up to 1, and their chi-square; with `noise`, under which so much of what passes is noise."""
+        from scipy.optimize import nnls
+
+        firm = FIRM / self.spread.min()
+        rows, wanted = [*(self.shares / self.spread).T, np.full(len(self.shares), firm)], [*(self.seen / self.spread), firm]
+        if noise is not None:
+            false = np.arange(len(self.shares)) > 0
+            rows, wanted = [*rows, firm * self._passing() * (false - noise)], [*wanted, 0.0]
+        weights, _ = nnls(np.array(rows), np.array(wanted))
+        return weights, float(np.sum(((self.seen - weights @ self.shares) / self.spread) ** 2))
+
+    def noise(self, weights: np.ndarray) -> float:
+        passing = weights * self._passing()
+        return float(passing[1:].sum() / max(passing.sum(), 1e-12))
+
+    def variance(self, weights: np.ndarray) -> float:
+        """Of that noise, by the pass rates of the parts alone."""
+        rate = self._passing()
+        pull = weights * ((np.arange(len(rate)) > 0) - self.noise(weights)) / max(float(weights @ rate), 1e-12)
+        return float(pull**2 @ (rate * (1 - rate) / self.trials))
+
+    def _passing(self) -> np.ndarray:
+        return self.shares[:, self.passes].sum(axis=1)
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """By the score, those that fail first; each in two by the ITC cosine."""
+
+    edges: tuple[np.ndarray, np.ndarray]  # of the scores that fail and that pass
+    middle: np.ndarray  # ITC cosine by bin of the score
+
+    @classmethod
+    def of(cls, parts: dict[str, Judged]) -> "_Bins":
+        """Each holds as many planted pairs, the kinds weighing alike."""
+        whole = cls(_edges(parts), np.empty(0))
+        place, itc = np.concatenate([whole._place(p) for p in parts.values()]), np.concatenate([_itc(p) for p in parts.values()])
+        return cls(whole.edges, np.array([np.median(itc[place == i]) if np.any(place == i) else 0.0 for i in range(whole._scores)]))
+
+    @property
+    def _scores(self) -> int:
+        return sum(len(e) + 1 for e in self.edges)
+
+    @property
+    def number(self) -> int:
+        return 2 * self._scores
+
+    @property
+    def passes(self) -> np.ndarray:
+        return np.arange(self.number) >= 2 * (len(self.edges[0]) + 1)
+
+    def count(self, texts: Judged) -> np.ndarray:
+        """Texts by bin, scaled to the number of independent trials that they are worth."""
+        place = self._place(texts)
+        counts = np.bincount(2 * place + (_itc(texts) >= self.middle[place]), minlength=self.number)
+        return counts * _trials(texts.passed, texts.image) / len(texts.score)
+
+    def _place(self, texts: Judged) -> np.ndarray:
+        fails, passes = (np.searchsorted(e, texts.score, side="right") for e in self.edges)
+        return np.where(texts.passed, len(self.edges[0]) + 1 + passes, fails)
+
+
+def _itc(texts: Judged) -> np.ndarray:
+    return np.zeros(len(texts.score)) if texts.itc is None else np.nan_to_num(texts.itc.astype(float))
+
+
+def _edges(parts: dict[str, Judged]) -> tuple[np.ndarray, np.ndarray]:
     found = []
     for passing, bins in zip((False, True), BINS, strict=True):
         scores = [p.score[p.passed == passing] for p in parts.values()]
@@ -100,37 +203,7 @@ def _edges(parts: dict[str, Judged]) -> list[np.ndarray]:
         ordered = np.argsort(together := np.concatenate(scores), kind="stable")
         reached = np.cumsum(weight[ordered]) / weight.sum()
         found.append(np.unique(together[ordered][np.searchsorted(reached, np.arange(1, bins) / bins)]) if len(together) else np.empty(0))
-    return found
-
-
-def _counts(texts: Judged, edges: list[np.ndarray]) -> np.ndarray:
-    """Texts by bin, the bins that fail first, scaled to the number of independent trials that they are worth."""
-    bins = [np.searchsorted(e, texts.score[texts.passed == p], side="right") for p, e in zip((False, True), edges, strict=True)]
-    counts = np.concatenate([np.bincount(b, minlength=len(e) + 1) for b, e in zip(bins, edges, strict=True)])
-    return counts * _trials(texts.passed, texts.image) / len(texts.score)
-
-
-def _dirichlet(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
-    """FITS draws; a bin without any count stays empty."""
-    drawn = rng.standard_gamma(counts, (FITS, len(counts)))
-    return drawn / drawn.sum(axis=1, keepdims=True)
-
-
-def _weights(shares: np.ndarray, seen: np.ndarray, worst: int) -> np.ndarray:
-    """Weights of the parts (draws x parts) by EM. It begins at noise of the worst kind and its steps are few: where the scores hardly
-    tell the parts from each other, the noise stays."""
-    weights = np.full(shares.shape[:2], 0.05)
-    weights[:, worst] += 1 - weights.sum(axis=1)
-    for _ in range(STEPS):
-        together = np.einsum("dp,dpb->db", weights, shares)
-        weights = weights * np.einsum("dpb,db->dp", shares, seen / np.maximum(together, 1e-12))
-        weights /= weights.sum(axis=1, keepdims=True)
-    return weights
-
-
-def _noise_of(weights: np.ndarray, shares: np.ndarray, passes: np.ndarray) -> np.ndarray:
-    passing = weights * shares[:, :, passes].sum(axis=2)
-    return passing[:, 1:].sum(axis=1) / np.maximum(passing.sum(axis=1), 1e-12)
+    return found[0], found[1]
 
 
 def leftover(keep: float, tpr: float, fpr: float) -> float | None:

@@ -47,7 +47,8 @@ def evaluate(
 ) -> None:
     """Writes metrics.json, items.parquet (the value of each item, for paired tests) and captions.parquet to `out`.
 
-    Beside each recall stands its chance level; collapsed captions and a retrieval at chance are alarms (blip_core/evaluation/alarms.py).
+    `tokenization` says how captions were parted before they were scored (blip_core/evaluation/tokens.py). Beside each recall stands its
+    chance level; collapsed captions and a retrieval at chance are alarms (blip_core/evaluation/alarms.py).
 
     The same of val, without ITM's ranks, which take most of the time, to `out`/val, where the held-out set has such pictures.
     `columns`: where the files lie by which it is told in slices as well (tables/slices.py).
@@ -74,7 +75,7 @@ def _slices(heldout: Path, columns: Columns) -> dict[str, dict[str, set[str]]]:
     return {split: keys_of(own) for split, own in values.items()}
 
 
-def _measure(subject: Subject, out: Path, sliced: Mapping[str, set[str]], *, itm: bool, seed: int) -> dict[str, float] | None:
+def _measure(subject: Subject, out: Path, sliced: Mapping[str, set[str]], *, itm: bool, seed: int) -> dict[str, Any] | None:
     """Write what was found, and return the metrics, in the first of the processes alone. `sliced`: the keys of each slice."""
     ranks, captions = _answers(subject, name=out.name, itm=itm, seed=seed)
     if rank() > 0:
@@ -84,7 +85,7 @@ def _measure(subject: Subject, out: Path, sliced: Mapping[str, set[str]], *, itm
     rows = [row for prefix, both in ranks.items() for row in retrieval_rows(subject, prefix, *both)]
     for metric in ("cider", "rouge_l"):
         rows += [(metric, key, key, float(v)) for key, v in zip(scores.keys, scores.per_image[metric], strict=True)]
-    metrics = intervals(rows, scores.bleu_counts, subject.cfg, seed)
+    metrics: dict[str, Any] = intervals(rows, scores.bleu_counts, subject.cfg, seed) | {"tokenization": scores.tokenization}
     chance = chance_levels([len(texts) for texts in references.values()])
     metrics |= {f"{prefix}{recall}_chance": level for prefix in ranks for recall, level in chance.items()}
     metrics |= caption_facts(list(captions.values()), list(references.values()))

@@ -20,7 +20,7 @@ from blip_core.files.content import sha256_file, write_json
 from blip_core.selection.calibration import read_calibrations
 from blip_core.selection.choice import Rule, candidate_paths, choose, judged_candidates, overused, rejected
 from blip_core.selection.evidence import crawl_texts, planted_pairs
-from blip_core.selection.judged_noise import drawn_for, judged_noise
+from blip_core.selection.judged_noise import LABELS, PLANTED, bounded_by, drawn_for, judged_noise
 from blip_core.selection.labels import read_labels
 from blip_core.selection.noise import FALSE_KINDS, TRUE, Noise, residual_noise
 from blip_core.selection.outcome import judged, kept_nothing
@@ -85,7 +85,8 @@ def gate(
         _write_csv(_histogram(generation, rule), out_histogram)
     write_json({**facts, "checks": len(results), "checks_failed": sum(not r["passed"] for r in results)}, out_metrics)
     require(results, what="\n".join([*nothing, f"{generation} does not pass its gate"]), remedy=REMEDY, docs=out_docs)
-    write_json({"passed": True, "generation": listed_hash(generation), "parents": parents, "checks": results}, out_gate)
+    verdict = {"passed": True, "generation": listed_hash(generation), "parents": parents, "noise_bounded_by": bounded_by(facts)}
+    write_json({**verdict, "checks": results}, out_gate)
     return f"{generation.name} passed all {len(results)} checks."
 
 
@@ -227,14 +228,14 @@ def _fact_expectations(cfg: GateConfig, rule: Rule) -> list[Expect]:
 
 def _noise_expectations(facts: dict[str, float], cfg: GateConfig, rule: Rule) -> list[Expect]:
     """The bound on the noise left in a source's kept texts: by people's labels, where there are enough; else, of web texts, by controls."""
-    expectations = []
+    expectations, by = [], bounded_by(facts)
     for source in rule.cfg.sources:
         says = f"noise left in the kept {source} texts: upper {cfg.confidence:.0%} bound by "
-        if judged := facts.get(f"judged_texts_{source}"):
-            says += f"people's labels of {judged:,} of them"
+        if by.get(source) == LABELS:
+            says += f"{LABELS} of {facts[f'judged_texts_{source}']:,} of them"
             expectations.append(at_most(f"judged_noise_{source}_upper", cfg.max_residual_noise, says))
         elif source == "web":
-            expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, f"{says}planted controls"))
+            expectations.append(at_most("residual_noise_web_upper", cfg.max_residual_noise, f"{says}{PLANTED}"))
     return expectations
 
 

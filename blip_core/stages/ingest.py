@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,17 +26,21 @@ from blip_core.files.atomic import clear_killed
 from blip_core.files.content import write_json
 from blip_core.intake.account import Account
 from blip_core.intake.beside import FieldTables
+from blip_core.intake.classified import classify
 from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, Staged, choose, place, quarantined
 from blip_core.intake.processes import take_in_all
 from blip_core.intake.sources import PARTS, Source, identity, open_source, shown
 from blip_core.intake.units import QUARANTINE_SCHEMA, Task, quarantine_row
-from blip_core.tables.captions import kept, read_table, table_paths, write_table
+from blip_core.intake.vocabulary import write_vocabulary
+from blip_core.screens.fields import REASON
+from blip_core.tables.captions import read_table, write_table
 from blip_core.tables.manifest import write_manifest
 
 log = logging.getLogger(__name__)
 
 # packages whose change makes staged units stale
-_SOURCES = ("intake", "metadata", "pictures", "texts", "tables", "files")
+_BY_CHOICE = ("near_copy", REASON)  # how reasons begin that are no faults
+_SOURCES = ("intake", "metadata", "pictures", "screens", "texts", "tables", "files")
 
 
 def ingest(
@@ -60,17 +63,22 @@ def ingest(
     sources = _sources(data, staging, cfg)
     tasks = _tasks(sources, staging, cfg)
     take_in_all(tasks)
+    web = [(task.folder, tar.stem) for task in tasks if task.part == "web" for tar in sorted(task.folder.glob("*.tar"))]
+    classify(web, cfg.pictures, work / "classified")
     accounts = {part: _account(sources[part], [t for t in tasks if t.part == part]) for part in PARTS}
-    staged = choose(tasks, cfg.near_copies)
+    staged = choose(tasks, cfg.near_copies, cfg.pictures)
     parts = [read_table(task.folder / "quarantine.parquet") for task in tasks]
     parts += [_not_read(part, sources[part].place, accounts[part]) for part in PARTS]
     quarantine = pa.concat_tables([*parts, pa.Table.from_pylist(quarantined(staged), QUARANTINE_SCHEMA)])
     clear_killed(out_vocab, out_quarantine, out_metrics)
     write_table(quarantine, out_quarantine)
     with _replacing(out_shards, out_generation, out_heldout, out_metadata) as (shards, generation, heldout, metadata):
-        fields = FieldTables(metadata, [(s.task.folder, s.stem) for own in staged.values() for s in own], cfg.metadata)
+        fields = FieldTables(
+            metadata, [(s.task.folder, s.stem) for own in staged.values() for s in own], cfg.metadata, screened=bool(cfg.pictures.screens)
+        )
         counts = place(staged, shards, generation, heldout, fields, cfg=cfg)
         told = fields.finish(tasks)
+        _warn_of_unknown(counts, cfg)
         unread = {part: sum(row.lost for row in accounts[part].rows) for part in PARTS}
         metrics = _metrics(tasks, counts, quarantine, lost=_num_moved_texts(staged) + Counter(unread))
         metrics |= {f"aside_files_{part}": accounts[part].aside.total() for part in PARTS}
@@ -82,14 +90,15 @@ def ingest(
             rules = {} if folder == shards else {"limits": cfg.texts.model_dump(), "screens": cfg.screens.model_dump()}
             write_manifest(folder, **facts, **rules)
         write_manifest(metadata, **told)
-        _write_vocab(generation, out_vocab, cfg)
+        metrics |= write_vocabulary(generation, out_vocab, cfg)
     write_json(metrics, out_metrics)
     shutil.rmtree(staging, ignore_errors=True)
 
 
 def _identity(data: Path, cfg: IngestConfig) -> str:
     """Hash of whatever a staged unit depends on: the input's files, the parameters, the code."""
-    digest = hashlib.sha256(cfg.model_dump_json(exclude={"remote", "max_rejected", "vocab", "vocab_size"}).encode())
+    later = {"remote", "max_rejected", "vocab", "vocab_kind", "vocab_size", "max_unknown"}  # what no unit depends on
+    digest = hashlib.sha256(cfg.model_dump_json(exclude=later).encode())
     for part in PARTS:
         for line in identity(data, part, getattr(cfg, part)):
             digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
@@ -132,12 +141,21 @@ def _not_read(part: str, place: str, account: Account) -> pa.Table:
     return pa.Table.from_pylist(rows, QUARANTINE_SCHEMA)
 
 
+def _warn_of_unknown(counts: Counter[str], cfg: IngestConfig) -> None:
+    """Pictures whose field a screen could not read."""
+    for screen in cfg.pictures.screens:
+        missing, mistyped = (counts[f"{what}_{REASON}{screen.name}"] for what in ("missing", "mistyped"))
+        if missing or mistyped:
+            told = f"{missing:,} pictures of the crawl have no {screen.field}, {mistyped:,} one of a type that it can't compare"
+            log.warning("ingest.pictures.screens, %s: %s; missing: %s", screen.name, told, screen.missing)
+
+
 def _num_moved_texts(staged: dict[str, list[Staged]]) -> Counter[str]:
     """Texts that left with their images in the second half, by part; without those that were dropped by choice."""
     moved: Counter[str] = Counter()
     for split, own in staged.items():
         for shard in own:
-            gone = pa.array([key for key, (reason, _) in shard.dropped.items() if reason != "near_copy"], pa.string())
+            gone = pa.array([key for key, (reason, _) in shard.dropped.items() if not reason.startswith(_BY_CHOICE)], pa.string())
             if len(gone):
                 keys = read_table(shard.task.folder / f"{shard.stem}.parquet", ["key"])["key"]
                 moved["web" if split == "web" else "clean"] += pc.sum(pc.is_in(keys, gone)).as_py()
@@ -154,7 +172,7 @@ def _metrics(tasks: list[Task], counts: Counter[str], quarantine: pa.Table, *, l
         metrics[f"rejected_{part}"] = pc.sum(pc.equal(quarantine["part"], part)).as_py() or 0
         metrics[f"rejected_share_{part}"] = round(away / texts, 6) if texts else 0.0
     reasons = Counter(quarantine["reason"].to_pylist())
-    metrics |= {name: count for name, count in sorted(counts.items()) if name.startswith(("marked_", "dropped_"))}
+    metrics |= {name: count for name, count in sorted(counts.items()) if name.startswith(("marked_", "dropped_", "missing_", "mistyped_"))}
     return metrics | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
 
 
@@ -177,26 +195,6 @@ def _check(metrics: dict[str, float], quarantine: pa.Table, cfg: IngestConfig, d
                 f"{place}: holds no usable image of the part {split!r}; the clean set needs train, val and test "
                 "(ingest.split.by: dealt deals all of it)"
             )
-
-
-def _write_vocab(generation: Path, out: Path, cfg: IngestConfig) -> None:
-    """The given vocabulary, or one from the texts of g0: a word that only the held-out texts use must not have an entry."""
-    from blip_core.tokenizer.wordpiece import build_vocab, save_vocab
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f"_tmp.{out.name}.{uuid.uuid4().hex}"
-    try:
-        if cfg.vocab is None:
-            tables = (kept(read_table(path, ["text", "reason"])) for path in table_paths(generation))
-            texts = (text for table in tables for text in table["text"].to_pylist())
-            save_vocab(build_vocab(texts, cfg.vocab_size), temporary)
-        elif cfg.vocab.is_file():
-            shutil.copyfile(cfg.vocab, temporary)
-        else:
-            raise ValueError(f"{cfg.vocab}: no such file; ingest.vocab names a BERT vocab.txt, or null to build one")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

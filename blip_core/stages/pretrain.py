@@ -13,10 +13,11 @@ from blip_core.files.content import sha256_file, write_json
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import Log, fit, summarize, write_history
-from blip_core.training.objectives import PretrainObjective
+from blip_core.training.optional import pretrain_objective
 from blip_core.training.qformers import pretraining
 from blip_core.training.tuning import Tuning
 from blip_core.weights.checkpoint import new_model, save_model
@@ -42,12 +43,12 @@ def pretrain(
 ) -> None:
     """`sources`: those of web, human, synthetic and fused that the model may see, comma-separated."""
     require_gate(gate, generation)
-    rows, images, tokenizer = Rows.of(generation, sources.split(",")), ShardImages(shards), Tokenizer.load(vocab)
+    rows, images, tokenizer = Rows.of(generation, sources.split(",")), ShardImages(shards), load_tokenizer(vocab)
     if isinstance(model_cfg, Blip2Config):
         training = pretraining(cfg, model_cfg, rows, images, tokenizer, seed=seed)
     else:
         training = _of_med(cfg, model_cfg, rows, images, tokenizer, seed)
-    inputs = {"sources": sources, "data": content_hash(generation), "vocab": sha256_file(vocab)}
+    inputs = {"sources": sources, "data": content_hash(generation), "vocab": sha256_file(vocab), **_teacher(cfg)}
     inputs |= {"base": training.base} if training.base else {}
     folder = run_folder(work, f"pretrain-{out.name}", cfg=cfg.model_dump(), model=model_cfg.model_dump(), seed=seed, **inputs)
     name = f"pretrain {out.name}"
@@ -65,6 +66,7 @@ def _of_med(cfg: PretrainConfig, model_cfg: ModelConfig, rows: Rows, images: Sha
     model = new_model(model_cfg, tokenizer, seed=seed)
     if cfg.init_from.vit or cfg.init_from.bert:
         initialize(model, vit=cfg.init_from.vit, bert=cfg.init_from.bert)
+    objective = pretrain_objective(model, tokenizer, cfg)
     batches = Batches(
         rows,
         images,
@@ -77,4 +79,13 @@ def _of_med(cfg: PretrainConfig, model_cfg: ModelConfig, rows: Rows, images: Sha
     )
     facts: dict[str, Any] = {"prompt": cfg.language.prompt, "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}
     save = partial(save_model, model, tokenizer, **facts)
-    return Tuning(model, PretrainObjective(model, cfg.contrast, cfg.language), batches, "", save)
+    return Tuning(model, objective, batches, "", save)
+
+
+def _teacher(cfg: PretrainConfig) -> dict[str, str]:
+    """The content of the teacher, if there is one: another in its place makes another training."""
+    if cfg.optional is None or cfg.optional.distillation is None:
+        return {}
+    path = cfg.optional.distillation.teacher
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return {f"teacher {p.name}": sha256_file(p) for p in files}

@@ -15,7 +15,7 @@ from blip_core.tasks.batches import TaskBatches
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import folder_hash, save_tuned
 from blip_core.tasks.task import KeepingTask, TunedTask, counted
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.loop import Log, fit, summarize, write_history
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
 from blip_core.weights.load import resize_images

@@ -19,7 +19,7 @@ KEPT = "kept"
 CONTROLS = "controls.parquet"  # planted pairs among the scores; never candidates
 WRITTEN = ("synthetic", "fused")  # sources: what captioners wrote
 VAL = "val"  # the held-out split that choices within the chain may look at; in an evaluation the folder of what was found on it
-SCREENS = ("boilerplate", "file_name", "markup", "repeats", "language")  # told by the text alone, see screens.py
+SCREENS = ("boilerplate", "file_name", "email", "phone", "card", "markup", "repeats", "language")  # told by the text alone, see screens.py
 NO_TEXT = "missing_text"  # of a row without a text: its picture is there for a captioner
 DEGENERATE = ("empty", "marks", "refusal", "loop", "truncated", "overused")  # written texts that are no captions, see choice.py
 REASONS = (KEPT, "below_threshold", *DEGENERATE, "duplicate", "outranked", "source_off", NO_TEXT, *SCREENS)
@@ -55,6 +55,9 @@ SCHEMA = pa.schema(
         # what the screens say; null: nobody looked
         ("boilerplate", pa.bool_()),  # the same text stands at many images
         ("file_name", pa.bool_()),
+        ("email", pa.bool_()),
+        ("phone", pa.bool_()),
+        ("card", pa.bool_()),
         ("markup", pa.bool_()),
         ("repeats", pa.bool_()),
         ("language", pa.string()),  # ISO 639-1 code, "und" where it can't be told; "": nobody looked

@@ -12,8 +12,9 @@ from blip_core.config.training import OptimConfig
 from blip_core.runtime.cores import loading_workers
 from blip_core.tasks.pictures import read_pixels
 from blip_core.tasks.task import E, TunedTask
-from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import NUM_DRAWS, augment, finished
+from blip_core.tokenizer.tokenizer import Tokenizer
+from blip_core.training.augment import augment, draw_numbers
+from blip_core.training.batches import finished
 from blip_core.training.step import TaskBatch
 
 
@@ -37,7 +38,7 @@ class TaskBatches:
         size = optim.batch_size // (self.world_size * optim.accumulate)
         own = slice((part * self.world_size + self.rank) * size, (part * self.world_size + self.rank + 1) * size)
         examples = [self.examples[i] for i in self._picked(step)[own]]
-        draws = np.random.default_rng([self.seed, step, 1]).random((optim.batch_size, NUM_DRAWS))[own]
+        draws = draw_numbers(optim.augment, count=optim.batch_size, seed=self.seed, step=step)[own]
         pixels = torch.stack(
             [
                 augment(read_pixels(path), self.image_size, optim.augment, draw).float()

@@ -24,7 +24,7 @@ from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, facts_of, no_file, read_rows, row_files
 from blip_core.tasks.task import Example, SetAside, checked
 from blip_core.texts.clean import by_rule, tidy
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.step import Batch, TaskBatch
 
 LIMITS = TextLimits(max_chars=1000, rule="paper", max_words=30)  # the authors' rule of captions, for both tasks

@@ -35,7 +35,7 @@ from blip_core.model.network import Network
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files, text_in
 from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 
 PICTURE = ("image", "file_name", "image_id", "path", "img", "image_path", "filename")
 TOP = 5

@@ -1,4 +1,4 @@
-"""Tuned networks on disk: a folder with config.json, vocab.txt and model.safetensors, as a model folder; and the identity of a task's
+"""Tuned networks on disk: a folder with config.json, tokenizer.json and model.safetensors, as a model folder; and the identity of a task's
 data."""
 
 from pathlib import Path
@@ -11,7 +11,8 @@ from blip_core.model.blip import Blip
 from blip_core.model.network import Network
 from blip_core.tables.stopped import require_made
 from blip_core.tasks.task import Task
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.checkpoint import load_model, load_weights, new_model, save_model, save_network
 from blip_core.weights.load import read_config
 
@@ -31,7 +32,7 @@ def load_network(folder: Path, task: Task[Any], cfg: Any) -> tuple[Network, Toke
     if "model" in about:
         base, tokenizer = load_model(folder)
         return task.network(base, cfg), tokenizer
-    tokenizer = Tokenizer.load(folder / "vocab.txt")
+    tokenizer = load_tokenizer(folder)
     network = task.network(new_model(ModelConfig(**about["task_model"]), tokenizer, seed=0), cfg)
     load_weights(network, folder)
     network.kept = about.get("kept", {})

@@ -30,8 +30,8 @@ from blip_core.model.nlvr import Nlvr, nlvr_of
 from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, split_files
 from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
-from blip_core.texts.clean import pre_caption
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.texts.clean import without_marks
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.objectives import entropy
 from blip_core.training.step import Losses, Objective, TaskBatch
 
@@ -134,7 +134,7 @@ def _statement(row: Row, where: str, pictures: Pictures) -> Statement:
     group = f"{parts[0]}-{parts[1]}-{parts[3]}" if len(parts) == 4 else sentence
     found = tuple(pictures.find(name) for name in _two(row, parts))
     facts = facts_of(row, _USED)
-    return Statement(identifier or where, found, facts, pre_caption(sentence, _MOST_WORDS), label, group)
+    return Statement(identifier or where, found, facts, without_marks(sentence, _MOST_WORDS), label, group)
 
 
 def _two(row: Row, identifier: list[str]) -> tuple[object, object]:

@@ -22,7 +22,7 @@ from blip_core.model.network import Network
 from blip_core.tasks.captioned import Captioned, pair_tensors, pairs, read_captioned
 from blip_core.tasks.pictures import read_pixels
 from blip_core.tasks.task import Measured, Result, SetAside, Statistic
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.objectives import PretrainObjective
 from blip_core.training.step import Losses, Objective, TaskBatch
 

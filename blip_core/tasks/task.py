@@ -19,7 +19,7 @@ from blip_core.model.blip import Blip
 from blip_core.model.network import Network
 from blip_core.tasks.embedded import Embedded
 from blip_core.tasks.pictures import read_pixels
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.step import Objective
 
 

@@ -18,7 +18,7 @@ from blip_core.model.network import Network
 from blip_core.tasks.task import Measured, Result, SetAside
 from blip_core.tasks.videos import VIDEO, Videos, checked_videos, video_pixels
 from blip_core.tasks.vqa import Question, VqaTask, questions
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 
 
 class VideoQaTask(VqaTask):

@@ -19,7 +19,7 @@ from blip_core.tasks.retrieval import Found, Ranking, found, text_recalls
 from blip_core.tasks.task import Measured, Result, SetAside, Statistic
 from blip_core.tasks.videos import VIDEO, Videos, caption_rows, checked_videos, video_pixels
 from blip_core.texts.clean import by_rule
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 
 _LIMITS = LIMITS.model_copy(update={"max_words": 40})  # the authors cut a text here later than elsewhere
 

@@ -30,7 +30,7 @@ from blip_core.tasks.pictures import Pictures
 from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files, text_in
 from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.texts.clean import clean_question
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.objectives import entropy
 from blip_core.training.step import Losses, Objective, TaskBatch
 

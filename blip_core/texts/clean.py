@@ -77,7 +77,12 @@ def by_rule(text: str, limits: TextLimits) -> str:
 
 def pre_caption(text: str, max_words: int) -> str:
     """BLIP's rule for captions: lower case, .!"()*#:;~ become spaces, cut to `max_words`."""
-    text = _MARKS.sub(" ", text.lower())
+    return without_marks(text.lower(), max_words)
+
+
+def without_marks(text: str, max_words: int) -> str:
+    """The same but for case, which is the tokenizer's matter."""
+    text = _MARKS.sub(" ", text)
     text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
 
@@ -88,5 +93,5 @@ def _check_length(text: str, most: int) -> None:
 
 
 def clean_question(question: str) -> str:
-    """BLIP's rule for questions: lower case, .!"()*#:;~ go without a space in their place, at most 50 words."""
-    return " ".join(_MARKS.sub("", question.lower()).rstrip(" ").split(" ")[:_MOST_WORDS])
+    """BLIP's rule for questions: .!"()*#:;~ go without a space in their place, at most 50 words. Case is the tokenizer's matter."""
+    return " ".join(_MARKS.sub("", question).rstrip(" ").split(" ")[:_MOST_WORDS])

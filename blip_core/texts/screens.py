@@ -1,4 +1,5 @@
-"""Texts that say nothing of their picture, told without a look at it: boilerplate, file names, markup, loops, other languages.
+"""Texts that say nothing of their picture, told without a look at it: boilerplate, file names, markup, loops, other languages; and
+texts with personal data.
 
 `fill` writes what each screen says into the text's columns, `hits` reads them, `decide` turns them into reasons. What a text says
 alone is judged as it was found, before a rule takes capitals and punctuation away. Boilerplate shows only over all tables:
@@ -9,7 +10,7 @@ import html.entities
 import math
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ import pyarrow.compute as pc
 from blip_core.config.screens import ScreensConfig, WebScreensConfig
 from blip_core.tables.captions import KEPT, NO_TEXT, SCHEMA, SCREENS
 from blip_core.tables.counting import Walk, frequent
+from blip_core.texts import scripts
+from blip_core.texts.personal import has_card, has_email, has_phone
 
 UNKNOWN = "und"  # language that can't be told
 
@@ -79,7 +82,12 @@ def has_markup(text: str) -> bool:
     return _MARKUP.search(text) is not None or any(name in html.entities.html5 for name in _ENTITY.findall(text))
 
 
-BY_TEXT = {"file_name": is_file_name, "markup": has_markup}  # screens that look at one text and nothing else
+BY_TEXT = {"file_name": is_file_name, "email": has_email, "card": has_card, "markup": has_markup}
+
+
+def by_text(cfg: ScreensConfig) -> dict[str, Callable[[str], bool]]:
+    """The screens that look at one text alone."""
+    return {**BY_TEXT, "phone": partial(has_phone, regions=cfg.phone_regions)}
 
 
 def language(text: str, min_confidence: float) -> str:
@@ -110,8 +118,10 @@ def normalised(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def loops(words: pa.ChunkedArray, max_repeat: int) -> pa.Array:
-    """Those of the texts (`normalised`), each once, that say up to four words this many times in a row."""
-    again = re.compile(rf"(?<!\S)(\S+(?: \S+){{0,{_LOOP_WORDS - 1}}})(?: \1){{{max_repeat - 1}}}(?!\S)")
+    """Those of the texts (`normalised`), each once, that say up to four words this many times in a row; in scripts without spaces two to
+    eight characters."""
+    by_words = rf"(?<!\S)(\S+(?: \S+){{0,{_LOOP_WORDS - 1}}})(?: \1){{{max_repeat - 1}}}(?!\S)"
+    again = re.compile(rf"{by_words}|([{scripts.PYTHON}]{{2,{2 * _LOOP_WORDS}}})\2{{{max_repeat - 1}}}")
     return pa.array([t for t in pc.unique(words).to_pylist() if t and again.search(t)], pa.string())
 
 
@@ -121,7 +131,7 @@ def loops(words: pa.ChunkedArray, max_repeat: int) -> pa.Array:
 def fill(table: pa.Table, cfg: ScreensConfig, *, max_repeat: int, raw: list[str] | None = None) -> pa.Table:
     """The table with the columns of the screens that are on, boilerplate aside. `raw`: its texts as they were found."""
     raw = table["text"].to_pylist() if raw is None else raw
-    for name, hit in BY_TEXT.items():
+    for name, hit in by_text(cfg).items():
         if getattr(cfg, name) != "off":
             table = _set(table, name, [hit(t) for t in raw])
     if cfg.repeats != "off":

@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader
 
 from blip_core.compute.distributed import device, rank, world_size
 from blip_core.compute.padding import tokenize
-from blip_core.compute.pixels import normalize, read_picture, resize
+from blip_core.compute.pixels import normalize, read_picture
 from blip_core.config.training import AugmentConfig, OptimConfig
 from blip_core.files.content import hash64
 from blip_core.runtime.cores import loading_workers
 from blip_core.tables.captions import WRITTEN, each_table, kept
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
+from blip_core.training.augment import augment, draw_numbers
 from blip_core.training.step import Batch, MicroBatch, PixelBatch
 
 AnyBatch = TypeVar("AnyBatch", bound=PixelBatch)
@@ -110,7 +111,7 @@ class Picked(NamedTuple):
 
     rows: np.ndarray  # of this process's part
     places: np.ndarray  # of each in the step's batch: what a row draws follows from (seed, step, place)
-    draws: np.ndarray  # for `augment`, NUM_DRAWS a row
+    draws: np.ndarray  # for `augment`, a line of numbers a row
     about: dict[str, Any]  # the fields that every micro-batch has, but for the keys
 
 
@@ -150,7 +151,7 @@ class RowBatches:
         size = self.cfg.batch_size // (self.world_size * self.cfg.accumulate)
         own = slice((part * self.world_size + self.rank) * size, (part * self.world_size + self.rank + 1) * size)
         rows = pick(self.rows, self.shares, step=step, batch_size=self.cfg.batch_size, seed=self.seed, orders=self._orders)
-        draws = np.random.default_rng([self.seed, step, 1]).random((self.cfg.batch_size, NUM_DRAWS))
+        draws = draw_numbers(self.cfg.augment, count=self.cfg.batch_size, seed=self.seed, step=step)
         about = {"step": step, "progress": step / self.cfg.steps, "seed": self.seed, "part": part, "parts": self.cfg.accumulate}
         return Picked(rows[own], np.arange(len(rows))[own], draws[own], about)
 
@@ -208,52 +209,4 @@ def pair_fields(rows: Rows, picked: Picked, texts: list[str], tokenizer: Tokeniz
 
 def finished(batch: AnyBatch) -> AnyBatch:
     """On this process's device, normalised there."""
-    batch = batch.to(device())
-    return replace(batch, pixels=normalize(batch.pixels))
-
-
-NUM_DRAWS = 10  # uniform numbers that `augment` uses for one image
-
-
-def augment(image_HW3: np.ndarray, size: int, cfg: AugmentConfig, draw: np.ndarray) -> Tensor:
-    """A training view: 3 x size x size in [0, 255], uint8 unless the brightness changes. All randomness comes from `draw`,
-    NUM_DRAWS numbers in [0, 1)."""
-    return _shaken(resize(_cropped(image_HW3, cfg, draw), size), cfg, draw)
-
-
-def augment_picture(image_HW3: np.ndarray, cfg: AugmentConfig, draw: np.ndarray) -> np.ndarray:
-    """The same as a picture, uint8 H x W x 3, of the size that the crop leaves: for a model with a processor of its own."""
-    pixels = torch.from_numpy(np.ascontiguousarray(_cropped(image_HW3, cfg, draw))).permute(2, 0, 1)
-    return _shaken(pixels, cfg, draw).round().to(torch.uint8).permute(1, 2, 0).numpy()
-
-
-def _cropped(image_HW3: np.ndarray, cfg: AugmentConfig, draw: np.ndarray) -> np.ndarray:
-    height, width, _ = image_HW3.shape
-    top, left, h, w = crop_box(height, width, cfg.crop, draw[:4])
-    return image_HW3[top : top + h, left : left + w]
-
-
-def _shaken(pixels_3HW: Tensor, cfg: AugmentConfig, draw: np.ndarray) -> Tensor:
-    """Shifted, of another brightness, mirrored."""
-    pixels, (height, width) = pixels_3HW, pixels_3HW.shape[1:]
-    if cfg.shift:
-        down, right = (int(d * (2 * cfg.shift + 1)) - cfg.shift for d in draw[4:6])
-        rows, columns = ((torch.arange(n) + by).clamp(0, n - 1) for n, by in ((height, down), (width, right)))
-        pixels = pixels[:, rows][:, :, columns]
-    if cfg.brightness:
-        gain = 1 + cfg.brightness * (2 * draw[6] - 1) + 0.5 * cfg.brightness * (2 * draw[7:10] - 1)
-        pixels = (pixels * torch.from_numpy(gain).float()[:, None, None]).clamp(0, 255)
-    if cfg.flip and draw[9] < 0.5:
-        pixels = pixels.flip(2)
-    return pixels
-
-
-def crop_box(height: int, width: int, scale: tuple[float, float], draw: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, left, height, width of a random resized crop: area share in `scale`, aspect 3/4 to 4/3; [1, 1] is the whole image."""
-    if scale == (1.0, 1.0):
-        return 0, 0, height, width
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * draw[0])
-    aspect = np.exp(np.log(3 / 4) + (np.log(4 / 3) - np.log(3 / 4)) * draw[1])
-    w = min(width, max(1, round(float(np.sqrt(area * aspect)))))
-    h = min(height, max(1, round(float(np.sqrt(area / aspect)))))
-    return int(draw[2] * (height - h + 1)), int(draw[3] * (width - w + 1)), h, w
+    return replace(batch, pixels=normalize(batch.pixels.to(device()))).to(device())

@@ -24,14 +24,14 @@ from blip_core.config.training import AugmentConfig
 from blip_core.files.atomic import new_file
 from blip_core.tables.manifest import read_manifest
 from blip_core.tables.shards import ShardImages, index_path, read_index
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Picked, RowBatches, Rows, pair_fields, read_views
 from blip_core.training.step import FeatureBatch
 from blip_core.weights.encoders import Encoder
 
 log = logging.getLogger(__name__)
 _AT_ONCE = 32  # pictures
-PLAIN = AugmentConfig(crop=(1.0, 1.0), shift=0, brightness=0.0, flip=False)
+PLAIN = AugmentConfig(crop=(1.0, 1.0), shift=0, brightness=0.0, flip=False, randaugment=None)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class FeatureBatches(RowBatches):
             if self.cfg.augment != PLAIN:
                 raise ValueError(
                     f"features.cache holds one view of a picture, but optim.augment asks for others ({self.cfg.augment}): set crop [1, 1], "
-                    "shift 0, brightness 0, flip false, or features.cache null"
+                    "shift 0, brightness 0, flip false, randaugment null, or features.cache null"
                 )
             self.cache = FeatureCache(images, rows.shard.dictionary.to_pylist(), frozen, features)
 

@@ -4,6 +4,8 @@ Every loss has a level that costs no learning, its chance:
 itm   H(1/3) = 0.6365 nats: one of three pairs is true, and nothing tells which. Public BLIP trainings were left there for days.
 itc   ln(candidates): all similarities are equal.
 lm    the entropy of the words of a batch: their frequencies are known, and nothing else.
+ncd   ln(copies + 1): a noisy copy of a caption is as probable as the caption (blip_core/training/optional.py).
+Those of a teacher have none; they should fall from their first value, as LM should.
 A loss rests where it lies at such a level and its slope says that it does not fall (`rests`).
 
 A loss that is not finite is no alarm but the end of the training, before the optimizer moves (blip_core/training/loop.py).
@@ -34,10 +36,27 @@ ADVICE = {
     "itc": "look at the learning rate, the temperature and whether texts belong to their images",
     "itm": "look at the learning rate, at hardness_ramp (easier negatives first) and whether texts belong to their images",
     "lm": "look at the learning rate, the vocabulary and max_tokens",
+    "ncd": "look at the learning rate, and at replaced (more words to tell a copy by)",
 }
-COLLAPSE_ADVICE = (
+FALLING = {
+    "lm": ADVICE["lm"],
+    **dict.fromkeys(
+        ("distil_itc", "distil_itm", "distil_lm"), "look at the learning rate, the loss's weight and whether the teacher is a good one"
+    ),
+}
+FIRST = 0.1  # share of the steps by whose end features must have begun to part, or ITC to fall
+STALE_ADVICE = (
     "look at queue_size and momentum (the queue of a slow momentum encoder holds stale features: make it shorter, or momentum lower), "
     "lower the learning rate, or lengthen the warm-up"
+)
+SHORTCUT_ADVICE = (
+    "yet ITC lies below its chance, which telling fresh features from the queue's stale ones is enough for: set contrast.queue_size to 0, "
+    "and contrast.alpha to 0 where steps are few"
+)
+ALIKE_ADVICE = "they were so from the start: make model.init.weight larger (at a width of 128 0.1 to 0.15; BERT's 0.02 is for one of 768)"
+COSTLY_ADVICE = (
+    "at first the similarities of random features cost more than equal ones, and making all alike is the quickest way down: raise "
+    "contrast.temperature (to 0.2), lower lr (by half), or lengthen the warm-up"
 )
 
 
@@ -91,11 +110,9 @@ def window_rows(cfg: OptimConfig) -> int:
 
 
 def alarms(history: History, *, steps: int, warmup: int, window: int, bounds: Bounds) -> list[Alarm]:
-    """What is wrong in the newest rows, all of them behind the warm-up. `steps`: of the whole training."""
+    """What is wrong in the newest rows, behind the warm-up but for collapsed features. `steps`: of the whole training."""
     rows = history[bisect_right(history, float(warmup), key=lambda row: row["step"]) :]
-    if not rows:
-        return []
-    collapsed, last = _collapsed(rows, window), rows[-window:]
+    collapsed, last = _collapsed(history, rows, window, steps), rows[-window:]
     if len(last) < window:
         return collapsed
     span = f"in the steps {last[0]['step']:.0f} to {last[-1]['step']:.0f}"
@@ -147,13 +164,15 @@ def _at_chance(rows: History, window: int, steps: int, span: str) -> list[Alarm]
 
 
 def _not_falling(history: History, rows: History, window: int, steps: int) -> list[Alarm]:
-    first = history[0]
-    if "lm" not in first or (last := _mean(rows[-window:], "lm")) < (1 - MARGIN) * first["lm"]:
-        return []
-    if not rests(_column(rows, "step"), _column(rows, "lm"), level=last, window=window, steps=steps):
-        return []
-    text = f"LM does not fall: {first['lm']:.4f} nats at step {first['step']:.0f}, {last:.4f} before step {rows[-1]['step']:.0f}"
-    return [Alarm("lm_not_falling", f"{text}: {ADVICE['lm']}")]
+    found = []
+    for name, advice in FALLING.items():
+        first = history[0].get(name)
+        if first is None or (last := _mean(rows[-window:], name)) < (1 - MARGIN) * first:
+            continue
+        if rests(_column(rows, "step"), _column(rows, name), level=last, window=window, steps=steps):
+            values = f"{first:.4f} nats at step {history[0]['step']:.0f}, {last:.4f} before step {rows[-1]['step']:.0f}"
+            found.append(Alarm(f"{name}_not_falling", f"{name.upper()} does not fall: {values}: {advice}"))
+    return found
 
 
 def _at_bound(rows: History, span: str, bounds: Bounds) -> list[Alarm]:
@@ -166,16 +185,36 @@ def _at_bound(rows: History, span: str, bounds: Bounds) -> list[Alarm]:
     return found
 
 
-def _collapsed(rows: History, window: int) -> list[Alarm]:
-    """By a third of the window: features at which a training begins part within a few rows, and a cosine has little noise."""
-    found, few = [], rows[-(window // 3) :]
+def _collapsed(history: History, rows: History, window: int, steps: int) -> list[Alarm]:
+    """Behind the warm-up by a third of the window: features at which a training begins part within a few rows, and a cosine has little
+    noise. And at the end of the first tenth of the steps by its second half, the warm-up or not."""
+    few = rows[-(window // 3) :] if len(rows) >= window // 3 else _second_half_of_first(history, steps)
+    found = []
     for name in ("image", "text"):
         values = [row.get(f"{name}_cosine", 0.0) for row in few]
-        if len(few) == window // 3 and min(values) > COLLAPSED and values[0] - values[-1] < PARTING:
+        if values and min(values) > COLLAPSED and values[0] - values[-1] < PARTING:
             text = f"the {name} features have collapsed: a mean cosine of {sum(values) / len(values):.4f} between different pairs"
             where = f"in the steps {few[0]['step']:.0f} to {few[-1]['step']:.0f}"
-            found.append(Alarm(f"{name}_collapse", f"{text} {where}: {COLLAPSE_ADVICE}"))
+            found.append(Alarm(f"{name}_collapse", f"{text} {where}: {_cause(history[0], few, name)}"))
     return found
+
+
+def _second_half_of_first(history: History, steps: int) -> History:
+    """Of the first tenth, once that has ended; empty before, and where it has too few rows to tell."""
+    end = bisect_right(history, FIRST * steps, key=lambda row: row["step"])
+    few = history[end // 2 : end]
+    return few if len(few) >= 2 and history[-1]["step"] >= FIRST * steps else []
+
+
+def _cause(first: dict[str, float], few: History, name: str) -> str:
+    """The likely one, with the value to change. `first`: row of the history; `few`: those of the alarm."""
+    if first.get(f"{name}_cosine", 0.0) > COLLAPSED:
+        return ALIKE_ADVICE
+    if "itc" not in first:
+        return STALE_ADVICE
+    if _mean(few, "itc") < (1 - MARGIN) * _mean(few, "itc_chance"):
+        return SHORTCUT_ADVICE
+    return COSTLY_ADVICE if first["itc"] > (1 + MARGIN) * first["itc_chance"] else STALE_ADVICE
 
 
 def _column(rows: History, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from blip_core.files.content import read_json
 from blip_core.model.blip2 import Blip2
 from blip_core.model.qformer import QFormer
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Rows, batch_shares
 from blip_core.training.features import Frozen, QueryBatches
 from blip_core.training.query_objective import QueryCaptionObjective, QueryObjective
@@ -31,6 +31,10 @@ def pretraining(cfg: PretrainConfig, model_cfg: Blip2Config, rows: Rows, images:
     if cfg.init_from.vit:
         raise ValueError(
             f"pretrain.init_from.vit is {cfg.init_from.vit}, but a BLIP-2 has its image encoder from model.encoder: leave it empty"
+        )
+    if cfg.optional is not None:
+        raise ValueError(
+            "pretrain.optional: BLIP alone has further objectives; leave it empty with model.kind blip2"
         )
     encoder = load_encoder(model_cfg.encoder)
     torch.manual_seed(seed)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from blip_core.compute.distributed import gather
 from blip_core.config.training import LanguageConfig, QueryContrastConfig
 from blip_core.model.qformer import QFormer, best_query
-from blip_core.training.objectives import Similarities, language_loss, language_shares, matching_loss, mean_cosine, word_entropy
+from blip_core.training.contrast import Similarities, mean_cosine
+from blip_core.training.objectives import hard_pairs, language_loss, language_shares, matching_loss, pair_logits, word_entropy
 from blip_core.training.step import FeatureBatch, Losses, Objective, TextBatch
 
 
@@ -67,7 +68,8 @@ class QueryObjective(Objective):
         itc, similarities = self.contrast(batch, model.image_features(queries), model.text_features(batch.ids, batch.mask))
         ramp = self.contrast.cfg.hardness_ramp
         hardness = min(1.0, batch.progress / ramp) if ramp else 1.0
-        losses = {"itc": itc, "itm": matching_loss(model, batch, image_tokens, images, similarities, hardness)}
+        pairs = hard_pairs(batch, similarities, hardness, pad=model.special.pad)
+        losses = {"itc": itc, "itm": matching_loss(pair_logits(model, pairs, image_tokens, images), pairs)}
         if self.language is not None:
             losses["lm"] = language_loss(model, batch, seen, self.language.label_smoothing)
         return losses

@@ -1,10 +1,14 @@
 """What a step of a training takes and gives: its micro-batches, and the class of all objectives."""
 
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from blip_core.compute.distributed import rank, world_size
 
 Losses = dict[str, Tensor]
 
@@ -21,8 +25,9 @@ class MicroBatch:
     parts: int = 1
 
     def to(self, device: torch.device) -> Self:
-        moved: dict[str, Any] = {k: _moved(v, device) for k, v in vars(self).items()}
-        return replace(self, **moved)
+        moved = copy(self)  # what was made of it when it was made stays
+        vars(moved).update({name: _moved(value, device) for name, value in vars(self).items()})
+        return moved
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -43,13 +48,42 @@ class PixelBatch(MicroBatch):
 @dataclass(frozen=True, kw_only=True)
 class TextBatch(MicroBatch):
     """The texts of pairs of image and text; `keys` are those of the images. Identities are hashes: equal numbers mean the same picture, or
-    the same text."""
+    the same text.
+
+    What a step would have to count or draw on the host is made with the batch, so that a step never waits for the device.
+    """
 
     ids: Tensor  # B x T: [CLS] text [SEP], padding behind
     mask: Tensor  # B x T, True where a token stands
     prompt_tokens: int  # leading tokens of each text that LM does not learn, [CLS] not counted
     image_ids: Tensor  # B
     text_ids: Tensor  # B
+
+    learned: Tensor = field(init=False)  # M: the places before the tokens that LM counts, in B x T laid flat
+    draws: Tensor = field(init=False)  # 2 x B: uniform numbers for the two negatives of each pair
+
+    def __post_init__(self) -> None:
+        vars(self).update(learned=F.pad(self.counted, (0, 1)).flatten().nonzero()[:, 0], draws=self._draws().to(self.ids.device))
+
+    @property
+    def counted(self) -> Tensor:
+        """True where the next token counts for LM: not in the prompt, not in the padding. B x (T - 1)."""
+        counted = self.mask[:, 1:].clone()
+        counted[:, : self.prompt_tokens] = False
+        return counted
+
+    def _draws(self) -> Tensor:
+        """The own part of what is the same in every process."""
+        own, num_global = len(self.ids), len(self.ids) * world_size()
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        drawn = torch.rand(2, num_global * self.parts, generator=generator)
+        return drawn[:, self.part * num_global + rank() * own :][:, :own]
+
+    def with_texts(self, ids: Tensor, mask: Tensor, learned: Tensor) -> Self:
+        """Other tokens; nothing is counted or drawn anew."""
+        changed = copy(self)
+        vars(changed).update(ids=ids, mask=mask, learned=learned)
+        return changed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,18 +16,19 @@ from blip_core.model.blip import SpecialTokens
 from blip_core.model.blip2 import Blip2, Prompter
 from blip_core.model.qformer import PARTS, QFormer
 from blip_core.model.vit import Vit
-from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
+from blip_core.tokenizer.wordpiece import BERT_TOKENS, bert_tokenizer
 from blip_core.weights.checkpoint import special_tokens
 from blip_core.weights.encoders import Encoder, blip2_vision
-from blip_core.weights.folders import FAULTS, folder_hash, read_model
-from blip_core.weights.folders import read_tokenizer as read_others_tokenizer
+from blip_core.weights.folders import FAULTS, folder_hash, read_model, read_tokenizer
 from blip_core.weights.language import Language, language_of
-from blip_core.weights.load import read_config, read_pth, read_tensors, read_tokenizer
+from blip_core.weights.load import read_config, read_pth, read_tensors
 from blip_core.weights.pretrained import copy_in, theirs
 from blip_core.weights.qformer_names import LAVIS, LAVIS_HEAD, PROJECTIONS, blip2_layout, head_pairs, qformer_pairs, whole_biases
 from blip_core.weights.sizes import INIT
 
-_BARE = Tokenizer(BERT_TOKENS)  # of stage 2, where no text goes through the Q-Former
+_BARE = bert_tokenizer(BERT_TOKENS)  # of stage 2, where no text goes through the Q-Former
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class OpenedBlip2:
 def load_blip2(path: Path, *, vocab: Path | None = None, encoder: Encoder | None = None, precision: str = "fp32") -> OpenedBlip2:
     """In eval mode on this process's device, from a folder of transformers or LAVIS' .pth file.
 
-    `encoder`: what the Q-Former reads; LAVIS' files need one, for they hold none that was frozen. `vocab` is the vocab.txt, where it is not
+    `encoder`: what the Q-Former reads; LAVIS' files need one, for they hold none that was frozen. `vocab` is the tokenizer, where it is not
     beside the weights. `precision`: of the language model. A text is [CLS] ids [SEP] alone: the placeholders of pictures that transformers'
     processor puts before it belong to its own classes. ValueError says what does not fit.
     """
@@ -52,7 +53,7 @@ def load_blip2(path: Path, *, vocab: Path | None = None, encoder: Encoder | None
     if config.get("model_type") != "blip-2":
         raise ValueError(f"{path / 'config.json'}: model_type is {config.get('model_type')!r}; expected 'blip-2'")
     if "Blip2ForImageTextRetrieval" in config.get("architectures", []):
-        tokenizer = read_tokenizer(path, vocab)
+        tokenizer = load_tokenizer(vocab or path)
         return OpenedBlip2(_filled(read_tensors(path), config, str(path), special_tokens(tokenizer)), tokenizer)
     return _generating(path, config, precision)
 
@@ -62,7 +63,7 @@ def _generating(path: Path, config: dict[str, Any], precision: str) -> OpenedBli
 
     try:
         whole = read_model(Blip2ForConditionalGeneration, path, precision=precision)
-        tokenizer = read_others_tokenizer(path)
+        tokenizer = read_tokenizer(path)
     except FAULTS as e:
         raise ValueError(f"{path}: transformers can't read this as a Blip2ForConditionalGeneration with its tokenizer ({e})") from None
     tensors = {name: value for name, value in whole.state_dict().items() if not name.startswith("language_model.")}
@@ -101,7 +102,7 @@ def _lavis(path: Path, vocab: Path | None, encoder: Encoder | None) -> OpenedBli
         raise ValueError(f"{path}: LAVIS saves no image encoder that was frozen; name the one that the Q-Former was trained upon")
     if "ln_vision.weight" not in tensors or "query_tokens" not in tensors:
         raise ValueError(f"{path}: {len(tensors)} keys without ln_vision and query_tokens; expected a BLIP-2 of LAVIS")
-    tokenizer = Tokenizer.load(vocab or path.parent / "vocab.txt") if "itm_head.weight" in tensors else None
+    tokenizer = load_tokenizer(vocab or path.parent) if "itm_head.weight" in tensors else None
     encoder_depth = encoder.module.cfg.depth if isinstance(encoder.module, Vit) and "visual_encoder.cls_token" in tensors else None
     cfg = _lavis_config(tensors)
     special = special_tokens(tokenizer or _BARE)

@@ -13,8 +13,8 @@ from blip_core.files.content import write_json
 from blip_core.model.blip2 import Blip2, Prompter
 from blip_core.model.qformer import PARTS, QFormer
 from blip_core.model.vit import Vit
-from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.weights.export import bert_tokenizer_config, image_processor_config
+from blip_core.tokenizer.tokenizer import Tokenizer
+from blip_core.weights.export import image_processor_config, write_tokenizer
 from blip_core.weights.language import Language
 from blip_core.weights.names import huggingface_vision, linear
 from blip_core.weights.pretrained import theirs
@@ -36,10 +36,8 @@ def export_retrieval(model: Blip2, tokenizer: Tokenizer, folder: Path) -> None:
     pairs = [*encoder_pairs(huggingface_vision(vision.depth)), *qformer_pairs(model.qformer.cfg, HUGGINGFACE, start="trained.", text=True)]
     with _folder(folder) as temporary:
         _save("Blip2ForImageTextRetrieval", config_of(model, vision), theirs(model, pairs), temporary)
-        tokenizer.save(temporary / "vocab.txt")
-        added = {tokenizer.dec: "[DEC]"} if model.qformer.special.vocab_size > tokenizer.dec else {}
-        about = bert_tokenizer_config(model.qformer.cfg.max_positions, added, processor="Blip2Processor")
-        write_json(about, temporary / "tokenizer_config.json")
+        roles = ["[DEC]"] if model.qformer.special.vocab_size > tokenizer.dec else []
+        write_tokenizer(tokenizer, temporary, max_positions=model.qformer.cfg.max_positions, processor="Blip2Processor", roles=roles)
         write_json(image_processor_config(vision.image_size, "Blip2Processor"), temporary / "preprocessor_config.json")
         write_json({"processor_class": "Blip2Processor"}, temporary / "processor_config.json")
 

@@ -1,6 +1,6 @@
 """Model folders (what a stage gives to the next) and checkpoints of a running training.
 
-A model folder holds config.json, vocab.txt and model.safetensors. Both kinds appear by rename.
+A model folder holds config.json, tokenizer.json (older ones vocab.txt) and model.safetensors. Both kinds appear by rename.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file, write_json
 from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.tables.stopped import require_made
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import TOKENIZER, VOCAB, load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def save_network(network: nn.Module, tokenizer: Tokenizer, folder: Path, **about
     """The same of any network: `about` is its config.json."""
     with new_folder(folder) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary / "model.safetensors")
-        tokenizer.save(temporary / "vocab.txt")
+        tokenizer.save(temporary / TOKENIZER)
         write_json(about, temporary / "config.json")
 
 
@@ -55,10 +56,10 @@ def load_model(folder: Path) -> tuple[Blip, Tokenizer]:
     config = folder / "config.json"
     require_made(folder)
     if not config.exists():
-        raise ValueError(f"{folder}: no config.json, so this is no model folder; expected config.json, vocab.txt and model.safetensors")
+        raise ValueError(f"{folder}: no config.json, so no model folder; expected config.json, tokenizer.json and model.safetensors")
     if is_blip2(folder):
         raise ValueError(f"{folder}: a BLIP-2, which only the chain, `load` and `serve` take (docs/blip2.md); expected a BLIP here")
-    tokenizer, about = Tokenizer.load(folder / "vocab.txt"), json.loads(config.read_text())
+    tokenizer, about = load_tokenizer(folder), json.loads(config.read_text())
     with torch.device("meta"):  # weights that are about to be replaced need not be drawn
         model = new_model(ModelConfig(**about["model"]), tokenizer, seed=0)
     model.match_token, model.missing = about["match_token"], frozenset(about["missing"])
@@ -87,7 +88,7 @@ def is_blip2(folder: Path) -> bool:
 
 def model_hash(folder: Path) -> str:
     """Identity of a model: its weights, sizes and vocabulary."""
-    names = ("config.json", "model.safetensors", "vocab.txt")
+    names = ("config.json", "model.safetensors", TOKENIZER if (folder / TOKENIZER).exists() else VOCAB)
     return hashlib.sha256("".join(sha256_file(folder / n) for n in names).encode()).hexdigest()[:16]
 
 

@@ -1,5 +1,6 @@
 """Public weights out: folders that transformers' from_pretrained and BlipProcessor load offline, with equal outputs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +10,10 @@ from blip_core.compute.pixels import MEAN, STD
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import write_json
 from blip_core.model.blip import Blip
-from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.weights.pretrained import captioning_weights, retrieval_weights
+from blip_core.tokenizer.folders import TOKENIZER, VOCAB
+from blip_core.tokenizer.tokenizer import ROLE_TOKENS, Tokenizer
+from blip_core.tokenizer.wordpiece import save_vocab
+from blip_core.weights.pretrained import captioning_weights, require_patches, retrieval_weights
 
 CLASSES = {"captioning": "BlipForConditionalGeneration", "retrieval": "BlipForImageTextRetrieval"}
 _WEIGHTS = {"captioning": captioning_weights, "retrieval": retrieval_weights}
@@ -24,12 +27,12 @@ def export_huggingface(model: Blip, tokenizer: Tokenizer, folder: Path, *, kind:
     """
     if folder.exists():
         raise ValueError(f"{folder} exists; name another folder or remove it")
+    require_patches(model, "transformers has no such model")
     tensors = _WEIGHTS[kind](model)
     with new_folder(folder) as temporary:
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary / "model.safetensors", metadata={"format": "pt"})
-        tokenizer.save(temporary / "vocab.txt")
         write_json(model_config(model, kind), temporary / "config.json")
-        write_json(tokenizer_config(model, tokenizer), temporary / "tokenizer_config.json")
+        write_tokenizer(tokenizer, temporary, max_positions=model.cfg.text.max_positions, processor="BlipProcessor")
         write_json(image_processor_config(model.cfg.vision.image_size, "BlipProcessor"), temporary / "preprocessor_config.json")
         (temporary / "README.md").write_text(_card(model, kind))
 
@@ -81,26 +84,27 @@ def model_config(model: Blip, kind: str) -> dict[str, Any]:
     }
 
 
-def tokenizer_config(model: Blip, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Of transformers' BertTokenizer, with [DEC] and [ENC] behind the entries of vocab.txt."""
-    return bert_tokenizer_config(model.cfg.text.max_positions, {tokenizer.dec: "[DEC]", tokenizer.enc: "[ENC]"}, processor="BlipProcessor")
-
-
-def bert_tokenizer_config(max_positions: int, added: dict[int, str], *, processor: str) -> dict[str, Any]:
-    """The same with any tokens behind the entries of vocab.txt."""
-    entry = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    return {
-        "tokenizer_class": "BertTokenizer",
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_positions: int, processor: str, roles: Sequence[str] = ROLE_TOKENS) -> None:
+    """vocab.txt for transformers' BertTokenizer, which all of its versions read, or tokenizer.json. `roles`: those of [DEC] and [ENC] that
+    the weights have a row for."""
+    special, bert = tokenizer.special, tokenizer.bert_options()
+    names = {"pad_token": special.pad, "cls_token": special.cls, "sep_token": special.sep, "unk_token": special.unk}
+    if bert is None:
+        tokenizer.save(folder / TOKENIZER)
+        kind: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special.cls, "eos_token": special.sep}
+    else:
+        save_vocab(tokenizer.vocab, folder / VOCAB)
+        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+        ids = dict(zip(ROLE_TOKENS, (tokenizer.dec, tokenizer.enc), strict=True))
+        added = {str(ids[token]): {"content": token, **flags} for token in roles}
+        kind = {"tokenizer_class": "BertTokenizer", **bert, "mask_token": "[MASK]", "added_tokens_decoder": added}
+    about = {
         "processor_class": processor,
-        "do_lower_case": True,
-        "strip_accents": None,
-        "tokenize_chinese_chars": True,
         "model_max_length": max_positions,
         "model_input_names": ["input_ids", "attention_mask"],
-        **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
-        "additional_special_tokens": list(added.values()),
-        "added_tokens_decoder": {str(i): {"content": token, **entry} for i, token in added.items()},
+        "additional_special_tokens": list(roles),
     }
+    write_json({**kind, **names, **about}, folder / "tokenizer_config.json")
 
 
 def image_processor_config(size: int, processor: str) -> dict[str, Any]:

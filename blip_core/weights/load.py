@@ -18,7 +18,8 @@ from blip_core.config.model import ModelConfig
 from blip_core.files.content import read_json
 from blip_core.model.blip import Blip
 from blip_core.model.qformer import QFormer
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.checkpoint import load_model, new_model
 from blip_core.weights.pretrained import Loaded, load_bert, load_bert_qformer, load_blip, load_vit, report, resize_positions
 from blip_core.weights.sizes import authors_config, check_bert, check_rows, check_vit, check_vocabulary, huggingface_config, resized
@@ -37,8 +38,8 @@ def load_pretrained(
 ) -> tuple[Blip, Tokenizer]:
     """A BLIP in eval mode from a folder of transformers, a .pth file of the authors, or a model folder of ours, and its tokenizer.
 
-    `model.missing` holds the parts that the checkpoint lacks. `vocab` is the vocab.txt, where it is not beside the weights;
-    `image_size` resizes the position embeddings; `match_token` "cls" gives the ITM scores of the public inference code, which
+    `model.missing` holds the parts that the checkpoint lacks. `vocab` is the tokenizer, a file or folder, where it is not beside the
+    weights; `image_size` resizes the position embeddings; `match_token` "cls" gives the ITM scores of the public inference code, which
     forgets [ENC] (it is a property of this object: a saved model folder does not keep it). ValueError says what does not fit.
     """
     path, vocab = Path(path), Path(vocab) if vocab else None
@@ -61,12 +62,12 @@ def read_public(path: Path, *, vocab: Path | None, image_size: int | None) -> tu
     if path.is_dir():
         config = read_config(path)
         cfg = huggingface_config(config, path)
-        tensors, tokenizer = read_tensors(path), read_tokenizer(path, vocab)
+        tensors, tokenizer = read_tensors(path), load_tokenizer(vocab or path)
         check_vocabulary(config["text_config"], tokenizer, path)
     else:
         tensors = read_pth(path)
         cfg = authors_config(tensors, path)
-        tokenizer = Tokenizer.load(vocab or path.parent / "vocab.txt")
+        tokenizer = load_tokenizer(vocab or path.parent)
     check_rows(tensors, tokenizer, path)
     if image_size and image_size != cfg.vision.image_size:
         cfg = resized(cfg, image_size)
@@ -90,7 +91,7 @@ def initialize(model: Blip, *, vit: Path | None = None, bert: Path | None = None
     """Begin as the paper: the image encoder from an ImageNet ViT or DeiT, the text transformer from BERT; the rest stays random.
 
     Both self-attentions of a block begin as BERT's. `vit` is a folder of transformers or a .pth file of DeiT, `bert` a folder of
-    transformers whose vocab.txt is the model's. ValueError says what does not fit.
+    transformers whose vocabulary is the model's. ValueError says what does not fit.
     """
     parts: frozenset[str] = frozenset()
     left_out: dict[str, str] = {}
@@ -100,7 +101,7 @@ def initialize(model: Blip, *, vit: Path | None = None, bert: Path | None = None
         loaded = load_vit(model, read_tensors(vit) if vit.is_dir() else read_pth(vit), source=str(vit))
         parts, left_out = parts | loaded.parts, left_out | loaded.left_out
     if bert:
-        check_bert(read_config(bert), read_tokenizer(bert), model.cfg.text, model.special, bert)
+        check_bert(read_config(bert), load_tokenizer(bert), model.cfg.text, model.special, bert)
         loaded = load_bert(model, read_tensors(bert), source=str(bert))
         parts, left_out = parts | loaded.parts, left_out | loaded.left_out
     loaded = Loaded(parts, left_out)
@@ -111,7 +112,7 @@ def initialize(model: Blip, *, vit: Path | None = None, bert: Path | None = None
 def initialize_qformer(qformer: QFormer, bert: Path) -> None:
     """Begin a Q-Former from BERT, as the paper does (arXiv 2301.12597, section 3.1): both feed-forwards as BERT's one, cross-attention,
     queries and heads random. `bert` as `initialize` takes it."""
-    check_bert(read_config(bert), read_tokenizer(bert), qformer.cfg, qformer.special, bert)
+    check_bert(read_config(bert), load_tokenizer(bert), qformer.cfg, qformer.special, bert)
     load_bert_qformer(qformer, read_tensors(bert), source=str(bert))
     log.info("%s: begins the Q-Former's text, self-attention and feed-forwards", bert)
 
@@ -165,16 +166,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected the settings of a model as a JSON object, got {type(found).__name__}")
     return found
-
-
-def read_tokenizer(folder: Path, vocab: Path | None = None) -> Tokenizer:
-    """From vocab.txt, or from tokenizer.json where that is all there is (transformers 5)."""
-    if vocab or (folder / "vocab.txt").exists():
-        return Tokenizer.load(vocab or folder / "vocab.txt")
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        raise ValueError(f"{folder}: neither vocab.txt nor tokenizer.json; save the processor into it too, or name a vocab.txt")
-    ids = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
-    if sorted(ids.values()) != list(range(len(ids))):
-        raise ValueError(f"{path}: the ids of its {len(ids)} entries are not 0 to {len(ids) - 1}; expected the tokenizer of BERT")
-    return Tokenizer(sorted(ids, key=ids.__getitem__))

@@ -1,6 +1,6 @@
 """Model folders of the chain, of both kinds: a BLIP (checkpoint.py), or a BLIP-2 of stage 1 with its frozen image encoder inside.
 
-Both hold config.json, vocab.txt and model.safetensors; `model.kind` in config.json is blip2 or missing.
+Both hold config.json, tokenizer.json and model.safetensors; `model.kind` in config.json is blip2 or missing.
 """
 
 from pathlib import Path
@@ -12,7 +12,8 @@ from blip_core.config.model import QFormerConfig
 from blip_core.files.content import read_json
 from blip_core.model.blip2 import Blip2, ImageText
 from blip_core.model.qformer import QFormer
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.checkpoint import is_blip2, load_model, load_weights, model_hash, save_network, special_tokens
 from blip_core.weights.encoders import Encoder, about_encoder, bare_encoder
 from blip_core.weights.sizes import INIT
@@ -38,7 +39,7 @@ def save_blip2(model: Blip2, tokenizer: Tokenizer, folder: Path, *, label_smooth
 
 
 def _load_blip2(folder: Path) -> tuple[Blip2, Tokenizer]:
-    about, tokenizer = read_json(folder / "config.json"), Tokenizer.load(folder / "vocab.txt")
+    about, tokenizer = read_json(folder / "config.json"), load_tokenizer(folder)
     sizes, widths = about["model"], {name: about["model"][name] for name in ("image_width", "image_eps")}
     with torch.device("meta"):  # as in load_model; an encoder of transformers has tensors that no file holds
         qformer = QFormer(QFormerConfig(**sizes["qformer"]), INIT, special_tokens(tokenizer), **widths)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from blip_core.model.nlvr import Nlvr
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.checkpoint import special_tokens
 from blip_core.weights.load import read_public
 from blip_core.weights.names import nlvr_layout

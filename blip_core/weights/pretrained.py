@@ -53,8 +53,15 @@ def load_blip(model: Blip, tensors: dict[str, Tensor], *, source: str) -> Loaded
     return loaded
 
 
+def require_patches(model: Blip, why: str) -> None:
+    """ValueError where the stem is another than that of all public ViTs."""
+    if (stem := model.cfg.vision.stem) != "patch":
+        raise ValueError(f"model.vision.stem is {stem}, and {why}; train with stem: patch for that")
+
+
 def load_vit(model: Blip, tensors: dict[str, Tensor], *, source: str) -> Loaded:
     """Fill the image encoder from an ImageNet ViT or DeiT; position embeddings are resized to the model's image size."""
+    require_patches(model, f"{source} has one convolution per patch")
     layout = vit_layout(tensors, depth=model.cfg.vision.depth)
     positions = dict(layout.required)["vit.positions"][0]
     tensors = dict(tensors)
@@ -87,7 +94,7 @@ def _fitted(tensors: dict[str, Tensor], layout: Layout, text: Med | QFormer, sta
             if len(tensors[key]) + 2 != len(current):
                 raise ValueError(
                     f"{source}: {key} has {len(tensors[key])} rows; the model's vocabulary has {len(current)} entries, "
-                    f"[DEC] and [ENC] among them, so {len(current) - 2} are expected: build the model with the vocab.txt of this BERT"
+                    f"[DEC] and [ENC] among them, so {len(current) - 2} are expected: build the model with the vocabulary of this BERT"
                 )
             tensors[key] = torch.cat([tensors[key].float(), current.detach()[-2:]])
     positions, most = names[f"{start}positions.weight"][0], text.cfg.max_positions

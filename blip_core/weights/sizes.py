@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blip_core.config.model import InitConfig, ModelConfig, TextConfig
 from blip_core.model.blip import SpecialTokens
-from blip_core.tokenizer.wordpiece import BERT_TOKENS, ROLE_TOKENS, Tokenizer
+from blip_core.tokenizer.tokenizer import ROLE_TOKENS, Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +145,8 @@ def check_bert(config: dict[str, Any], tokenizer: Tokenizer, text: TextConfig, s
     _expect(config, {"num_attention_heads": text.heads, "hidden_act": text.activation, "num_hidden_layers": text.depth}, folder)
     if (tokenizer.size, tokenizer.pad, tokenizer.cls, tokenizer.sep) != (special.vocab_size, special.pad, special.cls, special.sep):
         raise ValueError(
-            f"{folder}: its vocabulary of {len(tokenizer.vocab)} entries has {', '.join(BERT_TOKENS)} at other ids than the model's of "
-            f"{special.vocab_size - len(ROLE_TOKENS)}, or another size: build the model with the vocab.txt of this BERT"
+            f"{folder}: its vocabulary of {len(tokenizer.vocab)} entries has its special tokens at other ids than the model's of "
+            f"{special.vocab_size - len(ROLE_TOKENS)}, or another size: build the model with the vocabulary of this BERT (ingest.vocab)"
         )
 
 

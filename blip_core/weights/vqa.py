@@ -9,7 +9,8 @@ from torch import Tensor
 
 from blip_core.config.model import ModelConfig
 from blip_core.model.vqa import Vqa
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.checkpoint import load_weights, special_tokens
 from blip_core.weights.load import read_public
 from blip_core.weights.names import vqa_layout
@@ -33,7 +34,7 @@ def load_vqa(
 
 def load_answering(folder: Path) -> tuple[Vqa, Tokenizer]:
     """One in eval mode from a folder that `tune_task` made, and its tokenizer. ValueError when its weights do not load."""
-    about, tokenizer = json.loads((folder / "config.json").read_text()), Tokenizer.load(folder / "vocab.txt")
+    about, tokenizer = json.loads((folder / "config.json").read_text()), load_tokenizer(folder)
     model = Vqa(ModelConfig(**about["task_model"]), special_tokens(tokenizer))
     load_weights(model, folder)
     return model.eval(), tokenizer

@@ -43,16 +43,16 @@ def make(folder: Path) -> None:
     from blip_core.stages.ingest import ingest
     from blip_core.stages.score import score
     from blip_core.tables.manifest import content_hash
-    from blip_core.tokenizer.wordpiece import Tokenizer
+    from blip_core.tokenizer.folders import load_tokenizer
     from blip_core.weights.checkpoint import new_model, save_model
 
     params, a, work = check_params(laid_over(read_values(PARAMS), SMALL), PARAMS), folder / "artifacts", folder / ".work"
     g0, shards, heldout, gate, model = a / "generations/g0", a / "shards", a / "heldout", a / "gates/g0.json", a / "models/g1"
     write_sample(folder / "data", params.sample)
-    outs = (shards, g0, heldout, a / "metadata", a / "vocab.txt", a / "quarantine.parquet", a / "ingest.json")
+    outs = (shards, g0, heldout, a / "metadata", a / "tokenizer.json", a / "quarantine.parquet", a / "ingest.json")
     ingest(folder / "data", *outs, cfg=params.ingest, work=work)
     write_json({"passed": True, "generation": content_hash(g0)}, gate)  # as validate would, which takes longer than all the rest
-    tokenizer = Tokenizer.load(a / "vocab.txt")
+    tokenizer = load_tokenizer(a / "tokenizer.json")
     save_model(new_model(params.model, tokenizer, seed=params.seed), tokenizer, model, prompt="", max_tokens=24)
     options = {"seed": params.seed, "work": work}
     caption(model, g0, shards, gate, a / "captions", round="r1", cfg=params.caption, **options)

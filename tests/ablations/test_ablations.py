@@ -9,19 +9,26 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 import yaml
 
 from blip_core.ablations.arms import arm_values, chosen, read_arms
+from blip_core.ablations.continued import continue_training
+from blip_core.ablations.data import own_data, take_data
 from blip_core.ablations.equal import equal_texts
 from blip_core.ablations.graph import Chain, derive
+from blip_core.ablations.oracle import oracle_texts
 from blip_core.ablations.page import BEGIN, END, differences, section, show, write_page
 from blip_core.ablations.results import METRICS, joined
 from blip_core.ablations.shared import tune_shared
 from blip_core.config.params import Params
 from blip_core.config.reading import laid_over, read_values
-from blip_core.tables.captions import caption_table, read_tables, write_table
+from blip_core.files.content import write_json
+from blip_core.sample.truth import load_truth, synthetic_noise
+from blip_core.tables.captions import SCHEMA, caption_table, kept, read_table, read_tables, table_paths, write_table
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash, write_manifest
 from blip_core.versions.cache import resolved
@@ -58,7 +65,8 @@ def test_every_arm_is_whole_and_differs_from_the_default_chain(arms):
     values = read_values(ROOT / "params.yaml")
     merged = {name: Params(**arm_values(name, arm, values)) for name, arm in arms.arms.items()}
     assert merged["CF"] == Params(**values)
-    assert {n for n, p in merged.items() if p == merged["CF"]} == {"none", "human", "CF", "equal"}, "the others change a value"
+    assert {n for n, p in merged.items() if p == merged["CF"]} == {"none", "human", "CF", "equal", "continued"}, "the others change a value"
+    assert merged["long"].pretrain.optim.steps == 2 * merged["CF"].pretrain.optim.steps
     assert merged["F"].assemble.sources == ("web",) and merged["F"].assemble.threshold == merged["CF"].assemble.threshold
 
 
@@ -71,6 +79,7 @@ def test_every_arm_is_whole_and_differs_from_the_default_chain(arms):
         ),
         ({"arms": {"F": {"says": "x", "params": {"assemble": 3}}}}, "arms.F.params: assemble: .*got 3"),
         ({"arms": {"F": {"says": "x", "rows": {"F": "g7"}}}}, "arms.F.rows: 'F' is of model 'g7'; models has"),
+        ({"arms": {"F": {"says": "x", "times": {"pretrain.steps": 2}}}}, "arms.F.times: pretrain.steps: expected the path of a number"),
         ({"arms": {"F/x": {"says": "x"}}}, "arms.F/x.*: String should match pattern"),
         ({"arms": {"F": {"params": {}}}}, "arms.F.says: missing"),
         ({"arms": {"F": {"says": "x", "rows": {"none": "g1"}}}}, "has a row 'none', as F has"),
@@ -102,6 +111,7 @@ def test_what_others_are_compared_with_runs_first_and_a_wrong_name_is_told(arms)
         ("equal", {"equal_texts", "pretrain-g0", "evaluate-g0"}),
         ("long", {"pretrain-g0", "evaluate-g0"}),
         ("CF-long", {"pretrain-g1", "evaluate-g1"}),
+        ("continued", {"continued", "evaluate-g1"}),
     ],
 )
 def test_an_arm_makes_what_its_values_touch_and_shares_the_rest(tmp_path, arms, name, stages):
@@ -172,11 +182,39 @@ def test_equal_texts_are_drawn_at_random_or_repeated(ingested, tmp_path):
         assert content_hash(again) != content_hash(out), "another seed draws others"
 
 
+def test_the_oracle_puts_true_captions_in_the_place_of_as_many_synthetic_ones(ingested, tmp_path):
+    shards, data, base = ingested / "shards", ingested.parent / "data", ingested / "generations/g0"
+    g1, out = (tmp_path / "generations" / name for name in ("g1", "oracle"))
+    paths = [tmp_path / "gates" / name for name in ("g1.json", "oracle.json")]
+    g1.mkdir(parents=True)
+    for path in table_paths(base):
+        table = read_table(path, SCHEMA.names)
+        web = [row for row in table.to_pylist() if row["source"] == "web"]
+        said = {"source": "synthetic", "round": "r1", "text": "a false one", "match": 0.9, "filter": "f"}
+        synthetic = [{**row, **said, "reason": ("kept", "below_threshold")[i % 3 > 0]} for i, row in enumerate(web)]
+        write_table(pa.concat_tables([table, caption_table(synthetic)]), g1 / path.name)
+    write_manifest(g1)
+    write_json({"passed": True, "generation": content_hash(g1)}, paths[0])
+    oracle_texts(g1, paths[0], data, out, paths[1], shards, seed=0)
+    require_gate(paths[1], out)
+    before, after = read_tables(g1), read_tables(out)
+    assert synthetic_noise(after, truth := load_truth(data)).after == 0.0
+    of = {name: t.filter(pc.equal(t["source"], "synthetic")) for name, t in (("before", before), ("after", after))}
+    assert of["after"].num_rows == kept(of["before"]).num_rows > 10 and set(of["after"]["reason"].to_pylist()) == {"kept"}
+    assert of["after"]["match"].null_count == of["after"].num_rows, "no filter has scored these"
+    assert not set(of["after"]["key"].to_pylist()) <= set(kept(of["before"])["key"].to_pylist()), "at pictures drawn at random"
+    assert set(of["after"]["key"].to_pylist()) <= truth.keys()
+    rest = [t.filter(pc.not_equal(t["source"], "synthetic")) for t in (before, after)]
+    assert rest[0].equals(rest[1]), "all other texts stay"
+    with pytest.raises(ValueError, match=r"no truth\.parquet"):
+        oracle_texts(g1, paths[0], tmp_path, out, paths[1], shards, seed=0)
+
+
 def test_one_model_is_tuned_to_write_and_to_judge(ingested, params, tmp_path):
-    from blip_core.tokenizer.wordpiece import Tokenizer
+    from blip_core.tokenizer.folders import load_tokenizer
     from blip_core.weights.checkpoint import load_model, new_model, save_model
 
-    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    tokenizer = load_tokenizer(ingested / "tokenizer.json")
     save_model(new_model(params.model, tokenizer, seed=0), tokenizer, tmp_path / "base", prompt="", max_tokens=24)
     paths = (tmp_path / "base", ingested / "generations/g0", ingested / "shards", ingested / "gates/g0.json", tmp_path / "shared")
     tune_shared(*paths, cfg=params.tune_filter, language=params.tune_captioner.language, seed=0, work=tmp_path / "work")
@@ -184,6 +222,61 @@ def test_one_model_is_tuned_to_write_and_to_judge(ingested, params, tmp_path):
     moved = {name for name, weights in after.state_dict().items() if not weights.equal(before.state_dict()[name])}
     for part in ("decoder_attention", "encoder_attention", "match_head", "text_projection"):
         assert any(part in name for name in moved), f"{part} of {sorted(moved)}"
+
+
+def test_a_model_goes_on_from_its_weights(ingested, params, tmp_path):
+    from blip_core.tokenizer.wordpiece import Tokenizer
+    from blip_core.weights.checkpoint import load_model, new_model, save_model
+
+    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    save_model(new_model(params.model, tokenizer, seed=0), tokenizer, tmp_path / "base", prompt="", max_tokens=24)
+    out, still = tmp_path / "out", params.pretrain.optim.model_copy(update={"steps": 1, "lr": 1e-9, "min_lr": 0.0})
+    cfg = params.pretrain.model_copy(update={"optim": still})
+    paths = (ingested / "shards", ingested / "gates/g0.json", out)
+    continue_training(tmp_path / "base", ingested / "generations/g0", "human,web", *paths, cfg=cfg, seed=1, work=tmp_path / "work")
+    (before, _), (after, _) = (load_model(folder) for folder in (tmp_path / "base", out))
+    assert all(torch.allclose(w, before.state_dict()[name], atol=1e-5) for name, w in after.state_dict().items()), "a new one would differ"
+
+
+def test_whose_data_the_arms_have(tmp_path):
+    """The sample's where none is there or it is that itself; else the project's own, which DVC must keep."""
+    assert own_data(tmp_path) == {}
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ValueError, match="does not keep this as it is; `dvc add data` first"):
+        own_data(tmp_path)
+    (tmp_path / "data/truth.parquet").write_bytes(b"")
+    assert own_data(tmp_path) == {}
+
+
+@pytest.mark.slow  # six starts of DVC
+def test_a_clone_takes_the_projects_own_data(tmp_path):
+    root, clone = tmp_path / "root", tmp_path / "clone"
+    (root / "data/web").mkdir(parents=True)
+    (root / "data/web/a.txt").write_text("mine")
+    for command in (("git", "init", "-q"), (sys.executable, "-m", "dvc", "init", "-q"), (sys.executable, "-m", "dvc", "add", "-q", "data")):
+        subprocess.run(command, cwd=root, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=root, check=True)
+    subprocess.run(["git", "-c", "user.name=Ann", "-c", "user.email=a@example.org", "commit", "-qm", "start"], cwd=root, check=True)
+    subprocess.run(["git", "clone", "-q", str(root), str(clone)], check=True)
+    own = own_data(root)
+    assert list(own) == ["data"] and own["data"].endswith(".dir")
+    take_data(clone, root, {}, own, lambda *_: pytest.fail("nothing is drawn"))
+    assert (clone / "data/web/a.txt").read_text() == "mine" and not (clone / ".dvc/cache").exists()
+    (root / "data/web/a.txt").unlink()
+    (root / "data/web/b.txt").write_text("changed")
+    with pytest.raises(ValueError, match="dvc add data"):
+        own_data(root)
+
+
+def test_tables_of_own_data_say_so_and_set_the_papers_numbers_beside():
+    results = planted()
+    results["facts"]["data"] = {"data": "abc.dir"}
+    for about, value in zip(results["rows"], (78.4, 79.1), strict=True):
+        about["in_paper"] = dict.fromkeys(("tr_r1", "ir_r1", "cider"), value)
+    text = section(results, figure=None)
+    assert "the project's own data, data (`abc.dir`)" in text and "crawled images" not in text
+    assert "| F | table 1 | 79.1 (+0.7) | 50.0 (+15.0) |" in text and "| none | table 1 | 78.4 | 35.0 |" in text
+    assert "in brackets the difference" not in section(planted(), figure=None)
 
 
 def planted() -> dict:

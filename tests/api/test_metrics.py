@@ -17,6 +17,13 @@ def test_captions_are_measured_as_an_evaluation_does():
     assert blip_core.evaluate_captions({k: r[0] for k, r in REFERENCES.items()}, REFERENCES)["bleu4"] == pytest.approx(1)
 
 
+def test_tokens_may_be_given():
+    """Of one's own segmenter, in place of characters."""
+    candidates, references = {"a": "红色 的 猫", "b": "船"}, {"a": ["红色 的 狗"], "b": ["船"]}
+    found = blip_core.evaluate_captions(candidates, references, tokenization="given")
+    assert found["bleu1"] == pytest.approx(3 / 4) and blip_core.evaluate_captions(candidates, references)["bleu1"] == pytest.approx(4 / 5)
+
+
 @pytest.mark.parametrize(
     "candidates,references,message",
     [

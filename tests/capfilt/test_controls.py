@@ -8,7 +8,7 @@ from blip_core.sample.scene_texts import is_true
 from blip_core.sample.truth import load_truth
 from blip_core.stages.score import crawl_texts
 from blip_core.tables.captions import read_tables
-from blip_core.tables.heldout import heldout_halves
+from blip_core.tables.heldout import Picture, heldout_halves
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +81,17 @@ def test_mismatched_texts_are_of_pictures_near_by_where_there_are_many(halves, m
     distances = [min(abs(places[r["key"]] - i) for i in owners[r["text"]]) for r in rows if r["kind"] == "mismatched"]
     assert len(distances) == 3 * len(items) and 0 < min(distances) and max(distances) <= 10
     assert len(set(distances)) > 4
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "perturbed"),
+    [
+        (["A Red ball", "A Red ball here"], ["A blue ball", "A blue ball here"], {"A Blue ball", "A Blue ball here"}),
+        (["一个红色的球", "一个红色的球在草地上"], ["一个蓝色的球", "一个蓝色的球在草地上"], {"一个蓝色的球", "一个蓝色的球在草地上"}),
+    ],
+    ids=["case is kept", "characters are words"],
+)
+def test_perturbing_goes_by_the_script(own, other, perturbed):
+    pictures = [Picture(key=f"k{i}", image_id=f"k{i}", shard="val-00000", texts=texts) for i, texts in enumerate([own, other] * 2)]
+    rows = plant(pictures, per_image=2, seed=0).to_pylist()
+    assert {r["text"] for r in rows if r["kind"] == "perturbed" and r["key"] == "k0"} == perturbed

@@ -19,7 +19,7 @@ from blip_core.stages.ingest import ingest
 from blip_core.stages.score import score
 from blip_core.stages.validate import validate
 from blip_core.tables.manifest import content_hash, read_manifest
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.processes import HANG, wait_until
 from tests.support.small import small_values
@@ -39,16 +39,15 @@ class World:
 
         self.root, self.params = root, Params(**values)
         write_sample(root / "data", self.params.sample)
-        outs = [
-            root / name for name in ("shards", "generations/g0", "heldout", "metadata", "vocab.txt", "quarantine.parquet", "metrics.json")
-        ]
+        folders = ("shards", "generations/g0", "heldout", "metadata")
+        outs = [root / name for name in (*folders, "tokenizer.json", "quarantine.parquet", "metrics.json")]
         ingest(root / "data", *outs, cfg=self.params.ingest, work=root / "work")
         judged = [
             root / name
             for name in ("generations/g0", "heldout", "shards", "gates/g0.json", "decisions/g0.json", "validate.json", "docs/validate")
         ]
         validate(*judged, cfg=self.params.section("validate"), gate_cfg=self.params.gate, score_cfg=self.params.score)
-        tokenizer = Tokenizer.load(root / "vocab.txt")
+        tokenizer = load_tokenizer(root / "tokenizer.json")
         for seed, name in enumerate(("captioner", "filter")):
             save_model(new_model(self.params.model, tokenizer, seed=seed), tokenizer, root / name, prompt="", max_tokens=24)
         values = {**values, "caption": {**values["caption"], "engine": "ray"}, "score": {**values["score"], "engine": "ray"}}

@@ -20,7 +20,7 @@ from blip_core.stages.describe import describe
 from blip_core.stages.gate import gate
 from blip_core.stages.score import score
 from blip_core.tables.captions import read_tables
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.vlms import TEMPLATE, TEXT, make_tokenizer, spread
 
@@ -91,7 +91,7 @@ def test_a_round_fuses_judges_and_tells_of_it(ingested, params, tmp_path):
     (own,) = params.caption.writers
     fuser = own.model_copy(update={"captioner": str(folder), "prompt": PROMPT, "fuses": 0, "num_candidates": 1, "sampler": SAMPLER})
     first = own.model_copy(update={"num_candidates": 2})
-    tokenizer, artifacts, work = Tokenizer.load(ingested / "vocab.txt"), tmp_path / "artifacts", tmp_path / "work"
+    tokenizer, artifacts, work = load_tokenizer(ingested / "tokenizer.json"), tmp_path / "artifacts", tmp_path / "work"
     save_model(new_model(params.model, tokenizer, seed=1), tokenizer, tmp_path / "own", prompt="", max_tokens=24)
     g0, g1, shards, heldout = ingested / "generations/g0", artifacts / "generations/g1", ingested / "shards", ingested / "heldout"
     captions, scores, calibration = (artifacts / name for name in ("captions", "scores", "calibration.json"))

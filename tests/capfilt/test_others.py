@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from blip_core.capfilt.clip import contrastive_types
 from blip_core.capfilt.plugins import identify, kinds, open_captioner, open_filter
 from blip_core.capfilt.sieve import CAPTIONS, SAMPLER
+from blip_core.tokenizer.wordpiece import save_vocab
 from tests.support.peers import peer, randomize, save
 from tests.support.vlms import make_folder
 
@@ -29,7 +30,7 @@ def pictures() -> list[np.ndarray]:
 def save_parts(folder, model, tokenizer, images):
     model.save_pretrained(folder)
     images(size=SQUARE, do_center_crop=False).save_pretrained(folder)
-    tokenizer.save(folder / "vocab.txt")
+    save_vocab(tokenizer.vocab, folder / "vocab.txt")
     transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     return folder
 
@@ -118,7 +119,7 @@ def sieve(tokenizer, tmp_path):
     writes = save(peer("BlipForConditionalGeneration", "equal", tokenizer), tokenizer, tmp_path / "writes")
     config = transformers.BertConfig(vocab_size=tokenizer.size, hidden_size=24, max_position_embeddings=64, **SMALL)
     randomize(transformers.BertModel(config), 1).save_pretrained(tmp_path / "encoder")
-    tokenizer.save(tmp_path / "encoder" / "vocab.txt")
+    save_vocab(tokenizer.vocab, tmp_path / "encoder" / "vocab.txt")
     transformers.BertTokenizer(str(tmp_path / "encoder" / "vocab.txt")).save_pretrained(tmp_path / "encoder")
     return writes, tmp_path / "encoder"
 

@@ -24,7 +24,9 @@ from blip_core.stages.score import score
 from blip_core.tables.captions import read_table, read_tables
 from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
+from blip_core.tokenizer.wordpiece import save_vocab
 from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.peers import peer, randomize, save
 
@@ -70,7 +72,7 @@ def clip_folder(kind: str, folder, tokenizer: Tokenizer):
     # without torchvision the class is that of Pillow; its file names the plain one
     processor = getattr(transformers, f"{kind}ImageProcessorPil", None) or getattr(transformers, f"{kind}ImageProcessor")
     processor(**sizes[kind]).save_pretrained(folder)
-    tokenizer.save(folder / "vocab.txt")
+    save_vocab(tokenizer.vocab, folder / "vocab.txt")
     transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     return folder
 
@@ -159,7 +161,7 @@ def test_names_of_nothing_are_refused(tmp_path):
 
 def test_a_round_with_two_captioners_and_an_ensemble_of_filters(ingested, params, tmp_path):
     """Ours and a public one write, ours, a public BLIP and CLIP judge, and two of the three must accept a text."""
-    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    tokenizer = load_tokenizer(ingested / "tokenizer.json")
     for name, seed in (("captioner", 1), ("filter", 2)):
         save_model(new_model(params.model, tokenizer, seed=seed), tokenizer, tmp_path / name, prompt="", max_tokens=24)
     writes = save(peer("BlipForConditionalGeneration", "equal", tokenizer), tokenizer, tmp_path / "writes")

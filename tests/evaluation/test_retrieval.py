@@ -21,7 +21,7 @@ from blip_core.stages.evaluate import evaluate
 from blip_core.tables.captions import read_table
 from blip_core.tables.heldout import heldout_pictures
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.weights.checkpoint import new_model, save_model
 
 BLOCKS = (1, 100, 1 << 22)
@@ -80,7 +80,7 @@ def test_candidates_stand_before_all_others_in_both_directions(monkeypatch, cell
 @pytest.fixture(scope="module")
 def artifacts(ingested, params, tmp_path_factory) -> tuple[Path, Path]:
     """What ingest left, and a model of random weights large enough to tell texts apart."""
-    folder, tokenizer = tmp_path_factory.mktemp("model") / "m", Tokenizer.load(ingested / "vocab.txt")
+    folder, tokenizer = tmp_path_factory.mktemp("model") / "m", load_tokenizer(ingested / "tokenizer.json")
     save_model(new_model(params.model, tokenizer, seed=0), tokenizer, folder, prompt="", max_tokens=24)
     return ingested, folder
 

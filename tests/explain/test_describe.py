@@ -57,6 +57,10 @@ def names(text: str) -> list[str]:
         ("anna walks in rome", []),
         ("一只猫", []),
         ("Собака видит Анну", ["анну"]),
+        ("两部iPhone手机和nike鞋", ["iphone", "nike"]),  # in a script without case what is of another is a name
+        ("كلب في Berlin", ["berlin"]),
+        ("重 5 kg 的猫", []),
+        ("a photo of 北京 in Spring", ["spring"]),
     ],
 )
 def test_names_are_told_by_case_where_it_says_something(text, expected):

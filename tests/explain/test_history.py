@@ -1,8 +1,10 @@
 """A person asks what happened to an image, and is told."""
 
+import pyarrow as pa
 import pytest
 
 from blip_core.explain.history import hint, history
+from blip_core.metadata.folder import ASIDE
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import write_manifest
 
@@ -26,6 +28,16 @@ def test_each_text_is_told_with_scores_and_fate(artifacts):
     assert "kept: 'cheap flights', web; screens: boilerplate, en\n" in told
     assert "below_threshold: 'cheap flights', web; match 0.020, itm 0.010, itc -0.200 by filter f117e5; screens: boilerplate, en" in told
     assert "kept: 'a red boat', synthetic r1#0 (nucleus p=0.9, captioner c0ffee, seed 7); match 0.931" in told
+
+
+def test_what_its_source_says_is_told(artifacts):
+    row = {"key": "web-1", "url": "http://a/1.jpg", "licence": None, "punsafe": float("nan"), "exif": "x" * 300}
+    write_table(pa.Table.from_pylist([row]), artifacts / "metadata/web-00000.parquet")
+    write_table(pa.Table.from_pylist([{**row, "key": "web-2", "url": "http://a/2.jpg"}]), artifacts / "metadata" / ASIDE)
+    write_manifest(artifacts / "metadata")
+    told = history("web-1", artifacts)
+    assert f"its source says:\n  url: http://a/1.jpg\n  punsafe: NaN\n  exif: {'x' * 200}… (300 characters)" in told
+    assert "licence" not in told and "url: http://a/2.jpg" in history("web-2", artifacts)
 
 
 def test_an_unknown_key_and_an_empty_folder_are_said_plainly(artifacts, tmp_path):

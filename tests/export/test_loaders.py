@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from blip_core.export.data import export
-from blip_core.export.formats import WRITERS
 from blip_core.pictures.containers import KINDS, kind_of
 from blip_core.pictures.images import decode_rgb
 from blip_core.tables.captions import KEPT, caption_table, read_table, read_tables, table_paths, write_table
 from blip_core.tables.manifest import read_manifest, write_manifest
 from blip_core.tables.shards import ShardImages
+from tests.export.test_export import INGESTED
 from tests.stages.test_ingest import SPLITS, run
 from tests.support.archives import colour, jpeg, karpathy_image, tar_bytes, write_karpathy
 
@@ -44,7 +44,7 @@ def artifacts(tmp_path_factory) -> Path:
     """A crawl of every kind of image and hard texts. Each column of scores is null in the train split; among those of the crawl the seed
     is null in the first shards, a screen in all, and no image has all its texts kept."""
     root = tmp_path_factory.mktemp("loaders")
-    members = [m for i in range(NUM_WEB) for m in ((f"w{i:02d}.{KINDS[i % 3]}", drawn(f"w{i:02d}")), (f"w{i:02d}.txt", b"a text"))]
+    members = [m for i in range(NUM_WEB) for m in web_sample(i)]
     (root / "data/web").mkdir(parents=True)
     (root / "data/web/0.tar").write_bytes(tar_bytes(members))
     write_karpathy(root / "data/clean", [karpathy_image(f"n{i}", i, split) for i, split in enumerate(SPLITS)])
@@ -60,6 +60,13 @@ def artifacts(tmp_path_factory) -> Path:
     for folder in ("crawl", "clean"):
         write_manifest(a / folder)
     return a
+
+
+def web_sample(i: int) -> list[tuple[str, bytes]]:
+    """What loaders learn of the fields by the first pictures is not all: those of the others have more."""
+    told = {"url": f"http://{i}", "punsafe": i / 10 if i % 2 else None, "tags": [i]}
+    fields = [(f"w{i:02d}.json", json.dumps(told).encode())] if i > 5 else []
+    return [(f"w{i:02d}.{KINDS[i % 3]}", drawn(f"w{i:02d}")), (f"w{i:02d}.txt", b"a text"), *fields]
 
 
 def drawn(name: str) -> bytes:
@@ -126,6 +133,9 @@ def hugging_face_rows(part) -> Rows:
             facts, image = row, row["image"]
             texts = list(zip(facts["captions"], facts["caption_source"], strict=True))
         assert facts["key"].endswith(named(np.array(image.convert("RGB"))))
+        number = int(facts["key"][-2:]) if facts["key"].startswith("web") else 0
+        told = (f"http://{number}", number / 10 if number % 2 else None, f"[{number}]") if number > 5 else (None, None, None)
+        assert told == tuple(facts.get(name) for name in ("url", "punsafe", "tags"))
         rows[facts["key"]] = texts
     return rows
 
@@ -141,7 +151,10 @@ def test_hugging_face(datasets, artifacts, tmp_path, monkeypatch, form, generati
     assert all(features == first for features in others)
     by_name = datasets.load_dataset(form, data_dir=str(tmp_path / "my set"))
     assert sum(part.num_rows for part in by_name.values()) == sum(part.num_rows for part in parts.values())
-    assert all(part.features == first for part in by_name.values())
+    if form == "webdataset":  # without the card its loader passes over what the first samples lack
+        assert all(part.features["json"].items() <= first["json"].items() for part in by_name.values())
+    else:
+        assert all(part.features == first for part in by_name.values())
 
 
 def test_exports_of_two_generations_go_together(datasets, artifacts, tmp_path, monkeypatch):
@@ -200,7 +213,7 @@ def test_lists_of_the_public_code(artifacts, tmp_path, monkeypatch, generation):
     assert found == expected(artifacts / generation)
 
 
-@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("form", INGESTED)
 def test_ingest(artifacts, tmp_path, form):
     """What was a crawl and a clean set, picture by picture and text by text."""
     for folder, part in (("crawl", "web"), ("clean", "clean")):

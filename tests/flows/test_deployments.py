@@ -1,16 +1,19 @@
 """prefect.yaml: its deployments are runs of the flow as it is, and of the stages that they promise."""
 
+import asyncio
 import importlib
 import inspect
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import networkx as nx
 import pytest
 import yaml
+from prefect.server.schemas.schedules import CronSchedule
 
 from flows.graph import Choice, read_graph
 
@@ -122,6 +125,15 @@ def test_what_is_announced_starts_a_run_of_that_commit(tmp_path):
     covered = [made.covers(ReceivedEvent.model_validate(e.model_dump())) for e in (sent, other)]
     assert covered == [True, False]
     assert trigger.parameters == {"revision": "{{ event.payload.revision }}"} and trigger.enabled
+
+
+def test_the_schedule_is_paused_and_means_what_the_docs_say():
+    from prefect.cli.deploy._schedules import _construct_schedules
+
+    (made,) = _construct_schedules(DEPLOYMENTS["retrain"], {}, console=None, is_interactive=lambda: False)
+    assert made["active"] is False and made["slug"]
+    (due,) = asyncio.run(CronSchedule.model_validate(made["schedule"].model_dump()).get_dates(n=1))
+    assert (due.strftime("%A"), due.hour, due.minute, due.utcoffset()) == ("Sunday", 3, 0, timedelta())
 
 
 def test_data_is_announced_when_it_is_committed(tmp_path):

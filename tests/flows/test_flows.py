@@ -318,6 +318,8 @@ def test_deployments_reach_a_server_and_ci_waits_for_no_worker(server, tmp_path,
     found = {d["name"]: d for d in httpx.post(f"{server}/deployments/filter", json={}).json()}
     assert set(found) == {"local", "retrain", "capfilt", "evaluate", "gpu", "candidate"}
     assert found["retrain"]["parameters"]["revision"] == "HEAD" and found["capfilt"]["parameters"]["stages"] == ["gate"]
+    (schedule,) = found["retrain"]["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["active"]) == ("0 3 * * 0", False)
     (automation,) = httpx.post(f"{server}/automations/filter", json={}).json()
     assert automation["actions"][0]["deployment_id"] == found["retrain"]["id"]
     assert automation["actions"][0]["parameters"] == {"revision": "{{ event.payload.revision }}"}

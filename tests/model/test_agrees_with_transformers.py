@@ -176,11 +176,11 @@ def test_vit_b16_agrees(tmp_path):
     """The sizes of the paper: ViT-B/16, BERT-base, 30524 tokens, 224 pixels."""
     from transformers import BlipConfig, BlipForConditionalGeneration
 
-    from blip_core.tokenizer.wordpiece import BERT_TOKENS, Tokenizer
+    from blip_core.tokenizer.wordpiece import BERT_TOKENS, bert_tokenizer
     from blip_core.weights.checkpoint import new_model
     from blip_core.weights.sizes import huggingface_config
 
-    tokenizer = Tokenizer([*BERT_TOKENS, *(f"w{i}" for i in range(30522 - len(BERT_TOKENS)))])
+    tokenizer = bert_tokenizer([*BERT_TOKENS, *(f"w{i}" for i in range(30522 - len(BERT_TOKENS)))])
     ids_of = dict(bos_token_id=tokenizer.dec, sep_token_id=tokenizer.sep, pad_token_id=tokenizer.pad)
     config = BlipConfig(text_config=dict(num_attention_heads=12, **ids_of), vision_config=dict(image_size=224, initializer_range=0.02))
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ from blip_core.pictures.containers import kind_of
 from blip_core.pictures.images import decode_rgb
 from blip_core.tables.captions import KEPT, read_tables
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from tests.intake.test_duplicates import near, photo
 from tests.pictures.test_images import encoded
@@ -107,11 +107,11 @@ def test_copies_are_known_across_kinds(tmp_path):
 
 def test_a_training_batch_holds_the_pixels_of_every_kind(world):
     optim = load_params(Path(__file__).parents[2] / "params.yaml").pretrain.optim
-    plain = AugmentConfig(crop=(1, 1), shift=0, brightness=0, flip=False)
+    plain = AugmentConfig(crop=(1, 1), shift=0, brightness=0, flip=False, randaugment=None)
     rows = Rows.of(world / "g0", ["web"])
     cfg = optim.model_copy(update={"batch_size": 12, "steps": 1, "augment": plain})
     options = dict(shares=batch_shares(rows, human=0, synthetic=0), cfg=cfg, image_size=32, prompt="", seed=0)
-    batch = Batches(rows, ShardImages(world / "shards"), Tokenizer.load(world / "vocab.txt"), **options)[0]
+    batch = Batches(rows, ShardImages(world / "shards"), load_tokenizer(world / "tokenizer.json"), **options)[0]
     assert len(set(batch.keys)) == 12
     assert torch.equal(batch.pixels, load_pixels([decode_rgb(drawn(named(key))) for key in batch.keys], 32))
 

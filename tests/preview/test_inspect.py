@@ -30,6 +30,7 @@ def test_a_whole_crawl(tmp_path):
         "looked at    all 16 samples",
         "usable       12 images with 12 texts",
         "splits       none named; a clean set is dealt 80/10/10 by image",
+        "fields       3 beside picture and text\n      12  of 13: key, text\n      12  of 13: status, text\n      12  of 13: url, text\n",
         "languages    und 12 (und: too short to tell)",
         "       0  boilerplate: at more than 3 of the 12 images\n      10  file_name: 'picture 000000000', ",
         "       0  markup\n",

@@ -11,12 +11,12 @@ from blip_core.config.model import ModelConfig
 from blip_core.config.params import load_params
 from blip_core.preview.plan import cross_flops, duration, keys_values_flops, plan, product_speed, scaled, skeleton, text_flops, vit_flops
 from blip_core.preview.writers import writer_needs
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from tests.support.small import small_params
 from tests.support.vlms import make_folder
 
 ROOT = Path(__file__).parents[2]
-NONE = Path("no/vocab.txt")  # before ingest has run
+NONE = Path("no/tokenizer.json")  # before ingest has run
 PAPER_B = dict(width=768, depth=12, heads=12)
 
 
@@ -73,8 +73,8 @@ def test_the_figures_of_a_small_model_say_something():
 
 def test_the_plan_takes_the_vocabulary_that_ingest_made(ingested):
     """The demo's has a quarter of the entries that it may have, and the model with it of the parameters."""
-    params, vocab = small_params(), ingested / "vocab.txt"
-    size = Tokenizer.load(vocab).size
+    params, vocab = small_params(), ingested / "tokenizer.json"
+    size = load_tokenizer(vocab).size
     total = sum(p.numel() for p in skeleton(params.model, size).parameters())
     assert plan(params, vocab).startswith(f"model: {scaled(total)} parameters (vocabulary of {size:,}, by {vocab})")
     named = params.model_copy(update={"ingest": params.ingest.model_copy(update={"vocab": vocab})})

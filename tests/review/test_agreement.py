@@ -316,7 +316,7 @@ def test_people_teach_the_calibration_to_trust_synthetic_texts_less():
 def test_calibrate_says_how_many_labels_it_took(ingested, params, tmp_path, caplog):
     from blip_core.selection.calibration import read_calibrations
     from blip_core.stages.calibrate import calibrate
-    from blip_core.tokenizer.wordpiece import Tokenizer
+    from blip_core.tokenizer.folders import load_tokenizer
     from blip_core.weights.checkpoint import new_model, save_model
 
     base = read_tables(ingested / "generations/g0", ["key", "image_id", "text", "source", "round", "candidate"]).to_pylist()
@@ -328,7 +328,7 @@ def test_calibrate_says_how_many_labels_it_took(ingested, params, tmp_path, capl
     write_manifest(tmp_path / "g", rule={"score": "match", "threshold": THRESHOLD})
     cards = drawn(tmp_path / "g", 1000)
     write_labels(tmp_path / "labels/a.jsonl", said(cards, {r["text"]: "right" if i % 3 else "wrong" for i, r in enumerate(web)}))
-    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    tokenizer = load_tokenizer(ingested / "tokenizer.json")
     save_model(new_model(params.model, tokenizer, seed=1), tokenizer, tmp_path / "filter", prompt="", max_tokens=24)
     inputs = {name: ingested / name for name in ("shards", "heldout")}
     for name in ("labels", "none"):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import simplejpeg
 from PIL import Image
@@ -63,6 +64,9 @@ def artifacts(tmp_path_factory, model_cfg, tokenizer) -> Path:
     noise = np.random.default_rng(0).integers(0, 256, (900, 1400, 3), dtype=np.uint8)
     write_shards(root / "shards", rows, pictures={"web-000000003": simplejpeg.encode_jpeg(noise, quality=95), **OTHERS})
     write_manifest(root / "shards")
+    keys = sorted({r["key"] for r in rows})
+    write_table(pa.table({"key": keys, "<b>origin": [HOSTILE[int(key[-1])] for key in keys]}), root / "metadata/web-00000.parquet")
+    write_manifest(root / "metadata")
     return root
 
 
@@ -154,6 +158,9 @@ def test_the_file_is_whole_and_small_and_holds_no_markup_of_the_crawl(sheet, art
     data = on_sheet(sheet)
     assert {r["text"] for r in asked(sheet)} == {*HOSTILE, *(f"made for {i}" for i in range(10))}
     assert data["drawn"] == {"generation": content_hash(artifacts / "generations/g1")[:16], "asked": "all"}
+    for card, fields in zip(data["cards"], data["fields"], strict=True):
+        text = " ".join(HOSTILE[int(card["rows"][0]["key"][-1])].split())
+        assert fields == {"<b>origin": text if len(text) <= 200 else fields["<b>origin"]} and len(fields["<b>origin"]) < 230
     pictures = {card["rows"][0]["key"]: picture for picture, card in zip(data["pictures"], data["cards"], strict=True)}
     for key, picture in pictures.items():
         kind, file = picture["src"].removeprefix("data:image/").split(";base64,")

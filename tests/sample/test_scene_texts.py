@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from blip_core.sample.scene_texts import BACKGROUND_PHRASES, BACKGROUND_WORDS, TRUE_KINDS, claims, human_captions, is_true, web_text
+from blip_core.sample.languages import ENGLISH
+from blip_core.sample.scene_texts import TRUE_KINDS, claims, human_captions, is_true, web_text
 from blip_core.sample.scenes import BACKGROUNDS, COLOURS, Scene, Thing, draw_scene
 from tests.support.small import sample_config
 
@@ -129,6 +130,6 @@ def test_texts_other_than_claims_name_no_colour_shape_or_background_by_accident(
 
 
 def test_every_background_phrase_is_understood():
-    assert set(BACKGROUND_PHRASES) == set(BACKGROUNDS) == set(BACKGROUND_WORDS.values())
-    for background, phrases in BACKGROUND_PHRASES.items():
+    assert set(ENGLISH.places) == set(BACKGROUNDS) == set(ENGLISH.backgrounds.values())
+    for background, phrases in ENGLISH.places.items():
         assert all(claims(phrase).backgrounds == {background} for phrase in phrases)

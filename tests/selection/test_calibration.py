@@ -21,7 +21,7 @@ from blip_core.selection.calibration import (
 from blip_core.stages.calibrate import calibrate, fit
 from blip_core.tables.captions import SCHEMA, caption_table
 from blip_core.tables.slices import keys_of
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.weights.checkpoint import new_model, save_model
 
 
@@ -166,7 +166,7 @@ def test_the_best_precision_is_told_with_the_lowest_threshold_that_has_it():
 
 def test_calibrate_tells_that_no_threshold_reaches_the_target_and_which_comes_nearest(ingested, params, tmp_path, caplog):
     """By a filter without a head, to which all pairs are alike: whatever the threshold, half of what it keeps is true."""
-    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    tokenizer = load_tokenizer(ingested / "tokenizer.json")
     blind = new_model(params.model, tokenizer, seed=1)
     for part in (blind.match_head, blind.image_projection, blind.text_projection):
         for weights in part.parameters():

@@ -114,6 +114,7 @@ def test_the_stages_open_it_as_captioner_and_filter(trained):
 
 def test_retrieval_takes_the_best_query():
     seed, unit = torch.Generator().manual_seed(0), torch.nn.functional.normalize
+    seed, unit = torch.Generator().manual_seed(0), torch.nn.functional.normalize
     images, texts = (unit(torch.randn(shape, generator=seed), dim=-1) for shape in ((4, 3, 8), (6, 8)))
     found = Similarities(images, texts)
     expected = best_query(images, texts).numpy()
@@ -124,6 +125,7 @@ def test_retrieval_takes_the_best_query():
 
 def test_it_is_evaluated_and_served(trained, ingested, tmp_path):
     params, root = trained
+    sampler = params.evaluate.sampler.model_copy(update={"max_tokens": 6})
     sampler = params.evaluate.sampler.model_copy(update={"max_tokens": 6})
     cfg = params.evaluate.model_copy(update={"rerank": 4, "bootstrap": 5, "sampler": sampler})
     evaluate(root / "model", ingested / "heldout", ingested / "shards", tmp_path / "out", tmp_path / "metrics.json", cfg=cfg, seed=0)

@@ -10,14 +10,14 @@ from blip_core.stages.score import score
 from blip_core.tables.captions import read_table, read_tables
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages, index_path, read_index
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.weights.checkpoint import new_model, save_model
 
 
 @pytest.fixture(scope="module")
 def models(ingested, params, tmp_path_factory):
     """An untrained captioner and filter."""
-    folder, tokenizer = tmp_path_factory.mktemp("models"), Tokenizer.load(ingested / "vocab.txt")
+    folder, tokenizer = tmp_path_factory.mktemp("models"), load_tokenizer(ingested / "tokenizer.json")
     for name, seed in (("captioner", 1), ("filter", 2)):
         save_model(new_model(params.model, tokenizer, seed=seed), tokenizer, folder / name, prompt="", max_tokens=24)
     return folder

@@ -52,7 +52,7 @@ def chain(params, tmp_path_factory) -> Path:
     write_sample(root / "data", params.sample)
     a, common = root / "artifacts", {"seed": 0, "work": root / "work"}
     shards, g0, heldout, gate, r1 = a / "shards", a / "generations/g0", a / "heldout", a / "gates/g0.json", a / "rounds/r1"
-    outs = (shards, g0, heldout, a / "metadata", a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
+    outs = (shards, g0, heldout, a / "metadata", a / "tokenizer.json", a / "quarantine.parquet", a / "metrics/ingest.json")
     ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
     write_json({"passed": True, "generation": content_hash(g0)}, gate)
 
@@ -60,7 +60,7 @@ def chain(params, tmp_path_factory) -> Path:
         return a / f"history/{name}.csv", a / f"metrics/{name}.json"
 
     options = {"cfg": params.pretrain, "model_cfg": params.model, **common}
-    pretrain(g0, "human,web", shards, gate, a / "vocab.txt", a / "models/g0", *logs("pretrain"), **options)
+    pretrain(g0, "human,web", shards, gate, a / "tokenizer.json", a / "models/g0", *logs("pretrain"), **options)
     tune_captioner(a / "models/g0", g0, shards, gate, r1 / "captioner", *logs("captioner"), cfg=params.tune_captioner, **common)
     tune_filter(a / "models/g0", g0, shards, gate, r1 / "filter", *logs("filter"), cfg=params.tune_filter, **common)
     caption(r1 / "captioner", g0, shards, gate, r1 / "captions", round="r1", cfg=params.caption, **common)

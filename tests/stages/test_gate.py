@@ -413,8 +413,11 @@ def judge(world: World, wrong: float, *, generation: str | None = None) -> None:
 
 
 def test_where_people_judged_kept_texts_their_labels_bound_the_noise_of_each_source(world):
-    judge(world.assemble(), 0.1)
-    checks = {c["name"]: c for c in world.run()["checks"]}
+    assert world.assemble().run()["noise_bounded_by"] == {"web": "planted pairs"}
+    judge(world, 0.1)
+    verdict = world.run()
+    assert verdict["noise_bounded_by"] == dict.fromkeys(("web", "synthetic"), "people's labels")
+    checks = {c["name"]: c for c in verdict["checks"]}
     assert {"judged_noise_web_upper", "judged_noise_synthetic_upper"} <= set(checks) and "residual_noise_web_upper" not in checks
     assert "people's labels of 60 of them" in checks["judged_noise_web_upper"]["says"]
     facts = world.facts()

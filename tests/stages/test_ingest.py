@@ -18,7 +18,7 @@ from blip_core.stages.ingest import ingest
 from blip_core.tables.captions import KEPT, SCHEMA, SCREENS, read_table, read_tables
 from blip_core.tables.manifest import read_manifest
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from tests.support.archives import jpeg, karpathy_image, sample, tar_bytes, write_img2dataset, write_karpathy
 
 CFG = IngestConfig(
@@ -43,9 +43,11 @@ CFG = IngestConfig(
     remote=dict(attempts=6, timeout=5, connections=4),
     max_rejected=0.5,
     vocab=None,
+    vocab_kind="uncased",
     vocab_size=200,
+    max_unknown=0.02,
 )
-OUTPUTS = ("shards", "g0", "heldout", "metadata", "vocab.txt", "quarantine.parquet", "metrics.json")
+OUTPUTS = ("shards", "g0", "heldout", "metadata", "tokenizer.json", "quarantine.parquet", "metrics.json")
 SPLITS = ["train"] * 6 + ["restval"] * 2 + ["val"] * 5 + ["test"] * 3
 
 
@@ -107,6 +109,7 @@ def test_counts_and_layout(data, tmp_path):
         **{"images_val": 5, "texts_val": 10, "shards_val": 2, "images_test": 3, "texts_test": 6, "shards_test": 1},
         **{"rejected_web": 2, "rejected_share_web": round(2 / 22, 6), "rejected_clean": 0, "rejected_share_clean": 0.0},
         **{"rejected_failed_to_download": 2, "images_without_text": 0, "aside_files_web": 0, "aside_files_clean": 0},
+        **{"vocabulary": 60, "unknown_share": 0.0},
     }
     stems = {split: [f"{split}-{i:05d}" for i in range(metrics[f"shards_{split}"])] for split in ("web", "train", "val", "test")}
     files = {folder: set(read_manifest(tmp_path / folder)["files"]) for folder in ("shards", "g0", "heldout")}
@@ -133,15 +136,16 @@ def test_the_vocabulary_knows_no_heldout_word(data, tmp_path):
     path.write_text(json.dumps(value))
     (data / "web/00002.tar").write_bytes(tar_bytes([*sample("a"), *sample("b"), *sample("c"), *sample("last", "okapi okapi")]))
     run(data, tmp_path)
-    vocab = Tokenizer.load(tmp_path / "vocab.txt").vocab
+    vocab = load_tokenizer(tmp_path / "tokenizer.json").vocab
     assert {"giraffe", "picture", "okapi"} <= set(vocab) and "zebra" not in vocab
 
 
-def test_a_given_vocabulary_is_copied(data, tmp_path):
+def test_a_given_vocabulary_is_taken(data, tmp_path):
     (tmp_path / "bert.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
-    run(data, tmp_path, vocab=tmp_path / "bert.txt")
-    assert (tmp_path / "vocab.txt").read_bytes() == (tmp_path / "bert.txt").read_bytes()
-    with pytest.raises(ValueError, match="nowhere.txt: no such file; ingest.vocab"):
+    metrics = run(data, tmp_path, vocab=tmp_path / "bert.txt", max_unknown=1.0)
+    assert load_tokenizer(tmp_path / "tokenizer.json").vocab == load_tokenizer(tmp_path / "bert.txt").vocab
+    assert metrics["vocabulary"] == 8 and metrics["unknown_share"] == 1
+    with pytest.raises(ValueError, match="nowhere.txt: no such file; expected a folder with a tokenizer"):
         run(data, tmp_path, vocab=tmp_path / "nowhere.txt")
 
 
@@ -363,7 +367,10 @@ def test_real_crawl(shared, data, tmp_path):
     """480 real pictures with real alt texts; three have none, three are banners, one text is too long for the default limits."""
     (data / "web").rename(data / "made")
     (data / "web").symlink_to(shared / "real/web_alt")
-    metrics = run(data, tmp_path, shard_images=100, texts=CFG.texts.model_copy(update={"max_chars": 1000}))
+    limits = CFG.texts.model_copy(update={"max_chars": 1000})
+    with pytest.raises(ValueError, match=r"vocabulary that was built: 4.4% of the tokens of 489 texts .* often '白', .*vocab_kind: bytes"):
+        run(data, tmp_path, shard_images=100, texts=limits)
+    metrics = run(data, tmp_path, shard_images=100, texts=limits, vocab_kind="bytes", vocab_size=300)
     rejected = Counter(r["reason"] for r in quarantine(tmp_path))
     assert rejected == {"failed_to_download": 60, "empty_text": 3, "extreme_aspect": 3, "text_too_long": 1}
     assert (metrics["images_web"], metrics["texts_web"], metrics["images_without_text"]) == (477, 473, 4)

@@ -149,7 +149,8 @@ def test_package_holds_weights_and_code_but_no_pickle(root):
     registered("first")
     [folder] = [p.parent for p in (root / "mlruns").rglob("MLmodel")]
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    assert {"artifacts/first/model.safetensors", "artifacts/first/vocab.txt", "code/blip_core/weights/checkpoint.py", "serve.py"} <= names
+    assert {f"artifacts/first/{name}" for name in ("model.safetensors", "tokenizer.json")} <= names
+    assert {"code/blip_core/weights/checkpoint.py", "serve.py"} <= names
     assert not [n for n in names if n.endswith((".pkl", ".pt", ".pyc"))]
     required = (folder / "requirements.txt").read_text().split()
     assert {r.split("==")[0] for r in required} == {"mlflow", *PACKAGES} and all("==" in r and "+" not in r for r in required)

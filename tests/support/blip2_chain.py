@@ -18,7 +18,6 @@ def clip_folder(folder: Path, **vision: int) -> Path:
     from transformers import CLIPConfig, CLIPModel
 
     sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8) | vision
-    CLIPModel(
-        CLIPConfig(vision_config=sizes, text_config=dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
-    ).save_pretrained(folder)
+    text = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    CLIPModel(CLIPConfig(vision_config=sizes, text_config=text)).save_pretrained(folder)
     return folder

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from blip_core.tokenizer.wordpiece import save_vocab
 from tests.support.peers import randomize
 from tests.support.vlms import make_tokenizer
 
@@ -45,7 +46,7 @@ def retrieval_folder(size: str, tokenizer, folder: Path, **changes) -> transform
     model = randomize(transformers.Blip2ForImageTextRetrieval(config), 0, std=0.25)
     model.itm_head.weight.data *= 4
     model.save_pretrained(folder)
-    tokenizer.save(folder / "vocab.txt")
+    save_vocab(tokenizer.vocab, folder / "vocab.txt")
     return model
 
 

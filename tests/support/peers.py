@@ -4,6 +4,8 @@ import re
 
 import torch
 
+from blip_core.tokenizer.wordpiece import save_vocab
+
 # text and vision differ in width, depth, heads and MLP
 SIZES = {
     "wide_text": dict(text=dict(width=48, depth=2, heads=4, mlp=80), vision=dict(width=32, depth=3, heads=2, mlp=72, image=24, patch=8)),
@@ -62,7 +64,7 @@ def randomize(model, seed: int, std: float = 0.15):
 def save(model, tokenizer, folder, **options):
     """The folder that save_pretrained writes, and the vocabulary beside it."""
     model.save_pretrained(folder, **options)
-    tokenizer.save(folder / "vocab.txt")
+    save_vocab(tokenizer.vocab, folder / "vocab.txt")
     return folder
 
 

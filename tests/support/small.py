@@ -50,9 +50,8 @@ def ingest_small(root: Path, params) -> None:
     a = root / "artifacts"
     write_sample(root / "data", params.sample)
     folders = (a / "shards", a / "generations/g0", a / "heldout", a / "metadata")
-    ingest(
-        root / "data", *folders, a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json", cfg=params.ingest, work=root / "work"
-    )
+    outs = (*folders, a / "tokenizer.json", a / "quarantine.parquet", a / "metrics/ingest.json")
+    ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
     inputs = (a / "generations/g0", a / "heldout", a / "shards")
     outs = (a / "gates/g0.json", a / "decisions/g0.json", a / "metrics/validate.json", a / "docs/validate")
     validate(*inputs, *outs, cfg=params.section("validate"), gate_cfg=params.gate, score_cfg=params.score)

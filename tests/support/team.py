@@ -100,7 +100,7 @@ def gate():
 def pretrain():
     folder = A / "models" / sys.argv[-1]
     folder.mkdir(parents=True)
-    for name in ("config.json", "vocab.txt", "model.safetensors"):
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (folder / name).write_text(json.dumps({"file": name, "of": (A / "generations" / sys.argv[-1] / "manifest.json").read_text()}))
 
 

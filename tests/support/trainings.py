@@ -1,14 +1,20 @@
 """Small trainings that tests start, stop and take up again, in one process or several."""
 
 import os
+import tempfile
 from pathlib import Path
 
+from blip_core.config.params import Params
+from blip_core.config.training import ContrastConfig, ContrastiveDecodingConfig, DistillationConfig, OptionalConfig
+from blip_core.model.blip import Blip
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import backward, fit, grouped, parallel
 from blip_core.training.objectives import CaptionObjective, PretrainObjective
-from blip_core.weights.checkpoint import new_model
+from blip_core.training.optional import OptionalObjective
+from blip_core.weights.checkpoint import new_model, save_model
 from tests.support.small import small_params, small_values
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +28,7 @@ class Training:
         params = small_params()
         optim = {"steps": STEPS, "log_every": 1, "checkpoint_every": 5, "batch_size": 16, **changes}
         self.cfg = params.pretrain.optim.model_copy(update=optim)
-        tokenizer = Tokenizer.load(artifacts / "vocab.txt")
+        tokenizer = load_tokenizer(artifacts / "tokenizer.json")
         rows = Rows.of(artifacts / "generations/g0", ["human", "web"])
         self.model = new_model(params.model, tokenizer, seed=0)
         # a queue that is no multiple of the batch
@@ -31,6 +37,7 @@ class Training:
             "pretrain": lambda: PretrainObjective(self.model, contrast, params.pretrain.language),
             "filter": lambda: PretrainObjective(self.model, contrast, None),
             "caption": lambda: CaptionObjective(params.pretrain.language),
+            "optional": lambda: optional_objective(self.model, tokenizer, params, contrast),
         }
         self.objective = objectives[kind]()
         shares = batch_shares(rows, human=0.4, synthetic=0.2)
@@ -59,6 +66,19 @@ class Training:
         return {"history": history, "model": self.model.state_dict(), "objective": self.objective.state_dict()}
 
 
+def optional_objective(model: Blip, tokenizer: Tokenizer, params: Params, contrast: ContrastConfig) -> OptionalObjective:
+    """All of the optional objectives; the teacher is another model of the same sizes."""
+    with tempfile.TemporaryDirectory() as folder:  # the teacher is read once
+        save_model(new_model(params.model, tokenizer, seed=1), tokenizer, Path(folder) / "teacher")
+        values = {"teacher": Path(folder) / "teacher", "itc": 1.0, "itm": 1.0, "lm": 1.0}
+        optional = OptionalConfig(
+            masked_tokens=0.15,
+            contrastive_decoding=ContrastiveDecodingConfig(weight=1.0, copies=2, replaced=0.3),
+            distillation=DistillationConfig(**values),
+        )
+        return OptionalObjective(model, tokenizer, params.pretrain.model_copy(update={"contrast": contrast, "optional": optional}))
+
+
 class Stopped:
     """Batches that end in an exception, in all processes at the same step."""
 
@@ -81,7 +101,7 @@ def pretrain_command(artifacts: Path, folder: Path, *, noise: float, **optim) ->
     values["model"]["text"]["dropout"] = values["model"]["vision"]["drop_path"] = noise
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    inputs = {"generation": "generations/g0", "shards": "shards", "gate": "gates/g0.json", "vocab": "vocab.txt"}
+    inputs = {"generation": "generations/g0", "shards": "shards", "gate": "gates/g0.json", "vocab": "tokenizer.json"}
     flags = {k: artifacts / v for k, v in inputs.items()}
     flags |= {"out": folder / "m", "out-history": folder / "h.csv", "out-metrics": folder / "m.json"}
     flags |= {"work": folder / "work", "params": folder / "params.yaml", "sources": "human,web"}

@@ -91,7 +91,7 @@ def test_a_split_without_a_file_is_said(folder):
 
 
 def test_a_question_is_cleaned_as_the_authors_do():
-    assert clean_question('What\'s "that"; a dog(s)? ') == "what's that a dogs?"
+    assert clean_question('What\'s "that"; a dog(s)? ') == "What's that a dogs?"
     assert len(clean_question("w " * 80).split()) == 50
 
 

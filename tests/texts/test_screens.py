@@ -27,6 +27,7 @@ from blip_core.texts.screens import (
     screened,
     tally,
 )
+from blip_core.tokenizer.folders import load_tokenizer
 from tests.stages.test_assemble import SCREENS_OFF, assemble, row, seal
 from tests.stages.test_assemble import config as rule
 from tests.stages.test_gate import NUM_IMAGES, World, write_shards
@@ -148,6 +149,12 @@ def test_loops_are_of_one_to_four_words():
     texts = ["the the the", "a cat a cat a cat", "on a red car on a red car on a red car", "the the", "very very good", "Dog, dog. DOG", ""]
     assert loops(normalised(column(texts)), 3).to_pylist() == ["the the the", "a cat a cat a cat", texts[2], "dog dog dog"]
     assert loops(normalised(column(texts)), 2).to_pylist()[-2:] == ["very very good", "dog dog dog"]
+
+
+def test_loops_in_scripts_without_spaces():
+    looping = ["一只猫一只猫一只猫", "红红红红红红", "แมวแมวแมวดำ", "赤い、赤い、赤い"]
+    fine = ["哈哈哈", "一只红色的猫和一只红色的狗", "两只猫一只猫", "20242024 年"]
+    assert loops(normalised(column(looping + fine)), 3).to_pylist() == normalised(column(looping)).to_pylist()
 
 
 def test_normalised_keeps_letters_of_all_scripts_and_their_marks():
@@ -369,7 +376,7 @@ def test_ingest_keeps_dropped_texts_out_of_the_vocabulary(tmp_path):
     assert (metrics["texts_web"], metrics["dropped_boilerplate"], metrics["dropped_file_name"], metrics["marked_markup"]) == (6, 3, 1, 0)
     found = {r["text"]: r["reason"] for r in read_tables(tmp_path / "g0").to_pylist() if r["source"] == "web"}
     assert found == {"img_4711 jpg": "file_name", "zzz shop": "boilerplate", "a ball": "kept", "the ball": "kept"}
-    vocab = (tmp_path / "vocab.txt").read_text().split()
+    vocab = load_tokenizer(tmp_path / "tokenizer.json").vocab
     assert "ball" in vocab and "zzz" not in vocab
     manifest = read_manifest(tmp_path / "g0")
     assert manifest["limits"]["rule"] == "paper" and manifest["screens"]["file_name"] == "drop"

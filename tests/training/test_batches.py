@@ -9,12 +9,13 @@ import simplejpeg
 import torch
 
 from blip_core.compute.pixels import load_pixels, normalize, read_picture, read_resized, resize
-from blip_core.config.training import AugmentConfig
+from blip_core.config.training import AugmentConfig, RandAugmentConfig
 from blip_core.files.content import hash64
 from blip_core.tables.manifest import write_manifest
 from blip_core.tables.shards import ShardImages, ShardWriter
-from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.training.batches import NUM_DRAWS, Batches, Rows, augment, batch_shares, crop_box, pick
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.training.augment import NUM_DRAWS, augment, crop_box
+from blip_core.training.batches import Batches, Rows, batch_shares, pick
 
 
 def rows(**sizes: int) -> Rows:
@@ -57,7 +58,7 @@ def test_a_missing_source_leaves_its_share(sources, expected):
 @pytest.fixture(scope="module")
 def batches(ingested, params):
     table = Rows.of(ingested / "generations/g0", ["human", "web"])
-    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    tokenizer = load_tokenizer(ingested / "tokenizer.json")
     shares = batch_shares(table, human=0.4, synthetic=0.4)
     return Batches(
         table, ShardImages(ingested / "shards"), tokenizer, shares=shares, cfg=params.pretrain.optim, image_size=48, prompt="", seed=0
@@ -107,10 +108,10 @@ def test_workers_of_null_are_those_that_the_training_leaves(batches, monkeypatch
     assert len(multiprocessing.active_children()) == 2
 
 
-@pytest.mark.parametrize("brightness", [0.0, 0.1])
-def test_workers_change_nothing(batches, monkeypatch, brightness):
-    """Whether pixels travel as bytes or, once their brightness was changed, as floats."""
-    augmentation = AugmentConfig(crop=(0.5, 1.0), shift=1, brightness=brightness, flip=True)
+@pytest.mark.parametrize(("brightness", "randaugment"), [(0.0, RandAugmentConfig(operations=2, magnitude=5)), (0.1, None)])
+def test_workers_change_nothing(batches, monkeypatch, brightness, randaugment):
+    """Whether pixels travel as bytes or, once their brightness was changed, as floats. Read from the middle, as after a resume."""
+    augmentation = AugmentConfig(crop=(0.5, 1.0), shift=1, brightness=brightness, flip=True, randaugment=randaugment)
     cfg = batches.cfg.model_copy(update={"augment": augmentation})
     monkeypatch.setattr(batches, "cfg", cfg)
     alone = [batches[place] for place in range(9, cfg.steps)]
@@ -125,7 +126,9 @@ def test_workers_change_nothing(batches, monkeypatch, brightness):
 def test_a_view_is_that_of_its_own_picture(batches, monkeypatch):
     """Each row of a batch is the augmented picture of its key."""
     monkeypatch.setattr(
-        batches, "cfg", batches.cfg.model_copy(update={"augment": AugmentConfig(crop=(1, 1), shift=0, brightness=0, flip=False)})
+        batches,
+        "cfg",
+        batches.cfg.model_copy(update={"augment": AugmentConfig(crop=(1, 1), shift=0, brightness=0, flip=False, randaugment=None)}),
     )
     batch, shard_of = batches[1], dict(zip(batches.rows.key.to_pylist(), batches.rows.shard.to_pylist(), strict=True))
     pictures = [read_picture(batches.images, shard_of[key], key) for key in batch.keys]
@@ -150,7 +153,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
 
 def test_no_augmentation_is_the_picture_itself():
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    cfg = AugmentConfig(crop=(1, 1), shift=0, brightness=0, flip=False)
+    cfg = AugmentConfig(crop=(1, 1), shift=0, brightness=0, flip=False, randaugment=None)
     assert torch.equal(augment(image, 32, cfg, np.full(NUM_DRAWS, 0.3)), torch.from_numpy(image).permute(2, 0, 1))
 
 
@@ -165,7 +168,7 @@ def test_crops_stay_inside_and_in_their_area():
 def test_shift_moves_by_whole_pixels_within_bounds():
     image = np.zeros((8, 8, 3), dtype=np.uint8)
     image[4, 4] = 255
-    cfg = AugmentConfig(crop=(1, 1), shift=2, brightness=0, flip=False)
+    cfg = AugmentConfig(crop=(1, 1), shift=2, brightness=0, flip=False, randaugment=None)
     places = {
         tuple((augment(image, 8, cfg, draw)[0] == 255).nonzero()[0].tolist()) for draw in np.random.default_rng(0).random((300, NUM_DRAWS))
     }

@@ -7,7 +7,7 @@ from blip_core.config.model import FeatureConfig
 from blip_core.config.training import SoftPromptConfig
 from blip_core.model.blip2 import Prompter
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.training.batches import Rows, batch_shares
 from blip_core.training.features import PLAIN, Frozen, QueryBatches
 from blip_core.training.loop import fit
@@ -23,7 +23,7 @@ from tests.support.trainings import Stopped
 
 def training(stage: str, artifacts, folder, blip):
     """Model, objective and batches, made anew for each run; with dropout, which must follow from the step."""
-    rows, tokenizer = Rows.of(artifacts / "generations/g0", ["human", "web"]), Tokenizer.load(artifacts / "vocab.txt")
+    rows, tokenizer = Rows.of(artifacts / "generations/g0", ["human", "web"]), load_tokenizer(artifacts / "tokenizer.json")
     changes = {"steps": 6, "batch_size": 8, "log_every": 2, "checkpoint_every": 2, "workers": 0, "augment": PLAIN, "precision": "fp32"}
     cfg = small_params().pretrain.optim.model_copy(update=changes)
     options = dict(shares=batch_shares(rows, human=0.4, synthetic=0.2), cfg=cfg, seed=0)

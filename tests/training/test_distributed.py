@@ -17,6 +17,7 @@ GRADIENTS = {
     "pretrain": {},
     "filter": {"kind": "filter"},  # leaves parameters without gradient
     "caption": {"kind": "caption"},
+    "optional": {"kind": "optional"},  # what it draws follows the pair, not the process
     "accumulate": {"accumulate": 2, "recompute": 1},
     "bf16": {"precision": "bf16"},
 }
@@ -60,7 +61,7 @@ def two(ingested, tokenizer, tmp_path_factory) -> list[dict]:
     return [{**torch.load(out / f"{place}.pt", weights_only=True), "folder": out} for place in (0, 1)]
 
 
-@pytest.mark.parametrize("name", ["pretrain", "filter", "caption", "accumulate"])
+@pytest.mark.parametrize("name", ["pretrain", "filter", "caption", "optional", "accumulate"])
 def test_two_processes_give_the_losses_and_gradients_of_one(ingested, two, name):
     """To 1e-5, over three steps with a queue: ITC, ITM with negatives of the whole batch, LM with one mean over all tokens."""
     one = Training(ingested, **GRADIENTS[name]).gradients(3)

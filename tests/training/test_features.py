@@ -8,7 +8,7 @@ import torch
 from blip_core.compute.pixels import load_pixels, read_picture
 from blip_core.config.model import FeatureConfig
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.training.batches import Rows, batch_shares
 from blip_core.training.features import PLAIN, FeatureCache, Frozen, QueryBatches
 from blip_core.weights.encoders import of_vit
@@ -24,7 +24,7 @@ def batches(artifacts, frozen, features: FeatureConfig, **optim) -> QueryBatches
     rows = Rows.of(artifacts / "generations/g0", ["human", "web"])
     cfg = small_params().pretrain.optim.model_copy(update={"steps": 3, "batch_size": 8, "workers": 0, "augment": PLAIN, **optim})
     shares = batch_shares(rows, human=0.4, synthetic=0.2)
-    options = dict(tokenizer=Tokenizer.load(artifacts / "vocab.txt"), prompt="", shares=shares, cfg=cfg, seed=0)
+    options = dict(tokenizer=load_tokenizer(artifacts / "tokenizer.json"), prompt="", shares=shares, cfg=cfg, seed=0)
     return QueryBatches(rows, ShardImages(artifacts / "shards"), frozen, features, **options)
 
 

@@ -8,9 +8,10 @@ import torch
 
 from blip_core.compute.distributed import device
 from blip_core.config.training import LanguageConfig, OptimConfig
+from blip_core.training.contrast import mean_cosine
 from blip_core.training.health import ITM_CHANCE, Health, alarms, window_rows
 from blip_core.training.loop import fit
-from blip_core.training.objectives import CaptionObjective, PretrainObjective, mean_cosine, word_entropy
+from blip_core.training.objectives import CaptionObjective, PretrainObjective, word_entropy
 from blip_core.weights.checkpoint import new_model
 from tests.training.test_objectives import batch_of, contrast_cfg
 
@@ -73,6 +74,8 @@ def noise(i: int) -> float:
         ("itc", {"itc": lambda i: math.log(18) + noise(i), "itc_chance": lambda i: math.log(18)}),
         ("lm", {"lm": lambda i: 2.5 + 2 * 0.7**i + noise(i), "lm_chance": lambda i: 2.45}),
         ("lm_not_falling", {"lm": lambda i: 1.7 + noise(i)}),
+        ("ncd", {"ncd": lambda i: math.log(2) + 0.3 * noise(i), "ncd_chance": lambda i: math.log(2)}),
+        ("distil_lm_not_falling", {"distil_lm": lambda i: 0.8 + noise(i)}),
         ("temperature", {"temperature": lambda i: max(0.01, 0.07 - 0.005 * i)}),
         ("temperature", {"temperature": lambda i: min(0.5, 0.07 + 0.02 * i)}),
         ("image_collapse", {"image_cosine": lambda i: 0.999}),
@@ -173,11 +176,27 @@ def test_collapsed_features_are_told_early_and_what_to_look_at(cfg):
     for rows in (32, 60, 400):
         for name, other in (("text", "image"), ("image", "text")):
             history = synthetic(rows, sigma=1e-4, seed=rows, **{f"{name}_cosine": alike, f"{other}_cosine": apart})
-            assert sounded(history, cfg) == {f"{name}_collapse": pytest.approx(0.16, abs=0.04)}
+            assert sounded(history, cfg) == {f"{name}_collapse": pytest.approx(0.14, abs=0.06)}
     parting = synthetic(32, sigma=1e-4, seed=0, image_cosine=lambda t: 0.5 + 0.5 * np.exp(-0.3 * t), text_cosine=apart)
     assert not sounded(parting, cfg)
-    (alarm,) = alarms(history[:60], steps=4000, warmup=400, window=40, bounds={})
+    parted = [{**row, "image_cosine": 0.5} for row in history[:1]]
+    (alarm,) = alarms(parted + history[1:60], steps=4000, warmup=400, window=40, bounds={})
     assert "image features have collapsed" in alarm.message and "queue_size and momentum" in alarm.message
+
+
+def test_features_that_do_not_part_in_the_first_tenth_are_told_at_its_end_with_the_value_to_change(cfg):
+    apart, alike = lambda t: 0.5 + 0 * t, lambda t: 0.999 + 0 * t
+    drawn = dict(image_cosine=lambda t: 0.999 - 0.4 * np.exp(-200 * t), text_cosine=apart)
+    nothing, costly = (lambda t: 4.85 + 0 * t), (lambda t: 4.85 + np.exp(-200 * t))
+    for columns, itc, name, value in (
+        (dict(image_cosine=apart, text_cosine=alike), nothing, "text", "model.init.weight"),
+        (drawn, costly, "image", "contrast.temperature"),
+        (drawn, lambda t: 4.6 - t, "image", "contrast.queue_size to 0"),
+    ):
+        history = synthetic(100, sigma=1e-4, seed=0, **columns, itc=itc, itc_chance=nothing)
+        assert sounded(history, cfg)[f"{name}_collapse"] == 0.1
+        (alarm,) = alarms(history[:10], steps=1000, warmup=100, window=10, bounds={})
+        assert value in alarm.message
 
 
 class Run:

@@ -9,7 +9,7 @@ import torch
 
 from blip_core.compute.work import run_folder
 from blip_core.tables.shards import ShardImages
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import backward, fit, learning_rate, parallel, parameter_groups
 from blip_core.training.objectives import PretrainObjective
@@ -24,7 +24,7 @@ def training(ingested, params):
     def train(folder, *, stop_at=None, steps=12):
         cfg = params.pretrain.optim.model_copy(update={"steps": steps})
         table = Rows.of(ingested / "generations/g0", ["human", "web"])
-        tokenizer = Tokenizer.load(ingested / "vocab.txt")
+        tokenizer = load_tokenizer(ingested / "tokenizer.json")
         text = params.model.text.model_copy(update={"dropout": 0.1})  # so that forgotten randomness would show
         model = new_model(params.model.model_copy(update={"text": text}), tokenizer, seed=0)
         shares = batch_shares(table, human=0.4, synthetic=0.2)

@@ -8,9 +8,18 @@ import torch
 import torch.nn.functional as F
 
 from blip_core.compute.padding import tokenize
-from blip_core.config.training import ContrastConfig
+from blip_core.config.training import ContrastConfig, LanguageConfig
 from blip_core.files.content import hash64
-from blip_core.training.objectives import Contrast, PretrainObjective, _draws, draw_negatives, language_loss, matching_loss, momentum_twin
+from blip_core.training.contrast import Contrast, momentum_twin
+from blip_core.training.loop import _Step, backward
+from blip_core.training.objectives import (
+    PretrainObjective,
+    draw_negatives,
+    hard_pairs,
+    language_loss,
+    matching_loss,
+    pair_logits,
+)
 from blip_core.training.step import Batch
 
 TEXTS = ["a red ball", "a blue star on grass", "there is a green box", "a photo of a red star", "a box and a ball", "a green ball"]
@@ -153,7 +162,7 @@ def test_micro_batches_draw_what_the_whole_batch_would(tokenizer):
     """No two of them share their numbers, so one in three parts and one whole draw alike."""
     whole = batch_of(tokenizer, texts=TEXTS * 3, step=4)
     parts = [replace(batch_of(tokenizer, step=4), part=i, parts=3) for i in range(3)]
-    assert torch.equal(torch.cat([_draws(p) for p in parts], dim=1), _draws(whole))
+    assert torch.equal(torch.cat([p.draws for p in parts], dim=1), whole.draws)
 
 
 def test_itm_against_one_pass_per_pair(model, tokenizer):
@@ -162,7 +171,8 @@ def test_itm_against_one_pass_per_pair(model, tokenizer):
     batch = batch_of(tokenizer, step=3)
     image_tokens = model.image_tokens(batch.pixels)
     _, similarities = contrast(model, batch, image_tokens)
-    loss = matching_loss(model, batch, image_tokens, model.keys_values(image_tokens), similarities, 1.0)
+    pairs = hard_pairs(batch, similarities, 1.0, pad=tokenizer.pad)
+    loss = matching_loss(pair_logits(model, pairs, image_tokens, model.keys_values(image_tokens)), pairs)
     draws = torch.rand(2, 6, generator=torch.Generator().manual_seed(batch.seed * 1_000_003 + batch.step))
     texts, _ = draw_negatives(similarities.image_to_text_BG, similarities.related_BG, draws[0], 1.0)
     images, _ = draw_negatives(similarities.text_to_image_BG, similarities.related_BG, draws[1], 1.0)
@@ -196,3 +206,28 @@ def test_lm_masks_prompt_and_padding(model, tokenizer):
             total -= 0.9 * float(row[batch.ids[i, place]]) + 0.1 * float(row.mean())
             count += 1
     assert float(loss) == pytest.approx(total / count, abs=1e-5)
+
+
+def test_a_step_never_waits_for_the_device(model, tokenizer):
+    """On torch's device without values, whatever asks for a value raises: counting places, drawing by a number, `.item()`. The forward and
+    backward pass, the momentum update and the temperature's bound ask for none, with a prompt and with empty texts. What is left is one
+    question for each step: are the losses finite (`_require_finite`)? Several processes ask besides for the longest text of all."""
+    nowhere = torch.device("meta")
+    with pytest.raises(Exception, match="meta"):
+        torch.ones(3, device=nowhere).nonzero()
+    objective = PretrainObjective(model, contrast_cfg(queue_size=4), LanguageConfig(label_smoothing=0.1, prompt="")).to(nowhere)
+    model.to(nowhere).train()
+    for step in range(2):
+        batch = batch_of(tokenizer, texts=[*TEXTS[:5], ""], step=step, prompt_tokens=1).to(nowhere)
+        objective.before_step(model)
+        sum(backward(_Step(model, objective), [batch], precision="fp32").values())
+        objective.after_step()
+
+
+@pytest.mark.slow  # tracing takes six CPU seconds
+def test_the_losses_of_a_step_are_one_graph(model, tokenizer):
+    """torch.compile finds nothing at which it has to break off: model, momentum twin, queue and draws."""
+    nowhere = torch.device("meta")
+    objective = PretrainObjective(model, contrast_cfg(queue_size=4), LanguageConfig(label_smoothing=0.1, prompt="")).to(nowhere)
+    found = torch._dynamo.explain(_Step(model.to(nowhere).train(), objective))(batch_of(tokenizer).to(nowhere))
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip_core.training.objectives import _draws, draw_negatives
+from blip_core.training.objectives import draw_negatives
 from blip_core.training.query_objective import QueryContrast
 from blip_core.training.step import FeatureBatch
 from tests.support.plain_qformer import match, next_tokens, similarity, tiny_qformer
@@ -37,7 +37,7 @@ def test_itm_and_itg_against_one_pass_per_pair(tokenizer):
     _, similar = QueryContrast(contrast_cfg())(batch, model.image_features(queries), model.text_features(batch.ids, batch.mask))
     texts, images = (
         draw_negatives(s, similar.related_BG, draw, 1.0)[0]
-        for s, draw in zip((similar.image_to_text_BG, similar.text_to_image_BG), _draws(batch), strict=True)
+        for s, draw in zip((similar.image_to_text_BG, similar.text_to_image_BG), batch.draws, strict=True)
     )
     assert not any(IMAGES[i] == IMAGES[int(t)] or TEXTS[i] == TEXTS[int(t)] for i, t in enumerate(texts))
     pairs = [(i, i, 1) for i in range(6)] + [(i, int(texts[i]), 0) for i in range(6)] + [(int(images[i]), i, 0) for i in range(6)]

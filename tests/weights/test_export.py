@@ -11,8 +11,9 @@ from blip_core.compute.padding import tokenize
 from blip_core.compute.pixels import STD, load_pixels
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, greedy
-from blip_core.tokenizer.wordpiece import Tokenizer
-from blip_core.weights.checkpoint import new_model
+from blip_core.tokenizer.build import build_tokenizer
+from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.weights.checkpoint import load_model, new_model, save_model
 from blip_core.weights.export import export_huggingface
 from blip_core.weights.load import load_pretrained
 from blip_core.weights.pretrained import captioning_weights, retrieval_weights
@@ -86,7 +87,7 @@ def test_the_exported_processor_is_ours(processor_class, model_cfg, shared, tmp_
     """Ids on BERT's own vocabulary, special tokens, and pixels, all loaded without a network."""
     import transformers
 
-    tokenizer = Tokenizer.load(shared / "oracles/bert_vocab/vocab.txt")
+    tokenizer = load_tokenizer(shared / "oracles/bert_vocab/vocab.txt")
     export_huggingface(new_model(model_cfg, tokenizer, seed=0), tokenizer, tmp_path / "out", kind="captioning")
     processor = getattr(transformers, processor_class).from_pretrained(tmp_path / "out")
     assert len(processor.tokenizer) == tokenizer.size == 30524
@@ -108,6 +109,26 @@ def test_the_exported_processor_is_ours(processor_class, model_cfg, shared, tmp_
     theirs = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
     levels = (theirs - load_pixels([np.array(image)], 16)).abs() * torch.tensor(STD)[:, None, None] * 255
     assert levels.max() < 1.001, "resizing by another library may round to the next of 255 levels, no more"
+
+
+@pytest.mark.parametrize("kind", ["accents", "cased", "bytes"])
+def test_a_vocabulary_goes_out_and_comes_back_as_it_is(kind, model_cfg, tmp_path):
+    import transformers
+
+    tokenizer = build_tokenizer(["El niño de España", "una montaña", "一只猫坐在草地上"] * 2, kind, 300)
+    model = new_model(model_cfg, tokenizer, seed=0)
+    export_huggingface(model, tokenizer, tmp_path / "out", kind="captioning")
+    processor, (again, loaded) = transformers.BlipProcessor.from_pretrained(tmp_path / "out"), load_pretrained(tmp_path / "out")
+    assert (tmp_path / "out/vocab.txt").exists() == (kind != "bytes")
+    assert len(processor.tokenizer) == tokenizer.size == loaded.size and loaded.vocab == tokenizer.vocab
+    assert processor.tokenizer.convert_tokens_to_ids(["[DEC]", "[ENC]"]) == [tokenizer.dec, tokenizer.enc]
+    for text in ("El niño, ¡qué!", "一只猫", "montaña 🦄"):
+        ids = tokenizer.encode(text, max_tokens=99)
+        assert processor(text=text)["input_ids"] == ids == loaded.encode(text, max_tokens=99)
+        assert processor.decode(ids, skip_special_tokens=True).replace(" ", "") == tokenizer.decode(ids).replace(" ", "")
+    save_model(again, loaded, tmp_path / "own")
+    ids = tokenizer.encode("El niño de España", max_tokens=99)
+    assert load_model(tmp_path / "own")[1].decode(ids) == tokenizer.decode(ids)
 
 
 def test_a_model_without_the_part_is_not_exported(tokenizer, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blip_core.compute.padding import tokenize
-from blip_core.tokenizer.wordpiece import Tokenizer
+from blip_core.tokenizer.wordpiece import bert_tokenizer, save_vocab
 from blip_core.weights.checkpoint import new_model
 from blip_core.weights.load import initialize
 from blip_core.weights.sizes import huggingface_config
@@ -117,10 +117,10 @@ def test_a_beginning_that_does_not_fit_is_refused(model, tokenizer, tmp_path):
     _, short = bert_folder("BertModel", tokenizer, tmp_path / "short", max_position_embeddings=8)
     with pytest.raises(ValueError, match=r"shape \(8, 24\), but the model's med.positions.weight is \(24, 24\)"):
         initialize(model, bert=short)
-    _, other = bert_folder("BertModel", Tokenizer([*tokenizer.vocab, "more"]), tmp_path / "other")
-    with pytest.raises(ValueError, match="build the model with the vocab.txt of this BERT"):
+    _, other = bert_folder("BertModel", bert_tokenizer([*tokenizer.vocab, "more"]), tmp_path / "other")
+    with pytest.raises(ValueError, match="build the model with the vocabulary of this BERT"):
         initialize(model, bert=other)
-    tokenizer.save(other / "vocab.txt")
+    save_vocab(tokenizer.vocab, other / "vocab.txt")
     with pytest.raises(ValueError, match="has 55 rows; the model's vocabulary has 56 entries"):
         initialize(model, bert=other)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "a refused checkpoint changes nothing"
