@@ -10,7 +10,8 @@ import yaml
 from blip_core.capfilt.med import image_features, score_texts, write_captions
 from blip_core.capfilt.plugins import open_captioner, open_filter
 from blip_core.compute.pixels import load_pixels
-from blip_core.config.params import Params
+from blip_core.config.model import Blip2Config
+from blip_core.config.params import Params, load_params
 from blip_core.evaluation.retrieval import Similarities
 from blip_core.model.blip2 import Blip2
 from blip_core.model.qformer import best_query
@@ -169,3 +170,14 @@ def test_a_named_med_is_the_med_that_no_name_is(model_cfg):
     values = small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))
     named = Params(**values | {"model": {"kind": "med", **values["model"]}})
     assert named.model_dump_json() == Params(**values).model_dump_json() and "kind" not in named.model.model_dump()
+
+
+def test_the_ready_files_have_the_demo_s_values_and_the_paper_s():
+    demo, paper, own = (load_params(ROOT / name) for name in ("configs/blip2-demo.yaml", "configs/blip2-paper.yaml", "params.yaml"))
+    assert demo.model_dump(exclude={"model"}) == own.model_dump(exclude={"model"})
+    assert isinstance(demo.model, Blip2Config) and isinstance(paper.model, Blip2Config)
+    optim, qformer = paper.pretrain.optim, paper.model.qformer
+    assert (qformer.num_queries, qformer.cross_every, qformer.width, optim.steps, optim.batch_size) == (32, 2, 768, 250_000, 1680)
+    assert optim.warmup * optim.steps == pytest.approx(2000)
+    [writer], choice = paper.caption.writers, paper.assemble
+    assert (writer.num_candidates, choice.score, choice.keep_best, set(choice.threshold.values())) == (10, "itc", 2, {-1.0})
