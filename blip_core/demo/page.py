@@ -240,7 +240,7 @@ def _question_tab(service: QuestionService, picture: Picture) -> Parts:
 def _how(service: Service | QuestionService) -> tuple[gr.Radio, gr.Slider]:
     with gr.Row():
         kind = gr.Radio(KINDS, value="grad_cam", label="map", elem_id="kind")
-        layer = gr.Slider(0, service.model.cfg.text.depth, 0, step=1, label="layer", info="0: two thirds of the way up", elem_id="layer")
+        layer = gr.Slider(0, service.model.med.cfg.depth, 0, step=1, label="layer", info="0: two thirds of the way up", elem_id="layer")
     return kind, layer
 
 

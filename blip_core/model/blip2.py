@@ -37,6 +37,8 @@ class Blip2(nn.Module):
     Of stage 1 it is asked as a Blip is, but that an image has ITC features of every query.
     """
 
+    frames = 1  # as Network's; none of its tasks has videos
+
     def __init__(self, encoder: nn.Module, trained: QFormer | Prompter, *, image_size: int):
         super().__init__()
         self.encoder, self.trained, self.image_size = encoder.requires_grad_(False).eval(), trained, image_size
@@ -107,3 +109,10 @@ class Blip2(nn.Module):
 
 
 ImageText = Blip | Blip2  # what captions, scores and is evaluated
+
+
+def require_blip(model: ImageText, what: str) -> Blip:
+    """The model. ValueError when it is a BLIP-2, for `what` is of a BLIP."""
+    if isinstance(model, Blip2):
+        raise ValueError(f"{what} knows a BLIP alone, and this is a BLIP-2 (docs/blip2.md)")
+    return model

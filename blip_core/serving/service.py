@@ -13,7 +13,8 @@ from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
 from blip_core.gradcam.maps import Kind
 from blip_core.gradcam.words import How, Look, look_for_caption, look_for_match
-from blip_core.model.blip import CAPTIONING, RETRIEVAL, Blip
+from blip_core.model.blip import CAPTIONING, RETRIEVAL
+from blip_core.model.blip2 import require_blip
 from blip_core.model.generate import check_length
 from blip_core.model.inference import for_inference
 from blip_core.selection.calibration import Calibration, read_calibrations
@@ -129,14 +130,13 @@ class Service:
     ) -> list[Look]:
         """Where each word of texts[i] looks in the picture of rows[i], by task match or caption. `lock` is held. BadRequest when the model
         can't do the task, or there is no such layer."""
-        if not isinstance(self.model, Blip):
-            raise BadRequest("a map is beyond this model: only a BLIP says where its words look, and this is a BLIP-2")
         cfg, pictures = self.settings, _pictures(rows)
         how = How(self.max_tokens if task == "match" else self.model.med.cfg.max_positions, cfg.precision, layer, kind)
         try:
+            model = require_blip(self.model, "a map")
             if task == "match":
-                return look_for_match(self.model, self.tokenizer, pictures, texts, how)
-            return look_for_caption(self.model, self.tokenizer, pictures, texts, how, prompt=self.prompt)
+                return look_for_match(model, self.tokenizer, pictures, texts, how)
+            return look_for_caption(model, self.tokenizer, pictures, texts, how, prompt=self.prompt)
         except ValueError as e:
             raise BadRequest(f"a map is beyond this model: {e}") from None
 

@@ -40,7 +40,7 @@ def pretraining(cfg: PretrainConfig, model_cfg: Blip2Config, rows: Rows, images:
     if cfg.init_from.bert:
         initialize_qformer(qformer, cfg.init_from.bert)
     shares = batch_shares(rows, human=cfg.human_share, synthetic=cfg.synthetic_share)
-    options = {"tokenizer": tokenizer, "prompt": cfg.language.prompt, "shares": shares, "cfg": cfg.optim, "seed": seed}
+    options: dict[str, Any] = {"tokenizer": tokenizer, "prompt": cfg.language.prompt, "shares": shares, "cfg": cfg.optim, "seed": seed}
     batches = QueryBatches(rows, images, Frozen(encoder, cfg.optim.precision), model_cfg.features, **options)
     smoothing = model_cfg.label_smoothing
     objective = QueryObjective(query_contrast(cfg.contrast, label_smoothing=smoothing), cfg.language)
@@ -82,7 +82,7 @@ def _tuning(
     model, tokenizer = load_any(base)
     assert isinstance(model, Blip2)  # the stage has looked
     frozen = Frozen(encoder_of(model, base), optim.precision)
-    options = {"tokenizer": tokenizer, "prompt": prompt, "shares": {"human": 1.0}, "cfg": optim, "seed": seed}
+    options: dict[str, Any] = {"tokenizer": tokenizer, "prompt": prompt, "shares": {"human": 1.0}, "cfg": optim, "seed": seed}
     batches = QueryBatches(rows, images, frozen, NO_CACHE, **options)
     save = partial(save_blip2, model, tokenizer, label_smoothing=_smoothing(base), **_facts(optim, prompt))
     return Tuning(model.qformer, objective, batches, model_hash(base), save)

@@ -48,7 +48,7 @@ def trained(ingested, tmp_path_factory):
 
     g0, shards, gate = inputs
     options = {"cfg": params.pretrain, "model_cfg": params.model, **common}
-    pretrain(g0, "human,web", shards, gate, a / "vocab.txt", *outs("model"), **options)
+    pretrain(g0, "human,web", shards, gate, a / "tokenizer.json", *outs("model"), **options)
     tune_captioner(r / "model", *inputs, *outs("captioner"), cfg=params.tune_captioner, **common)
     tune_filter(r / "model", *inputs, *outs("filter"), cfg=params.tune_filter, **common)
     return params, r
@@ -138,7 +138,7 @@ def test_it_is_evaluated_and_served(trained, ingested, tmp_path):
     assert 0 <= first["itm"] <= 1 and first != second
     [[caption]] = [a["captions"] for a in service.answer(rows[:1], choose({"task": "caption"}, settings))]
     assert isinstance(caption, str)
-    for asked, words in (({"task": "embed"}, "no one embedding"), ({"task": "match", "explain": True}, "this is a BLIP-2")):
+    for asked, words in (({"task": "embed"}, "no one embedding"), ({"task": "match", "explain": True}, "a map knows a BLIP alone")):
         with pytest.raises(BadRequest, match=words):
             service.answer(rows, choose(asked, settings))
 
