@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 import yaml
@@ -22,12 +23,14 @@ from blip_core.stages.evaluate import evaluate
 from blip_core.stages.pretrain import pretrain
 from blip_core.stages.tune_captioner import tune_captioner
 from blip_core.stages.tune_filter import tune_filter
+from blip_core.tables.captions import read_tables
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
 from blip_core.weights.encoders import load_encoder
 from blip_core.weights.models import load_any
 from tests.support.blip2_chain import blip2_values, clip_folder
 from tests.support.plain_qformer import match, next_tokens, similarity
 from tests.support.small import ROOT, small_values
+from tests.support.whole_chain import project_at, run_chain
 
 TEXTS = ["a red ball", "a blue star on grass"]
 
@@ -181,3 +184,21 @@ def test_the_ready_files_have_the_demo_s_values_and_the_paper_s():
     assert optim.warmup * optim.steps == pytest.approx(2000)
     [writer], choice = paper.caption.writers, paper.assemble
     assert (writer.num_candidates, choice.score, choice.keep_best, set(choice.threshold.values())) == (10, "itc", 2, {-1.0})
+
+
+@pytest.mark.slow  # the whole chain by DVC, half a minute of processor time
+def test_the_whole_chain_runs_to_a_version(model, tokenizer, tmp_path):
+    encoder = tmp_path / "encoders/demo"
+    save_model(model, tokenizer, encoder, prompt="", max_tokens=20, precision="fp32")
+    values = blip2_values(small_values(yaml.safe_load((ROOT / "params.yaml").read_text())), encoder)
+    del values["models"]["human"]
+    folder = tmp_path / "project"
+    folder.mkdir()
+    project_at(folder, values | {"baselines": "g0"})
+    run_chain(folder)
+    registered = json.loads((folder / "artifacts/registration.json").read_text())
+    assert registered["model"] == "g1" and registered["model_hash"] == model_hash(folder / "artifacts/models/g1")
+    assert isinstance(load_any(folder / "artifacts/models/g1")[0], Blip2)
+    rows = read_tables(folder / "artifacts/generations/g1").filter(pc.field("source") == "synthetic")
+    assert rows.num_rows and set(rows["model"].to_pylist()) == {model_hash(folder / "artifacts/rounds/r1/captioner")}
+    assert not rows["match"].null_count and (folder / "artifacts/report/index.html").exists()
