@@ -65,7 +65,7 @@ def make_artifacts(root: Path, params: Params, seed: int) -> Path:
     if (a / "gates/g0.json").exists():
         return a
     write_sample(root / "data", params.sample.model_copy(update={**SIZES, "seed": seed}))
-    outs = (a / "shards", a / "generations/g0", a / "heldout", a / "vocab.txt", a / "quarantine.parquet", a / "metrics/ingest.json")
+    outs = (a / "shards", a / "generations/g0", a / "heldout", a / "tokenizer.json", a / "quarantine.parquet", a / "metrics/ingest.json")
     ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
     checked = (a / "generations/g0", a / "heldout", a / "shards", a / "gates/g0.json", a / "decisions/g0.json")
     limits = {"cfg": params.section("validate"), "gate_cfg": params.gate, "score_cfg": params.score}
@@ -81,7 +81,7 @@ def run(arm: str, seed: int, steps: int, params: Params) -> dict[str, float]:
         optim = params.pretrain.optim.model_copy(update={"steps": steps})
         cfg = params.pretrain.model_copy(update={"optim": optim, "optional": optional(arm, a)})
         outs = (a / "models" / arm, a / f"history/{arm}.csv", a / f"metrics/pretrain-{arm}.json")
-        inputs = (a / "generations/g0", "human,web", a / "shards", a / "gates/g0.json", a / "vocab.txt")
+        inputs = (a / "generations/g0", "human,web", a / "shards", a / "gates/g0.json", a / "tokenizer.json")
         if not outs[0].exists():
             pretrain(*inputs, *outs, cfg=cfg, model_cfg=model_config(arm, params), seed=seed, work=a.parent / "work")
         quick = params.evaluate.model_copy(update={"bootstrap": 50})  # its intervals are not looked at

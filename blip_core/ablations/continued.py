@@ -13,7 +13,7 @@ from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import fit
-from blip_core.training.objectives import PretrainObjective
+from blip_core.training.optional import pretrain_objective
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
 
 
@@ -36,16 +36,8 @@ def continue_training(
     )
     inputs = {"base": model_hash(base), "sources": sources, "data": content_hash(generation)}
     folder = run_folder(work, "continued", cfg=cfg.model_dump(), seed=seed, **inputs)
-    fit(
-        model,
-        PretrainObjective(model, cfg.contrast, cfg.language),
-        batches,
-        cfg.optim,
-        name="continued",
-        folder=folder,
-        seed=seed,
-        report=None,
-    )
+    objective = pretrain_objective(model, tokenizer, cfg)
+    fit(model, objective, batches, cfg.optim, name="continued", folder=folder, seed=seed, report=None)
     save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens, precision=resolved(cfg.optim.precision))
     discard(folder)
 

@@ -23,6 +23,7 @@ from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file, write_json
 from blip_core.model.blip import Blip
 from blip_core.model.blip2 import require_blip
+from blip_core.tokenizer.folders import TOKENIZER
 from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.checkpoint import is_tuned
 
@@ -48,7 +49,7 @@ def export_model(
     captioner, judge = open_blip(folder, precision="fp32")
     model = require_blip(judge.model, f"{folder}: an export of the model").cpu()
     with new_folder(out) as temporary:
-        judge.tokenizer.save(temporary / "tokenizer.json")
+        judge.tokenizer.save(temporary / TOKENIZER)
         (temporary / "example.py").write_text(Path(example.__file__).read_text())
         manifest = {
             "export": form,
@@ -133,7 +134,7 @@ def _text(model: Blip, tokenizer: Tokenizer, *, prompt: str, max_tokens: int) ->
     """How ids are made of a text, and a text of ids. `hidden` are ids that are no text."""
     positions, begun = model.med.cfg.max_positions, len(tokenizer.encode_prompt(prompt))
     return {
-        "tokenizer": "tokenizer.json",
+        "tokenizer": TOKENIZER,
         "form": "cls, the text's tokens, sep; padded with pad, where the mask is false. The matcher puts its first token in place of cls.",
         **{name: getattr(tokenizer, name) for name in ("pad", "cls", "sep", "dec", "enc")},
         "match_token": model.match_token,

@@ -225,10 +225,10 @@ def test_one_model_is_tuned_to_write_and_to_judge(ingested, params, tmp_path):
 
 
 def test_a_model_goes_on_from_its_weights(ingested, params, tmp_path):
-    from blip_core.tokenizer.wordpiece import Tokenizer
+    from blip_core.tokenizer.folders import load_tokenizer
     from blip_core.weights.checkpoint import load_model, new_model, save_model
 
-    tokenizer = Tokenizer.load(ingested / "vocab.txt")
+    tokenizer = load_tokenizer(ingested / "tokenizer.json")
     save_model(new_model(params.model, tokenizer, seed=0), tokenizer, tmp_path / "base", prompt="", max_tokens=24)
     out, still = tmp_path / "out", params.pretrain.optim.model_copy(update={"steps": 1, "lr": 1e-9, "min_lr": 0.0})
     cfg = params.pretrain.model_copy(update={"optim": still})

@@ -186,7 +186,7 @@ def test_the_ready_files_have_the_demo_s_values_and_the_paper_s():
     assert (writer.num_candidates, choice.score, choice.keep_best, set(choice.threshold.values())) == (10, "itc", 2, {-1.0})
 
 
-@pytest.mark.slow  # the whole chain by DVC, half a minute of processor time
+@pytest.mark.slow  # a second whole chain by DVC, minutes; test_chain.py has the first, of BLIP
 def test_the_whole_chain_runs_to_a_version(model, tokenizer, tmp_path):
     encoder = tmp_path / "encoders/demo"
     save_model(model, tokenizer, encoder, prompt="", max_tokens=20, precision="fp32")
