@@ -18,7 +18,7 @@ from blip_core.compute.pixels import load_pixels, resized
 from blip_core.compute.precision import autocast
 from blip_core.config.capfilt import SamplerConfig
 from blip_core.files.content import hash64
-from blip_core.model.blip import Blip
+from blip_core.model.blip2 import ImageText
 from blip_core.model.generate import Limits, beam_search, check_length, nucleus
 from blip_core.tokenizer.tokenizer import Tokenizer
 
@@ -30,7 +30,7 @@ class Caption(NamedTuple):
 
 @torch.inference_mode()
 def write_captions(
-    model: Blip,
+    model: ImageText,
     tokenizer: Tokenizer,
     images: list[np.ndarray],
     keys: list[str],
@@ -51,7 +51,7 @@ def write_captions(
     start = tokenizer.encode_prompt(prompt)
     check_length(model, start, cfg.max_tokens)
     with autocast(precision):
-        keys_values = model.keys_values(model.image_tokens(load_pixels(images, model.cfg.vision.image_size)))
+        keys_values = model.keys_values(model.image_tokens(load_pixels(images, model.image_size)))
         if cfg.name == "beam":
             ids = beam_search(model, keys_values, start, limits, beams=cfg.beams, num_return=num_candidates)
         else:
@@ -73,7 +73,7 @@ def sample_draws(keys: list[str], num_candidates: int, num_tokens: int, seed: in
 
 
 def score_texts(
-    model: Blip, tokenizer: Tokenizer, images: list[np.ndarray], texts: list[list[str]], *, max_tokens: int, precision: str = "fp32"
+    model: ImageText, tokenizer: Tokenizer, images: list[np.ndarray], texts: list[list[str]], *, max_tokens: int, precision: str = "fp32"
 ) -> PairScores:
     """ITM and ITC of texts[i] against images[i]; [ENC] stands at position 0, the trained score."""
     encoded = [[tokenizer.encode(t, max_tokens=max_tokens) for t in row] for row in texts]
@@ -81,31 +81,37 @@ def score_texts(
 
 
 @torch.inference_mode()
-def score_encoded(model: Blip, images: list[np.ndarray], texts: list[list[list[int]]], *, precision: str) -> PairScores:
+def score_encoded(model: ImageText, images: list[np.ndarray], texts: list[list[list[int]]], *, precision: str) -> PairScores:
     """The same of texts that are [CLS] ids [SEP]."""
     most, special = max(map(len, texts)), model.special
     empty = [special.cls, special.sep]
     padded = [t + [empty] * (most - len(t)) for t in texts]  # equal numbers, so that each image's keys and values serve its texts at once
     with autocast(precision):
-        tokens = model.image_tokens(load_pixels(images, model.cfg.vision.image_size))
+        tokens = model.image_tokens(load_pixels(images, model.image_size))
         ids, mask = (t.to(device()) for t in pad([t for row in padded for t in row], special.pad))
         logits = model.match_logits(ids, mask, model.keys_values(tokens))
         features = model.text_features(ids, mask).unflatten(0, (len(images), most))
-        itc = torch.einsum("ie,ike->ik", model.image_features(tokens), features)
+        image = model.image_features(tokens)
+        itc = torch.einsum("ie,ike->ik", image, features) if image.dim() == 2 else torch.einsum("iqe,ike->iqk", image, features).amax(1)
     real = np.concatenate([np.arange(most) < len(t) for t in texts])
     difference = (logits[:, 1] - logits[:, 0]).double().cpu().numpy()
     return PairScores(difference[real], itc.flatten().double().cpu().numpy()[real])
 
 
 @torch.inference_mode()
-def image_features(model: Blip, images: list[np.ndarray], *, precision: str) -> Tensor:
-    """ITC features of uint8 H x W x 3 images, unit length, fp32, on this process's device: I x E."""
+def image_features(model: ImageText, images: list[np.ndarray], *, precision: str) -> Tensor:
+    """ITC features of uint8 H x W x 3 images, unit length, fp32, on this process's device: I x E. ValueError of a BLIP-2."""
+    if len(model.feature_shape) > 1:
+        raise ValueError(
+            f"a BLIP-2 has ITC features of {model.feature_shape[0]} queries of an image, and the best of them counts for each text, so "
+            "there is no one embedding; ask for the match of image and text"
+        )
     with autocast(precision):
-        return model.image_features(model.image_tokens(load_pixels(images, model.cfg.vision.image_size)))
+        return model.image_features(model.image_tokens(load_pixels(images, model.image_size)))
 
 
 @torch.inference_mode()
-def text_features(model: Blip, texts: list[list[int]], *, precision: str) -> Tensor:
+def text_features(model: ImageText, texts: list[list[int]], *, precision: str) -> Tensor:
     """Likewise of texts that are [CLS] ids [SEP]: T x E."""
     ids, mask = (t.to(device()) for t in pad(texts, model.special.pad))
     with autocast(precision):
@@ -163,14 +169,14 @@ class FeatureFilter(Filter, Protocol):
 class MedCaptioner:
     """A BLIP that writes captions; `model` is ready for inference at `precision` (model/inference.py)."""
 
-    model: Blip
+    model: ImageText
     tokenizer: Tokenizer
     identity: str
     prompt: str
     precision: str
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
-        return resized(picture, self.model.cfg.vision.image_size)
+        return resized(picture, self.model.image_size)
 
     def captions(
         self, pictures: list[np.ndarray], keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
@@ -183,14 +189,14 @@ class MedCaptioner:
 class MedFilter:
     """A BLIP that scores by ITM and ITC; `model` is ready for inference at `precision`."""
 
-    model: Blip
+    model: ImageText
     tokenizer: Tokenizer
     identity: str
     max_tokens: int
     precision: str
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
-        return resized(picture, self.model.cfg.vision.image_size)
+        return resized(picture, self.model.image_size)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [self.tokenizer.encode(text, max_tokens=self.max_tokens) for text in texts]

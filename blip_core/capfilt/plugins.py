@@ -26,12 +26,14 @@ from blip_core.capfilt.vlm import load_vlm_captioner
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
 from blip_core.files.content import sha256_file
-from blip_core.model.blip import CAPTIONING, RETRIEVAL, Blip
+from blip_core.model.blip import CAPTIONING, RETRIEVAL
+from blip_core.model.blip2 import ImageText
 from blip_core.model.inference import for_inference
 from blip_core.tokenizer.folders import TOKENIZER, VOCAB
-from blip_core.weights.checkpoint import model_hash
+from blip_core.weights.checkpoint import is_blip2, model_hash
 from blip_core.weights.folders import folder_hash
 from blip_core.weights.load import load_pretrained, read_config
+from blip_core.weights.models import load_any
 
 T = TypeVar("T")
 TUNED = "tuned"
@@ -164,10 +166,13 @@ SCHEMES = {
 
 
 def open_blip(path: Path, *, precision: str, vocab: Path | None = None, image_size: int | None = None) -> tuple[MedCaptioner, MedFilter]:
-    """A BLIP in both its roles, whichever it has the weights for; `vocab` and `image_size` as `load_pretrained` has them."""
-    model, tokenizer = load_pretrained(path, vocab=vocab, image_size=image_size)
+    """A BLIP or our BLIP-2 in its roles, whichever it has the weights for; `vocab` and `image_size` as `load_pretrained` has them."""
+    if path.is_dir() and is_blip2(path) and not vocab and not image_size:
+        model, tokenizer = load_any(path)
+    else:
+        model, tokenizer = load_pretrained(path, vocab=vocab, image_size=image_size)
     for_inference(model.to(device()), resolved(precision))
-    identity, max_tokens = identify(path), _fact(path, "max_tokens", min(_LONGEST, model.cfg.text.max_positions))
+    identity, max_tokens = identify(path), _fact(path, "max_tokens", min(_LONGEST, model.med.cfg.max_positions))
     captioner = MedCaptioner(model, tokenizer, identity, _fact(path, "prompt", ""), precision)
     return captioner, MedFilter(model, tokenizer, identity, max_tokens, precision)
 
@@ -233,7 +238,7 @@ def _scheme(name: str) -> str:
     return name.partition(":")[0]
 
 
-def _require(model: Blip, parts: tuple[str, ...], fault: str) -> None:
+def _require(model: ImageText, parts: tuple[str, ...], fault: str) -> None:
     if lacking := model.lacking(*parts):
         raise ValueError(f"{fault}: its weights have no {', '.join(lacking)}; name a folder that has them")
 

@@ -1,8 +1,9 @@
 """The section `model`: sizes of the network and of its random beginning."""
 
-from typing import Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from blip_core.config.base import Config, Positive, Share
 
@@ -73,6 +74,24 @@ class InitConfig(Config):
     text_position: float = Field(gt=0)
 
 
+class FeatureConfig(Config):
+    """What a frozen image encoder makes of the pictures (blip_core/training/features.py)."""
+
+    cache: Path | None = Field(description="folder to keep the features in, so that an epoch costs no image pass; null: none is kept")
+    max_gib: float = Field(gt=0, description="of the cache: features of other encoders and shards are dropped for it, the oldest first")
+
+
+class Blip2Config(Config):
+    """With `kind: blip2`: a Q-Former upon a frozen image encoder in place of BLIP (docs/blip2.md)."""
+
+    kind: Literal["blip2"]
+    encoder: Path = Field(description="folder of the image encoder: a BLIP, ours or of transformers, a BLIP-2, CLIP or SigLIP")
+    features: FeatureConfig = Field(description="of pretrain; the tunings compute them with each batch")
+    qformer: QFormerConfig
+    label_smoothing: Share = Field(description="of ITC's targets, in place of the momentum encoder's; the authors' code has 0.1")
+    init: InitConfig
+
+
 class ModelConfig(Config):
     """Sizes of BLIP. The vocabulary's size is not here: it comes with the tokenizer."""
 
@@ -80,3 +99,16 @@ class ModelConfig(Config):
     text: TextConfig
     embed_dim: Positive = Field(description="of the ITC space (256 in the paper)")
     init: InitConfig
+
+
+def _by_kind(values: object) -> object:
+    """No kind is a BLIP, so that its settings are what they were before there was another."""
+    if not isinstance(values, dict):
+        return values
+    kind = values.get("kind", "med")
+    if kind not in ("med", "blip2"):
+        raise ValueError(f"kind is {kind!r}; expected med or blip2")
+    return Blip2Config(**values) if kind == "blip2" else ModelConfig(**{k: v for k, v in values.items() if k != "kind"})
+
+
+AnyModelConfig = Annotated[ModelConfig | Blip2Config, BeforeValidator(_by_kind)]

@@ -15,7 +15,7 @@ from blip_core.config.capfilt import CaptionConfig, ScoreConfig
 from blip_core.config.delivery import RegisterConfig, ReportConfig
 from blip_core.config.evaluation import METRICS, VAL_METRICS, CompareConfig, DecideConfig, EvaluateConfig
 from blip_core.config.intake import IngestConfig, ValidateConfig
-from blip_core.config.model import ModelConfig
+from blip_core.config.model import AnyModelConfig, Blip2Config, ModelConfig
 from blip_core.config.reading import checked, read_values
 from blip_core.config.sample import SampleConfig
 from blip_core.config.selection import AssembleConfig, CalibrateConfig, DescribeConfig, GateConfig
@@ -54,7 +54,7 @@ class Params(Config):
     sample: SampleConfig
     ingest: IngestConfig
     validate_: ValidateConfig = Field(alias="validate")
-    model: ModelConfig
+    model: AnyModelConfig
     training: SharedConfig = Field(SharedConfig(), exclude=True, description="what the trainings share; their own sections have it by now")
     pretrain: PretrainConfig
     tune_captioner: CaptionerConfig
@@ -79,6 +79,12 @@ class Params(Config):
         if name not in self.tasks:
             raise ValueError(f"no task {name!r} in the section tasks; it has {', '.join(self.tasks) or 'none'}")
         return self.tasks[name]
+
+    def med(self, what: str) -> ModelConfig:
+        """The sizes of BLIP, for `what`. ValueError when the model is a BLIP-2."""
+        if isinstance(self.model, Blip2Config):
+            raise ValueError(f"model.kind is blip2, which {what} does not know (docs/blip2.md); expected a BLIP, without kind")
+        return self.model
 
     def section(self, stage: str) -> Any:
         """The settings of one stage, by its name; each has a class of its own, and the stages of tasks have those of all tasks."""
@@ -115,12 +121,13 @@ class Params(Config):
     @model_validator(mode="after")
     def _sound_limits(self) -> Self:
         """What a stage would else say hours later."""
+        part, text = ("qformer", self.model.qformer) if isinstance(self.model, Blip2Config) else ("text", self.model.text)
         trained = {stage: self.section(stage) for stage in ("pretrain", "tune_captioner", "tune_filter")}
         trained |= {f"tasks.{name}": task for name, task in self.tasks.items() if isinstance(task, TunedConfig)}
         for name, cfg in trained.items():
-            tokens, most = cfg.optim.max_tokens, self.model.text.max_positions
+            tokens, most = cfg.optim.max_tokens, text.max_positions
             if tokens > most and getattr(cfg, "lora", None) is None:
-                raise ValueError(f"{name}.optim.max_tokens is {tokens}, but model.text.max_positions is {most}")
+                raise ValueError(f"{name}.optim.max_tokens is {tokens}, but model.{part}.max_positions is {most}")
         if lacking := [source for source in self.assemble.sources if source not in self.gate.max_noise]:
             raise ValueError(f"gate.max_noise says nothing of {' and '.join(lacking)}, which assemble.sources has; add a limit")
         return self

@@ -111,6 +111,12 @@ class QueryContrastConfig(Config):
     _fits = model_validator(mode="after")(_temperature_fits)
 
 
+def query_contrast(cfg: ContrastConfig, *, label_smoothing: float) -> QueryContrastConfig:
+    """What a Q-Former takes of the settings of a training."""
+    shared = {name: getattr(cfg, name) for name in ("hardness_ramp", "temperature", "temperature_range")}
+    return QueryContrastConfig(label_smoothing=label_smoothing, **shared)
+
+
 class LanguageConfig(Config):
     """LM (paper section 3.2)."""
 
@@ -119,13 +125,6 @@ class LanguageConfig(Config):
         description="put before each caption; its tokens are masked in the loss. Of `lora`: the instruction or task token; '' is to "
         "describe the picture in one sentence"
     )
-
-
-class FeatureConfig(Config):
-    """What a frozen image encoder makes of the pictures (blip_core/training/features.py)."""
-
-    cache: Path | None = Field(description="folder to keep the features in, so that an epoch costs no image pass; null: none is kept")
-    max_gib: float = Field(gt=0, description="of the cache: features of other encoders and shards are dropped for it, the oldest first")
 
 
 class SoftPromptConfig(Config):

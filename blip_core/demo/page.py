@@ -209,7 +209,7 @@ def _attention_tab(service: Service, picture: Picture) -> Parts:
         if task == "caption" and not asked.strip():
             asked = service.answer(_rows(service, path, [None], "caption"), choose({}, service.settings))[0]["captions"][0]
         [row] = _rows(service, path, [asked], "match")
-        seen = decoded(row, service.settings, service.model.cfg.vision.image_size)
+        seen = decoded(row, service.settings, service.model.image_size)
         with service.lock:
             [look] = service.looks(task, [seen], [str(row.text)], layer=int(number) - 1 if number else None, kind=which)
         return _drawn(look, whole(row, service.settings))
@@ -228,7 +228,7 @@ def _question_tab(service: QuestionService, picture: Picture) -> Parts:
     def answer(path: str | None, asked: str, which: Kind, number: float) -> tuple[str, list[tuple[np.ndarray, str]]]:
         [row] = _rows(service, path, [asked], "answer")
         [found] = service.answer([row], choose({"task": "answer"}, service.settings))
-        seen = decoded(row, service.settings, service.model.cfg.vision.image_size)
+        seen = decoded(row, service.settings, service.model.image_size)
         with service.lock:
             [look] = service.looks([seen], [found["answer"]], layer=int(number) - 1 if number else None, kind=which)
         return found["answer"], _drawn(look, whole(row, service.settings))
@@ -240,7 +240,7 @@ def _question_tab(service: QuestionService, picture: Picture) -> Parts:
 def _how(service: Service | QuestionService) -> tuple[gr.Radio, gr.Slider]:
     with gr.Row():
         kind = gr.Radio(KINDS, value="grad_cam", label="map", elem_id="kind")
-        layer = gr.Slider(0, service.model.cfg.text.depth, 0, step=1, label="layer", info="0: two thirds of the way up", elem_id="layer")
+        layer = gr.Slider(0, service.model.med.cfg.depth, 0, step=1, label="layer", info="0: two thirds of the way up", elem_id="layer")
     return kind, layer
 
 

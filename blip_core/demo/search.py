@@ -62,7 +62,7 @@ class PictureIndex:
 
     def search(self, text: str, *, count: int, rerank: int) -> list[dict[str, Any]]:
         """The best pictures, best first: the `rerank` best by ITC in the order of ITM's log-odds plus the cosine, as `evaluate` ranks."""
-        service, size = self.service, self.service.model.cfg.vision.image_size
+        service, size = self.service, self.service.model.image_size
         done = self.done
         if not done:
             return []
@@ -81,7 +81,7 @@ class PictureIndex:
         return self.images.bytes(shard, key)
 
     def _embed(self, places: list[Place], stop: threading.Event) -> np.ndarray:
-        size, found = self.service.model.cfg.vision.image_size, []
+        size, found = self.service.model.image_size, []
         batches = [places[start : start + BATCH] for start in range(0, len(places), BATCH)]
         for _, pictures in read_ahead(lambda place: read_resized(self.images, *place, size), batches):
             if stop.is_set():

@@ -10,7 +10,7 @@ processes each encodes and scores its own part of the images and texts, and all 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from blip_core.compute.pixels import load_pixels, read_resized
 from blip_core.compute.precision import autocast
 from blip_core.config.evaluation import EvaluateConfig
 from blip_core.evaluation.metrics import Scores, blocks
-from blip_core.model.blip import Blip
+from blip_core.model.blip2 import ImageText
 from blip_core.tables.heldout import Picture
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ class Ranking(Protocol):
 class Gallery(ABC):
     """A model, and images with texts among which it finds. Text t belongs to image owner[t]."""
 
-    model: Blip
+    model: ImageText
     tokenizer: Tokenizer
     max_tokens: int
     cfg: Ranking
@@ -110,27 +110,32 @@ class Subject(Gallery):
 
     def read(self, image: int) -> list[np.ndarray]:
         item = self.items[image]
-        return [read_resized(self.images, item.shard, item.key, self.model.cfg.vision.image_size)]
+        return [read_resized(self.images, item.shard, item.key, self.model.image_size)]
 
 
 @dataclass(frozen=True)
 class Similarities:
     """ITC's cosine of every image with every text, I x T in fp32; a block is made when it is asked for."""
 
-    images_IE: Tensor
+    images: Tensor  # I x E, or I x Q x E of a BLIP-2, of whose Q queries the best counts
     texts_TE: Tensor
 
     @property
     def shape(self) -> tuple[int, int]:
-        return len(self.images_IE), len(self.texts_TE)
+        return len(self.images), len(self.texts_TE)
 
     def __getitem__(self, place: tuple[slice, slice]) -> np.ndarray:
         rows, columns = place
-        return (self.images_IE[rows] @ self.texts_TE[columns].T).numpy()
+        images, texts_ET = self.images[rows], self.texts_TE[columns].T
+        if images.dim() == 2:
+            return (images @ texts_ET).numpy()
+        return reduce(torch.maximum, (images_IE @ texts_ET for images_IE in images.unbind(1))).numpy()  # a block at a time, not Q
 
     def of_pairs(self, images: list[int], texts: np.ndarray) -> np.ndarray:
         """Of images[i] with each of texts[i]."""
-        return (self.images_IE[images][:, None] * self.texts_TE[texts]).sum(-1).numpy()
+        if self.images.dim() == 2:
+            return (self.images[images][:, None] * self.texts_TE[texts]).sum(-1).numpy()
+        return torch.einsum("iqe,ike->ikq", self.images[images], self.texts_TE[texts]).amax(-1).numpy()
 
 
 @dataclass(frozen=True)
@@ -158,11 +163,11 @@ class Reranked:
 def encode(gallery: Gallery) -> Similarities:
     """Every image and every text through its own encoder."""
     model = gallery.model
-    images = torch.zeros(len(gallery.texts_of), model.cfg.embed_dim, device=device())
+    images = torch.zeros(len(gallery.texts_of), *model.feature_shape, device=device())
     texts = torch.zeros(len(gallery.texts), model.cfg.embed_dim, device=device())
     with autocast(gallery.cfg.precision):
         for batch, pictures in gallery.batches(range(len(images))):
-            images[batch] = model.image_features(model.image_tokens(load_pixels(pictures, model.cfg.vision.image_size)))
+            images[batch] = model.image_features(model.image_tokens(load_pixels(pictures, model.image_size)))
         for batch in gallery.own(range(len(texts))):
             texts[batch] = model.text_features(*gallery.text_tokens(batch))
     return Similarities(total(images).cpu(), total(texts).cpu())
@@ -204,7 +209,7 @@ def match_scores(gallery: Gallery, itc: Similarities, pairs: np.ndarray) -> np.n
     with autocast(gallery.cfg.precision):
         # images with about equally many candidates go together, which keeps the padding small
         for batch, pictures in gallery.batches(np.argsort(counts, kind="stable").tolist()):
-            keys_values = model.keys_values(model.image_tokens(load_pixels(pictures, model.cfg.vision.image_size)))
+            keys_values = model.keys_values(model.image_tokens(load_pixels(pictures, model.image_size)))
             most, width = counts[batch].max(), max(1, TEXTS_AT_ONCE // len(batch))
             for start in range(0, most, width):
                 # equal numbers of each image: where one has no more candidates, its last stands again

@@ -22,6 +22,7 @@ from blip_core.export.parity import Differences, differences
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import sha256_file, write_json
 from blip_core.model.blip import Blip
+from blip_core.model.blip2 import require_blip
 from blip_core.tokenizer.folders import TOKENIZER
 from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.checkpoint import is_tuned
@@ -46,7 +47,7 @@ def export_model(
         raise ValueError(f"{folder}: tuned for a task, whose network is another one; only a BLIP itself can be exported so")
     check_free(out)
     captioner, judge = open_blip(folder, precision="fp32")
-    model = judge.model.cpu()
+    model = require_blip(judge.model, f"{folder}: an export of the model").cpu()
     with new_folder(out) as temporary:
         judge.tokenizer.save(temporary / TOKENIZER)
         (temporary / "example.py").write_text(Path(example.__file__).read_text())

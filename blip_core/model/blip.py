@@ -65,6 +65,11 @@ class Blip(Network):
         self.match_head = nn.Linear(cfg.text.width, 2)
         init_weights(self, cfg.init)
 
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Of the ITC features of an image."""
+        return (self.cfg.embed_dim,)
+
     def image_features(self, image_IND: Tensor) -> Tensor:
         """ITC features of images, unit length, fp32: I x E. Those of a video are the mean of its frames' projections."""
         self.require("contrast")

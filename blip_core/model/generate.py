@@ -13,17 +13,29 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from blip_core.config.model import TextConfig
 from blip_core.model.blip import CAPTIONING, SpecialTokens
-from blip_core.model.med import KeysValues, Med
+from blip_core.model.med import KeysValues
 
 NEVER = -1.0e9
+
+
+class Decoder(Protocol):
+    """What writes one token after another: a Med, or a BLIP-2 (model/blip2.py)."""
+
+    @property
+    def cfg(self) -> TextConfig: ...
+
+    def step(self, ids_BT: Tensor, images: list[KeysValues], past: list[KeysValues] | None) -> tuple[Tensor, list[KeysValues]]: ...
+
+    def vocabulary_logits(self, x: Tensor) -> Tensor: ...
 
 
 class Writer(Protocol):
     """What is asked to write: a Blip, or another network whose `med` decodes (model/vqa.py)."""
 
     @property
-    def med(self) -> Med: ...
+    def med(self) -> Decoder: ...
 
     @property
     def special(self) -> SpecialTokens: ...

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from blip_core.model.med import Med
-from blip_core.model.network import Network
+from blip_core.model.qformer import QFormer
 
-N = TypeVar("N", bound=Network)
+N = TypeVar("N", bound=nn.Module)
 
 
 def for_inference(model: N, precision: str) -> N:
@@ -19,6 +19,6 @@ def for_inference(model: N, precision: str) -> N:
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(torch.bfloat16)
-            elif isinstance(module, Med):
+            elif isinstance(module, Med | QFormer):
                 module.tokens.to(torch.bfloat16)
     return model

@@ -19,6 +19,11 @@ class Network(nn.Module):
     frames: int = 1
     kept: dict[str, Any]  # what a task keeps of its training for its measurement (tasks/task.py)
 
+    @property
+    def image_size(self) -> int:
+        """The side of the pictures that it takes, in pixels."""
+        return self.cfg.vision.image_size
+
     def image_tokens(self, pixels_P3HW: Tensor) -> Tensor:
         """Normalised pixels to I x N x D, P = I * frames; the tokens of a video's frames stand one behind the other, without a time."""
         return self.vit(pixels_P3HW).unflatten(0, (-1, self.frames)).flatten(1, 2)

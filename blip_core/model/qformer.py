@@ -114,6 +114,11 @@ class QFormerBlock(nn.Module):
         return self.query_ffn(queries_BQD)
 
 
+def best_query(images_IQE: Tensor, texts_TE: Tensor) -> Tensor:
+    """ITC's similarity of each image to each text, that of its best query: I x T."""
+    return (images_IQE @ texts_TE.T).amax(1)
+
+
 class QFormer(nn.Module):
     """Random weights. Reads what a frozen encoder made of an image (I x N x `image_width`), normed by `image_norm`, which is learned.
 
@@ -229,11 +234,15 @@ class QFormer(nn.Module):
         self.missing = frozenset(PARTS)
         return self
 
+    def lacking(self, *parts: str) -> list[str]:
+        """Those of these parts that the checkpoint which filled this network had no weights for, in words. Names of MED's parts stand for
+        the text's, which are one here."""
+        wanted = dict.fromkeys("text" if p in ("encoder", "decoder", "cross") else p for p in parts)
+        return [f"{p} ({PARTS[p]})" for p in wanted if p in self.missing]
+
     def require(self, *parts: str) -> None:
-        """ValueError when the checkpoint that filled this network had no weights for one of these parts. Writing needs all of the text's,
-        and model/generate.py names those of MED."""
-        wanted = {"decoder": "text", "cross": "text"}
-        if lacking := [f"{p} ({PARTS[p]})" for p in dict.fromkeys(wanted.get(p, p) for p in parts) if p in self.missing]:
+        """ValueError when it lacks one of these parts."""
+        if lacking := self.lacking(*parts):
             raise ValueError(f"{', '.join(lacking)}: not in the loaded checkpoint, so still random; load one of stage 1 that has it")
 
     def _embedded(self, x: Tensor) -> Tensor:

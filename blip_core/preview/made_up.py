@@ -42,7 +42,7 @@ class MadeUp:
         self.params, self.tokenizer, self.cfg = params, tokenizer, cfg
 
     def loader(self, start: int) -> Iterator[Batch]:
-        cfg, side = self.cfg, self.params.model.vision.image_size
+        cfg, side = self.cfg, self.params.med("profile").vision.image_size
         size = cfg.batch_size // cfg.accumulate
         for place in range(start * cfg.accumulate, cfg.steps * cfg.accumulate):
             step, part = divmod(place, cfg.accumulate)

@@ -28,8 +28,9 @@ def plan(params: Params, vocab: Path, *, pictures: int | None = None) -> str:
 
     `vocab`: what ingest has written of the texts. Before it, the vocabulary counts as large as ingest may make it. `pictures`: how many
     there are to train on; what suits so many is told of pretrain."""
+    sizes = params.med("plan")
     vocabulary, by = _vocabulary(params, vocab)
-    model = skeleton(params.model, vocabulary)
+    model = skeleton(sizes, vocabulary)
     parts = {"image encoder": model.vit, "text transformer": model.med, "projections and ITM head": None}
     total = sum(p.numel() for p in model.parameters())
     lines = [f"model: {scaled(total)} parameters (vocabulary of {by})"]
@@ -74,7 +75,7 @@ def skeleton(cfg: ModelConfig, vocabulary: int) -> Blip:
 
 
 def _describe(stage: str, params: Params, optim: OptimConfig, model: Blip) -> list[str]:
-    cfg = params.model
+    cfg = params.med("plan")
     flops = step_flops(cfg, stage, tokens=optim.max_tokens, vocabulary=model.special.vocab_size)
     state, per_image = state_bytes(model, stage), image_bytes(cfg, optim, stage, vocabulary=model.special.vocab_size)
     images, micro = optim.steps * optim.batch_size, optim.batch_size // optim.accumulate
@@ -93,7 +94,8 @@ def _describe(stage: str, params: Params, optim: OptimConfig, model: Blip) -> li
 
 
 def _suited(params: Params, pictures: int) -> list[str]:
-    width = min(params.model.vision.width, params.model.text.width)
+    cfg = params.med("plan")
+    width = min(cfg.vision.width, cfg.text.width)
     found = suggestions(params.section("pretrain"), width=width, pictures=pictures)
     return [f"  what suits {pictures:,} pictures and a width of {width}, from random weights:", *(f"    {each}" for each in found)]
 

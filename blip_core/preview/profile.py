@@ -78,7 +78,7 @@ def _training(stage: str, params: Params, artifacts: Path | None, batch_size: in
     def run(watch: Watch, steps: int) -> None:
         fixed = cfg.model_copy(update={"steps": steps})
         tokenizer = _tokenizer(params, artifacts)
-        model = new_model(params.model, tokenizer, seed=params.seed)
+        model = new_model(params.med("profile"), tokenizer, seed=params.seed)
         objective = objective_of(stage, params, model, tokenizer)
         source = _real_batches(stage, params, artifacts, tokenizer, fixed) if artifacts else MadeUp(params, tokenizer, fixed)
         with tempfile.TemporaryDirectory() as folder, watching(watch, objective):
@@ -92,7 +92,7 @@ def _real_batches(stage: str, params: Params, artifacts: Path, tokenizer: Tokeni
     sources = ["human", "web"] if stage == "pretrain" else ["human"]
     rows = Rows.of(artifacts / "generations/g0", sources)
     shares = batch_shares(rows, human=params.pretrain.human_share, synthetic=params.pretrain.synthetic_share)
-    images, size = ShardImages(artifacts / "shards"), params.model.vision.image_size
+    images, size = ShardImages(artifacts / "shards"), params.med("profile").vision.image_size
     return Batches(rows, images, tokenizer, shares=shares, cfg=cfg, image_size=size, prompt="", seed=params.seed)
 
 
@@ -131,7 +131,7 @@ def _reader(stage: str, params: Params, artifacts: Path | None) -> tuple[Blip, T
         model, tokenizer = load_model(folder)
     else:
         tokenizer = _tokenizer(params, artifacts)
-        model = new_model(params.model, tokenizer, seed=params.seed)
+        model = new_model(params.med("profile"), tokenizer, seed=params.seed)
     return for_inference(model.to(device()), resolved(params.section(stage).precision)), tokenizer
 
 
@@ -139,7 +139,7 @@ Pictured = tuple[list[str], list[np.ndarray], list[list[str]]]  # of a step: key
 
 
 def _pictures(params: Params, artifacts: Path | None, tokenizer: Tokenizer) -> Callable[[int, int], Pictured]:
-    side = params.model.vision.image_size
+    side = params.med("profile").vision.image_size
     if artifacts is None:
 
         def made_up(step: int, count: int) -> Pictured:
@@ -164,6 +164,9 @@ def _tokenizer(params: Params, artifacts: Path | None) -> Tokenizer:
 
 
 def _title(stage: str, params: Params, size: int, precision: str, threads: int, artifacts: Path | None) -> str:
-    v, where = params.model.vision, torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads or 'all'} thread(s)"
+    v, where = (
+        params.med("profile").vision,
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads or 'all'} thread(s)",
+    )
     data = f"pictures of {artifacts}" if artifacts else "made-up pictures"
     return f"{stage}: {size} images a step, {v.image_size} pixels, ViT {v.width} x {v.depth}, {resolved(precision)}, {data}; {where}"

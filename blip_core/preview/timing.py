@@ -33,7 +33,7 @@ def step_seconds(params: Params, stage: str, *, images: int, vocabulary: int) ->
     quiet = {"checkpoint_every": NEVER, "log_every": NEVER, "health": "off", "accumulate": 1, "batch_size": images, "steps": TIMED + 1}
     cfg = params.section(stage).optim.model_copy(update=quiet)
     tokenizer = made_up_tokenizer(vocabulary - len(ROLE_TOKENS))
-    model = new_model(params.model, tokenizer, seed=params.seed)
+    model = new_model(params.med("plan"), tokenizer, seed=params.seed)
     clocked = _Clocked(list(MadeUp(params, tokenizer, cfg).loader(0)))
     objective = objective_of(stage, params, model, tokenizer)
     with tempfile.TemporaryDirectory() as folder:

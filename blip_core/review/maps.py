@@ -10,6 +10,7 @@ from blip_core.capfilt.plugins import BLIP, identify, kind_of, open_blip
 from blip_core.compute.pixels import read_picture
 from blip_core.gradcam.picture import scaled
 from blip_core.gradcam.words import How, Look, look_for_match
+from blip_core.model.blip2 import require_blip
 from blip_core.review.choose import Card
 from blip_core.tables.shards import ShardImages
 
@@ -26,9 +27,10 @@ def filter_maps(cards: list[Card], images: ShardImages, folder: Path) -> dict[st
     if not any(identity in name for name in scored):
         raise ValueError(f"{folder}: filter {identity}, but the texts were scored by {', '.join(scored)}; name that one's folder")
     _, judge = open_blip(folder, precision="auto")
+    model = require_blip(judge.model, f"{folder}: a map")
     pictures = [judge.prepare(read_picture(images, row.pair.shard, row.pair.key)) for row in rows]
     how = How(judge.max_tokens, judge.precision)
-    looks = iter(look_for_match(judge.model, judge.tokenizer, pictures, [row.pair.text for row in rows], how))
+    looks = iter(look_for_match(model, judge.tokenizer, pictures, [row.pair.text for row in rows], how))
     found = [[next(looks) for _ in card.rows] for card in cards]
     first = found[0][0]
     return {"layer": first.layer + 1, "side": len(first.whole), "cards": [[_words(look) for look in card] for card in found]}

@@ -14,6 +14,7 @@ from blip_core.compute.precision import resolved
 from blip_core.gradcam.maps import Kind
 from blip_core.gradcam.words import How, Look, look_for_caption, look_for_match
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
+from blip_core.model.blip2 import require_blip
 from blip_core.model.generate import check_length
 from blip_core.model.inference import for_inference
 from blip_core.selection.calibration import Calibration, read_calibrations
@@ -21,8 +22,9 @@ from blip_core.serving.maps import as_answer
 from blip_core.serving.options import CALIBRATION, BadRequest, Options, Settings, Task
 from blip_core.serving.questions import QuestionService
 from blip_core.serving.rows import Row, decoded, whole
-from blip_core.weights.checkpoint import load_model, model_hash
+from blip_core.weights.checkpoint import model_hash
 from blip_core.weights.load import read_config
+from blip_core.weights.models import load_any
 
 if TYPE_CHECKING:
     from blip_core.serving.others import OthersService
@@ -46,17 +48,17 @@ def open_service(folder: Path, settings: Settings) -> "Service | QuestionService
 
 
 class Service:
-    """A BLIP of ours. `lock` is held while it works; whoever takes the model itself holds it too.
+    """A BLIP or BLIP-2 of ours. `lock` is held while it works; whoever takes the model itself holds it too.
 
     `told_by`: the names of what a match is told by, the one to rank by first, each with what it is.
     """
 
     def __init__(self, folder: Path, settings: Settings):
         self.settings = settings
-        self.model, self.tokenizer = load_model(folder)
+        self.model, self.tokenizer = load_any(folder)
         for_inference(self.model.to(device()), resolved(settings.precision))
         self.calibration = calibration_of(folder)
-        self.prompt, self.max_tokens = settings.prompt or "", settings.max_tokens or self.model.cfg.text.max_positions
+        self.prompt, self.max_tokens = settings.prompt or "", settings.max_tokens or self.model.med.cfg.max_positions
         calibrated = {"match": "P(match), calibrated"} if self.calibration else {}
         self.told_by = calibrated | {"itm": "P(match) of the ITM head, raw", "itc": "ITC cosine"}
         self.lock = threading.Lock()
@@ -72,7 +74,7 @@ class Service:
         if options.task == "caption":
             self._check_length(options)
             self._check_maps(len(rows), options)
-        rows = [decoded(row, self.settings, self.model.cfg.vision.image_size) for row in rows]
+        rows = [decoded(row, self.settings, self.model.image_size) for row in rows]
         work = {"caption": self._caption, "match": self._match, "embed": self._embed}[options.task]
         size = self.settings.batch_size
         with self.lock:
@@ -129,11 +131,12 @@ class Service:
         """Where each word of texts[i] looks in the picture of rows[i], by task match or caption. `lock` is held. BadRequest when the model
         can't do the task, or there is no such layer."""
         cfg, pictures = self.settings, _pictures(rows)
-        how = How(self.max_tokens if task == "match" else self.model.cfg.text.max_positions, cfg.precision, layer, kind)
+        how = How(self.max_tokens if task == "match" else self.model.med.cfg.max_positions, cfg.precision, layer, kind)
         try:
+            model = require_blip(self.model, "a map")
             if task == "match":
-                return look_for_match(self.model, self.tokenizer, pictures, texts, how)
-            return look_for_caption(self.model, self.tokenizer, pictures, texts, how, prompt=self.prompt)
+                return look_for_match(model, self.tokenizer, pictures, texts, how)
+            return look_for_caption(model, self.tokenizer, pictures, texts, how, prompt=self.prompt)
         except ValueError as e:
             raise BadRequest(f"a map is beyond this model: {e}") from None
 
@@ -162,8 +165,11 @@ class Service:
         return answers
 
     def image_features(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """ITC features, unit length: one row a picture."""
-        return image_features(self.model, pictures, precision=self.settings.precision).cpu().numpy()
+        """ITC features, unit length: one row a picture. BadRequest of a BLIP-2, which has no one embedding of it."""
+        try:
+            return image_features(self.model, pictures, precision=self.settings.precision).cpu().numpy()
+        except ValueError as e:
+            raise BadRequest(f"the embedding of an image is beyond this model: {e}") from None
 
     def text_features(self, texts: list[str]) -> np.ndarray:
         """Likewise of texts."""

@@ -28,7 +28,7 @@ from blip_core.tables.captions import VAL, write_table
 from blip_core.tables.heldout import heldout_pictures, heldout_tables
 from blip_core.tables.shards import ShardImages
 from blip_core.tables.slices import FEWEST, Columns, keys_of, require_values
-from blip_core.weights.checkpoint import load_model
+from blip_core.weights.models import load_any
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def evaluate(
     `columns`: where the files lie by which it is told in slices as well (tables/slices.py).
     """
     set_threads(cfg.threads)
-    network, tokenizer = load_model(model)
+    network, tokenizer = load_any(model)
     facts = json.loads((model / "config.json").read_text())
     for_inference(network.to(device()), resolved(cfg.precision))
     images, splits = ShardImages(shards), {split: heldout_pictures(heldout, split) for split in ("test", VAL)}

@@ -1,20 +1,25 @@
-"""Train BLIP from scratch on one generation (paper sections 3.2 and 3.3: a new model on the bootstrapped data)."""
+"""Train BLIP from scratch on one generation (paper sections 3.2 and 3.3: a new model on the bootstrapped data), or a BLIP-2 its stage 1."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from blip_core.compute.distributed import on_every_process, rank
 from blip_core.compute.precision import resolved
 from blip_core.compute.work import discard, run_folder
-from blip_core.config.model import ModelConfig
+from blip_core.config.model import Blip2Config, ModelConfig
 from blip_core.config.training import PretrainConfig
 from blip_core.files.content import sha256_file, write_json
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.folders import load_tokenizer
+from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
 from blip_core.training.loop import Log, fit, summarize, write_history
 from blip_core.training.optional import pretrain_objective
+from blip_core.training.qformers import pretraining
+from blip_core.training.tuning import Tuning
 from blip_core.weights.checkpoint import new_model, save_model
 from blip_core.weights.load import initialize
 
@@ -31,22 +36,40 @@ def pretrain(
     out_metrics: Path,
     *,
     cfg: PretrainConfig,
-    model_cfg: ModelConfig,
+    model_cfg: ModelConfig | Blip2Config,
     seed: int,
     work: Path,
     log: Log | None = None,
 ) -> None:
     """`sources`: those of web, human, synthetic and fused that the model may see, comma-separated."""
     require_gate(gate, generation)
-    rows = Rows.of(generation, sources.split(","))
-    tokenizer = load_tokenizer(vocab)
+    rows, images, tokenizer = Rows.of(generation, sources.split(",")), ShardImages(shards), load_tokenizer(vocab)
+    if isinstance(model_cfg, Blip2Config):
+        training = pretraining(cfg, model_cfg, rows, images, tokenizer, seed=seed)
+    else:
+        training = _of_med(cfg, model_cfg, rows, images, tokenizer, seed)
+    inputs = {"sources": sources, "data": content_hash(generation), "vocab": sha256_file(vocab), **_teacher(cfg)}
+    inputs |= {"base": training.base} if training.base else {}
+    folder = run_folder(work, f"pretrain-{out.name}", cfg=cfg.model_dump(), model=model_cfg.model_dump(), seed=seed, **inputs)
+    name = f"pretrain {out.name}"
+    history = fit(training.model, training.objective, training.batches, cfg.optim, name=name, folder=folder, seed=seed, report=log)
+    if rank() > 0:
+        return
+    training.save(out)
+    write_history(history, out_history)
+    write_json({"texts": len(rows.text), **summarize(history)}, out_metrics)
+    discard(folder)
+
+
+def _of_med(cfg: PretrainConfig, model_cfg: ModelConfig, rows: Rows, images: ShardImages, tokenizer: Tokenizer, seed: int) -> Tuning:
+    """It has no base."""
     model = new_model(model_cfg, tokenizer, seed=seed)
     if cfg.init_from.vit or cfg.init_from.bert:
         initialize(model, vit=cfg.init_from.vit, bert=cfg.init_from.bert)
     objective = pretrain_objective(model, tokenizer, cfg)
     batches = Batches(
         rows,
-        ShardImages(shards),
+        images,
         tokenizer,
         shares=batch_shares(rows, human=cfg.human_share, synthetic=cfg.synthetic_share),
         cfg=cfg.optim,
@@ -54,15 +77,9 @@ def pretrain(
         prompt=cfg.language.prompt,
         seed=seed,
     )
-    inputs = {"sources": sources, "data": content_hash(generation), "vocab": sha256_file(vocab), **_teacher(cfg)}
-    folder = run_folder(work, f"pretrain-{out.name}", cfg=cfg.model_dump(), model=model_cfg.model_dump(), seed=seed, **inputs)
-    history = fit(model, objective, batches, cfg.optim, name=f"pretrain {out.name}", folder=folder, seed=seed, report=log)
-    if rank() > 0:
-        return
-    save_model(model, tokenizer, out, prompt=cfg.language.prompt, max_tokens=cfg.optim.max_tokens, precision=resolved(cfg.optim.precision))
-    write_history(history, out_history)
-    write_json({"texts": len(rows.text), **summarize(history)}, out_metrics)
-    discard(folder)
+    facts: dict[str, Any] = {"prompt": cfg.language.prompt, "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}
+    save = partial(save_model, model, tokenizer, **facts)
+    return Tuning(model, objective, batches, "", save)
 
 
 def _teacher(cfg: PretrainConfig) -> dict[str, str]:

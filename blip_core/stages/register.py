@@ -192,7 +192,9 @@ def package(model: Path, params: Params) -> dict[str, Any]:
     """What MLflow packs: the weights as they are (no pickle), blip_core, mlflow/serve.py, which joins them, and what a request may set."""
     settings, calibration = packed_settings(model, params), model.parent / CALIBRATION
     choose({}, settings)  # the defaults themselves must be within the limits of a request
-    packages = PACKAGES if {"model", "task_model"} & read_config(model).keys() else (*PACKAGES, *OF_OTHERS)
+    about = read_config(model)
+    own = {"model", "task_model"} & about.keys() and "transformers" not in about.get("model", {}).get("encoder", {})  # of a BLIP-2
+    packages = PACKAGES if own else (*PACKAGES, *OF_OTHERS)
     image = base64.b64encode(example_image(params.ingest.images.min_side)).decode()
     return {
         "python_model": str(repository_file(SERVED)),

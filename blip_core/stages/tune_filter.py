@@ -12,11 +12,12 @@ from blip_core.lora.tuning import judge_tuning
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
+from blip_core.training import qformers
 from blip_core.training.batches import Batches, Rows
 from blip_core.training.loop import Log
 from blip_core.training.objectives import PretrainObjective
 from blip_core.training.tuning import Tuning, tune
-from blip_core.weights.checkpoint import load_model, model_hash, save_model
+from blip_core.weights.checkpoint import is_blip2, load_model, model_hash, save_model
 
 
 @on_every_process
@@ -37,16 +38,18 @@ def tune_filter(
     """`generation` gives the human captions; `base` is not read where `cfg.lora` names another."""
     require_gate(gate, generation)
     rows, images = Rows.of(generation, ["human"]), ShardImages(shards)
-    tuning = judge_tuning(cfg, cfg.lora, rows, images, seed=seed) if cfg.lora else _of_med(base, cfg, rows, images, seed)
+    if cfg.lora:
+        tuning = judge_tuning(cfg, cfg.lora, rows, images, seed=seed)
+    else:
+        make = qformers.filter_tuning if is_blip2(base) else _of_med
+        tuning = make(base, cfg, rows, images, seed=seed)
     outs = (out, out_history, out_metrics)
     tune(tuning, *outs, cfg=cfg, name="tune_filter", data=content_hash(generation), seed=seed, work=work, log=log)
 
 
-def _of_med(base: Path, cfg: FilterConfig, rows: Rows, images: ShardImages, seed: int) -> Tuning:
+def _of_med(base: Path, cfg: FilterConfig, rows: Rows, images: ShardImages, *, seed: int) -> Tuning:
     model, tokenizer = load_model(base)
-    batches = Batches(
-        rows, images, tokenizer, image_size=model.cfg.vision.image_size, prompt="", shares={"human": 1.0}, cfg=cfg.optim, seed=seed
-    )
+    batches = Batches(rows, images, tokenizer, image_size=model.image_size, prompt="", shares={"human": 1.0}, cfg=cfg.optim, seed=seed)
     facts: dict[str, Any] = {"prompt": "", "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}
     save = partial(save_model, model, tokenizer, **facts)
     return Tuning(model, PretrainObjective(model, cfg.contrast, language=None), batches, model_hash(base), save)

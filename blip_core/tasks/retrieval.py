@@ -110,7 +110,7 @@ class _Files(Gallery):
         return [example.cleaned for example in self.examples]
 
     def read(self, image: int) -> list[np.ndarray]:
-        return [resized(read_pixels(self.examples[image].pictures[0]), self.model.cfg.vision.image_size)]
+        return [resized(read_pixels(self.examples[image].pictures[0]), self.model.image_size)]
 
 
 def _best(scores: Scores) -> list[int]:

@@ -59,7 +59,7 @@ class _Videos(Gallery):
         return [[by_rule(text, _LIMITS) for text in example.texts] for example in self.examples]
 
     def read(self, image: int) -> list[np.ndarray]:
-        return video_pixels(self.examples[image].pictures[0], self.model.frames, self.model.cfg.vision.image_size)
+        return video_pixels(self.examples[image].pictures[0], self.model.frames, self.model.image_size)
 
 
 def _median(ranks: list[np.ndarray]) -> Statistic:

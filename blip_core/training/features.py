@@ -19,7 +19,8 @@ from torch import Tensor
 from blip_core.compute.distributed import device, every, rank, world_size
 from blip_core.compute.pixels import load_pixels, normalize, read_picture
 from blip_core.compute.precision import autocast, resolved
-from blip_core.config.training import AugmentConfig, FeatureConfig
+from blip_core.config.model import FeatureConfig
+from blip_core.config.training import AugmentConfig
 from blip_core.files.atomic import new_file
 from blip_core.tables.manifest import read_manifest
 from blip_core.tables.shards import ShardImages, index_path, read_index

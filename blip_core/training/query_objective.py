@@ -14,15 +14,10 @@ from torch import Tensor, nn
 
 from blip_core.compute.distributed import gather
 from blip_core.config.training import LanguageConfig, QueryContrastConfig
-from blip_core.model.qformer import QFormer
+from blip_core.model.qformer import QFormer, best_query
 from blip_core.training.contrast import Similarities, mean_cosine
 from blip_core.training.objectives import hard_pairs, language_loss, language_shares, matching_loss, pair_logits, word_entropy
 from blip_core.training.step import FeatureBatch, Losses, Objective, TextBatch
-
-
-def best_query(images_IQE: Tensor, texts_TE: Tensor) -> Tensor:
-    """Similarity of each image to each text, that of its best query: I x T."""
-    return (images_IQE @ texts_TE.T).amax(1)
 
 
 class QueryContrast(nn.Module):
@@ -57,13 +52,13 @@ class QueryContrast(nn.Module):
 
 
 class QueryObjective(Objective):
-    """ITC + ITM + ITG. The queries look at an image once, for ITC and ITG; ITM has a pass of its own, for there they see the text."""
+    """ITC + ITM + ITG; without `language` ITC + ITM alone. The queries look at an image once, for ITC and ITG; ITM has a pass of its own,
+    for there they see the text."""
 
-    uses_all_parameters = True
-
-    def __init__(self, contrast: QueryContrastConfig, language: LanguageConfig):
+    def __init__(self, contrast: QueryContrastConfig, language: LanguageConfig | None):
         super().__init__()
         self.contrast, self.language = QueryContrast(contrast), language
+        self.uses_all_parameters = language is not None
         self.bounds = {"temperature": contrast.temperature_range}
 
     def forward(self, model: QFormer, batch: FeatureBatch) -> Losses:
@@ -74,11 +69,13 @@ class QueryObjective(Objective):
         ramp = self.contrast.cfg.hardness_ramp
         hardness = min(1.0, batch.progress / ramp) if ramp else 1.0
         pairs = hard_pairs(batch, similarities, hardness, pad=model.special.pad)
-        itm = matching_loss(pair_logits(model, pairs, image_tokens, images), pairs)
-        return {"itc": itc, "itm": itm, "lm": language_loss(model, batch, seen, self.language.label_smoothing)}
+        losses = {"itc": itc, "itm": matching_loss(pair_logits(model, pairs, image_tokens, images), pairs)}
+        if self.language is not None:
+            losses["lm"] = language_loss(model, batch, seen, self.language.label_smoothing)
+        return losses
 
     def shares(self, batches: list[FeatureBatch]) -> dict[str, Tensor]:
-        return {"lm": language_shares(batches)}
+        return {} if self.language is None else {"lm": language_shares(batches)}
 
     def after_step(self) -> dict[str, Tensor]:
         """Bounds the temperature."""
@@ -87,4 +84,22 @@ class QueryObjective(Objective):
         return {"temperature": self.contrast.temperature.detach()}
 
     def vitals(self, batch: FeatureBatch) -> dict[str, float]:
-        return self.contrast.vitals() | {"lm_chance": word_entropy(batch)}
+        return self.contrast.vitals() | ({} if self.language is None else {"lm_chance": word_entropy(batch)})
+
+
+class QueryCaptionObjective(Objective):
+    """ITG alone: fine-tunes the captioner."""
+
+    def __init__(self, language: LanguageConfig):
+        super().__init__()
+        self.language = language
+
+    def forward(self, model: QFormer, batch: FeatureBatch) -> Losses:
+        seen = model.look(model.keys_values(model.image_tokens(batch.features)))[1]
+        return {"lm": language_loss(model, batch, seen, self.language.label_smoothing)}
+
+    def shares(self, batches: list[FeatureBatch]) -> dict[str, Tensor]:
+        return {"lm": language_shares(batches)}
+
+    def vitals(self, batch: FeatureBatch) -> dict[str, float]:
+        return {"lm_chance": word_entropy(batch)}

@@ -57,6 +57,8 @@ def load_model(folder: Path) -> tuple[Blip, Tokenizer]:
     require_made(folder)
     if not config.exists():
         raise ValueError(f"{folder}: no config.json, so no model folder; expected config.json, tokenizer.json and model.safetensors")
+    if is_blip2(folder):
+        raise ValueError(f"{folder}: a BLIP-2, which only the chain, `load` and `serve` take (docs/blip2.md); expected a BLIP here")
     tokenizer, about = load_tokenizer(folder), json.loads(config.read_text())
     with torch.device("meta"):  # weights that are about to be replaced need not be drawn
         model = new_model(ModelConfig(**about["model"]), tokenizer, seed=0)
@@ -76,6 +78,12 @@ def load_weights(network: nn.Module, folder: Path) -> None:
 def is_tuned(folder: Path) -> bool:
     """Whether a model folder holds what was tuned for a task (tasks/network.py), and not a model as it was."""
     return "kind" in json.loads((folder / "config.json").read_text())
+
+
+def is_blip2(folder: Path) -> bool:
+    """Whether a folder holds a BLIP-2 of ours (weights/models.py)."""
+    config = folder / "config.json"
+    return config.exists() and json.loads(config.read_text()).get("model", {}).get("kind") == "blip2"
 
 
 def model_hash(folder: Path) -> str:

@@ -47,7 +47,7 @@ class OthersEncoder(nn.Module):
 
     def __init__(self, model: nn.Module, *, mean: list[float], std: list[float]):
         super().__init__()
-        self.model = model
+        self.model, self.mean, self.std = model, mean, std
         for name, values in (
             ("scale", [ours / own for ours, own in zip(STD, std, strict=True)]),
             ("shift", [(ours - own) / by for ours, own, by in zip(MEAN, mean, std, strict=True)]),
@@ -59,10 +59,32 @@ class OthersEncoder(nn.Module):
         return self.model(pixel_values=pixels, output_hidden_states=True).hidden_states[_LAYER]
 
 
+def about_encoder(module: nn.Module) -> dict[str, Any]:
+    """What `bare_encoder` makes such a network of, without weights, as JSON has it."""
+    if isinstance(module, Vit):
+        return {"vit": module.cfg.model_dump()}
+    assert isinstance(module, OthersEncoder)
+    return {"transformers": module.model.config.to_diff_dict(), "mean": module.mean, "std": module.std}  # type: ignore[union-attr, operator]
+
+
+def bare_encoder(about: dict[str, Any]) -> nn.Module:
+    """An encoder whose weights are to be filled in, without its last norm."""
+    if "vit" in about:
+        vit = Vit(VisionConfig(**about["vit"]))
+        vit.norm = nn.Identity()  # type: ignore[assignment]
+        return vit
+    from transformers import AutoConfig, AutoModel
+
+    model = AutoModel.from_config(AutoConfig.for_model(**about["transformers"]))
+    return OthersEncoder(getattr(model, "vision_model", model), mean=about["mean"], std=about["std"])
+
+
 def load_encoder(folder: Path) -> Encoder:
     """In eval mode on this process's device, fp32, without gradient. ValueError says what the folder lacks."""
     config = read_config(folder)
     if "model" in config or config.get("model_type") == "blip":
+        if config.get("model", {}).get("kind") == "blip2":
+            raise ValueError(f"{folder}: a BLIP-2 of ours, whose encoder is another's; name the folder that it was made upon")
         model = (load_model if "model" in config else load_pretrained)(folder)[0]
         found = of_vit(model.vit, model_hash(folder) if "model" in config else folder_hash(folder))
     elif config.get("model_type") in ("blip-2", "blip_2_vision_model"):

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from blip_core.config.model import ModelConfig
 from blip_core.files.content import read_json
 from blip_core.model.blip import Blip
+from blip_core.model.qformer import QFormer
 from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.checkpoint import load_model, new_model
-from blip_core.weights.pretrained import Loaded, load_bert, load_blip, load_vit, report, resize_positions
+from blip_core.weights.pretrained import Loaded, load_bert, load_bert_qformer, load_blip, load_vit, report, resize_positions
 from blip_core.weights.sizes import authors_config, check_bert, check_rows, check_vit, check_vocabulary, huggingface_config, resized
 
 log = logging.getLogger(__name__)
@@ -100,12 +101,20 @@ def initialize(model: Blip, *, vit: Path | None = None, bert: Path | None = None
         loaded = load_vit(model, read_tensors(vit) if vit.is_dir() else read_pth(vit), source=str(vit))
         parts, left_out = parts | loaded.parts, left_out | loaded.left_out
     if bert:
-        check_bert(read_config(bert), load_tokenizer(bert), model, bert)
+        check_bert(read_config(bert), load_tokenizer(bert), model.cfg.text, model.special, bert)
         loaded = load_bert(model, read_tensors(bert), source=str(bert))
         parts, left_out = parts | loaded.parts, left_out | loaded.left_out
     loaded = Loaded(parts, left_out)
     report(loaded, " and ".join(str(p) for p in (vit, bert) if p))
     return loaded
+
+
+def initialize_qformer(qformer: QFormer, bert: Path) -> None:
+    """Begin a Q-Former from BERT, as the paper does (arXiv 2301.12597, section 3.1): both feed-forwards as BERT's one, cross-attention,
+    queries and heads random. `bert` as `initialize` takes it."""
+    check_bert(read_config(bert), load_tokenizer(bert), qformer.cfg, qformer.special, bert)
+    load_bert_qformer(qformer, read_tensors(bert), source=str(bert))
+    log.info("%s: begins the Q-Former's text, self-attention and feed-forwards", bert)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

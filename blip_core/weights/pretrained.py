@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip_core.model.blip import CAPTIONING, PARTS, RETRIEVAL, Blip
+from blip_core.model.med import Med
+from blip_core.model.qformer import QFormer
 from blip_core.weights.names import (
     Layout,
     Pair,
@@ -22,6 +24,7 @@ from blip_core.weights.names import (
     text_stack,
     vit_layout,
 )
+from blip_core.weights.qformer_names import qformer_bert_layout
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +76,20 @@ def load_bert(model: Blip, tensors: dict[str, Tensor], *, source: str) -> Loaded
     """Fill the text transformer from BERT: its rows of the vocabulary, our [DEC] and [ENC] behind them stay random; cross-attention too."""
     tensors = {_new_norm_name(key): value for key, value in tensors.items()}
     layout = bert_layout(tensors, depth=model.cfg.text.depth)
+    return fill(model, _fitted(tensors, layout, model.med, "med.", source), layout, source=source)
+
+
+def load_bert_qformer(model: QFormer, tensors: dict[str, Tensor], *, source: str) -> None:
+    """Likewise of a Q-Former; its queries stay random as well."""
+    tensors = {_new_norm_name(key): value for key, value in tensors.items()}
+    layout = qformer_bert_layout(tensors, depth=model.cfg.depth)
+    copy_in(model, _fitted(tensors, layout, model, "", source), layout, source=source)
+
+
+def _fitted(tensors: dict[str, Tensor], layout: Layout, text: Med | QFormer, start: str, source: str) -> dict[str, Tensor]:
+    """BERT's tensors with rows for our [DEC] and [ENC], and no more positions than `text` has; its weights are named from `start` on."""
     names = dict(layout.required)
-    for ours, current in (("med.tokens.weight", model.med.tokens.weight), ("med.head_bias", model.med.head_bias)):
+    for ours, current in ((f"{start}tokens.weight", text.tokens.weight), (f"{start}head_bias", text.head_bias)):
         for key in {k for name, keys in [*layout.required, *layout.copies] if name == ours for k in keys} & tensors.keys():
             if len(tensors[key]) + 2 != len(current):
                 raise ValueError(
@@ -82,11 +97,11 @@ def load_bert(model: Blip, tensors: dict[str, Tensor], *, source: str) -> Loaded
                     f"[DEC] and [ENC] among them, so {len(current) - 2} are expected: build the model with the vocabulary of this BERT"
                 )
             tensors[key] = torch.cat([tensors[key].float(), current.detach()[-2:]])
-    positions = names["med.positions.weight"][0]
-    if positions in tensors and len(tensors[positions]) > model.cfg.text.max_positions:
-        log.info("%s: the first %d of %d text positions are used", source, model.cfg.text.max_positions, len(tensors[positions]))
-        tensors[positions] = tensors[positions][: model.cfg.text.max_positions]
-    return fill(model, tensors, layout, source=source)
+    positions, most = names[f"{start}positions.weight"][0], text.cfg.max_positions
+    if positions in tensors and len(tensors[positions]) > most:
+        log.info("%s: the first %d of %d text positions are used", source, most, len(tensors[positions]))
+        tensors[positions] = tensors[positions][:most]
+    return tensors
 
 
 def report(loaded: Loaded, source: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blip_core.config.model import QFormerConfig
-from blip_core.weights.names import POSITION_IDS, Layout, Pair, huggingface_vision, linear, timm_vision
+from blip_core.weights.names import POSITION_IDS, Layout, Pair, bert_layout, huggingface_vision, linear, timm_vision
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ LAVIS = Names(
 )  # fmt: skip
 LAVIS_HEAD = "Qformer.cls.predictions."
 PROJECTIONS = ("language_projection", "opt_proj", "t5_proj")
+_FEEDS = ("query_ffn", "text_ffn")
 _LEFT_OUT = (
     POSITION_IDS,
     (r"temp", "the temperature of ITC belongs to the training, not to the model"),
@@ -87,6 +88,19 @@ def qformer_pairs(cfg: QFormerConfig, names: Names, *, start: str, text: bool) -
         yield from linear(f"{start}image_projection", names.image_projection)
         yield from linear(f"{start}text_projection", names.text_projection)
         yield from linear(f"{start}match_head", "itm_head")
+
+
+def qformer_bert_layout(keys: Iterable[str], *, depth: int) -> Layout:
+    """Of a BERT: its feed-forward begins that of texts and that of queries."""
+    layout = bert_layout(keys, depth=depth)
+    alone = [(name.removeprefix("med."), theirs) for name, theirs in layout.required if ".decoder_attention." not in name]
+    required: list[Pair] = []
+    for ours, theirs in alone:
+        if ".mlp" in ours:
+            required += [(ours.replace(".mlp_norm", f".{part}.norm").replace(".mlp.", f".{part}.mlp."), theirs) for part in _FEEDS]
+        else:
+            required.append((ours.replace(".encoder_attention.", ".attention."), theirs))
+    return Layout(required, [(name.removeprefix("med."), theirs) for name, theirs in layout.copies], layout.left_out)
 
 
 def encoder_pairs(vision: Iterable[Pair]) -> list[Pair]:

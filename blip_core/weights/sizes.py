@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from blip_core.config.model import InitConfig, ModelConfig
-from blip_core.model.blip import Blip
+from blip_core.config.model import InitConfig, ModelConfig, TextConfig
+from blip_core.model.blip import SpecialTokens
 from blip_core.tokenizer.tokenizer import ROLE_TOKENS, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -138,13 +138,11 @@ def check_vit(config: dict[str, Any], cfg: ModelConfig, folder: Path) -> None:
     _expect(config, {"num_attention_heads": vision.heads, "hidden_act": vision.activation, "num_hidden_layers": vision.depth}, folder)
 
 
-def check_bert(config: dict[str, Any], tokenizer: Tokenizer, model: Blip, folder: Path) -> None:
+def check_bert(config: dict[str, Any], tokenizer: Tokenizer, text: TextConfig, special: SpecialTokens, folder: Path) -> None:
     """What no shape tells: heads, activation, and that the special tokens have the ids of the model's vocabulary."""
     if config.get("model_type") != "bert":
         raise ValueError(f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}; expected 'bert'")
-    text = model.cfg.text
     _expect(config, {"num_attention_heads": text.heads, "hidden_act": text.activation, "num_hidden_layers": text.depth}, folder)
-    special = model.special
     if (tokenizer.size, tokenizer.pad, tokenizer.cls, tokenizer.sep) != (special.vocab_size, special.pad, special.cls, special.sep):
         raise ValueError(
             f"{folder}: its vocabulary of {len(tokenizer.vocab)} entries has its special tokens at other ids than the model's of "

@@ -36,7 +36,7 @@ def random_similarities(seed: int = 0, *, images: int = 40, texts: int = 130) ->
 
 
 def dense(itc: Similarities) -> np.ndarray:
-    return (itc.images_IE @ itc.texts_TE.T).numpy()
+    return (itc.images @ itc.texts_TE.T).numpy()
 
 
 @pytest.mark.parametrize("cells", BLOCKS)

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -15,16 +14,10 @@ import pytest
 import yaml
 
 from blip_core.tables.captions import read_tables
-from tests.support.processes import HANG
 from tests.support.small import small_values
+from tests.support.whole_chain import project_at, run, run_chain
 
 ROOT = Path(__file__).parents[2]
-
-
-def run(*command: str, cwd: Path) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=HANG, stdin=subprocess.DEVNULL)
 
 
 def change(folder: Path, section: str, **values) -> None:
@@ -42,27 +35,15 @@ def ran(done: subprocess.CompletedProcess) -> list[str]:
 def project(tmp_path_factory) -> Path:
     """A copy of the project with small parameters, its chain run once."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("blip_core", "flows", "mlflow", "labels", "columns", ".dvc"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("tmp", "cache"))  # with what Python has compiled
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder)
     values = small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))
     del values["models"]["human"]
     values["rounds"]["r2"] = {"base": "g1", "model": "g1", "next": "g2", "labels": "labels/r2"}
     values["models"]["g2"] = {"generation": "g2", "sources": "human,web,synthetic", "round": "r2"}
     values |= {"challenger": "g2", "decide": values["decide"] | {"confidence": 0.9999}}
-    (folder / "labels/r2").mkdir()
-    (folder / "labels/r2/.gitkeep").touch()
-    (folder / "params.yaml").write_text(yaml.safe_dump(values | {"baselines": "g0"}))
-    assert run("git", "init", "-q", cwd=folder).returncode == 0
-    for command in (("config", "user.name", "Ann"), ("config", "user.email", "ann@example.org"), ("add", "-A"), ("commit", "-qm", "start")):
-        assert run("git", *command, cwd=folder).returncode == 0
+    project_at(folder, values | {"baselines": "g0"})
     with (folder / "blip_core/training/objectives.py").open("a") as code:
         code.write("\n# not committed\n")
-    assert run("python", "-m", "blip_core", "sample", "--out", "data", cwd=folder).returncode == 0
-    assert run("dvc", "add", "-q", "data", cwd=folder).returncode == 0
-    done = run("dvc", "repro", cwd=folder)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run_chain(folder)
     return folder
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from blip_core.config.training import FeatureConfig, SoftPromptConfig
+from blip_core.config.model import FeatureConfig
+from blip_core.config.training import SoftPromptConfig
 from blip_core.model.blip2 import Prompter
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.folders import load_tokenizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blip_core.compute.pixels import load_pixels, read_picture
-from blip_core.config.training import FeatureConfig
+from blip_core.config.model import FeatureConfig
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.training.batches import Rows, batch_shares

@@ -8,8 +8,8 @@ import transformers
 
 from blip_core.capfilt.plugins import open_filter
 from blip_core.compute.padding import tokenize
+from blip_core.model.qformer import best_query
 from blip_core.tokenizer.wordpiece import save_vocab
-from blip_core.training.query_objective import best_query
 from blip_core.weights.blip2 import OpenedBlip2, load_blip2, save_lavis
 from blip_core.weights.blip2_export import export_generation, export_retrieval
 from blip_core.weights.encoders import of_vit
@@ -23,7 +23,7 @@ CLOSE = dict(atol=1e-5, rtol=1e-5)
 
 def itm_itc(model, pixels, ids, mask):
     """Of ours: the logits of each pair, and the similarity of each picture to each text."""
-    images = model.keys_values(pixels)
+    images = model.keys_values(model.image_tokens(pixels))
     queries = model.qformer.image_features(model.qformer.look(images)[0])
     return model.qformer.match_logits(ids, mask, images), best_query(queries, model.qformer.text_features(ids, mask))
 

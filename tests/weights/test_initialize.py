@@ -9,9 +9,11 @@ from safetensors.torch import load_file, save_file
 from blip_core.compute.padding import tokenize
 from blip_core.tokenizer.wordpiece import bert_tokenizer, save_vocab
 from blip_core.weights.checkpoint import new_model
-from blip_core.weights.load import initialize
+from blip_core.weights.load import initialize, initialize_qformer
 from blip_core.weights.sizes import huggingface_config
 from tests.support.peers import authors_names, peer, random_pixels, randomize, save
+from tests.support.plain_qformer import run as read_alone
+from tests.support.plain_qformer import tiny_qformer
 
 TEXTS = ["a red ball", "there is a blue star on grass and a box"]
 CLOSE = dict(atol=1e-5, rtol=0)
@@ -58,6 +60,26 @@ def test_both_self_attentions_begin_as_berts(name, model, tokenizer, tmp_path):
         scores = bert(ids, attention_mask=mask.long())
         expected = scores.logits if name == "BertForMaskedLM" else scores.prediction_logits
         torch.testing.assert_close(model.med.vocabulary_logits(model.med.encode(ids, mask))[..., :-2][mask], expected[mask], **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["BertModel", "BertForMaskedLM"])
+def test_a_qformer_begins_as_bert(name, tokenizer, tmp_path):
+    """Its text, read alone, is BERT's; the feed-forward of queries begins as that of texts; all else is as it was."""
+    bert, folder = bert_folder(name, tokenizer, tmp_path)
+    qformer = tiny_qformer(tokenizer, depth=2, mlp_width=48)
+    before = {k: v.clone() for k, v in qformer.state_dict().items()}
+    initialize_qformer(qformer, folder)
+    core = getattr(bert, "bert", bert)
+    core.embeddings.token_type_embeddings.weight.zero_()
+    ids, mask = tokenize(tokenizer, TEXTS[:1], max_tokens=20)
+    expected = core(ids, attention_mask=mask.long()).last_hidden_state[0]
+    torch.testing.assert_close(read_alone(qformer, "read", ids=ids[0])[1], expected, **CLOSE)
+    after = qformer.state_dict()
+    new = ("queries", "image_", "text_projection", "match_head") + (("head",) if name == "BertModel" else ())
+    for key, value in after.items():
+        if ".query_ffn." in key:
+            assert torch.equal(value, after[key.replace("query_ffn", "text_ffn")])
+        assert torch.equal(value, before[key]) == (key.startswith(new) or ".cross_attention." in key), key
 
 
 def test_bert_with_names_of_tensorflow(model, model_cfg, tokenizer, tmp_path):
