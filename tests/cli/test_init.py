@@ -15,6 +15,7 @@ import yaml
 
 from blip_core.cli.init import project_files
 from blip_core.cli.main import main
+from blip_core.preview.regime import MAP
 from blip_core.runtime import installed
 from blip_core.stages import STAGES
 from flows.graph import read_graph
@@ -118,6 +119,8 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache", "*.local"))
     for name in TOP_FILES:
         shutil.copy(ROOT / name, source)
+    (source / MAP).parent.mkdir(parents=True)
+    shutil.copy(ROOT / MAP, source / MAP)
     build = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
     subprocess.run([sys.executable, "-c", build, "build_sdist", str(folder)], cwd=source, check=True, capture_output=True)
     shutil.unpack_archive(next(folder.glob("*.tar.gz")), folder / "unpacked")

@@ -171,13 +171,18 @@ def test_pictures_are_known_by_what_they_hold(tmp_path, end):
         ([("0.txt", b"one"), ("0.json", b'{"caption": ["two", "one"], "key": "0"}')], ("one", "two")),
         ([("0.json", b'{"URL": "http://a.example", "TEXT": "one", "punsafe": 0.1}')], ("one",)),
         ([("0.json", b'{"Caption": "one", "text": "two"}')], ("one",)),
-        ([("0.txt", b"one"), ("0.json", b"not JSON")], ("one",)),
         ([("0.txt", b"")], ("",)),
     ],
 )
 def test_where_texts_come_from(tmp_path, members, texts):
     (record,), rejected = read_tar(tmp_path, tar_bytes([("0.jpg", jpeg("0")), *members]))
     assert record.texts == texts and not rejected
+
+
+def test_a_text_stays_where_its_fields_are_unreadable(tmp_path):
+    members = [("0.jpg", jpeg("0")), ("0.txt", b"one"), ("0.json", b"not JSON")]
+    (record,), (lost,) = read_tar(tmp_path, tar_bytes(members))
+    assert record.texts == ("one",) and lost.reason == "bad_json" and "its fields are lost" in lost.detail
 
 
 @pytest.mark.parametrize(

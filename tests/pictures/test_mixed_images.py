@@ -14,13 +14,13 @@ from blip_core.compute.pixels import load_pixels
 from blip_core.config.params import load_params
 from blip_core.config.training import AugmentConfig
 from blip_core.export.data import export
-from blip_core.export.tools import WRITERS
 from blip_core.pictures.containers import kind_of
 from blip_core.pictures.images import decode_rgb
 from blip_core.tables.captions import KEPT, read_tables
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
+from tests.export.test_export import INGESTED
 from tests.intake.test_duplicates import near, photo
 from tests.pictures.test_images import encoded
 from tests.stages.test_ingest import digest, quarantine, run
@@ -116,7 +116,7 @@ def test_a_training_batch_holds_the_pixels_of_every_kind(world):
     assert torch.equal(batch.pixels, load_pixels([decode_rgb(drawn(named(key))) for key in batch.keys], 32))
 
 
-@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("form", INGESTED)
 def test_an_export_reads_back_with_every_kind(world, tmp_path, form):
     export(world / "g0", tmp_path / "out", form=form, pictures="keep", shards=world / "shards")
     records, rejected = read_all(tmp_path / "out")
