@@ -80,9 +80,9 @@ def _mixture(parts: dict[str, Judged], crawl: Judged, *, alpha: float) -> tuple[
     """The noise among what passes by the best fit, and the most that fits with confidence 1 - alpha. Where several fits are as good, as
     with a filter that hardly tells the kinds apart, the one with the most noise counts.
 
-    For the bound a fit may be worse than the best by the quantile of a chi-square with one degree of freedom. Where even the best one is worse than
-    chance allows, as crawled texts are not quite like planted ones, that is widened by the root of how much. Two chances come on top: the
-    pass rates of planted pairs are estimates, and of the noise more or less may be among the texts that passed here.
+    For the bound a fit may be worse than the best by the quantile of a chi-square with one degree of freedom. Where even the best one is
+    worse than chance allows, as crawled texts are not quite like planted ones, that is widened by the root of how much. Two chances come on
+    top: the pass rates of planted pairs are estimates, and of the noise more or less may be among the texts that passed here.
     """
     from scipy.special import ndtri
 
