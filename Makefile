@@ -33,9 +33,9 @@ check: setup ## format, lint, types and spelling
 	mypy
 	codespell *.md *.yaml *.yml *.toml *.cff Makefile .ci .github benchmarks blip_core configs docs flows labels mlflow
 
-# Three processes for two cores, for tests wait for programs a quarter of their time. Each takes whole files, the longest first
+# Four processes for two cores, for tests wait for programs. Each takes whole files, the longest first
 # (tests/support/order.py).
-PYTEST := python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: setup ## the tests; with ROOM=capfilt those of one package
 	$(PYTEST) -m "not slow" tests/$(ROOM)

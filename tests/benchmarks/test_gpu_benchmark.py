@@ -74,6 +74,7 @@ def test_a_side_whose_losses_differ_is_not_timed(gpu, monkeypatch):
         gpu.sides.check(setting, ["public, fp32"], 4)
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_bare_machine(tmp_path):
     """Every part at tiny size on a CPU, with the packages hidden that a GPU image may lack."""
     hidden = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r})); import runpy; sys.argv[0] = {str(BENCHMARKS / 'gpu.py')!r}; "

@@ -174,12 +174,14 @@ def test_a_table_that_a_worker_wrote_elsewhere_is_missed(tmp_path, monkeypatch):
         engine._require_made(["web-00000.parquet", "web-00001.parquet"], [], tmp_path, "caption")
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_said(world):
     """At once: Ray alone would try for minutes."""
     said = (process := world.start("caption", world.root / "none", "127.0.0.1:9")).communicate(timeout=HANG)[1]
     assert process.returncode == 1 and "RAY_ADDRESS is 127.0.0.1:9: no Ray cluster answers there" in said
 
 
+@pytest.mark.slow
 def test_without_an_address_this_machine_is_the_cluster_and_must_have_room(world):
     """Else the run would wait without a word for what this machine does not have."""
     values = yaml.safe_load((world.root / "params.yaml").read_text())

@@ -148,6 +148,7 @@ def run(wheel, tmp_path_factory):
     return run_
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_the_chain_in_a_project_of_its_own(run, tmp_path):
     run("blip", "init", "crawl", cwd=tmp_path)
     project = tmp_path / "crawl"

@@ -202,13 +202,13 @@ def test_who_waits_for_a_host_does_not_wait_when_it_asks_for_years():
 
 def test_killed_at_any_moment_no_row_is_lost_and_none_comes_twice(hosts, tmp_path):
     hosts.slow = 0.01
-    count = 240
+    count = 120
     lines = ["url,caption", *(f"{hosts.at}/{'flaky' if i % 3 == 0 else 'picture'}-{i},text {i}" for i in range(count))]
     (tmp_path / "list.csv").write_text("\n".join(lines))
     words = [sys.executable, "-m", "blip_core", "fetch", str(tmp_path / "list.csv"), "--out", str(tmp_path / "web"), "--allow-private"]
-    words += ["--rows-per-shard", "100", "--in-flight", "4", "--per-host", "4"]
+    words += ["--rows-per-shard", "50", "--in-flight", "4", "--per-host", "4"]
     kills = 0
-    for wanted in (40, 150):
+    for wanted in (20, 75):
         process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while process.poll() is None and hosts.given.total() < wanted:
             time.sleep(0.005)

@@ -281,6 +281,7 @@ def is_done(world: World) -> None:
     assert world.ran() == ran
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_noticed_and_the_stage_goes_on_where_it_was(world, monkeypatch):
     """And a stage that says no is heard."""
     from flows import watch

@@ -87,6 +87,7 @@ def test_one_that_only_writes_says_why_it_does_not_judge(params, picture, tmp_pa
         ask(service, picture, ["a"], "match")
 
 
+@pytest.mark.slow
 def test_a_packed_one_serves_itself(qwen, picture, tmp_path):
     """Through the verb, in a process that has nothing but the package."""
     command = [sys.executable, "-m", "blip_core", "pack", str(qwen), "--out", str(tmp_path / "served"), "--params", "params.yaml"]

@@ -147,6 +147,7 @@ def test_rollback_brings_everything_back_and_its_undo_works(project):
     assert done("git", "status", "--porcelain", cwd=project) == ""
 
 
+@pytest.mark.slow
 def test_rollback_says_what_other_code_would_run_again_and_takes_the_code_back_on_request(project):
     (project / "make.py").write_text((project / "make.py").read_text() + "# newer\n")
     commit(project, "newer code")
@@ -158,6 +159,7 @@ def test_rollback_says_what_other_code_would_run_again_and_takes_the_code_back_o
     assert "# newer" not in (project / "make.py").read_text() and len(kept_web(project / "artifacts/generations/g1")) == 5
 
 
+@pytest.mark.slow
 def test_rollback_goes_behind_the_day_from_which_dvc_keeps_an_output(project):
     """registration.json was `cache: false` once, so neither cache nor remote has that of then."""
     from blip_core.versions.cache import open_cache
@@ -171,6 +173,7 @@ def test_rollback_goes_behind_the_day_from_which_dvc_keeps_an_output(project):
     assert kept_web(project / "artifacts/generations/g1") == [f"web-{n}" for n in range(1, NUM)]
 
 
+@pytest.mark.slow
 def test_rollback_refuses_what_would_lose_work(project):
     lock = (project / "dvc.lock").read_text()
     change(project, web=0.9)
