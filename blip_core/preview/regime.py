@@ -34,7 +34,7 @@ def regime(noise: float, *, crawl: int | None, clean: int | None, ingested: Path
         outside = [f"  outside of what was measured: no place within a factor of {NEAR:g} in true texts, crawl and clean set"]
         lines += [f"where true texts are {words}:", *(_told(place) if place else outside)]
     about = (
-        f"Measured in {sum(p['seeds'] for p in places)} worlds of drawn pictures, at {len(places)} places of the map, with small models "
+        f"Measured at {len(places)} of the map's places, in {sum(p['seeds'] for p in places)} worlds of drawn pictures, with small models "
         "and short trainings (docs/results.md). Trust the order where it holds beyond the interval, not the size of gains; `blip ablate` "
         "measures yours."
     )
