@@ -4,7 +4,6 @@ A stage of an ablation: `python -m blip_core.ablations.shared`."""
 import argparse
 from pathlib import Path
 
-from blip_core.compute.precision import resolved
 from blip_core.compute.work import discard, run_folder
 from blip_core.config.params import load_params
 from blip_core.config.training import FilterConfig, LanguageConfig
@@ -14,6 +13,7 @@ from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Batches, Rows
 from blip_core.training.loop import fit
 from blip_core.training.objectives import PretrainObjective
+from blip_core.training.tuning import text_facts
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
 
 
@@ -37,7 +37,7 @@ def tune_shared(
     folder = run_folder(work, "tune_shared", cfg=cfg.model_dump(), seed=seed, **inputs)
     objective = PretrainObjective(model, cfg.contrast, language)
     fit(model, objective, batches, cfg.optim, name="tune_shared", folder=folder, seed=seed, report=None)
-    save_model(model, tokenizer, out, prompt=language.prompt, max_tokens=cfg.optim.max_tokens, precision=resolved(cfg.optim.precision))
+    save_model(model, tokenizer, out, **text_facts(cfg.optim, language.prompt))
     discard(folder)
 
 

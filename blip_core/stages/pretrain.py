@@ -2,24 +2,22 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from blip_core.compute.distributed import on_every_process, rank
-from blip_core.compute.precision import resolved
-from blip_core.compute.work import discard, run_folder
+from blip_core.compute.distributed import on_every_process
+from blip_core.compute.work import run_folder
 from blip_core.config.model import Blip2Config, ModelConfig
 from blip_core.config.training import PretrainConfig
-from blip_core.files.content import sha256_file, write_json
+from blip_core.files.content import sha256_file
 from blip_core.tables.gates import require_gate
 from blip_core.tables.manifest import content_hash
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
-from blip_core.training.loop import Log, fit, summarize, write_history
+from blip_core.training.loop import Log
 from blip_core.training.optional import pretrain_objective
 from blip_core.training.qformers import pretraining
-from blip_core.training.tuning import Tuning
+from blip_core.training.tuning import Tuning, text_facts, train
 from blip_core.weights.checkpoint import new_model, save_model
 from blip_core.weights.load import initialize
 
@@ -51,14 +49,8 @@ def pretrain(
     inputs = {"sources": sources, "data": content_hash(generation), "vocab": sha256_file(vocab), **_teacher(cfg)}
     inputs |= {"base": training.base} if training.base else {}
     folder = run_folder(work, f"pretrain-{out.name}", cfg=cfg.model_dump(), model=model_cfg.model_dump(), seed=seed, **inputs)
-    name = f"pretrain {out.name}"
-    history = fit(training.model, training.objective, training.batches, cfg.optim, name=name, folder=folder, seed=seed, report=log)
-    if rank() > 0:
-        return
-    training.save(out)
-    write_history(history, out_history)
-    write_json({"texts": len(rows.text), **summarize(history)}, out_metrics)
-    discard(folder)
+    outs, name = (out, out_history, out_metrics), f"pretrain {out.name}"
+    train(training, *outs, optim=cfg.optim, name=name, folder=folder, seed=seed, log=log, texts=len(rows.text))
 
 
 def _of_med(cfg: PretrainConfig, model_cfg: ModelConfig, rows: Rows, images: ShardImages, tokenizer: Tokenizer, seed: int) -> Tuning:
@@ -77,8 +69,7 @@ def _of_med(cfg: PretrainConfig, model_cfg: ModelConfig, rows: Rows, images: Sha
         prompt=cfg.language.prompt,
         seed=seed,
     )
-    facts: dict[str, Any] = {"prompt": cfg.language.prompt, "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}
-    save = partial(save_model, model, tokenizer, **facts)
+    save = partial(save_model, model, tokenizer, **text_facts(cfg.optim, cfg.language.prompt))
     return Tuning(model, objective, batches, "", save)
 
 

@@ -2,10 +2,8 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from blip_core.compute.distributed import on_every_process
-from blip_core.compute.precision import resolved
 from blip_core.config.training import CaptionerConfig
 from blip_core.lora.tuning import captioner_tuning
 from blip_core.tables.gates import require_gate
@@ -15,7 +13,7 @@ from blip_core.training import qformers
 from blip_core.training.batches import Batches, Rows
 from blip_core.training.loop import Log
 from blip_core.training.objectives import CaptionObjective
-from blip_core.training.tuning import Tuning, tune
+from blip_core.training.tuning import Tuning, text_facts, tune
 from blip_core.weights.checkpoint import is_blip2, load_model, model_hash, save_model
 
 
@@ -58,6 +56,5 @@ def _of_med(base: Path, cfg: CaptionerConfig, rows: Rows, images: ShardImages, *
         cfg=cfg.optim,
         seed=seed,
     )
-    facts: dict[str, Any] = {"prompt": cfg.language.prompt, "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}
-    save = partial(save_model, model, tokenizer, **facts)
+    save = partial(save_model, model, tokenizer, **text_facts(cfg.optim, cfg.language.prompt))
     return Tuning(model, CaptionObjective(cfg.language), batches, model_hash(base), save)

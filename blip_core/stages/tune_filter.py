@@ -3,10 +3,8 @@ and false pairs. `calibrate` says what its scores mean."""
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from blip_core.compute.distributed import on_every_process
-from blip_core.compute.precision import resolved
 from blip_core.config.training import FilterConfig
 from blip_core.lora.tuning import judge_tuning
 from blip_core.tables.gates import require_gate
@@ -16,7 +14,7 @@ from blip_core.training import qformers
 from blip_core.training.batches import Batches, Rows
 from blip_core.training.loop import Log
 from blip_core.training.objectives import PretrainObjective
-from blip_core.training.tuning import Tuning, tune
+from blip_core.training.tuning import Tuning, text_facts, tune
 from blip_core.weights.checkpoint import is_blip2, load_model, model_hash, save_model
 
 
@@ -50,6 +48,5 @@ def tune_filter(
 def _of_med(base: Path, cfg: FilterConfig, rows: Rows, images: ShardImages, *, seed: int) -> Tuning:
     model, tokenizer = load_model(base)
     batches = Batches(rows, images, tokenizer, image_size=model.image_size, prompt="", shares={"human": 1.0}, cfg=cfg.optim, seed=seed)
-    facts: dict[str, Any] = {"prompt": "", "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}
-    save = partial(save_model, model, tokenizer, **facts)
+    save = partial(save_model, model, tokenizer, **text_facts(cfg.optim, ""))
     return Tuning(model, PretrainObjective(model, cfg.contrast, language=None), batches, model_hash(base), save)

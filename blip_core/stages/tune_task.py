@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.compute.distributed import on_every_process, rank
-from blip_core.compute.precision import resolved
 from blip_core.compute.work import discard, run_folder
 from blip_core.config.tasks import CaptioningConfig, TaskConfig, TunedConfig
 from blip_core.files.content import write_json
@@ -17,6 +16,7 @@ from blip_core.tasks.network import folder_hash, save_tuned
 from blip_core.tasks.task import KeepingTask, TunedTask, counted
 from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.loop import Log, fit, summarize, write_history
+from blip_core.training.tuning import text_facts
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
 from blip_core.weights.load import resize_images
 
@@ -70,9 +70,7 @@ def tune_task(
 
 
 def _facts(cfg: TunedConfig) -> dict[str, Any]:
-    """What whoever uses the network must know, as every model folder says it."""
-    prompt = cfg.prompt if isinstance(cfg, CaptioningConfig) else ""
-    return {"prompt": prompt, "max_tokens": cfg.optim.max_tokens, "precision": resolved(cfg.optim.precision)}
+    return text_facts(cfg.optim, cfg.prompt if isinstance(cfg, CaptioningConfig) else "")
 
 
 def _keep(base: Blip, tokenizer: Tokenizer, out: Path, out_history: Path, out_metrics: Path) -> None:

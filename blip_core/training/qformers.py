@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from blip_core.compute.precision import resolved
 from blip_core.config.model import Blip2Config, FeatureConfig
 from blip_core.config.training import CaptionerConfig, FilterConfig, OptimConfig, PretrainConfig, query_contrast
 from blip_core.files.content import read_json
@@ -17,7 +16,7 @@ from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Rows, batch_shares
 from blip_core.training.features import Frozen, QueryBatches
 from blip_core.training.query_objective import QueryCaptionObjective, QueryObjective
-from blip_core.training.tuning import Tuning
+from blip_core.training.tuning import Tuning, text_facts
 from blip_core.weights.checkpoint import model_hash, special_tokens
 from blip_core.weights.encoders import Encoder, load_encoder
 from blip_core.weights.load import initialize_qformer
@@ -45,7 +44,7 @@ def pretraining(cfg: PretrainConfig, model_cfg: Blip2Config, rows: Rows, images:
     smoothing = model_cfg.label_smoothing
     objective = QueryObjective(query_contrast(cfg.contrast, label_smoothing=smoothing), cfg.language)
     model = Blip2(encoder.module, qformer, image_size=encoder.image_size)
-    save = partial(save_blip2, model, tokenizer, label_smoothing=smoothing, **_facts(cfg.optim, cfg.language.prompt))
+    save = partial(save_blip2, model, tokenizer, label_smoothing=smoothing, **text_facts(cfg.optim, cfg.language.prompt))
     return Tuning(qformer, objective, batches, encoder.identity, save)
 
 
@@ -84,12 +83,8 @@ def _tuning(
     frozen = Frozen(encoder_of(model, base), optim.precision)
     options: dict[str, Any] = {"tokenizer": tokenizer, "prompt": prompt, "shares": {"human": 1.0}, "cfg": optim, "seed": seed}
     batches = QueryBatches(rows, images, frozen, NO_CACHE, **options)
-    save = partial(save_blip2, model, tokenizer, label_smoothing=_smoothing(base), **_facts(optim, prompt))
+    save = partial(save_blip2, model, tokenizer, label_smoothing=_smoothing(base), **text_facts(optim, prompt))
     return Tuning(model.qformer, objective, batches, model_hash(base), save)
-
-
-def _facts(optim: OptimConfig, prompt: str) -> dict[str, Any]:
-    return {"prompt": prompt, "max_tokens": optim.max_tokens, "precision": resolved(optim.precision)}
 
 
 def _smoothing(base: Path) -> float:

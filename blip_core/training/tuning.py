@@ -1,4 +1,4 @@
-"""A training on the clean set, from its parts to the files that it leaves."""
+"""A training of a model, from its parts to the files that it leaves; and those on the clean set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ from typing import Any
 from torch import nn
 
 from blip_core.compute.distributed import rank
+from blip_core.compute.precision import resolved
 from blip_core.compute.work import discard, run_folder
+from blip_core.config.training import OptimConfig
 from blip_core.files.content import write_json
 from blip_core.training.loop import Log, Source, fit, summarize, write_history
 from blip_core.training.step import Objective
@@ -16,13 +18,42 @@ from blip_core.training.step import Objective
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is tuned. `base` is the content hash of what it starts from; `save` writes what became of it."""
+    """What is trained. `base` is the content hash of what it starts from, empty where it starts from nothing; `save` writes what became
+    of it."""
 
     model: nn.Module
     objective: Objective
     batches: Source
     base: str
     save: Callable[[Path], None]
+
+
+def text_facts(optim: OptimConfig, prompt: str) -> dict[str, Any]:
+    """What whoever uses the model must know, as every model folder says it."""
+    return {"prompt": prompt, "max_tokens": optim.max_tokens, "precision": resolved(optim.precision)}
+
+
+def train(
+    tuning: Tuning,
+    out: Path,
+    out_history: Path,
+    out_metrics: Path,
+    *,
+    optim: OptimConfig,
+    name: str,
+    folder: Path,
+    seed: int,
+    log: Log | None,
+    **counts: int,
+) -> None:
+    """Train and write the outputs; a rerun goes on from the newest checkpoint in `folder`. `counts` stand in the metrics besides."""
+    history = fit(tuning.model, tuning.objective, tuning.batches, optim, name=name, folder=folder, seed=seed, report=log)
+    if rank() > 0:
+        return
+    tuning.save(out)
+    write_history(history, out_history)
+    write_json({**counts, **summarize(history)}, out_metrics)
+    discard(folder)
 
 
 def tune(
@@ -38,13 +69,6 @@ def tune(
     work: Path,
     log: Log | None,
 ) -> None:
-    """Train and write the outputs; a rerun goes on from the newest checkpoint. `cfg` has `optim`; `data` is the content hash of what is
-    learned from."""
+    """`train` on the clean set. `cfg` has `optim`; `data` is the content hash of what is learned from."""
     folder = run_folder(work, name, cfg=cfg.model_dump(), seed=seed, base=tuning.base, data=data)
-    history = fit(tuning.model, tuning.objective, tuning.batches, cfg.optim, name=name, folder=folder, seed=seed, report=log)
-    if rank() > 0:
-        return
-    tuning.save(out)
-    write_history(history, out_history)
-    write_json(summarize(history), out_metrics)
-    discard(folder)
+    train(tuning, out, out_history, out_metrics, optim=cfg.optim, name=name, folder=folder, seed=seed, log=log)
