@@ -80,10 +80,10 @@ class CaptionTask:
 class WritingObjective(CaptionObjective):
     """That of the captioner, on examples of a task."""
 
-    def forward(self, model: Blip, batch: TaskBatch) -> Losses:  # type: ignore[override]  # its own kind of batch
+    def forward(self, model: Blip, batch: TaskBatch) -> Losses:
         return super().forward(model, pairs(batch))
 
-    def shares(self, batches: list[TaskBatch]) -> dict[str, Tensor]:  # type: ignore[override]
+    def shares(self, batches: list[TaskBatch]) -> dict[str, Tensor]:  # type: ignore[override]  # its own kind of batch
         return super().shares([pairs(batch) for batch in batches])
 
     def vitals(self, batch: TaskBatch) -> dict[str, float]:  # type: ignore[override]

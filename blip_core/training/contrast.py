@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blip_core.compute.distributed import gather, world_size
-from blip_core.config.training import ContrastConfig
+from blip_core.config.training import ContrastConfig, QueryContrastConfig
 from blip_core.model.blip import Blip
 from blip_core.training.step import Batch
 
@@ -25,14 +25,31 @@ class Similarities:
     related_BG: Tensor  # True for the same picture or the same text
 
 
-class Contrast(nn.Module):
-    """ITC with a momentum encoder, soft targets and a queue. Holds their state; the losses' gradients reach the online model."""
+class LearnedTemperature(nn.Module):
+    """What every ITC has, whatever its features and its negatives."""
 
-    def __init__(self, model: Blip, cfg: ContrastConfig):
+    def __init__(self, cfg: ContrastConfig | QueryContrastConfig):
         super().__init__()
         self.cfg = cfg
-        self.twin = momentum_twin(model)
         self.temperature = nn.Parameter(torch.tensor(cfg.temperature))
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        self.temperature.clamp_(*self.cfg.temperature_range)
+
+    def vitals(self) -> dict[str, float]:
+        """Of the last batch: how alike the features of different pairs are, and the loss of equal similarities to all candidates."""
+        raise NotImplementedError
+
+
+class Contrast(LearnedTemperature):
+    """ITC with a momentum encoder, soft targets and a queue. Holds their state; the losses' gradients reach the online model."""
+
+    cfg: ContrastConfig
+
+    def __init__(self, model: Blip, cfg: ContrastConfig):
+        super().__init__(cfg)
+        self.twin = momentum_twin(model)
         for name in ("image", "text"):
             self.register_buffer(f"{name}_queue", torch.zeros(cfg.queue_size, model.cfg.embed_dim))
             self.register_buffer(f"{name}_id_queue", torch.zeros(cfg.queue_size, dtype=torch.long))
@@ -75,12 +92,7 @@ class Contrast(nn.Module):
         twins = dict(self.twin.named_parameters())
         torch._foreach_lerp_(list(twins.values()), [online[n] for n in twins], 1 - self.cfg.momentum)
 
-    @torch.no_grad()
-    def clamp_temperature(self) -> None:
-        self.temperature.clamp_(*self.cfg.temperature_range)
-
     def vitals(self) -> dict[str, float]:
-        """Of the last batch: how alike the features of different pairs are, and the loss of equal similarities to all candidates."""
         image_BE, text_BE, num_candidates = self._seen
         return {"image_cosine": mean_cosine(image_BE), "text_cosine": mean_cosine(text_BE), "itc_chance": math.log(num_candidates)}
 

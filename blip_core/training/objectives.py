@@ -22,7 +22,7 @@ from blip_core.compute.distributed import gather, global_mean, rank, total, worl
 from blip_core.config.training import ContrastConfig, LanguageConfig
 from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.model.med import KeysValues
-from blip_core.training.contrast import Contrast, Similarities
+from blip_core.training.contrast import Contrast, LearnedTemperature, Similarities
 from blip_core.training.step import Batch, Losses, Objective, TextBatch
 
 
@@ -155,14 +155,39 @@ def entropy(tokens: Tensor) -> float:
     return float(torch.distributions.Categorical(counts.float()).entropy())
 
 
-class PretrainObjective(Objective):
+class ThreeObjectives(Objective):
+    """What ITC + ITM + LM have in common, whatever network they train; without `language` ITC + ITM alone."""
+
+    def __init__(self, contrast: LearnedTemperature, language: LanguageConfig | None):
+        super().__init__()
+        self.contrast, self.language = contrast, language
+        self.uses_all_parameters = language is not None
+        self.bounds = {"temperature": contrast.cfg.temperature_range}
+
+    def hardness(self, batch: TextBatch) -> float:
+        """Of the negatives of ITM, in [0, 1]."""
+        ramp = self.contrast.cfg.hardness_ramp
+        return min(1.0, batch.progress / ramp) if ramp else 1.0
+
+    def shares(self, batches: Sequence[TextBatch]) -> dict[str, Tensor]:
+        return {} if self.language is None else {"lm": language_shares(batches)}
+
+    def after_step(self) -> dict[str, Tensor]:
+        """Bounds the temperature."""
+        self.contrast.clamp_temperature()
+        return {"temperature": self.contrast.temperature.detach()}
+
+    def vitals(self, batch: TextBatch) -> dict[str, float]:
+        return self.contrast.vitals() | ({} if self.language is None else {"lm_chance": word_entropy(batch)})
+
+
+class PretrainObjective(ThreeObjectives):
     """ITC + ITM + LM, one image pass for all three (paper Figure 2)."""
 
+    contrast: Contrast
+
     def __init__(self, model: Blip, contrast: ContrastConfig, language: LanguageConfig | None):
-        super().__init__()
-        self.contrast, self.language = Contrast(model, contrast), language
-        self.uses_all_parameters = language is not None
-        self.bounds = {"temperature": contrast.temperature_range}
+        super().__init__(Contrast(model, contrast), language)
 
     def before_step(self, model: Blip) -> None:
         self.contrast.update_twin(model)
@@ -175,26 +200,13 @@ class PretrainObjective(Objective):
         image_tokens = model.image_tokens(batch.pixels)
         keys_values = model.keys_values(image_tokens)
         itc, similarities = self.contrast(model, read, image_tokens)
-        ramp = self.contrast.cfg.hardness_ramp
-        hardness = min(1.0, batch.progress / ramp) if ramp else 1.0
-        pairs = hard_pairs(read, similarities, hardness, pad=model.special.pad)
+        pairs = hard_pairs(read, similarities, self.hardness(batch), pad=model.special.pad)
         logits = pair_logits(model, pairs, image_tokens, keys_values)
         losses, hidden = {"itc": itc, "itm": matching_loss(logits, pairs)}, None
         if self.language is not None:
             hidden = counted_hidden(model, batch, keys_values)
             losses["lm"] = language_loss_of(model, batch, hidden, self.language.label_smoothing)
         return losses, Passes(image_tokens, keys_values, similarities, pairs, logits, hidden)
-
-    def shares(self, batches: list[Batch]) -> dict[str, Tensor]:
-        return {} if self.language is None else {"lm": language_shares(batches)}
-
-    def after_step(self) -> dict[str, Tensor]:
-        """Bounds the temperature."""
-        self.contrast.clamp_temperature()
-        return {"temperature": self.contrast.temperature.detach()}
-
-    def vitals(self, batch: Batch) -> dict[str, float]:
-        return self.contrast.vitals() | ({} if self.language is None else {"lm_chance": word_entropy(batch)})
 
 
 class CaptionObjective(Objective):
@@ -204,12 +216,15 @@ class CaptionObjective(Objective):
         super().__init__()
         self.language = language
 
-    def forward(self, model: Blip, batch: Batch) -> Losses:
-        keys_values = model.keys_values(model.image_tokens(batch.pixels))
-        return {"lm": language_loss(model, batch, keys_values, self.language.label_smoothing)}
+    def forward(self, model: Any, batch: Any) -> Losses:
+        return {"lm": language_loss(model, batch, self.seen(model, batch), self.language.label_smoothing)}
 
-    def shares(self, batches: list[Batch]) -> dict[str, Tensor]:
+    def seen(self, model: Any, batch: Any) -> list[KeysValues]:
+        """What the decoder attends to in the pictures."""
+        return model.keys_values(model.image_tokens(batch.pixels))
+
+    def shares(self, batches: Sequence[TextBatch]) -> dict[str, Tensor]:
         return {"lm": language_shares(batches)}
 
-    def vitals(self, batch: Batch) -> dict[str, float]:
+    def vitals(self, batch: TextBatch) -> dict[str, float]:
         return {"lm_chance": word_entropy(batch)}

@@ -9,6 +9,7 @@ K noisy copies of a caption.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from blip_core.model.med import KeysValues
 from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.distil import Teacher
 from blip_core.training.objectives import PretrainObjective, counted_hidden, gather_texts, learned_ids
-from blip_core.training.step import Batch, Losses
+from blip_core.training.step import Batch, Losses, TextBatch
 
 
 def pretrain_objective(model: Blip, tokenizer: Tokenizer, cfg: PretrainConfig) -> PretrainObjective:
@@ -57,11 +58,11 @@ class OptionalObjective(PretrainObjective):
             losses |= self.teacher.losses(model, batch, read, made, self.contrast.temperature.detach())
         return losses
 
-    def shares(self, batches: list[Batch]) -> dict[str, Tensor]:
+    def shares(self, batches: Sequence[TextBatch]) -> dict[str, Tensor]:
         shares = super().shares(batches)
         return shares | {"distil_lm": shares["lm"]}
 
-    def vitals(self, batch: Batch) -> dict[str, float]:
+    def vitals(self, batch: TextBatch) -> dict[str, float]:
         """NCD's chance: all copies are as probable as the caption."""
         vitals = super().vitals(batch)
         if self.decoding is not None:
@@ -111,7 +112,7 @@ def log_likelihood(model: Blip, batch: Batch, hidden_MD: Tensor) -> Tensor:
     return -zeros_B.index_add(0, text_M, losses_M) / zeros_B.index_add(0, text_M, torch.ones_like(losses_M)).clamp(min=1)
 
 
-def noisy_copies(batch: Batch, cfg: ContrastiveDecodingConfig, *, pad: int) -> tuple[Tensor, Tensor]:
+def noisy_copies(batch: TextBatch, cfg: ContrastiveDecodingConfig, *, pad: int) -> tuple[Tensor, Tensor]:
     """K copies of each text in which words are replaced, each with probability `cfg.replaced` and one at least: B x K x T; and which of
     them differ from the text: B x K.
 
@@ -133,13 +134,13 @@ def noisy_copies(batch: Batch, cfg: ContrastiveDecodingConfig, *, pad: int) -> t
     return ids_BKT, (ids_BKT != batch.ids[:, None]).any(2)
 
 
-def words(batch: Batch) -> Tensor:
+def words(batch: TextBatch) -> Tensor:
     """True where a token of the text itself stands: not [CLS], not [SEP], not the prompt, not padding. B x T."""
     place = torch.arange(batch.ids.shape[1], device=batch.ids.device)
     return (place > batch.prompt_tokens) & (place < batch.mask.sum(1, keepdim=True) - 1)
 
 
-def uniform(batch: Batch, *, stream: int, num: int) -> Tensor:
+def uniform(batch: TextBatch, *, stream: int, num: int) -> Tensor:
     """Numbers in [0, 1) for each pair: B x num. `stream` keeps one use from another.
 
     A function of seed, step, picture and text alone, on any device: the same for any number of processes and micro-batches, and in a

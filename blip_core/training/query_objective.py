@@ -9,24 +9,21 @@ B pairs of this process, G pairs over all processes, Q queries, E width of the I
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from blip_core.compute.distributed import gather
 from blip_core.config.training import LanguageConfig, QueryContrastConfig
+from blip_core.model.med import KeysValues
 from blip_core.model.qformer import QFormer, best_query
-from blip_core.training.contrast import Similarities, mean_cosine
-from blip_core.training.objectives import hard_pairs, language_loss, language_shares, matching_loss, pair_logits, word_entropy
-from blip_core.training.step import FeatureBatch, Losses, Objective, TextBatch
+from blip_core.training.contrast import LearnedTemperature, Similarities, mean_cosine
+from blip_core.training.objectives import CaptionObjective, ThreeObjectives, hard_pairs, language_loss, matching_loss, pair_logits
+from blip_core.training.step import FeatureBatch, Losses, TextBatch
 
 
-class QueryContrast(nn.Module):
+class QueryContrast(LearnedTemperature):
     """ITC by the best query, against the pairs of all processes."""
 
-    def __init__(self, cfg: QueryContrastConfig):
-        super().__init__()
-        self.cfg = cfg
-        self.temperature = nn.Parameter(torch.tensor(cfg.temperature))
+    cfg: QueryContrastConfig
 
     def forward(self, batch: TextBatch, images_BQE: Tensor, texts_BE: Tensor) -> tuple[Tensor, Similarities]:
         """The loss, and the similarities for hard negatives. Another text of the same picture is a positive, the same text of another
@@ -51,55 +48,27 @@ class QueryContrast(nn.Module):
         return {"image_cosine": mean_cosine(means_BE), "text_cosine": mean_cosine(texts_BE), "itc_chance": math.log(num_candidates)}
 
 
-class QueryObjective(Objective):
+class QueryObjective(ThreeObjectives):
     """ITC + ITM + ITG; without `language` ITC + ITM alone. The queries look at an image once, for ITC and ITG; ITM has a pass of its own,
     for there they see the text."""
 
     def __init__(self, contrast: QueryContrastConfig, language: LanguageConfig | None):
-        super().__init__()
-        self.contrast, self.language = QueryContrast(contrast), language
-        self.uses_all_parameters = language is not None
-        self.bounds = {"temperature": contrast.temperature_range}
+        super().__init__(QueryContrast(contrast), language)
 
     def forward(self, model: QFormer, batch: FeatureBatch) -> Losses:
         image_tokens = model.image_tokens(batch.features)
         images = model.keys_values(image_tokens)
         queries, seen = model.look(images)
         itc, similarities = self.contrast(batch, model.image_features(queries), model.text_features(batch.ids, batch.mask))
-        ramp = self.contrast.cfg.hardness_ramp
-        hardness = min(1.0, batch.progress / ramp) if ramp else 1.0
-        pairs = hard_pairs(batch, similarities, hardness, pad=model.special.pad)
+        pairs = hard_pairs(batch, similarities, self.hardness(batch), pad=model.special.pad)
         losses = {"itc": itc, "itm": matching_loss(pair_logits(model, pairs, image_tokens, images), pairs)}
         if self.language is not None:
             losses["lm"] = language_loss(model, batch, seen, self.language.label_smoothing)
         return losses
 
-    def shares(self, batches: list[FeatureBatch]) -> dict[str, Tensor]:
-        return {} if self.language is None else {"lm": language_shares(batches)}
 
-    def after_step(self) -> dict[str, Tensor]:
-        """Bounds the temperature."""
-        with torch.no_grad():
-            self.contrast.temperature.clamp_(*self.contrast.cfg.temperature_range)
-        return {"temperature": self.contrast.temperature.detach()}
-
-    def vitals(self, batch: FeatureBatch) -> dict[str, float]:
-        return self.contrast.vitals() | ({} if self.language is None else {"lm_chance": word_entropy(batch)})
-
-
-class QueryCaptionObjective(Objective):
+class QueryCaptionObjective(CaptionObjective):
     """ITG alone: fine-tunes the captioner."""
 
-    def __init__(self, language: LanguageConfig):
-        super().__init__()
-        self.language = language
-
-    def forward(self, model: QFormer, batch: FeatureBatch) -> Losses:
-        seen = model.look(model.keys_values(model.image_tokens(batch.features)))[1]
-        return {"lm": language_loss(model, batch, seen, self.language.label_smoothing)}
-
-    def shares(self, batches: list[FeatureBatch]) -> dict[str, Tensor]:
-        return {"lm": language_shares(batches)}
-
-    def vitals(self, batch: FeatureBatch) -> dict[str, float]:
-        return {"lm_chance": word_entropy(batch)}
+    def seen(self, model: QFormer, batch: FeatureBatch) -> list[KeysValues]:
+        return model.look(model.keys_values(model.image_tokens(batch.features)))[1]
