@@ -1,43 +1,38 @@
 """As many web texts as another generation keeps of the crawl, drawn at random: is it their number alone that helps (paper Table 12)?
 A stage of an ablation: `python -m blip_core.ablations.equal`."""
 
-import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.checks.contract import check_folder
+from blip_core.ablations.variant import paths_of, write_variant
 from blip_core.config.params import load_params
-from blip_core.files.content import write_json
-from blip_core.tables.captions import SCHEMA, each_table, kept, read_table, table_paths, write_table
+from blip_core.tables.captions import SCHEMA, each_table, kept, read_table, table_paths
 from blip_core.tables.gates import require_gate
-from blip_core.tables.manifest import content_hash, read_manifest, write_manifest
 
 
 def equal_texts(generation: Path, gate: Path, like: Path, out: Path, out_gate: Path, shards: Path, *, seed: int) -> None:
     """The human texts of `generation`, and of its web texts that were kept as many as `like` keeps of web and synthetic ones together:
     each as often as all of them fit, and a random part once more.
 
-    No text is new, so the generation passes where `generation` has passed and its rows keep the contract.
+    No text is new.
     """
     require_gate(gate, generation)
-    paths = table_paths(generation)
     times = _times(_num_kept(generation, ["web"]), _num_kept(like, ["web", "synthetic"]), seed)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.json").unlink(missing_ok=True)
+    write_variant(generation, _tables(generation, times), out, out_gate, shards, like=like)
+
+
+def _tables(generation: Path, times: np.ndarray) -> Iterator[pa.Table]:
     start = 0
-    for path in paths:
+    for path in table_paths(generation):
         table = read_table(path, SCHEMA.names)
         web, human = _web(table), table.filter(pc.equal(table["source"], "human"))
         own = times[start : start + web.num_rows]
         start += web.num_rows
-        write_table(pa.concat_tables([human, _repeated(web, own)]), out / path.name)
-    limits = {k: v for k, v in read_manifest(generation).items() if k == "limits"}
-    write_manifest(out, parents={"generation": content_hash(generation), "like": content_hash(like)}, **limits)
-    check_folder(out, shards)
-    write_json({"passed": True, "generation": content_hash(out), "checks": []}, out_gate)
+        yield pa.concat_tables([human, _repeated(web, own)])
 
 
 def _num_kept(generation: Path, sources: list[str]) -> int:
@@ -68,12 +63,8 @@ def _repeated(table: pa.Table, times: np.ndarray) -> pa.Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("generation", "gate", "like", "out", "out-gate", "params"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    args = parser.parse_args()
-    shards = args.generation.parents[1] / "shards"
-    equal_texts(args.generation, args.gate, args.like, args.out, args.out_gate, shards, seed=load_params(args.params).seed)
+    args = paths_of("generation", "gate", "like", "out", "out-gate", "params")
+    equal_texts(args.generation, args.gate, args.like, args.out, args.out_gate, args.shards, seed=load_params(args.params).seed)
 
 
 if __name__ == "__main__":

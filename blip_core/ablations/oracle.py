@@ -1,7 +1,6 @@
 """What would a captioner without faults bring? As many true captions as the real one leaves, of the sample world's own pictures.
 A stage of an ablation: `python -m blip_core.ablations.oracle`."""
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,14 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_core.checks.contract import check_folder
+from blip_core.ablations.variant import paths_of, write_variant
 from blip_core.config.params import load_params
-from blip_core.files.content import write_json
 from blip_core.sample.scene_texts import text_of_kind
 from blip_core.sample.truth import Truth, load_truth
-from blip_core.tables.captions import KEPT, SCHEMA, caption_table, each_table, kept, table_paths, write_table
+from blip_core.tables.captions import KEPT, SCHEMA, caption_table, each_table, kept
 from blip_core.tables.gates import require_gate
-from blip_core.tables.manifest import content_hash, read_manifest, write_manifest
 
 
 def oracle_texts(generation: Path, gate: Path, data: Path, out: Path, out_gate: Path, shards: Path, *, seed: int) -> None:
@@ -27,16 +24,10 @@ def oracle_texts(generation: Path, gate: Path, data: Path, out: Path, out_gate: 
     truth = load_truth(data)
     if truth is None:
         raise ValueError(f"{data}: holds no truth.parquet; only of the sample world is it known what is true of a picture")
-    names, tables = [path.name for path in table_paths(generation)], [t.select(SCHEMA.names) for t in each_table(generation)]
-    captions = _captions(tables, truth, seed)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.json").unlink(missing_ok=True)
-    for name, table, own in zip(names, tables, captions, strict=True):
-        write_table(pa.concat_tables([table.filter(pc.not_equal(table["source"], "synthetic")), own]), out / name)
-    limits = {k: v for k, v in read_manifest(generation).items() if k == "limits"}
-    write_manifest(out, parents={"generation": content_hash(generation)}, **limits)
-    check_folder(out, shards)
-    write_json({"passed": True, "generation": content_hash(out), "checks": []}, out_gate)
+    tables = [t.select(SCHEMA.names) for t in each_table(generation)]
+    others = (table.filter(pc.not_equal(table["source"], "synthetic")) for table in tables)
+    made = (pa.concat_tables(parts) for parts in zip(others, _captions(tables, truth, seed), strict=True))
+    write_variant(generation, made, out, out_gate, shards)
 
 
 def _captions(tables: list[pa.Table], truth: Truth, seed: int) -> Iterator[pa.Table]:
@@ -58,12 +49,8 @@ def _row(picture: dict[str, str], text: str) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("generation", "gate", "data", "out", "out-gate", "params"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    args = parser.parse_args()
-    shards = args.generation.parents[1] / "shards"
-    oracle_texts(args.generation, args.gate, args.data, args.out, args.out_gate, shards, seed=load_params(args.params).seed)
+    args = paths_of("generation", "gate", "data", "out", "out-gate", "params")
+    oracle_texts(args.generation, args.gate, args.data, args.out, args.out_gate, args.shards, seed=load_params(args.params).seed)
 
 
 if __name__ == "__main__":
