@@ -1,13 +1,12 @@
 """BLIP-2 models of transformers with random weights, and their folders."""
 
-import re
 from pathlib import Path
 
 import torch
 import transformers
 
 from blip_core.tokenizer.wordpiece import save_vocab
-from tests.support.peers import randomize
+from tests.support.peers import TIMM_RULES, randomize, renamed
 from tests.support.vlms import make_tokenizer
 
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
@@ -69,14 +68,8 @@ def language_folder(kind: str, folder: Path) -> Path:
 def lavis_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights of transformers' Blip2ForImageTextRetrieval under LAVIS' names (the reverse of the public conversion script)."""
     rules = [
-        (r"^vision_model\.embeddings\.class_embedding$", "visual_encoder.cls_token"),
-        (r"^vision_model\.embeddings\.position_embedding$", "visual_encoder.pos_embed"),
-        (r"^vision_model\.embeddings\.patch_embedding\.", "visual_encoder.patch_embed.proj."),
+        *TIMM_RULES,
         (r"^vision_model\.post_layernorm\.", "ln_vision."),
-        (r"^vision_model\.encoder\.layers\.(\d+)\.self_attn\.projection\.", r"visual_encoder.blocks.\1.attn.proj."),
-        (r"^vision_model\.encoder\.layers\.(\d+)\.self_attn\.", r"visual_encoder.blocks.\1.attn."),
-        (r"^vision_model\.encoder\.layers\.(\d+)\.layer_norm", r"visual_encoder.blocks.\1.norm"),
-        (r"^vision_model\.encoder\.layers\.", "visual_encoder.blocks."),
         (r"^embeddings\.", "Qformer.bert.embeddings."),
         (r"^qformer\.layernorm\.", "Qformer.bert.embeddings.LayerNorm."),
         (r"^qformer\.(encoder\.layer\.\d+\.\w+)\.attention\.", r"Qformer.bert.\1.self."),
@@ -84,13 +77,11 @@ def lavis_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         (r"^(vision|text)_projection\.", r"\1_proj."),
         (r"^language_projection\.", "opt_proj."),
     ]
-    renamed = {}
-    for key, value in state.items():
-        for pattern, new in rules:
-            key = re.sub(pattern, new, key)
+    found = {}
+    for key, value in renamed(state, rules).items():
         if key.endswith("attn.qkv.bias"):  # without one of keys
             q, _, v = value.chunk(3)
-            renamed |= {key.replace("qkv.bias", "q_bias"): q, key.replace("qkv.bias", "v_bias"): v}
+            found |= {key.replace("qkv.bias", "q_bias"): q, key.replace("qkv.bias", "v_bias"): v}
         else:
-            renamed[key] = value
-    return renamed
+            found[key] = value
+    return found

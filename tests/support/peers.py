@@ -73,21 +73,28 @@ def random_pixels(model, count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
+# transformers' vision model under the names of timm, which the authors of BLIP and BLIP-2 took over; the last norm has one name in each
+TIMM_RULES = [
+    (r"^vision_model\.embeddings\.class_embedding$", "visual_encoder.cls_token"),
+    (r"^vision_model\.embeddings\.position_embedding$", "visual_encoder.pos_embed"),
+    (r"^vision_model\.embeddings\.patch_embedding\.", "visual_encoder.patch_embed.proj."),
+    (r"^vision_model\.encoder\.layers\.(\d+)\.self_attn\.projection\.", r"visual_encoder.blocks.\1.attn.proj."),
+    (r"^vision_model\.encoder\.layers\.(\d+)\.self_attn\.", r"visual_encoder.blocks.\1.attn."),
+    (r"^vision_model\.encoder\.layers\.(\d+)\.layer_norm", r"visual_encoder.blocks.\1.norm"),
+    (r"^vision_model\.encoder\.layers\.", "visual_encoder.blocks."),
+]
+
+
 def authors_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights of transformers under the names of the authors' code (the reverse of the public conversion script)."""
-    rules = [
-        (r"^vision_model\.embeddings\.class_embedding$", "visual_encoder.cls_token"),
-        (r"^vision_model\.embeddings\.position_embedding$", "visual_encoder.pos_embed"),
-        (r"^vision_model\.embeddings\.patch_embedding\.", "visual_encoder.patch_embed.proj."),
-        (r"^vision_model\.post_layernorm\.", "visual_encoder.norm."),
-        (r"^vision_model\.encoder\.layers\.(\d+)\.self_attn\.projection\.", r"visual_encoder.blocks.\1.attn.proj."),
-        (r"^vision_model\.encoder\.layers\.(\d+)\.self_attn\.", r"visual_encoder.blocks.\1.attn."),
-        (r"^vision_model\.encoder\.layers\.(\d+)\.layer_norm", r"visual_encoder.blocks.\1.norm"),
-        (r"^vision_model\.encoder\.layers\.", "visual_encoder.blocks."),
-    ]
-    renamed = {}
+    return renamed(state, [*TIMM_RULES, (r"^vision_model\.post_layernorm\.", "visual_encoder.norm.")])
+
+
+def renamed(state: dict[str, torch.Tensor], rules: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
+    """By all rules, one after the other."""
+    found = {}
     for key, value in state.items():
         for pattern, new in rules:
             key = re.sub(pattern, new, key)
-        renamed[key] = value
-    return renamed
+        found[key] = value
+    return found

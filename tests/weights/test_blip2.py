@@ -37,6 +37,18 @@ def itm_itc_of_theirs(model, pixels, ids, mask):
     return [model(**inputs, use_image_text_matching_head=head).logits_per_image for head in (True, False)]
 
 
+def says_the_same_in_and_out(theirs, found, out, *, max_tokens):
+    """`found` as `theirs`, and what transformers opens of its export in `out` too."""
+    pixels, (ids, mask) = random_pixels(theirs, 3), tokenize(found.tokenizer, TEXTS, max_tokens=max_tokens)
+    expected = itm_itc_of_theirs(theirs, pixels, ids, mask)
+    for ours, other in zip(itm_itc(found.model, pixels, ids, mask), expected, strict=True):
+        torch.testing.assert_close(ours, other, **CLOSE)
+    export_retrieval(found.model, found.tokenizer, out)
+    again = transformers.Blip2ForImageTextRetrieval.from_pretrained(out)
+    for other, before in zip(itm_itc_of_theirs(again, pixels, ids, mask), expected, strict=True):
+        torch.testing.assert_close(other, before, **CLOSE)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("index", [None, 5])
 @pytest.mark.parametrize("size", SIZES)
@@ -45,14 +57,7 @@ def test_stage_1_of_transformers_in_and_out(size, index, tokenizer, tmp_path):
     theirs = retrieval_folder(size, tokenizer, tmp_path / "in", image_token_index=index)
     found = load_blip2(tmp_path / "in")
     assert found.model.qformer.missing == {"language"} and found.language is None
-    pixels, (ids, mask) = random_pixels(theirs, 3), tokenize(found.tokenizer, TEXTS, max_tokens=20)
-    expected = itm_itc_of_theirs(theirs, pixels, ids, mask)
-    for ours, other in zip(itm_itc(found.model, pixels, ids, mask), expected, strict=True):
-        torch.testing.assert_close(ours, other, **CLOSE)
-    export_retrieval(found.model, found.tokenizer, tmp_path / "out")
-    again = transformers.Blip2ForImageTextRetrieval.from_pretrained(tmp_path / "out")
-    for other, before in zip(itm_itc_of_theirs(again, pixels, ids, mask), expected, strict=True):
-        torch.testing.assert_close(other, before, **CLOSE)
+    says_the_same_in_and_out(theirs, found, tmp_path / "out", max_tokens=20)
 
 
 @torch.no_grad()
@@ -93,14 +98,7 @@ def test_a_q_former_of_the_paper_s_size(tokenizer, tmp_path):
     found = load_blip2(tmp_path / "in")
     trained = sum(p.numel() for n, p in found.model.qformer.named_parameters() if not n.startswith(("head", "tokens", "positions")))
     assert 160e6 < trained < 170e6  # 188 million with the embeddings
-    pixels, (ids, mask) = random_pixels(theirs, 3), tokenize(found.tokenizer, TEXTS, max_tokens=32)
-    expected = itm_itc_of_theirs(theirs, pixels, ids, mask)
-    for ours, other in zip(itm_itc(found.model, pixels, ids, mask), expected, strict=True):
-        torch.testing.assert_close(ours, other, **CLOSE)
-    export_retrieval(found.model, found.tokenizer, tmp_path / "out")
-    again = transformers.Blip2ForImageTextRetrieval.from_pretrained(tmp_path / "out")
-    for other, before in zip(itm_itc_of_theirs(again, pixels, ids, mask), expected, strict=True):
-        torch.testing.assert_close(other, before, **CLOSE)
+    says_the_same_in_and_out(theirs, found, tmp_path / "out", max_tokens=32)
 
 
 def soft_prompted(found, pixels, starts, texts):
