@@ -37,8 +37,6 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from blip_core.config.params import load_params
-from blip_core.intake.unseen import require_noted
 from blip_core.runtime.cores import available_cores
 from blip_core.tables.stopped import stopped
 from blip_core.tracking.provenance import git
@@ -174,6 +172,9 @@ def check_links(plan: list[Node], root: Path) -> None:
     idle = any(node.name == "ingest" and not node.dirty and not node.kept for node in plan)
     noted = any((root / "data").glob("*.files.json"))
     if idle and noted and root == Path.cwd():  # elsewhere the data of a commit is taken as it was
+        from blip_core.config.params import load_params
+        from blip_core.intake.unseen import require_noted
+
         require_noted(Path("data"), load_params(Path("params.yaml")).ingest)
 
 

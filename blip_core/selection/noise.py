@@ -142,7 +142,7 @@ class _Fit:
         return weights, float(np.sum(((self.seen - weights @ self.shares) / self.spread) ** 2))
 
     def most_noise(self, allowed: float, *, above: float) -> float:
-        """The most whose best fit has a chi-square of at most `allowed`; at least `above`, to the HALVINGS-th part of what is beyond."""
+        """The most whose best fit has a chi-square of at most `allowed`; at least `above`."""
         low, high = above, 1.0
         for _ in range(HALVINGS):
             middle = (low + high) / 2

@@ -20,10 +20,11 @@ class Layout:
     left_out: tuple[tuple[str, str], ...]  # keys that we have no place for, as a pattern of the whole key, and the reason
 
 
+TEMPERATURE = (r"temp", "the temperature of ITC belongs to the training, not to the model")
 AUTHORS_LEFT_OUT = (
     (r"(visual_encoder|text_encoder|vision_proj|text_proj)_m\..*", "momentum copies: a new training begins with its own"),
     (r"(image|text|idx)_queue|queue_ptr|ptr_queue", "features of past batches: a new training fills its own queue"),
-    (r"temp", "the temperature of ITC belongs to the training, not to the model"),
+    TEMPERATURE,
 )
 POSITION_IDS = (r"(.*\.)?position_ids", "0, 1, 2, ...: a constant that older versions saved")
 ANSWERS = (r"text_decoder\..*", "VQA's answer decoder: it reads question states and shares no weights with the encoder")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blip_core.config.model import QFormerConfig
-from blip_core.weights.names import POSITION_IDS, Layout, Pair, bert_layout, huggingface_vision, linear, timm_vision
+from blip_core.weights.names import POSITION_IDS, TEMPERATURE, Layout, Pair, bert_layout, huggingface_vision, linear, timm_vision
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ PROJECTIONS = ("language_projection", "opt_proj", "t5_proj")
 _FEEDS = ("query_ffn", "text_ffn")
 _LEFT_OUT = (
     POSITION_IDS,
-    (r"temp", "the temperature of ITC belongs to the training, not to the model"),
+    TEMPERATURE,
     (r"language_model\..*", "the language model, which is loaded by itself"),
 )
 _NO_TEXT = (
