@@ -75,7 +75,7 @@ def choose(tasks: list[Task], cfg: NearCopiesConfig, pictures: PicturesConfig) -
             for shard in staged[split]:
                 index = shard.index("sha256", "key")
                 heldout |= zip(index["sha256"].to_pylist(), index["key"].to_pylist(), strict=True)
-    for shard in staged["web"]:
+    for shard in staged["web"] if pictures.screens else ():
         _screen(shard, pictures)
     if cfg.heldout_distance is not None:
         _drop_near_heldout([s for split in HELDOUT for s in staged[split]], staged["train"] + staged["web"], cfg.heldout_distance)

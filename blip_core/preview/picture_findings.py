@@ -7,7 +7,7 @@ import numpy as np
 from blip_core.config.screens import PicturesConfig, PictureScreen
 from blip_core.metadata.fields import Fields
 from blip_core.screens.classifier import Classifier, labels_of, load_classifier
-from blip_core.screens.fields import Outcome, judge, rule
+from blip_core.screens.fields import Judge, Outcome, rule
 from blip_core.screens.measures import SUGGESTED, measure
 
 
@@ -18,6 +18,7 @@ class PictureFindings:
         self.cfg, self.pictures = cfg, 0
         named = {screen.name for screen in cfg.screens}
         self.screens = [*cfg.screens, *(screen for screen in SUGGESTED if screen.name not in named)]
+        self._judges = {screen.name: Judge(screen) for screen in self.screens}
         self.outcomes: dict[str, Counter[Outcome]] = defaultdict(Counter)
         self._classifiers: dict[str, tuple[Classifier, list[str]]] = {}
         self._waiting: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -27,7 +28,7 @@ class PictureFindings:
         values = {**fields.values, **measure(pixels_HW3)}
         for screen in self.screens:
             if not screen.field.startswith(tuple(f"{name}_" for name in self.cfg.classifiers)):
-                self.outcomes[screen.name][judge(screen, values.get(screen.field))] += 1
+                self.outcomes[screen.name][self._judges[screen.name](values.get(screen.field))] += 1
         for name, own in self.cfg.classifiers.items():
             self._waiting[name].append(pixels_HW3)
             if len(self._waiting[name]) == own.batch_size:
@@ -56,4 +57,4 @@ class PictureFindings:
             values = {f"{name}_{label}": score for label, score in zip(labels, scores, strict=True)}
             for screen in self.screens:
                 if screen.field.startswith(f"{name}_"):
-                    self.outcomes[screen.name][judge(screen, values.get(screen.field))] += 1
+                    self.outcomes[screen.name][self._judges[screen.name](values.get(screen.field))] += 1

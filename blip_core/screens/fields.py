@@ -34,13 +34,13 @@ def screen_pictures(table: pa.Table, screens: Iterable[PictureScreen]) -> Screen
     for screen in screens:
         if screen.then != "off":
             found.counts.update({f"{what}_{REASON}{screen.name}": 0 for what in ("marked", "dropped", "missing", "mistyped")})
+            judge = Judge(screen)
             for key, value in zip(keys, values_of(table, screen.field), strict=True):
-                _note(found, screen, key, value)
+                _note(found, screen, key, value, judge(value))
     return found
 
 
-def _note(found: Screened, screen: PictureScreen, key: str, value: Any) -> None:
-    outcome = judge(screen, value)
+def _note(found: Screened, screen: PictureScreen, key: str, value: Any, outcome: Outcome) -> None:
     if outcome == "clear":
         return
     found.counts[f"{'marked' if outcome == 'hit' else outcome}_{REASON}{screen.name}"] += 1
@@ -61,15 +61,35 @@ def values_of(table: pa.Table, name: str) -> list[Any]:
     return [None] * table.num_rows
 
 
-def judge(screen: PictureScreen, value: Any) -> Outcome:
-    """A list is hit where one of its values is. Nulls, NaN and empty texts are missing; mistyped is what the screen can't compare."""
-    values = [v for v in _listed(value) if v is not None and v == v and v != ""]
-    if not values:
-        return "missing"
-    try:
-        return "hit" if any(_hits(screen, v) for v in values) else "clear"
-    except TypeError:
-        return "mistyped"
+class Judge:
+    """What a screen says of a field's value. Its lists, which may be long, are read once and not for each picture."""
+
+    def __init__(self, screen: PictureScreen):
+        self.screen = screen
+        self._domains = frozenset(domain.lower().strip(".") for domain in screen.hosts or ())
+        self._listed = frozenset(map(_spelled, screen.among or screen.outside or ()))
+
+    def __call__(self, value: Any) -> Outcome:
+        """A list is hit where one of its values is. Nulls, NaN and empty texts are missing; mistyped is what the screen can't compare."""
+        values = [v for v in _each(value) if v is not None and v == v and v != ""]
+        if not values:
+            return "missing"
+        try:
+            return "hit" if any(map(self._hits, values)) else "clear"
+        except TypeError:
+            return "mistyped"
+
+    def _hits(self, value: Any) -> bool:
+        """TypeError where the value is of another type than the screen compares."""
+        screen = self.screen
+        if screen.hosts is not None:
+            return not self._domains.isdisjoint(_domains_of(_host(value)))
+        if screen.among is not None or screen.outside is not None:
+            if isinstance(value, Mapping):
+                raise TypeError
+            return (_spelled(value) in self._listed) == (screen.among is not None)
+        number = _number(value)
+        return (screen.above is not None and number > screen.above) or (screen.below is not None and number < screen.below)
 
 
 def detail(screen: PictureScreen, value: Any, outcome: Outcome) -> str:
@@ -92,20 +112,7 @@ def rule(screen: PictureScreen) -> str:
     return " or ".join(f"{side} {limit:g}" for side, limit in limits)
 
 
-def _hits(screen: PictureScreen, value: Any) -> bool:
-    """TypeError where the value is of another type than the screen compares."""
-    if screen.hosts is not None:
-        return _is_below(_host(value), screen.hosts)
-    listed = screen.among if screen.among is not None else screen.outside
-    if listed is not None:
-        if isinstance(value, Mapping):
-            raise TypeError
-        return (_spelled(value) in map(_spelled, listed)) == (screen.among is not None)
-    number = _number(value)
-    return (screen.above is not None and number > screen.above) or (screen.below is not None and number < screen.below)
-
-
-def _listed(value: Any) -> list[Any]:
+def _each(value: Any) -> list[Any]:
     """The values of a list, also where it stands as JSON, as a source's without a type of its own; of any other value itself."""
     if isinstance(value, str) and value.startswith("["):
         try:
@@ -143,5 +150,7 @@ def _host(value: Any) -> str:
     return host.rstrip(".")
 
 
-def _is_below(host: str, domains: Iterable[str]) -> bool:
-    return any(host == domain or host.endswith(f".{domain}") for domain in (d.lower().strip(".") for d in domains))
+def _domains_of(host: str) -> list[str]:
+    """The host itself, and every domain that it lies below."""
+    labels = host.split(".")
+    return [".".join(labels[i:]) for i in range(len(labels))]

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from blip_core.config.screens import PicturesConfig, PictureScreen
-from blip_core.screens.fields import judge, screen_pictures
+from blip_core.screens.fields import Judge, screen_pictures
 
 UNSAFE = {"name": "unsafe", "field": "punsafe", "above": 0.5}
 LICENCE = {"name": "licence", "field": "license", "outside": ["CC BY 4.0", "cc0 1.0"]}
@@ -41,7 +41,7 @@ def screen(rule: dict, **changes) -> PictureScreen:
 def test_values_are_hit_or_clear_or_of_another_type(rule, hit, clear, mistyped):
     found = {"hit": hit, "clear": clear, "mistyped": mistyped, "missing": [None, "", math.nan, [], [None]]}
     for outcome, values in found.items():
-        assert [v for v in values if judge(screen(rule), v) != outcome] == [], outcome
+        assert [v for v in values if Judge(screen(rule))(v) != outcome] == [], outcome
 
 
 def table(**columns) -> pa.Table:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from blip_core.screens.fields import judge
+from blip_core.screens.fields import Judge
 from blip_core.screens.measures import MEASURED, SUGGESTED, measure
 
 
@@ -19,7 +19,7 @@ def photo() -> np.ndarray:
 
 def hit(pixels: np.ndarray) -> set[str]:
     values = measure(pixels)
-    return {screen.name for screen in SUGGESTED if judge(screen, values[screen.field]) == "hit"}
+    return {screen.name for screen in SUGGESTED if Judge(screen)(values[screen.field]) == "hit"}
 
 
 def test_a_photograph_is_hit_by_none_and_each_fault_by_its_own(photo):
