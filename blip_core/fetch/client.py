@@ -5,6 +5,7 @@ A failure has a reason of a closed list; those of AGAIN may pass, so such a row 
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
@@ -16,7 +17,7 @@ from multidict import CIMultiDictProxy
 
 from blip_core.fetch.addresses import PrivateAddress, place_of, public_socket
 from blip_core.fetch.hosts import Host, Hosts, allowed
-from blip_core.fetch.outcome import Outcome, stored
+from blip_core.fetch.outcome import Outcome
 from blip_core.fetch.settings import KIND, FetchConfig
 
 REASONS = {
@@ -38,6 +39,7 @@ REASONS = {
 AGAIN = ("connection", "timeout", "server", "throttled", "robots_unknown")
 OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex"}
 _VALUED = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")  # words of the header that have a value
+Keep = Callable[[bytes], Outcome]  # called in a thread, with the bytes that came
 _MOST_ROBOTS = 512_000  # bytes of a robots.txt
 
 
@@ -75,27 +77,27 @@ class Client:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.session.close()
 
-    async def fetch(self, url: str) -> Outcome:
-        """A picture, tried as often as cfg.attempts where a failure may pass. Failed where it does not come."""
+    async def fetch(self, url: str, keep: Keep) -> Outcome:
+        """What `keep` made of the bytes, tried as often as cfg.attempts where a failure may pass. Failed where they do not come."""
         for attempt in range(1, self.cfg.attempts + 1):
             try:
-                return await self._follow(url)
+                return await self._follow(url, keep)
             except Failed as e:
                 if e.reason not in AGAIN or attempt == self.cfg.attempts:
                     raise
             await asyncio.sleep(random.uniform(0, 2.0 ** (attempt - 1)))
         raise AssertionError("unreachable")
 
-    async def _follow(self, url: str) -> Outcome:
+    async def _follow(self, url: str, keep: Keep) -> Outcome:
         for _ in range(MOST_REDIRECTS + 1):
-            came = await self._ask(url)
+            came = await self._ask(url, keep)
             if isinstance(came, Outcome):
                 return came
             url = came
         raise Failed("too_many_redirects", f"the last leads to {url[:200]}")
 
-    async def _ask(self, url: str) -> Outcome | str:
-        """What came, or where the answer leads. A slot is held until the picture is small: what came and waits is bounded."""
+    async def _ask(self, url: str, keep: Keep) -> Outcome | str:
+        """What came, or where the answer leads. A slot is held until the picture is kept: what came and waits is bounded."""
         try:
             host = self.hosts[place_of(url)]
         except ValueError as e:
@@ -109,7 +111,7 @@ class Client:
             async with self.slots:
                 answer = await self._polite(host, url)
                 led_to = _led_to(url, answer)
-                return await asyncio.to_thread(stored, _picture(answer), self.cfg) if led_to is None else led_to
+                return await asyncio.to_thread(keep, _picture(answer)) if led_to is None else led_to
 
     async def _require_allowed(self, host: Host, url: str) -> None:
         try:

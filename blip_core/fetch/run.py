@@ -6,14 +6,15 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from blip_core.fetch.client import AGAIN, REASONS, Client, Failed
-from blip_core.fetch.outcome import Outcome
+from blip_core.fetch.outcome import Outcome, stored
 from blip_core.fetch.rows import UrlList, Wanted, open_lists
 from blip_core.fetch.settings import FetchConfig
-from blip_core.fetch.shard import SUCCESS, outcomes, paths, statuses, write_shard
+from blip_core.fetch.shard import SUCCESS, members_of, outcomes, paths, statuses, write_shard
 from blip_core.fetch.spool import Spool
 from blip_core.files.content import sha256_file, write_json
 from blip_core.runtime.progress import Progress
@@ -92,38 +93,59 @@ async def _fetch_all(shards: Iterator[tuple[int, list[Wanted]]], out: Path, cfg:
 
 async def _fetch_shard(client: Client, number: int, wanted: list[Wanted], out: Path) -> Counter[str]:
     """One shard, finished before or now."""
-    table, spool_path = paths(out, number)["table"], out / UNFINISHED / f"{number:05d}.sqlite"
-    done, again = statuses(table) if table.exists() else [], {*AGAIN, *client.cfg.again}
-    to_try = {at for at, (status, reason) in enumerate(done) if status != SUCCESS and reason in again}
-    if done and not to_try and not spool_path.exists():
-        return Counter(reason for _, reason in done)
-    spool = Spool(spool_path)
+    files, again = paths(out, number), {*AGAIN, *client.cfg.again}
+
+    def done() -> list[tuple[str, str]]:
+        return statuses(files["table"]) if files["table"].exists() else []
+
+    def to_try(done: list[tuple[str, str]]) -> set[int]:
+        return {at for at, (status, reason) in enumerate(done) if status != SUCCESS and reason in again}
+
+    if (before := done()) and not to_try(before) and not any((out / UNFINISHED).glob(f"{number:05d}.*")):
+        return Counter(reason for _, reason in before)
+    spool = Spool(out / UNFINISHED, number, files["tar"])
     try:
-        if done and not spool.known():
-            spool.refill((at, outcome) for at, outcome in outcomes(out, number) if at not in to_try)
+        if before := done():  # again: another process may have finished it meanwhile
+            missing = set(range(len(before))) - to_try(before) - spool.outcomes.keys()
+            await asyncio.to_thread(_refill, spool, missing, wanted, out, number)
         await _fill(client, spool, number, wanted)
-        counts = write_shard(spool, wanted, out, number)
-    except BaseException:
+        counts = await asyncio.to_thread(write_shard, spool, wanted, out, number)
+        spool.remove()
+    finally:
         spool.close()
-        raise
-    spool.remove()
     return counts
+
+
+def _refill(spool: Spool, missing: set[int], wanted: list[Wanted], out: Path, number: int) -> None:
+    """What a finished shard has of these rows."""
+    for at, outcome in outcomes(out, number) if missing else ():
+        if at in missing:
+            spool.add(at, outcome, members_of(wanted[at], outcome, number, at))
 
 
 async def _fill(client: Client, spool: Spool, number: int, wanted: list[Wanted]) -> None:
     """Every row that has no outcome yet gets one; a URL that stands in several rows is asked for once."""
-    known = spool.known()
     alike: dict[tuple[str, str], list[int]] = {}
     for at, row in enumerate(wanted):
-        if at not in known:
+        if at not in spool.outcomes:
             alike.setdefault((row.url, row.fault), []).append(at)
-    progress, came = Progress(f"shard {number:05d}", len(wanted), start=len(known), unit="rows"), Counter(known.values())
+    came = Counter(outcome.reason for outcome in spool.outcomes.values())
+    progress = Progress(f"shard {number:05d}", len(wanted), start=came.total(), unit="rows")
+
+    def keep(outcome: Outcome, rows: list[int]) -> Outcome:
+        for at in rows:
+            spool.add(at, outcome, members_of(wanted[at], outcome, number, at))
+        return replace(outcome, data=None)
 
     async def one(rows: list[int]) -> None:
-        outcome = await _outcome(client, wanted[rows[0]])
-        for at in rows:
-            spool.add(at, outcome)
-            came[outcome.reason] += 1
+        row = wanted[rows[0]]
+        try:
+            if row.fault:
+                raise Failed("bad_row", row.fault)
+            outcome = await client.fetch(row.url, lambda data: keep(stored(data, client.cfg), rows))
+        except Failed as e:
+            outcome = keep(Outcome(reason=e.reason, detail=e.detail), rows)
+        came[outcome.reason] += len(rows)
         progress.update(came.total(), pictures=came[""])
 
     tasks = [asyncio.create_task(one(rows)) for rows in alike.values()]  # none of which holds a picture when it is done
@@ -134,12 +156,3 @@ async def _fill(client: Client, spool: Spool, number: int, wanted: list[Wanted])
         for task in tasks:
             task.cancel()
         progress.close()
-
-
-async def _outcome(client: Client, row: Wanted) -> Outcome:
-    if row.fault:
-        return Outcome(reason="bad_row", detail=row.fault)
-    try:
-        return await client.fetch(row.url)
-    except Failed as e:
-        return Outcome(reason=e.reason, detail=e.detail)

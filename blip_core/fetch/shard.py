@@ -1,5 +1,6 @@
 """A shard in img2dataset's layout: NNNNN.tar of pictures, texts and JSON, NNNNN.parquet of all rows, NNNNN_stats.json."""
 
+import io
 import json
 import tarfile
 from collections import Counter
@@ -61,14 +62,9 @@ def outcomes(out: Path, number: int) -> Iterator[tuple[int, Outcome]]:
 
 def write_shard(spool: Spool, wanted: list[Wanted], out: Path, number: int) -> Counter[str]:
     """The three files, the table last: a shard without it is not finished. How many rows have which reason; empty for a picture."""
-    files, rows, counts = paths(out, number), [], Counter[str]()
-    with new_file(files["tar"]) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for at, outcome in spool.outcomes():
-            row = _row(wanted[at], outcome, f"{number:05d}{at:04d}")
-            counts[outcome.reason] += 1
-            rows.append(row)
-            if outcome.data is not None:
-                _add(tar, row, wanted[at], outcome.data)
+    files, counts = paths(out, number), Counter(outcome.reason for outcome in spool.outcomes.values())
+    rows = [_row(one, spool.outcomes[at], number, at) for at, one in enumerate(wanted)]
+    spool.finish()
     by_status = Counter(row["status"] for row in rows)
     stats = {"count": len(rows), "successes": by_status[SUCCESS], "failed_to_download": by_status["failed_to_download"]}
     reasons = {reason or SUCCESS: n for reason, n in counts.most_common()}
@@ -78,12 +74,12 @@ def write_shard(spool: Spool, wanted: list[Wanted], out: Path, number: int) -> C
     return counts
 
 
-def _row(wanted: Wanted, outcome: Outcome, key: str) -> dict[str, Any]:
+def _row(wanted: Wanted, outcome: Outcome, number: int, at: int) -> dict[str, Any]:
     failed = "failed_to_resize" if outcome.reason == "not_a_picture" else "failed_to_download"
     return {
         "caption": wanted.text,
         "url": wanted.url,
-        "key": key,
+        "key": f"{number:05d}{at:04d}",
         "status": failed if outcome.reason else SUCCESS,
         "error_message": f"{outcome.reason}: {outcome.detail}" if outcome.reason else None,
         "width": outcome.width,
@@ -92,10 +88,15 @@ def _row(wanted: Wanted, outcome: Outcome, key: str) -> dict[str, Any]:
     }
 
 
-def _add(tar: tarfile.TarFile, row: dict[str, Any], wanted: Wanted, data: bytes) -> None:
-    """The members in img2dataset's order."""
+def members_of(wanted: Wanted, outcome: Outcome, number: int, at: int) -> bytes:
+    """A row's part of a tar, in img2dataset's order; empty where no picture came."""
+    if outcome.data is None:
+        return b""
+    row, buffer = _row(wanted, outcome, number, at), io.BytesIO()
     about = json.dumps({**row, **_renamed(wanted.rest)}, ensure_ascii=False, default=str)
-    add_sample(tar, row["key"], {kind_of(data): data, "txt": _writable(wanted.text), "json": _writable(about)})
+    tar = tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT)  # not closed: its end is the whole tar's
+    add_sample(tar, row["key"], {kind_of(outcome.data): outcome.data, "txt": _writable(wanted.text), "json": _writable(about)})
+    return buffer.getvalue()
 
 
 def _writable(text: str) -> bytes:

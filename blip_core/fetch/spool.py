@@ -1,57 +1,79 @@
-"""What came of a shard's rows so far, in a small database: each outcome is on the disk before the next is asked for, so that whatever
-is killed, no row that was answered is asked again."""
+"""A shard while it is fetched: a tar that grows, and a ledger of what came of each row. Both are written before the next row's turn, so
+that whatever is killed, no row that was answered is asked again."""
 
+import fcntl
 import json
-import sqlite3
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+import os
+import threading
+import zlib
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from blip_core.fetch.outcome import Outcome
 
+_END = bytes(1024)  # of a tar
+
 
 class Spool:
-    """By the row's number in its shard. ValueError where another process has it open."""
+    """`outcomes`: by the row's number in the shard, without their pictures. Threads share it. ValueError where another process has it."""
 
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.file = path, sqlite3.connect(path, timeout=1.0)
+    def __init__(self, folder: Path, number: int, tar: Path):
+        """`folder`: for the unfinished files. `tar`: what the finished one is called."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self.part, self.tar = folder / f"{number:05d}.jsonl", folder / f"{number:05d}.part", tar
+        self.ledger, self.lock = self.path.open("ab"), threading.Lock()
         try:
-            self.file.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self.file.execute("PRAGMA journal_mode = WAL")
-            self.file.execute("CREATE TABLE IF NOT EXISTS outcomes (row INTEGER PRIMARY KEY, about TEXT NOT NULL, data BLOB)")
-            self.file.commit()
-        except sqlite3.OperationalError as e:
-            raise ValueError(f"{path}: {e}: another `blip fetch` works on this shard; give each its own --shards") from None
+            fcntl.flock(self.ledger, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{self.path}: another `blip fetch` works on this shard; give each its own --shards") from None
+        if self.path.stat().st_size and not self.part.exists() and tar.exists():  # killed as it finished
+            os.replace(tar, self.part)
+        self.members = self.part.open("ab")
+        self.outcomes, self.end = self._read()
 
-    def add(self, row: int, outcome: Outcome) -> None:
-        """On the disk when it returns."""
-        self._insert(row, outcome)
-        self.file.commit()
+    def _read(self) -> tuple[dict[int, Outcome], int]:
+        """What is whole, and where its members end; a line or member that was cut off goes, with all behind it."""
+        found, end, lines_end = dict[int, Outcome](), 0, 0
+        with self.path.open("rb") as lines, self.part.open("rb") as members:
+            for line in lines:
+                try:
+                    about = json.loads(line)
+                    row, length, checksum = (about.pop(name) for name in ("row", "length", "crc"))
+                except ValueError:
+                    break
+                if zlib.crc32(members.read(length)) != checksum:  # the machine went down, and the disk has less than was written
+                    break
+                found[row] = Outcome(**about)
+                end, lines_end = end + length, lines_end + len(line)
+        os.truncate(self.path, lines_end)
+        os.truncate(self.part, end)
+        return found, end
 
-    def refill(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
-        """All of them or none."""
-        for row, outcome in outcomes:
-            self._insert(row, outcome)
-        self.file.commit()
+    def add(self, row: int, outcome: Outcome, members: bytes = b"") -> None:
+        """With the members of its sample in a tar, empty where no picture came. The system has both when it returns."""
+        about = {name: value for name, value in asdict(replace(outcome, data=None)).items() if name != "data"}
+        line = {"row": row, "length": len(members), "crc": zlib.crc32(members), **about}
+        with self.lock:
+            for file, data in ((self.members, members), (self.ledger, json.dumps(line).encode() + b"\n")):
+                file.write(data)
+                file.flush()
+            self.outcomes[row] = Outcome(**about)
+            self.end += len(members)
 
-    def _insert(self, row: int, outcome: Outcome) -> None:
-        about = {name: value for name, value in asdict(outcome).items() if name != "data"}
-        self.file.execute("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)", (row, json.dumps(about), outcome.data))
-
-    def known(self) -> dict[int, str]:
-        """Rows that have an outcome, with its reason; empty for a picture."""
-        return {row: json.loads(about)["reason"] for row, about in self.file.execute("SELECT row, about FROM outcomes")}
-
-    def outcomes(self) -> Iterator[tuple[int, Outcome]]:
-        """All of them in order, one in memory at a time."""
-        for row, about, data in self.file.execute("SELECT row, about, data FROM outcomes ORDER BY row"):
-            yield row, Outcome(data, **json.loads(about))
+    def finish(self) -> None:
+        """The tar takes its name. A call that is killed behind it begins with the ledger, and finishes again."""
+        with self.lock:
+            self.members.write(_END)
+            self.members.flush()
+            os.fsync(self.members.fileno())
+            self.members.close()
+            os.replace(self.part, self.tar)
 
     def close(self) -> None:
-        self.file.close()
+        with self.lock:
+            self.members.close()
+            self.ledger.close()
 
     def remove(self) -> None:
+        self.path.unlink()
         self.close()
-        for end in ("", "-wal", "-shm"):
-            self.path.with_name(self.path.name + end).unlink(missing_ok=True)
