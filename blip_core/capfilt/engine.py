@@ -1,4 +1,5 @@
-"""Tables made shard by shard: one after the other here, or by the workers of a Ray cluster. The only home of Ray.
+"""Tables made shard by shard: one after the other here, or by the workers of a Ray cluster. Whoever else wants Ray's workers
+joins the cluster by `join`.
 
 `make_tables` is where to start. The unit is one table: it appears by rename, it is the same bytes whoever makes it, and one that is
 there is not made again. So a worker or machine that dies costs the tables it was at, which another makes, and nothing here believes
@@ -172,23 +173,24 @@ def _on_ray(task: Task, todo: list[str], staged: Path, cfg: RayConfig) -> Outcom
     """In the order in which they are finished. The job ends with the generator."""
     if not todo:
         return
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("engine is ray, but Ray is not installed; pip install 'blip-bootstrap[ray]', or engine: local") from None
-    _join(cfg)
+    join(cfg)
+    import ray
+
     try:
         for row in _dataset(task, todo, staged.resolve(), cfg).iter_rows():
             yield Done(**row)
     except ray.exceptions.RayError as e:
-        raise _plainly(e) from None
+        raise plainly(e) from None
     finally:
         ray.shutdown()
 
 
-def _join(cfg: RayConfig) -> None:
-    """The cluster that RAY_ADDRESS names, or one of this machine alone."""
-    import ray
+def join(cfg: RayConfig) -> None:
+    """The cluster that RAY_ADDRESS names, or one of this machine alone. ValueError where there is none, or no room in it."""
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("Ray is asked for, but not installed; pip install 'blip-bootstrap[ray]', or go without it") from None
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of its own way of starting workers; Python is told what matters
@@ -239,10 +241,10 @@ def _dataset(task: Task, todo: list[str], staged: Path, cfg: RayConfig) -> "Data
     return tables.map(_Worker, num_cpus=cfg.cpus, num_gpus=cfg.gpus, **made)
 
 
-def _plainly(error: Exception) -> Exception:
+def plainly(error: Exception) -> Exception:
     """What a worker died of before it had begun, of which Ray tells the traceback alone; else Ray's own error."""
     told = re.split(r"^([\w.]*Error): ", str(error), flags=re.MULTILINE)
     if len(told) > 2 and told[-2] == "ValueError":
         return ValueError(told[-1].strip())
     said = ": ".join(part.strip() for part in told[-2:])
-    return RuntimeError(f"Ray gave up: {said}\nThe tables that are made stay, and running again goes on")
+    return RuntimeError(f"Ray gave up: {said}\nWhat is made stays, and running again goes on")

@@ -45,6 +45,7 @@ def _add_fetch(verbs: Verbs) -> None:
     fetch.add_argument("--url", help="column of the URLs; default: searched")
     fetch.add_argument("--text", help="column of the texts, '' for none; default: searched")
     fetch.add_argument("--shards", type=_span, metavar="A-B", help="only these shards, as 0-99: several machines share a list")
+    fetch.add_argument("--ray-workers", type=int, default=0, help="of a Ray cluster, which share the shards: docs/scale.md; default: none")
     fetch.add_argument("--rows-per-shard", type=int, default=10_000, help="at most 10000; default: 10000")
     fetch.add_argument("--short-side", type=int, default=512, help="pixels; a larger picture is made smaller, 0 leaves all; default: 512")
     fetch.add_argument("--quality", type=int, default=95, help="of the JPEG of a picture that is made smaller; default: 95")
@@ -106,8 +107,8 @@ def _fetch(args: argparse.Namespace) -> None:
     from blip_core.fetch.run import as_lines, fetch
     from blip_core.fetch.settings import FetchConfig
 
-    named = ("url", "text", "rows_per_shard", "quality", "in_flight", "per_host", "attempts", "timeout", "max_bytes", "min_yield")
-    values = {name: getattr(args, name) for name in named} | {"short_side": args.short_side or None, "again": tuple(args.again)}
+    values = {name: value for name, value in vars(args).items() if name in FetchConfig.model_fields}
+    values |= {"short_side": args.short_side or None, "again": tuple(args.again)}
     try:
         cfg = FetchConfig(**values, robots=not args.ignore_robots, private=args.allow_private)
     except ValidationError as e:

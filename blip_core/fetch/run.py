@@ -6,22 +6,18 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from blip_core.fetch.client import AGAIN, REASONS, Client, Failed
-from blip_core.fetch.outcome import Outcome, stored
+from blip_core.fetch.client import AGAIN, REASONS, Client
+from blip_core.fetch.fill import UNFINISHED, FetchShard, fetch_shard
 from blip_core.fetch.rows import UrlList, Wanted, open_lists
 from blip_core.fetch.settings import FetchConfig
-from blip_core.fetch.shard import SUCCESS, members_of, outcomes, paths, statuses, write_shard
-from blip_core.fetch.spool import Spool
 from blip_core.files.content import sha256_file, write_json
-from blip_core.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
-AT_ONCE = 4  # shards
-UNFINISHED = ".fetch"  # in the output folder: which list it is of, and the spools of unfinished shards
+AT_ONCE = 4  # shards, so that the slow rows at the end of one keep nobody waiting
 
 
 def fetch(lists: list[Path], out: Path, *, cfg: FetchConfig, shards: range | None, user_agent: str) -> Counter[str]:
@@ -73,86 +69,29 @@ def _require_same_list(lists: list[UrlList], out: Path, cfg: FetchConfig) -> Non
 
 
 async def _fetch_all(shards: Iterator[tuple[int, list[Wanted]]], out: Path, cfg: FetchConfig, user_agent: str) -> Counter[str]:
-    """A few shards at a time, so that the slow rows at the end of one keep nobody waiting."""
-    counts, running = Counter[str](), set[asyncio.Task[Counter[str]]]()
+    """By this process, or by the workers of a cluster."""
+    if cfg.ray_workers:
+        from blip_core.fetch.cluster import workers
+
+        with workers(out, cfg, user_agent, at_once=AT_ONCE) as fetchers:
+            return await _share(shards, fetchers * AT_ONCE)
     async with Client(cfg, user_agent) as client:
-        try:
-            for number, wanted in shards:
-                running.add(asyncio.create_task(_fetch_shard(client, number, wanted, out)))
-                while len(running) == AT_ONCE:
-                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    counts += sum((task.result() for task in done), Counter[str]())
-            for task in running:
-                counts += await task
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-    return counts
+        return await _share(shards, [partial(fetch_shard, client, out)] * AT_ONCE)
 
 
-async def _fetch_shard(client: Client, number: int, wanted: list[Wanted], out: Path) -> Counter[str]:
-    """One shard, finished before or now."""
-    files, again = paths(out, number), {*AGAIN, *client.cfg.again}
+async def _share(shards: Iterator[tuple[int, list[Wanted]]], fetchers: list[FetchShard]) -> Counter[str]:
+    """Whoever is free takes the next."""
+    counts = Counter[str]()
 
-    def done() -> list[tuple[str, str]]:
-        return statuses(files["table"]) if files["table"].exists() else []
+    async def take(fetcher: FetchShard) -> None:
+        for number, wanted in shards:
+            counts.update(await fetcher(number, wanted))
 
-    def to_try(done: list[tuple[str, str]]) -> set[int]:
-        return {at for at, (status, reason) in enumerate(done) if status != SUCCESS and reason in again}
-
-    if (before := done()) and not to_try(before) and not any((out / UNFINISHED).glob(f"{number:05d}.*")):
-        return Counter(reason for _, reason in before)
-    spool = Spool(out / UNFINISHED, number, files["tar"])
+    tasks = [asyncio.create_task(take(fetcher)) for fetcher in fetchers]
     try:
-        if before := done():  # again: another process may have finished it meanwhile
-            missing = set(range(len(before))) - to_try(before) - spool.outcomes.keys()
-            await asyncio.to_thread(_refill, spool, missing, wanted, out, number)
-        await _fill(client, spool, number, wanted)
-        counts = await asyncio.to_thread(write_shard, spool, wanted, out, number)
-        spool.remove()
-    finally:
-        spool.close()
-    return counts
-
-
-def _refill(spool: Spool, missing: set[int], wanted: list[Wanted], out: Path, number: int) -> None:
-    """What a finished shard has of these rows."""
-    for at, outcome in outcomes(out, number) if missing else ():
-        if at in missing:
-            spool.add(at, outcome, members_of(wanted[at], outcome, number, at))
-
-
-async def _fill(client: Client, spool: Spool, number: int, wanted: list[Wanted]) -> None:
-    """Every row that has no outcome yet gets one; a URL that stands in several rows is asked for once."""
-    alike: dict[tuple[str, str], list[int]] = {}
-    for at, row in enumerate(wanted):
-        if at not in spool.outcomes:
-            alike.setdefault((row.url, row.fault), []).append(at)
-    came = Counter(outcome.reason for outcome in spool.outcomes.values())
-    progress = Progress(f"shard {number:05d}", len(wanted), start=came.total(), unit="rows")
-
-    def keep(outcome: Outcome, rows: list[int]) -> Outcome:
-        for at in rows:
-            spool.add(at, outcome, members_of(wanted[at], outcome, number, at))
-        return replace(outcome, data=None)
-
-    async def one(rows: list[int]) -> None:
-        row = wanted[rows[0]]
-        try:
-            if row.fault:
-                raise Failed("bad_row", row.fault)
-            outcome = await client.fetch(row.url, lambda data: keep(stored(data, client.cfg), rows))
-        except Failed as e:
-            outcome = keep(Outcome(reason=e.reason, detail=e.detail), rows)
-        came[outcome.reason] += len(rows)
-        progress.update(came.total(), pictures=came[""])
-
-    tasks = [asyncio.create_task(one(rows)) for rows in alike.values()]  # none of which holds a picture when it is done
-    try:
-        for done in asyncio.as_completed(tasks):
-            await done
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
-        progress.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return counts

@@ -27,3 +27,4 @@ class FetchConfig(Config):
     private: bool = Field(False, description="addresses that are not public, as those of one's own network, are asked too")
     min_yield: Annotated[float, Field(ge=0, le=1)] = 0.0
     again: tuple[str, ...] = Field((), description="reasons of failure that are tried again, besides those that may pass")
+    ray_workers: Annotated[int, Field(ge=0)] = Field(0, description="processes of a Ray cluster that share the shards; 0: this one alone")

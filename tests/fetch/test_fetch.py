@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,11 +21,15 @@ import pytest
 from blip_core.__main__ import main
 from blip_core.fetch.client import opted_out
 from blip_core.fetch.hosts import Host
+from blip_core.fetch.outcome import Outcome
 from blip_core.fetch.rows import open_lists
 from blip_core.fetch.settings import FetchConfig
+from blip_core.fetch.spool import Spool
 from blip_core.intake.formats import webdataset
 from blip_core.remote.addresses import is_public
 from tests.support.archives import jpeg
+from tests.support.processes import HANG, cold, wait_until
+from tests.support.trainings import environment
 
 
 class Hosts:
@@ -32,6 +37,7 @@ class Hosts:
 
     def __init__(self) -> None:
         self.asked, self.given, self.slow = Counter[str](), Counter[str](), 0.0
+        self.busy = self.most = 0  # requests at once
         self.robots = b"User-agent: blip-fetch\nDisallow: /robots\n"
         outer = self
 
@@ -40,7 +46,10 @@ class Hosts:
 
             def do_GET(self) -> None:
                 outer.asked[self.path] += 1
+                outer.busy += 1
+                outer.most = max(outer.most, outer.busy)
                 time.sleep(outer.slow)
+                outer.busy -= 1
                 outer.answer(self, self.path)
 
             def log_message(self, *_: object) -> None:
@@ -221,6 +230,55 @@ def test_killed_at_any_moment_no_row_is_lost_and_none_comes_twice(hosts, tmp_pat
     assert [row["caption"] for row in rows] == [f"text {i}" for i in range(count)] and {row["status"] for row in rows} == {"success"}
     twice = sum(n - 1 for n in hosts.given.values())
     assert twice <= 4 * kills, "more came twice than can have been on their way when it was killed"
+
+
+def test_a_disk_that_lost_the_end_costs_what_was_there_and_no_more(tmp_path):
+    """Members are cut off, or the system wrote the ledger and not yet them."""
+
+    def spool() -> Spool:
+        return Spool(tmp_path / ".fetch", 0, tmp_path / "00000.tar")
+
+    first = spool()
+    for row in range(4):
+        first.add(row, Outcome(b"", width=row), bytes([row + 1]) * 512)
+    with pytest.raises(ValueError, match="another `blip fetch` works on this shard"):
+        spool()
+    first.close()
+    with first.part.open("r+b") as file:
+        file.seek(2 * 512)
+        file.write(bytes(512))
+    first.path.write_bytes(first.path.read_bytes() + b'{"row": 9')
+    again = spool()
+    assert {row: outcome.width for row, outcome in again.outcomes.items()} == {0: 0, 1: 1}
+    again.add(7, Outcome(b""), b"x" * 512)
+    again.finish()
+    again.close()
+    finished = spool()  # killed between the tar and the table
+    assert [*finished.outcomes] == [0, 1, 7] and finished.part.read_bytes() == b"\1" * 512 + b"\2" * 512 + b"x" * 512
+    finished.close()
+
+
+@pytest.mark.slow  # Ray starts, and a worker dies and comes again
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+def test_workers_of_a_cluster_share_a_list_and_one_that_dies_loses_no_row(hosts, tmp_path):
+    import psutil
+
+    hosts.slow, count = 0.05, 400
+    (tmp_path / "list.csv").write_text("\n".join(["url,caption", *(f"{hosts.at}/picture-{i},text {i}" for i in range(count))]))
+    words = ["fetch", str(tmp_path / "list.csv"), "--out", str(tmp_path / "web"), "--allow-private", "--rows-per-shard", "40"]
+    words += ["--per-host", "5", "--ray-workers", "2"]
+    env = cold(environment(RAY_ADDRESS=""))
+    process = subprocess.Popen([sys.executable, "-m", "blip_core", *words], env=env, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: hosts.given.total() > 100 or process.poll() is not None, pause=0.02)
+    mine = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name().startswith("ray::_Worker")]
+    assert len(mine) == 2
+    mine[0].kill()
+    said = process.communicate(timeout=HANG)[1]
+    assert process.returncode == 0 and "2 workers, each with 2 requests to a host" in said
+    assert [row["caption"] for row in rows_of(tmp_path / "web")] == [f"text {i}" for i in range(count)]
+    assert {row["status"] for row in rows_of(tmp_path / "web")} == {"success"}
+    assert hosts.given.total() - count <= 2, "more came twice than were on their way to the worker that was killed"
+    assert hosts.most <= 4, "the workers together ask a host for more at once than --per-host"
 
 
 def test_what_can_not_be_fetched_is_said(hosts, tmp_path, capsys):
