@@ -1,5 +1,6 @@
 """Which addresses may be asked: those of the public network, unless allowed. A list is written by strangers, and so are redirects."""
 
+import ipaddress
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,14 +12,27 @@ class PrivateAddress(OSError):
     """A name or number that leads into a network that is not public."""
 
 
-def public_socket(info: tuple[Any, Any, Any, str, tuple[Any, ...]]) -> socket.socket:
+# where clouds tell a machine its keys; no pictures are there, whatever else of a private network may be asked
+_SECRETS = [ipaddress.ip_network(one) for one in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32")]
+_Info = tuple[Any, Any, Any, str, tuple[Any, ...]]  # as of socket.getaddrinfo
+
+
+def public_socket(info: _Info) -> socket.socket:
     """For a connection to this very address, whatever a URL called it. PrivateAddress where it is not public.
 
-    `info`: as of socket.getaddrinfo. An address has many spellings, as by full-width digits, so that a look at the URL guards nothing."""
-    family, kind, protocol, _, address = info
-    if not is_public(address[0]):
-        raise PrivateAddress(f"{address[0]} is no public address")
-    return socket.socket(family, kind, protocol)
+    An address has many spellings, as by full-width digits, so that a look at the URL guards nothing."""
+    if not is_public(address := info[4][0]):
+        raise PrivateAddress(f"{address} is no public address")
+    return socket.socket(*info[:3])
+
+
+def any_socket(info: _Info) -> socket.socket:
+    """Likewise; PrivateAddress where a cloud keeps its secrets."""
+    number = ipaddress.ip_address(info[4][0].partition("%")[0])
+    number = getattr(number, "ipv4_mapped", None) or number
+    if any(number in network for network in _SECRETS):
+        raise PrivateAddress(f"{number} is where a cloud tells a machine its keys; it is never asked")
+    return socket.socket(*info[:3])
 
 
 def place_of(url: str) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 import aiohttp
 from multidict import CIMultiDictProxy
 
-from blip_core.fetch.addresses import PrivateAddress, place_of, public_socket
+from blip_core.fetch.addresses import PrivateAddress, any_socket, place_of, public_socket
 from blip_core.fetch.hosts import Host, Hosts, allowed
 from blip_core.fetch.outcome import Outcome
 from blip_core.fetch.settings import KIND, FetchConfig
@@ -52,6 +52,10 @@ class Failed(Exception):
         self.reason, self.detail = reason, " ".join(detail.split())[:300]
 
 
+class LeftAlone(Failed):
+    """Its host is asked for nothing more in this call."""
+
+
 @dataclass(frozen=True)
 class Answer:
     status: int
@@ -63,7 +67,7 @@ class Client:
     """Asks many hosts at once; of one host not more than it bears."""
 
     def __init__(self, cfg: FetchConfig, user_agent: str):
-        sockets = None if cfg.private else public_socket
+        sockets = any_socket if cfg.private else public_socket
         connector = aiohttp.TCPConnector(limit=cfg.in_flight, limit_per_host=cfg.per_host, socket_factory=sockets, ttl_dns_cache=300)
         timeout = aiohttp.ClientTimeout(total=cfg.timeout, sock_connect=min(10.0, cfg.timeout))
         headers = {"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.8", "Accept-Encoding": "identity"}
@@ -83,7 +87,7 @@ class Client:
             try:
                 return await self._follow(url, keep)
             except Failed as e:
-                if e.reason not in AGAIN or attempt == self.cfg.attempts:
+                if e.reason not in AGAIN or isinstance(e, LeftAlone) or attempt == self.cfg.attempts:
                     raise
             await asyncio.sleep(random.uniform(0, 2.0 ** (attempt - 1)))
         raise AssertionError("unreachable")
@@ -103,11 +107,11 @@ class Client:
         except ValueError as e:
             raise Failed("bad_url", f"{url[:200]!r}: {e}") from None
         async with host.slots:
-            if self.cfg.robots:
-                await self._require_allowed(host, url)
             await host.turn()
             if host.closed:
-                raise Failed("throttled", host.closed)
+                raise LeftAlone("throttled", host.closed)
+            if self.cfg.robots:
+                await self._require_allowed(host, url)
             async with self.slots:
                 answer = await self._polite(host, url)
                 led_to = _led_to(url, answer)

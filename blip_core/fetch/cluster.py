@@ -15,6 +15,7 @@ from blip_core.fetch.client import Client
 from blip_core.fetch.fill import UNFINISHED, FetchShard, fetch_shard
 from blip_core.fetch.rows import Wanted
 from blip_core.fetch.settings import FetchConfig
+from blip_core.runtime.memory import reuse_memory
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class _Worker:
     def __init__(self, out: Path, cfg: FetchConfig, user_agent: str):
         if not (out / UNFINISHED).exists():
             raise ValueError(f"{socket.gethostname()}: sees no {out}; all machines of the cluster must share that folder under this path")
+        reuse_memory()
         self.out, self.cfg, self.user_agent = out, cfg, user_agent
         self.client: Client | None = None
 

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import replace
 from pathlib import Path
 
+from blip_core.fetch.addresses import place_of
 from blip_core.fetch.client import AGAIN, Client, Failed
 from blip_core.fetch.outcome import Outcome, stored
 from blip_core.fetch.rows import Wanted
@@ -14,6 +15,7 @@ from blip_core.fetch.spool import Spool
 from blip_core.runtime.progress import Progress
 
 UNFINISHED = ".fetch"  # in the output folder: which list it is of, and the spools of unfinished shards
+_WAITING = 4  # rows of a host that have begun, for each that is asked for: those that wait to be tried again hold up no other
 FetchShard = Callable[[int, list[Wanted]], Awaitable[Counter[str]]]  # rows by reason of a shard, by its number and rows
 
 
@@ -50,11 +52,7 @@ def _refill(spool: Spool, missing: set[int], wanted: list[Wanted], out: Path, nu
 
 
 async def _fill(client: Client, spool: Spool, number: int, wanted: list[Wanted]) -> None:
-    """Every row that has no outcome yet gets one; a URL that stands in several rows is asked for once."""
-    alike: dict[tuple[str, str], list[int]] = {}
-    for at, row in enumerate(wanted):
-        if at not in spool.outcomes:
-            alike.setdefault((row.url, row.fault), []).append(at)
+    """Every row that has no outcome yet gets one."""
     came = Counter(outcome.reason for outcome in spool.outcomes.values())
     progress = Progress(f"shard {number:05d}", len(wanted), start=came.total(), unit="rows")
 
@@ -74,11 +72,34 @@ async def _fill(client: Client, spool: Spool, number: int, wanted: list[Wanted])
         came[outcome.reason] += len(rows)
         progress.update(came.total(), pictures=came[""])
 
-    tasks = [asyncio.create_task(one(rows)) for rows in alike.values()]  # none of which holds a picture when it is done
+    async def take(alike: Iterator[list[int]]) -> None:
+        for rows in alike:
+            await one(rows)
+            await asyncio.sleep(0)  # a host that is left alone has no other wait, and the rest must have their turn
+
+    tasks = []
+    for alike in _by_host(wanted, spool.outcomes.keys()):
+        shared = iter(alike)
+        tasks += [asyncio.create_task(take(shared)) for _ in range(min(len(alike), _WAITING * client.cfg.per_host))]
     try:
-        for done in asyncio.as_completed(tasks):
-            await done
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         progress.close()
+
+
+def _by_host(wanted: list[Wanted], known: Set[int]) -> list[list[list[int]]]:
+    """The rows that are to be asked for: of each host, the rows of each URL, which is asked for once."""
+    hosts: dict[str, dict[tuple[str, str], list[int]]] = {}
+    for at, row in enumerate(wanted):
+        if at not in known:
+            hosts.setdefault(_host_of(row.url), {}).setdefault((row.url, row.fault), []).append(at)
+    return [list(urls.values()) for urls in hosts.values()]
+
+
+def _host_of(url: str) -> str:
+    try:
+        return place_of(url)
+    except ValueError:  # which is told when it is asked for
+        return ""

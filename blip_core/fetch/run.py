@@ -15,6 +15,7 @@ from blip_core.fetch.fill import UNFINISHED, FetchShard, fetch_shard
 from blip_core.fetch.rows import UrlList, Wanted, open_lists
 from blip_core.fetch.settings import FetchConfig
 from blip_core.files.content import sha256_file, write_json
+from blip_core.runtime.memory import reuse_memory
 
 log = logging.getLogger(__name__)
 AT_ONCE = 4  # shards, so that the slow rows at the end of one keep nobody waiting
@@ -25,6 +26,7 @@ def fetch(lists: list[Path], out: Path, *, cfg: FetchConfig, shards: range | Non
     list's."""
     if unknown := [reason for reason in cfg.again if reason not in REASONS]:
         raise ValueError(f"--again {unknown[0]}: no reason; there are {', '.join(REASONS)}")
+    reuse_memory()
     found = open_lists(lists, cfg)
     _require_same_list(found, out, cfg)
     counts = asyncio.run(_fetch_all(_shards(found, cfg.rows_per_shard, shards), out, cfg, user_agent))
@@ -81,11 +83,15 @@ async def _fetch_all(shards: Iterator[tuple[int, list[Wanted]]], out: Path, cfg:
 
 async def _share(shards: Iterator[tuple[int, list[Wanted]]], fetchers: list[FetchShard]) -> Counter[str]:
     """Whoever is free takes the next."""
-    counts = Counter[str]()
+    counts, reading = Counter[str](), asyncio.Lock()
+
+    async def following() -> tuple[int, list[Wanted]] | None:
+        async with reading:
+            return await asyncio.to_thread(next, shards, None)  # the network need not wait for the list
 
     async def take(fetcher: FetchShard) -> None:
-        for number, wanted in shards:
-            counts.update(await fetcher(number, wanted))
+        while shard := await following():
+            counts.update(await fetcher(*shard))
 
     tasks = [asyncio.create_task(take(fetcher)) for fetcher in fetchers]
     try:

@@ -6,12 +6,13 @@ import json
 import os
 import threading
 import zlib
-from dataclasses import asdict, replace
+from dataclasses import fields
 from pathlib import Path
 
 from blip_core.fetch.outcome import Outcome
 
 _END = bytes(1024)  # of a tar
+_KEPT = tuple(one.name for one in fields(Outcome) if one.name != "data")
 
 
 class Spool:
@@ -51,7 +52,7 @@ class Spool:
 
     def add(self, row: int, outcome: Outcome, members: bytes = b"") -> None:
         """With the members of its sample in a tar, empty where no picture came. The system has both when it returns."""
-        about = {name: value for name, value in asdict(replace(outcome, data=None)).items() if name != "data"}
+        about = {name: getattr(outcome, name) for name in _KEPT}
         line = {"row": row, "length": len(members), "crc": zlib.crc32(members), **about}
         with self.lock:
             for file, data in ((self.members, members), (self.ledger, json.dumps(line).encode() + b"\n")):

@@ -76,6 +76,8 @@ class Hosts:
             self.send(to, 302, b"", Location=path)
         elif name == "file":
             self.send(to, 302, b"", Location="file:///etc/passwd")
+        elif name == "keys":  # of the cloud
+            self.send(to, 302, b"", Location="http://169.254.169.254/latest/meta-data/")
         elif name == "torn":  # leads to what is no URL
             self.send(to, 302, b"", Location="http://[torn")
         elif name == "bytes":  # leads to a URL that is no text
@@ -187,11 +189,18 @@ def test_no_host_ends_the_run_for_others(hosts, tmp_path):
     other = Hosts()
     other.robots = b"User-agent: *\nDisallow: //[torn\n"
     user = hosts.at.replace("//", "//u%5B@")  # which robots.txt's reader takes for an address of IPv6
-    urls = [f"{hosts.at}/torn", f"{hosts.at}/bytes", f"{user}/picture-1", f"{other.at}/picture-1", f"{hosts.at}/picture-2"]
+    urls = [
+        f"{hosts.at}/keys",
+        f"{hosts.at}/torn",
+        f"{hosts.at}/bytes",
+        f"{user}/picture-1",
+        f"{other.at}/picture-1",
+        f"{hosts.at}/picture-2",
+    ]
     (tmp_path / "list.csv").write_text("\n".join(["url,caption", *(f"{u},a" for u in urls)]))
     assert run(tmp_path / "list.csv", "--out", tmp_path / "web", "--attempts", 1) == 0
     found = [(row["error_message"] or "").partition(":")[0] for row in rows_of(tmp_path / "web")]
-    assert found == ["bad_url", "bad_url", "bad_url", "robots_unknown", ""]
+    assert found == ["private_address", "bad_url", "bad_url", "bad_url", "robots_unknown", ""]
     other.server.shutdown()
     other.server.server_close()
 
