@@ -31,7 +31,7 @@ from PIL import Image
 from side_by_side import ROOT, alternate, compared, show, write
 
 SIZES = ((500, 375), (1024, 768))
-DELAYS = (0.0, 0.1, 1.0)  # seconds until an answer begins
+DELAYS = (0.0, 0.5)  # seconds until an answer begins
 KINDS, HOSTS, SHORT_SIDE, QUALITY = 40, 100, 512, 95
 THEIRS = "img2dataset"
 
