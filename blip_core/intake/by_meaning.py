@@ -20,14 +20,14 @@ from blip_core.config.screens import Screen
 from blip_core.files.atomic import new_file
 from blip_core.intake.alike import firsts, nearest, on_grid, require_faiss
 from blip_core.intake.embedder import Embedder, Prepared, load_embedder
-from blip_core.intake.near_copies import HELDOUT_REASON, REASON, Places, drop_leaks, join_copies
+from blip_core.intake.near_copies import Places, drop_leaks, join_copies
 from blip_core.intake.staged import Staged
 from blip_core.intake.stored import digest, picture
 from blip_core.tables.shards import index_path, read_index
 
 log = logging.getLogger(__name__)
 
-BY_MEANING = "_by_meaning"  # behind the name of a reason
+REASON, HELDOUT_REASON = "near_copy_by_meaning", "heldout_near_copy_by_meaning"
 
 
 @dataclass
@@ -104,18 +104,18 @@ def drop_near_heldout(heldout: list[Staged], training: list[Staged], embeddings:
     mirrored = [embeddings.of(shard, mirrored=True) for shard in heldout]
     both = Vectors(vectors.files + mirrored, vectors.rows + vectors.rows)
     found, cosines = nearest(own, both, cosine=cosine)
-    drop_leaks(places, known, found, HELDOUT_REASON + BY_MEANING, lambda number: _told(cosines[number]))
+    drop_leaks(places, known, found, HELDOUT_REASON, lambda number: _told(cosines[number]))
 
 
 def join(shards: list[Staged], embeddings: Embeddings, then: Screen, cosine: float) -> None:
     places, vectors = _embedded(shards, embeddings)
     first, cosines = firsts(vectors, cosine=cosine)
     joined = [dict(shard.same_as) for shard in shards]  # by the hashes
-    became = join_copies(places, first, then, REASON + BY_MEANING, lambda number: _told(cosines[number]))
+    became = join_copies(places, first, then, REASON, lambda number: _told(cosines[number]))
     for shard, own in zip(shards, joined, strict=True):
         for key, image_id in own.items():
             if image_id in became and then == "drop":
-                shard.dropped[key] = (REASON + BY_MEANING, f"by its hashes a near copy of one that is a near copy of {became[image_id]}")
+                shard.dropped[key] = (REASON, f"by its hashes a near copy of one that is a near copy of {became[image_id]}")
             elif image_id in became:
                 shard.same_as[key] = became[image_id]
 
@@ -132,7 +132,7 @@ def _embedded(shards: list[Staged], embeddings: Embeddings) -> tuple[Places, Vec
         without = np.flatnonzero(stays & ~some)
         if len(without) and not shard.counts["missing_embedding"]:  # so that it is said once
             log.warning(
-                "%d pictures, as %s, have an embedding of zeros: by meaning they are no copies", len(without), keys[int(without[0])]
+                "%d pictures, as %s, have an embedding of zeros: they are no copies by meaning", len(without), keys[int(without[0])]
             )
         shard.counts["missing_embedding"] = len(without)
     return Places.of(shards, rows), Vectors(files, rows)

@@ -24,27 +24,26 @@ import blip_core
 from blip_core.config.intake import IngestConfig
 from blip_core.files.atomic import clear_killed
 from blip_core.files.content import write_json
+from blip_core.intake import by_meaning, near_copies
 from blip_core.intake.account import Account
 from blip_core.intake.beside import FieldTables
-from blip_core.intake.by_meaning import BY_MEANING, Embeddings
+from blip_core.intake.by_meaning import Embeddings
 from blip_core.intake.classified import classify
 from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, choose, place, quarantined
-from blip_core.intake.near_copies import HELDOUT_REASON
-from blip_core.intake.near_copies import REASON as NEAR_COPY
 from blip_core.intake.processes import take_in_all
 from blip_core.intake.sources import PARTS, Source, identity, open_source, shown
 from blip_core.intake.staged import Staged
 from blip_core.intake.stored import remove_unused
 from blip_core.intake.units import QUARANTINE_SCHEMA, Task, quarantine_row
 from blip_core.intake.vocabulary import write_vocabulary
-from blip_core.screens.fields import REASON as PICTURE
+from blip_core.screens.fields import REASON
 from blip_core.tables.captions import read_table, write_table
 from blip_core.tables.manifest import write_manifest
 
 log = logging.getLogger(__name__)
 
+_BY_CHOICE = (near_copies.REASON, by_meaning.REASON, REASON)  # how reasons begin that are no faults
 # packages whose change makes staged units stale
-_BY_CHOICE = (NEAR_COPY, PICTURE)  # how reasons begin that are no faults
 _SOURCES = ("intake", "metadata", "pictures", "screens", "texts", "tables", "files")
 
 
@@ -90,9 +89,9 @@ def ingest(
         metrics = _metrics(tasks, counts, quarantine, lost=_num_moved_texts(staged) + Counter(unread))
         metrics |= {f"aside_files_{part}": accounts[part].aside.total() for part in PARTS}
         if cfg.near_copies.heldout_distance is not None:
-            metrics.setdefault(f"rejected_{HELDOUT_REASON}", 0)
+            metrics.setdefault(f"rejected_{near_copies.HELDOUT_REASON}", 0)
         if embeddings and embeddings.cfg.heldout_cosine is not None:
-            metrics.setdefault(f"rejected_{HELDOUT_REASON}{BY_MEANING}", 0)
+            metrics.setdefault(f"rejected_{by_meaning.HELDOUT_REASON}", 0)
         _check(metrics, quarantine, cfg, data, out_quarantine)
         for folder, splits in ((shards, PROTECTED), (generation, GENERATION), (heldout, HELDOUT)):
             facts = {f"{kind}_{split}": counts[f"{kind}_{split}"] for split in splits for kind in ("images", "texts")}
@@ -155,7 +154,7 @@ def _not_read(part: str, place: str, account: Account) -> pa.Table:
 def _warn_of_unknown(counts: Counter[str], cfg: IngestConfig) -> None:
     """Pictures whose field a screen could not read."""
     for screen in cfg.pictures.screens:
-        missing, mistyped = (counts[f"{what}_{PICTURE}{screen.name}"] for what in ("missing", "mistyped"))
+        missing, mistyped = (counts[f"{what}_{REASON}{screen.name}"] for what in ("missing", "mistyped"))
         if missing or mistyped:
             told = f"{missing:,} pictures of the crawl have no {screen.field}, {mistyped:,} one of a type that it can't compare"
             log.warning("ingest.pictures.screens, %s: %s; missing: %s", screen.name, told, screen.missing)
