@@ -97,7 +97,7 @@ def ingest(
             facts = {f"{kind}_{split}": counts[f"{kind}_{split}"] for split in splits for kind in ("images", "texts")}
             rules = {} if folder == shards else {"limits": cfg.texts.model_dump(), "screens": cfg.screens.model_dump()}
             if embeddings and folder == shards:
-                rules["embedded_by"] = {"model": str(embeddings.cfg.model), "identity": embeddings.embedder.identity}
+                rules["embedded_by"] = embeddings.embedder.identity
             write_manifest(folder, **facts, **rules)
         write_manifest(metadata, **told)
         metrics |= write_vocabulary(generation, out_vocab, cfg)
