@@ -30,6 +30,7 @@ from blip_core.intake.embedder import Embedder, load_embedder  # noqa: E402
 
 BITS = (4, 6, 10)
 COSINES = (0.85, 0.9, 0.95, 0.98, 0.99)
+EITHER = (10, 0.95)  # both looks, as ingest has them
 _ROWS = 256  # copies that are compared at a time
 
 
@@ -106,6 +107,7 @@ def compare(images: list[np.ndarray], embedder: Embedder, seed: int) -> dict[str
             found.setdefault(f"≤ {limit} bits", {})[kind] = measured(apart <= limit, others)
         for limit in COSINES:
             found.setdefault(f"cos ≥ {limit}", {})[kind] = measured(cosine >= limit, others)
+        found.setdefault("either of {} bits, {}".format(*EITHER), {})[kind] = measured((apart <= EITHER[0]) | (cosine >= EITHER[1]), others)
     return found
 
 

@@ -30,7 +30,7 @@ def require_faiss() -> Any:
         raise ValueError(
             "ingest.near_copies.meaning wants the package faiss-cpu, which is not installed; pip install 'blip-bootstrap[meaning]'"
         ) from None
-    faiss.omp_set_num_threads(available_cores())
+    faiss.omp_set_num_threads(min(available_cores(), faiss.omp_get_max_threads()))
     return faiss
 
 

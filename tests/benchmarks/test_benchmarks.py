@@ -182,7 +182,7 @@ def test_both_fingerprints_are_measured_on_the_same_copies(tmp_path, monkeypatch
 
     kinds = ("grey", "turned by 90 degrees")
     monkeypatch.setattr(copies_by_meaning, "KINDS", {name: copies_by_meaning.KINDS[name] for name in kinds})
-    embedder = copies_by_meaning.load_embedder(meaning(save(tmp_path, small("convnext"))))
+    embedder = copies_by_meaning.load_embedder(meaning(save(tmp_path, small("vit"))))
     found = copies_by_meaning.compare([np.asarray(photo(name)) for name in "abc"], embedder, seed=0)
     assert found["≤ 10 bits"] == {"grey": (1.0, 3, 0), "turned by 90 degrees": (0.0, 0, 0)}
     assert copies_by_meaning.precision(found["≤ 10 bits"]) == (1.0, 0)
