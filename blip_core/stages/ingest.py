@@ -96,9 +96,8 @@ def ingest(
         for folder, splits in ((shards, PROTECTED), (generation, GENERATION), (heldout, HELDOUT)):
             facts = {f"{kind}_{split}": counts[f"{kind}_{split}"] for split in splits for kind in ("images", "texts")}
             rules = {} if folder == shards else {"limits": cfg.texts.model_dump(), "screens": cfg.screens.model_dump()}
-            if embeddings and folder == shards:
-                rules["embedded_by"] = embeddings.embedder.identity
-            write_manifest(folder, **facts, **rules)
+            by = {"embedded_by": embeddings.embedder.identity} if embeddings and folder == shards else {}
+            write_manifest(folder, **facts, **rules, **by)
         write_manifest(metadata, **told)
         metrics |= write_vocabulary(generation, out_vocab, cfg)
     write_json(metrics, out_metrics)
