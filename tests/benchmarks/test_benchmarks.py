@@ -251,3 +251,14 @@ def test_a_vision_language_model_writes_and_judges_as_the_plain_loop(tmp_path):
     judge = answering.open_filter(str(folder), folder, question=answering.QUESTION, **options)
     pictures = list(np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8))
     assert answering.check(captioner, judge, pictures) < 1e-4
+
+
+def test_fetching_is_measured_on_pictures_that_all_came(tmp_path):
+    import argparse
+
+    import fetch
+
+    (row,) = fetch.measure(48, 36, 0.0, argparse.Namespace(peer=None, rows=12, runs=1))
+    assert row["side"] == "ours" and row["pictures_per_second"] > 0
+    with pytest.raises(ValueError, match="0 pictures of .*; expected 12, of 36 at the shorter side"):
+        fetch.check([tmp_path], 12, 36)
