@@ -40,7 +40,7 @@ def pretraining(cfg: PretrainConfig, model_cfg: Blip2Config, rows: Rows, images:
         )
     if cfg.optional is not None:
         raise ValueError("pretrain.optional: BLIP alone has further objectives; leave it empty with model.kind blip2")
-    encoder, language = load_encoder(model_cfg.encoder), _language(cfg, model_cfg)
+    encoder, language = load_encoder(model_cfg.encoder), frozen_language(cfg, model_cfg)
     qformer, objective = stage_1(cfg, model_cfg, encoder, tokenizer, seed=seed)
     shares = batch_shares(rows, human=cfg.human_share, synthetic=cfg.synthetic_share)
     picked: dict[str, Any] = {"shares": shares, "seed": seed}
@@ -81,7 +81,7 @@ def stage_2(qformer: QFormer, language: Language, *, seed: int) -> Prompter:
     return Prompter(copy.deepcopy(qformer), language.width)
 
 
-def _language(cfg: PretrainConfig, model_cfg: Blip2Config) -> Language | None:
+def frozen_language(cfg: PretrainConfig, model_cfg: Blip2Config) -> Language | None:
     if model_cfg.language is None or cfg.stage_2 is None:
         return None
     return load_language(model_cfg.language.folder, precision=cfg.stage_2.precision, end=model_cfg.language.end)

@@ -42,7 +42,7 @@ def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
 
 def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts: Any) -> None:
     """Write a model folder by rename; `facts` go into its config.json. An older folder of that name is replaced."""
-    about = {"model": model.cfg.model_dump(), "match_token": model.match_token, "missing": sorted(model.missing)}
+    about: dict[str, Any] = {"model": model.cfg.model_dump(), "match_token": model.match_token, "missing": sorted(model.missing)}
     save_network(model, tokenizer, folder, **about, **facts)
 
 
