@@ -1,4 +1,4 @@
-"""The files of downstream tasks in a copy of the project: a work tree or a clone has those alone that a commit holds."""
+"""The files of downstream tasks and frozen models in a copy of the project: a work tree or a clone has those alone that a commit holds."""
 
 import os
 import shutil
@@ -7,8 +7,8 @@ from pathlib import Path
 
 def take_tasks(copy: Path, root: Path) -> None:
     """Those that no commit holds, as they are in `root`."""
-    for own in sorted(path for path in root.glob("tasks/*") if path.is_dir()):
-        there = copy / "tasks" / own.name
+    for own in sorted(path for name in ("tasks", "frozen") for path in root.glob(f"{name}/*") if path.is_dir()):
+        there = copy / own.relative_to(root)
         if not there.with_name(f"{own.name}.dvc").exists():
             shutil.rmtree(there, ignore_errors=True)
             shutil.copytree(own, there, copy_function=_linked)

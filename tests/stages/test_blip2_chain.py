@@ -28,9 +28,10 @@ from blip_core.weights.checkpoint import load_model, model_hash, save_model
 from blip_core.weights.encoders import load_encoder
 from blip_core.weights.models import load_any
 from tests.support.blip2_chain import blip2_values, clip_folder, picture_files, pictures
+from tests.support.blip2s import language_folder
 from tests.support.plain_qformer import match, next_tokens, similarity
 from tests.support.small import ROOT, small_values
-from tests.support.whole_chain import project_at, run_chain
+from tests.support.whole_chain import project_at, run, run_chain
 
 TEXTS = ["a red ball", "a blue star on grass"]
 
@@ -170,15 +171,20 @@ def test_the_ready_files_have_the_demo_s_values_and_the_paper_s():
     assert (writer.num_candidates, choice.score, choice.keep_best, set(choice.threshold.values())) == (10, "itc", 2, {-1.0})
 
 
-@pytest.mark.slow  # a second whole chain by DVC, minutes; test_chain.py has the first, of BLIP
-def test_the_whole_chain_runs_to_a_version(model, tokenizer, tmp_path):
-    encoder = tmp_path / "encoders/demo"
-    save_model(model, tokenizer, encoder, prompt="", max_tokens=20, precision="fp32")
-    values = blip2_values(small_values(yaml.safe_load((ROOT / "params.yaml").read_text())), encoder)
+@pytest.mark.slow  # whole chains by DVC, minutes; test_chain.py has the first, of BLIP
+@pytest.mark.parametrize("stages", [1, 2])
+def test_the_whole_chain_runs_to_a_version(model, tokenizer, tmp_path, stages):
+    values = blip2_values(small_values(yaml.safe_load((ROOT / "params.yaml").read_text())), "frozen/encoder")
     del values["models"]["human"]
     folder = tmp_path / "project"
     folder.mkdir()
+    if stages == 2:
+        values["model"]["language"] = {"folder": "frozen/language", "end": None}
+        values["pretrain"]["stage_2"] = {"steps": 6}
     project_at(folder, values | {"baselines": "g0"})
+    save_model(model, tokenizer, folder / "frozen/encoder", prompt="", max_tokens=20, precision="fp32")
+    if stages == 2:
+        language_folder("opt", folder / "frozen/language")
     run_chain(folder)
     registered = json.loads((folder / "artifacts/registration.json").read_text())
     assert registered["model"] == "g1" and registered["model_hash"] == model_hash(folder / "artifacts/models/g1")
@@ -186,3 +192,6 @@ def test_the_whole_chain_runs_to_a_version(model, tokenizer, tmp_path):
     rows = read_tables(folder / "artifacts/generations/g1").filter(pc.field("source") == "synthetic")
     assert rows.num_rows and set(rows["model"].to_pylist()) == {model_hash(folder / "artifacts/rounds/r1/captioner")}
     assert not rows["match"].null_count and (folder / "artifacts/report/index.html").exists()
+    assert (folder / "artifacts/models/g1/language").exists() == (stages == 2)
+    (folder / "frozen/encoder/config.json").write_text((folder / "frozen/encoder/config.json").read_text() + " ")
+    assert "modified:           frozen" in run("dvc", "status", "pretrain@g0", cwd=folder).stdout

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -24,15 +26,17 @@ from blip_core.weights.checkpoint import model_hash, new_model, save_model
 from blip_core.weights.models import BothStages, load_any, save_blip2
 from tests.support.blip2_chain import blip2_values, picture_files, pictures
 from tests.support.blip2s import language_folder
+from tests.support.processes import wait_until
 from tests.support.small import ROOT, small_values
+from tests.support.trainings import command_of, environment
 
 
-def params_with(language, encoder) -> Params:
+def values_with(language, encoder) -> dict:
     values = blip2_values(small_values(yaml.safe_load((ROOT / "params.yaml").read_text())), encoder)
     values["model"]["language"] = {"folder": str(language), "end": None}
     values["pretrain"]["stage_2"] = {"steps": 6, "checkpoint_every": 2, "log_every": 2}
     values["training"]["language"]["prompt"] = "a photo of"
-    return Params(**values)
+    return values
 
 
 def pretrained(params, artifacts, root, *, name="model", log=None):
@@ -47,7 +51,7 @@ def pretrained(params, artifacts, root, *, name="model", log=None):
 def trained(request, ingested, model_cfg, tokenizer, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
     save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, root / "encoder", prompt="", max_tokens=20, precision="fp32")
-    params = params_with(language_folder(request.param, root / "language"), root / "encoder")
+    params = Params(**values_with(language_folder(request.param, root / "language"), root / "encoder"))
     pretrained(params, ingested, root)
     return params, root
 
@@ -168,6 +172,27 @@ def test_a_run_that_ends_in_either_stage_goes_on_bit_for_bit(trained, ingested, 
     for name in ("model.csv", "model.json", "model/model.safetensors", "model/config.json"):
         assert (tmp_path / name).read_bytes() == (root / name).read_bytes(), name
     assert not any((tmp_path / "work").glob("pretrain*"))
+
+
+@pytest.mark.slow  # processes that load transformers, each seconds
+def test_a_killed_run_goes_on_bit_for_bit(ingested, model_cfg, tokenizer, tmp_path):
+    """SIGKILL in stage 1, SIGKILL in stage 2, then to the end; dropout is on."""
+    save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, tmp_path / "encoder", prompt="", max_tokens=20, precision="fp32")
+    values = values_with(language_folder("opt", tmp_path / "language"), tmp_path / "encoder")
+    values["model"]["qformer"]["dropout"] = 0.1
+    values["pretrain"]["optim"] |= {"steps": 100, "checkpoint_every": 10}
+    values["pretrain"]["stage_2"] |= {"steps": 100, "checkpoint_every": 10}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    options = {"cwd": ROOT, "env": environment(), "stderr": subprocess.PIPE}
+    subprocess.run([sys.executable, *command_of(ingested, whole, values)], check=True, **options)
+    for place in ("work/*/step-*.pt", "work/*/stage_2/step-*.pt"):
+        with subprocess.Popen([sys.executable, *command_of(ingested, broken, values)], **options) as process:
+            wait_until(lambda place=place: any(broken.glob(place)), pause=0.002)
+            process.kill()
+        assert not (broken / "m").exists()
+    subprocess.run([sys.executable, *command_of(ingested, broken, values)], check=True, **options)
+    for name in ("m/model.safetensors", "h.csv", "m.json"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_a_language_model_and_its_stage_come_together(trained):

@@ -9,7 +9,7 @@ from PIL import Image
 TINY: dict[str, Any] = dict(width=24, depth=2, heads=3, mlp_width=40, max_positions=40, activation="gelu", norm_eps=1e-12, dropout=0.0)
 
 
-def blip2_values(values: dict, encoder: Path) -> dict:
+def blip2_values(values: dict, encoder: Path | str) -> dict:
     """The values of a parameter file with `model.kind: blip2`."""
     qformer = {**TINY, "num_queries": 3, "cross_every": 2, "embed_dim": 16}
     sizes = {"encoder": str(encoder), "features": {"cache": None, "max_gib": 1.0}, "qformer": qformer, "label_smoothing": 0.1}
