@@ -24,7 +24,7 @@ from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.tables.stopped import require_made
 from blip_core.tokenizer.folders import TOKENIZER, VOCAB, load_tokenizer
 from blip_core.tokenizer.tokenizer import Tokenizer
-from blip_core.weights.folders import folder_hash
+from blip_core.weights.hashes import folder_hash
 
 LANGUAGE = "language"  # within a model folder: the frozen language model of a BLIP-2
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip_core.compute.padding import pad
-from blip_core.weights.folders import FAULTS, folder_hash, read_model, read_tokenizer
+from blip_core.weights.folders import FAULTS, read_model, read_tokenizer
+from blip_core.weights.hashes import folder_hash
 from blip_core.weights.load import read_config
 
 IGNORED = -100

@@ -126,7 +126,7 @@ def test_retrieval_takes_the_best_query():
 def test_it_is_evaluated_and_served(trained, ingested, tmp_path):
     params, root = trained
     sampler = params.evaluate.sampler.model_copy(update={"max_tokens": 6})
-    cfg = params.evaluate.model_copy(update={"rerank": 4, "bootstrap": 5, "sampler": sampler})
+    cfg = params.evaluate.model_copy(update={"rerank": 4, "bootstrap": 5, "sampler": sampler, "precision": "bf16"})
     evaluate(root / "model", ingested / "heldout", ingested / "shards", tmp_path / "out", tmp_path / "metrics.json", cfg=cfg, seed=0)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert {"tr_r1", "itm_tr_r1", "ir_r10", "cider"} <= metrics.keys()
