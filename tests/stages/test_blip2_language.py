@@ -47,11 +47,15 @@ def pretrained(params, artifacts, root, *, name="model", log=None):
     return root / name
 
 
-@pytest.fixture(scope="module", params=["opt", "t5"])
-def trained(request, ingested, model_cfg, tokenizer, tmp_path_factory):
-    root = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def trained(ingested, model_cfg, tokenizer, tmp_path_factory):
+    return trained_with("opt", ingested, model_cfg, tokenizer, tmp_path_factory.mktemp("opt"))
+
+
+def trained_with(kind, ingested, model_cfg, tokenizer, root):
+    """Its parameters, and the folder that holds the model."""
     save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, root / "encoder", prompt="", max_tokens=20, precision="fp32")
-    params = Params(**values_with(language_folder(request.param, root / "language"), root / "encoder"))
+    params = Params(**values_with(language_folder(kind, root / "language"), root / "encoder"))
     pretrained(params, ingested, root)
     return params, root
 
@@ -76,9 +80,10 @@ def test_the_history_goes_on_from_stage_1_to_stage_2(trained):
     assert metrics["stage_2_lm"] == pytest.approx(float(rows[-1]["lm"]), rel=1e-4) and metrics["itm"] > 0
 
 
-def test_a_caption_is_what_the_language_model_writes_behind_the_soft_prompt(trained):
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_a_caption_is_what_the_language_model_writes_behind_the_soft_prompt(request, ingested, model_cfg, tokenizer, tmp_path, kind):
     """Token by token, without what is kept of earlier ones, by the model's own words."""
-    params, root = trained
+    params, root = request.getfixturevalue("trained") if kind == "opt" else trained_with(kind, ingested, model_cfg, tokenizer, tmp_path)
     model, tokenizer = load_any(root / "model")
     assert isinstance(model, BothStages)
     said, sampler = model.language, params.evaluate.sampler.model_copy(update={"beams": 1, "min_tokens": 0, "max_tokens": 5})
