@@ -15,7 +15,7 @@ from blip_core.config.capfilt import CaptionConfig, ScoreConfig
 from blip_core.config.delivery import RegisterConfig, ReportConfig
 from blip_core.config.evaluation import METRICS, VAL_METRICS, CompareConfig, DecideConfig, EvaluateConfig
 from blip_core.config.intake import IngestConfig, ValidateConfig
-from blip_core.config.model import AnyModelConfig, Blip2Config, ModelConfig
+from blip_core.config.model import AnyModelConfig, Blip2Config
 from blip_core.config.reading import checked, read_values
 from blip_core.config.sample import SampleConfig
 from blip_core.config.selection import AssembleConfig, CalibrateConfig, DescribeConfig, GateConfig
@@ -79,12 +79,6 @@ class Params(Config):
         if name not in self.tasks:
             raise ValueError(f"no task {name!r} in the section tasks; it has {', '.join(self.tasks) or 'none'}")
         return self.tasks[name]
-
-    def med(self, what: str) -> ModelConfig:
-        """The sizes of BLIP, for `what`. ValueError when the model is a BLIP-2."""
-        if isinstance(self.model, Blip2Config):
-            raise ValueError(f"model.kind is blip2, which {what} does not know (docs/blip2.md); expected a BLIP, without kind")
-        return self.model
 
     def section(self, stage: str) -> Any:
         """The settings of one stage, by its name; each has a class of its own, and the stages of tasks have those of all tasks."""

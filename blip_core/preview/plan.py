@@ -26,9 +26,12 @@ def plan(params: Params, vocab: Path, *, pictures: int | None = None) -> str:
     `vocab`: what ingest has written of the texts. Before it, the vocabulary counts as large as ingest may make it. `pictures`: how many
     there are to train on; what suits so many is told of pretrain."""
     vocabulary, by = _vocabulary(params, vocab)
-    lines = (
-        _of_med(params, vocabulary, by, pictures) if isinstance(params.model, ModelConfig) else _of_blip2(params, vocabulary, by, pictures)
-    )
+    if isinstance(params.model, ModelConfig):
+        lines = _of_med(params, skeleton(params.model, vocabulary), by, pictures)
+    else:
+        from blip_core.preview.plan_blip2 import model_lines  # benchmarks/speed/gpu.py runs where torch alone is
+
+        lines = model_lines(params, vocabulary, by, pictures=pictures)
     for writer in params.caption.writers:
         if (needs := writer_needs(writer, params.caption)) is not None:
             weights, texts = (f"{scaled(part, 1024)}iB" for part in needs)
@@ -37,14 +40,7 @@ def plan(params: Params, vocab: Path, *, pictures: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _of_blip2(params: Params, vocabulary: int, by: str, pictures: int | None) -> list[str]:
-    from blip_core.preview.plan_blip2 import model_lines  # benchmarks/speed/gpu.py runs where torch alone is
-
-    return model_lines(params, vocabulary, by, pictures=pictures)
-
-
-def _of_med(params: Params, vocabulary: int, by: str, pictures: int | None) -> list[str]:
-    model = skeleton(params.med("plan"), vocabulary)
+def _of_med(params: Params, model: Blip, by: str, pictures: int | None) -> list[str]:
     parts = {"image encoder": model.vit, "text transformer": model.med, "projections and ITM head": None}
     total = sum(p.numel() for p in model.parameters())
     lines = [f"model: {scaled(total)} parameters (vocabulary of {by})"]
@@ -58,7 +54,7 @@ def _of_med(params: Params, vocabulary: int, by: str, pictures: int | None) -> l
         adapted = getattr(cfg, "lora", None)
         lines += [adapter_needs(stage, adapted, cfg.optim)] if adapted else _describe(stage, params, cfg.optim, model)
         if stage == "pretrain" and pictures:
-            lines += _suited(params, pictures)
+            lines += _suited(params, model.cfg, pictures)
     return lines
 
 
@@ -84,7 +80,7 @@ def skeleton(cfg: ModelConfig, vocabulary: int) -> Blip:
 
 
 def _describe(stage: str, params: Params, optim: OptimConfig, model: Blip) -> list[str]:
-    cfg = params.med("plan")
+    cfg = model.cfg
     flops = step_flops(cfg, stage, tokens=optim.max_tokens, vocabulary=model.special.vocab_size)
     state, per_image = state_bytes(model, stage), image_bytes(cfg, optim, stage, vocabulary=model.special.vocab_size)
     images, micro = optim.steps * optim.batch_size, optim.batch_size // optim.accumulate
@@ -102,8 +98,7 @@ def _describe(stage: str, params: Params, optim: OptimConfig, model: Blip) -> li
     ]
 
 
-def _suited(params: Params, pictures: int) -> list[str]:
-    cfg = params.med("plan")
+def _suited(params: Params, cfg: ModelConfig, pictures: int) -> list[str]:
     width = min(cfg.vision.width, cfg.text.width)
     found = suggestions(params.section("pretrain"), width=width, pictures=pictures)
     return [f"  what suits {pictures:,} pictures and a width of {width}, from random weights:", *(f"    {each}" for each in found)]
