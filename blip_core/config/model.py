@@ -13,10 +13,11 @@ class VisionConfig(Config):
 
     image_size: Positive
     patch_size: Positive
-    stem: Literal["patch", "conv"] = Field(
+    stem: Literal["patch", "conv", "cells"] = Field(
         "patch",
-        description="what makes tokens of pixels: one convolution per patch, as the paper; or 3 x 3 convolutions that halve the picture "
-        "until a token is one of patch_size, a power of 2: it learns from fewer pictures, and transformers has no such model to export to",
+        description="what makes tokens of pixels. patch: one convolution per patch, as the paper; conv: 3 x 3 convolutions that halve the "
+        "picture until a token is one of patch_size, a power of 2; cells: fixed colours and gradients of each patch, then one linear layer. "
+        "conv needs fewer pictures, cells fewer still; transformers has no model with either to export to",
     )
     width: Positive
     depth: Positive

@@ -137,10 +137,13 @@ class SoftPromptConfig(Config):
 
 
 class InitFromConfig(Config):
-    """Weights to begin with, as the paper does; null stays random (blip_core/weights/load.py)."""
+    """Weights to begin with, as the paper does (blip_core/weights/load.py), or vectors of the texts' own; what none is named for stays random."""
 
     vit: Path | None = Field(description="folder of transformers with an ImageNet ViT or DeiT, or DeiT's .pth file")
     bert: Path | None = Field(description="folder of transformers with BERT; its tokenizer must be ingest.vocab")
+    words: bool = Field(
+        False, description="token embeddings begin as what the training's texts say of which words go together: where texts are few, no bert"
+    )
 
 
 class ContrastiveDecodingConfig(Config):

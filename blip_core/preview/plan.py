@@ -12,7 +12,7 @@ from blip_core.config.model import ModelConfig
 from blip_core.config.params import Params
 from blip_core.config.training import LoraConfig, OptimConfig
 from blip_core.model.blip import Blip, SpecialTokens
-from blip_core.model.stem import stem_widths
+from blip_core.model.stem import CELL_FEATURES, stem_widths
 from blip_core.preview.advice import suggestions
 from blip_core.preview.writers import tensor_sizes, writer_needs
 from blip_core.training.contrast import momentum_twin
@@ -187,6 +187,8 @@ def stem_flops(cfg: ModelConfig) -> float:
     side, channels, work = v.image_size, 3, 0.0
     if v.stem == "patch":
         return 2 * (side // v.patch_size) ** 2 * channels * v.patch_size**2 * v.width
+    if v.stem == "cells":
+        return 2 * (side // v.patch_size) ** 2 * CELL_FEATURES * v.width
     for wide in stem_widths(v):
         side //= 2
         work += 2 * side**2 * 9 * channels * wide
