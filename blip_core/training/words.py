@@ -36,5 +36,6 @@ def word_vectors(texts: list[list[int]], vocab_size: int, width: int) -> np.ndar
     found_V = np.bincount(columns, minlength=vocab_size)
     rarity_V = np.log(len(texts) / np.maximum(1, found_V))
     counts_TV = csr_array((rarity_V[columns], columns, starts), shape=(len(texts), vocab_size))
-    axes_DV = svds(counts_TV, width, v0=np.ones(min(counts_TV.shape)), return_singular_vectors="vh")[2]
-    return np.where(found_V[:, None] > 0, axes_DV.T * rarity_V[:, None], 0).astype(np.float32)
+    _, strength_D, axes_DV = svds(counts_TV, width, v0=np.ones(min(counts_TV.shape)), return_singular_vectors="vh")
+    meant_D = strength_D > 1e-6 * strength_D.max()  # any vector is an axis where the texts have no more to say
+    return np.where(found_V[:, None] > 0, axes_DV.T * meant_D * rarity_V[:, None], 0).astype(np.float32)
