@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from blip_core.config.training import InitFromConfig
+from blip_core.files.content import write_json
+from blip_core.stages.pretrain import pretrain
+from blip_core.tables.manifest import content_hash
 from blip_core.training.words import begin_with_words, word_vectors
-from blip_core.weights.checkpoint import new_model
+from blip_core.weights.checkpoint import load_model, new_model
 
 
 def test_tokens_of_the_same_texts_are_near_and_others_are_not():
@@ -32,3 +36,21 @@ def test_a_model_begins_with_them_and_keeps_the_rest(model_cfg, tokenizer):
 def test_too_few_texts_for_so_many_singular_vectors_are_refused():
     with pytest.raises(ValueError, match="init_from.words: 2 texts and 30 tokens have fewer than 16 singular vectors"):
         word_vectors([[1, 2], [2, 3]], 30, 16)
+
+
+def test_pretrain_begins_with_them_where_it_is_told_to(ingested, params, tmp_path):
+    g0, gate = ingested / "generations/g0", tmp_path / "gate.json"
+    write_json({"passed": True, "generation": content_hash(g0)}, gate)
+    optim = params.pretrain.optim.model_copy(update={"steps": 1, "lr": 1e-9, "min_lr": 0.0, "batch_size": 4})
+    cfg = params.pretrain.model_copy(update={"init_from": InitFromConfig(vit=None, bert=None, words=True), "optim": optim})
+    outs = (tmp_path / "model", tmp_path / "history.csv", tmp_path / "metrics.json")
+    options = {"cfg": cfg, "model_cfg": params.model, "seed": 0, "work": tmp_path / "work"}
+    pretrain(g0, "human,web", ingested / "shards", gate, ingested / "tokenizer.json", *outs, **options)
+    model, tokenizer = load_model(outs[0])
+    length = model.med.tokens.weight[tokenizer.encode("red ball", max_tokens=8)[1:-1]].norm(dim=1)
+    assert length.tolist() == pytest.approx([params.model.init.token * params.model.text.width**0.5] * 2, rel=1e-4)
+
+
+def test_words_and_bert_are_not_both_begun_with(tmp_path):
+    with pytest.raises(ValueError, match="words is true and bert names"):
+        InitFromConfig(vit=None, bert=tmp_path, words=True)
