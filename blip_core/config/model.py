@@ -99,6 +99,11 @@ class ModelConfig(Config):
     vision: VisionConfig
     text: TextConfig
     embed_dim: Positive = Field(description="of the ITC space (256 in the paper)")
+    pooling: Literal["first", "mean"] = Field(
+        "first",
+        exclude_if=lambda pooling: pooling == "first",  # so that what is written of models is as it was before there was another
+        description="what ITC compares of a text: its first token, as the paper; or the mean of its tokens, which learns from fewer texts",
+    )
     init: InitConfig
 
 
