@@ -159,14 +159,13 @@ def step_flops(cfg: ModelConfig, stage: str, *, tokens: int, vocabulary: int) ->
     pretrain: image, text alone, three grounded texts (a pair and two negatives), one decoded text; the others leave parts out.
     """
     image, keys_values = vit_flops(cfg), keys_values_flops(cfg)
-    alone = text_flops(cfg, tokens, first_only=True)
-    grounded = alone + cross_flops(cfg, tokens, first_only=True)
+    grounded = text_flops(cfg, tokens, first_only=True) + cross_flops(cfg, tokens, first_only=True)
     decoded = text_flops(cfg, tokens) + cross_flops(cfg, tokens)
     head = 2 * tokens * cfg.text.width * (cfg.text.width + vocabulary)
     trained = {"pretrain": ("contrast", "match", "decode"), "tune_filter": ("contrast", "match"), "tune_captioner": ("decode",)}[stage]
     work = 3 * (image + keys_values)
     if "contrast" in trained:
-        work += image + 4 * alone
+        work += image + 4 * text_flops(cfg, tokens, first_only=cfg.pooling == "first")
     if "match" in trained:
         work += 3 * 3 * grounded
     if "decode" in trained:
