@@ -16,7 +16,7 @@ class VisionConfig(Config):
     stem: Literal["patch", "conv", "cells"] = Field(
         "patch",
         description="what makes tokens of pixels. patch: one convolution per patch, as the paper; conv: 3 x 3 convolutions that halve the "
-        "picture until a token is one of patch_size, a power of 2; cells: fixed colours and gradients of each patch, then one linear layer. "
+        "picture until a token is one of patch_size, a power of 2; cells: fixed colours and gradients of a patch, then one linear layer. "
         "conv needs fewer pictures, cells fewer still; transformers has no model with either to export to",
     )
     width: Positive

@@ -137,7 +137,7 @@ class SoftPromptConfig(Config):
 
 
 class InitFromConfig(Config):
-    """Weights to begin with, as the paper does (blip_core/weights/load.py), or vectors of the texts' own; what none is named for stays random."""
+    """Weights to begin with, as the paper does (blip_core/weights/load.py), or what the texts say; the rest stays random."""
 
     vit: Path | None = Field(description="folder of transformers with an ImageNet ViT or DeiT, or DeiT's .pth file")
     bert: Path | None = Field(description="folder of transformers with BERT; its tokenizer must be ingest.vocab")

@@ -22,7 +22,7 @@ def begin_with_words(model: Blip, texts: list[str], tokenizer: Tokenizer, *, max
 
 
 def word_vectors(texts: list[list[int]], vocab_size: int, width: int) -> np.ndarray:
-    """V x D, float32: 0 for a token that no text has, or each. ValueError where texts or tokens are too few for so many singular vectors."""
+    """V x D, float32: 0 for a token that no text has, or each. ValueError where texts or tokens are too few."""
     from scipy.sparse import csr_array
     from scipy.sparse.linalg import svds
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from blip_core.compute.pixels import normalize
 from blip_core.config.model import VisionConfig
 from blip_core.model.blip import Blip
-from blip_core.compute.pixels import normalize
 from blip_core.model.stem import ORIENTATIONS, SHADES, Cells, patch_embedding
 from blip_core.preview.plan import vit_flops
 from blip_core.training.contrast import mean_cosine
