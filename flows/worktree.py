@@ -21,7 +21,7 @@ from filelock import FileLock
 from blip_core.config.training import SHARED
 from blip_core.tracking.provenance import git, raw_data
 from blip_core.versions.cache import open_cache, run_dvc
-from blip_core.versions.task_files import take_tasks
+from blip_core.versions.task_files import kept_tasks, take_tasks
 from flows.values import did_you_mean
 
 RUNS = Path(".work/runs")
@@ -176,14 +176,13 @@ def share_cache(root: Path, tree: Path) -> None:
 
 
 def _take_data(tree: Path) -> None:
-    """The raw data, fetched where the cache lacks it, and of the stages' outputs what the cache has."""
-    if (tree / "data.dvc").exists():
-        with open_cache(tree) as cache:
-            lacking = cache.fetch(raw_data((tree / "data.dvc").read_text()).values())
-        if lacking:
-            raise ValueError(
-                f"data.dvc: {', '.join(lacking)} is neither in DVC's cache nor in its remote; `dvc push` it where it was added"
-            )
+    """The raw data and the tasks' files that DVC keeps, fetched where the cache lacks them; of the stages' outputs what the cache has."""
+    needed = (raw_data((tree / "data.dvc").read_text()) if (tree / "data.dvc").exists() else {}) | kept_tasks(tree)
+    with open_cache(tree) as cache:
+        lacking = set(cache.fetch(needed.values()))
+    if lacking:
+        paths = ", ".join(f"{path} ({md5})" for path, md5 in needed.items() if md5 in lacking)
+        raise ValueError(f"{paths}: neither in DVC's cache nor in its remote; `dvc push` it where it was added")
     run_dvc(tree, "checkout", "--quiet", "--force", "--allow-missing")
 
 

@@ -9,15 +9,17 @@ given: the texts are tokens already, with spaces between them.
 By words a Chinese caption is one long token, so that all scores are 0, or 1 for a copy.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Literal
 
 from blip_core.evaluation import ptb
+from blip_core.texts import scripts
 
 Tokenization = Literal["ptb", "characters", "given"]
-_SCRIPTS = ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "HANGUL")  # how Unicode names begin
+_ALONE = re.compile(f"[{scripts.PYTHON}{scripts.HANGUL}]")
 
 
 def tokenization_of(texts: Iterable[str]) -> Tokenization:
@@ -44,4 +46,4 @@ TOKENIZE: dict[Tokenization, Callable[[str], str]] = {"ptb": ptb.tokenize, "char
 
 @cache
 def _stands_alone(c: str) -> bool:
-    return unicodedata.category(c)[0] in "LN" and unicodedata.name(c, "").startswith(_SCRIPTS)
+    return unicodedata.category(c)[0] in "LN" and bool(_ALONE.match(c))

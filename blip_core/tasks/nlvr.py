@@ -1,7 +1,8 @@
 """Whether a sentence is true of two pictures (NLVR2, paper section 5.5).
 
-A row has a sentence, a label (True or False) and two pictures: `images`, a list, as the authors' lists; or `left` and `right`; or NLVR2's
-own `identifier`, split-set-pair-sentence, whose pictures are split-set-pair-img0.png and -img1.png.
+A row has a sentence, a label (True or False) and two pictures: `images`, a list, as the authors' lists; or a column each, as `left` and
+`right` or LXMERT's `img0` and `img1`; or NLVR2's own `identifier`, split-set-pair-sentence, whose pictures are split-set-pair-img0.png and
+-img1.png. One picture alone, `image`, stands for both: that of NLVR's own sentences has its boxes side by side.
 
 In training the pictures of a pair change places by chance, and so do the words left and right. The authors do it in evaluations too, so
 that their numbers vary; here an evaluation sees each pair as it is.
@@ -28,7 +29,7 @@ from blip_core.model.blip import Blip
 from blip_core.model.network import Network
 from blip_core.model.nlvr import Nlvr, nlvr_of
 from blip_core.tasks.pictures import Pictures
-from blip_core.tasks.records import Row, examples_of, facts_of, split_files
+from blip_core.tasks.records import Row, examples_of, facts_of, first_of, split_files
 from blip_core.tasks.task import Example, Measured, Result, SetAside, Statistic, checked
 from blip_core.texts.clean import without_marks
 from blip_core.tokenizer.tokenizer import Tokenizer
@@ -37,7 +38,9 @@ from blip_core.training.step import Losses, Objective, TaskBatch
 
 _MOST_WORDS = 40
 _SIDES = {"left": "right", "right": "left"}
-_USED = ("sentence", "label", "images", "left", "right", "identifier")
+_SENTENCE = ("sentence", "sent")
+_PAIRS = (("left", "right"), ("left_image", "right_image"), ("img0", "img1"), ("image0", "image1"), ("image_0", "image_1"))
+_USED = (*_SENTENCE, "label", "images", *(name for pair in _PAIRS for name in pair), "image", "identifier")
 _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -48,6 +51,11 @@ class Statement(Example):
     sentence: str = ""
     label: bool = False
     group: str = ""
+
+    @property
+    def swapped(self) -> str:
+        """What is said of the pictures in each other's place; sides within one picture stay."""
+        return self.sentence if len(set(self.pictures)) == 1 else sides_swapped(self.sentence)
 
 
 def sides_swapped(sentence: str) -> str:
@@ -67,7 +75,7 @@ class NlvrTask:
 
     def tensors(self, examples: Sequence[Statement], tokenizer: Tokenizer, cfg: NlvrConfig) -> dict[str, Tensor]:
         """ids, mask: P x 2 x T, of each sentence as it is and with its sides swapped. label: P."""
-        texts = [text for e in examples for text in (e.sentence, sides_swapped(e.sentence))]
+        texts = [text for e in examples for text in (e.sentence, e.swapped)]
         ids, mask = (t.unflatten(0, (-1, 2)) for t in tokenize(tokenizer, texts, max_tokens=cfg.optim.max_tokens))
         return {"ids": ids, "mask": mask, "label": torch.tensor([int(e.label) for e in examples])}
 
@@ -124,7 +132,7 @@ class StatementObjective(Objective):
 
 def _statement(row: Row, where: str, pictures: Pictures) -> Statement:
     """Rejected says what the row lacks."""
-    sentence, label = row.get("sentence"), _LABELS.get(str(row.get("label")).strip().lower())
+    sentence, label = first_of(row, _SENTENCE), _LABELS.get(str(row.get("label")).strip().lower())
     if not isinstance(sentence, str) or not sentence.strip():
         raise Rejected("bad_row", f"no sentence among its columns {', '.join(row)}")
     if label is None:
@@ -142,9 +150,12 @@ def _two(row: Row, identifier: list[str]) -> tuple[object, object]:
     images = texts_of(row.get("images"), written=True)
     if images and len(images) == 2:
         return images[0], images[1]
-    if row.get("left") not in (None, "") and row.get("right") not in (None, ""):
-        return row["left"], row["right"]
+    for left, right in _PAIRS:
+        if row.get(left) not in (None, "") and row.get(right) not in (None, ""):
+            return row[left], row[right]
+    if row.get("image") not in (None, ""):
+        return row["image"], row["image"]
     if len(identifier) == 4:
         stem = "-".join(identifier[:3])
         return f"{stem}-img0", f"{stem}-img1"
-    raise Rejected("bad_row", "no two pictures: expected images (a list of two), left and right, or NLVR2's identifier")
+    raise Rejected("bad_row", "no two pictures: expected images (a list of two), left and right, one image for both, or NLVR2's identifier")

@@ -13,6 +13,7 @@ from blip_core.files.content import write_json
 from blip_core.tracking.provenance import ancestry, git, parse_lock, raw_data
 from blip_core.tracking.registry import PROVENANCE, Registry
 from blip_core.versions.cache import open_cache, run_dvc
+from blip_core.versions.task_files import kept_tasks, take_tasks
 from blip_core.weights.checkpoint import model_hash
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def prepare(registry: Registry, version: "ModelVersion", out: Path, root: Path, 
         if tags.get("git_dirty") == "true" and (out / "blip_core").exists():  # a project without a clone has no code in git
             shutil.rmtree(out / "blip_core")
             shutil.copytree(registry.code(version, Path(folder) / "code"), out / "blip_core")
+    take_tasks(out, root)
     model = _take_inputs(out, root, stage, whole=whole)
     _check_code(out, stage, title, tags["git_rev"], whole=whole)
     return Task(title, stage, out, model, tags["model_hash"], tags.get("torch", ""), whole)
@@ -109,14 +111,14 @@ def _clone(root: Path, out: Path, rev: str, *, identity: dict[str, Any]) -> None
 
 
 def _take_inputs(out: Path, root: Path, stage: str, *, whole: bool) -> str:
-    """Check out what the stage reads (`whole`: the raw data). Returns the folder of the model that it makes."""
+    """Check out what the stage reads (`whole`: the raw data and the tasks' files). Returns the folder of the model that it makes."""
     lock = parse_lock((out / "dvc.lock").read_text())
     if stage not in lock:
         raise ValueError(f"{out / 'dvc.lock'}: has no stage {stage}")
     made = lock[stage]
     model = next(path for path, md5 in made.outs.items() if md5.endswith(".dir"))
     outs = {path: md5 for other in ancestry(lock, model)[:-1] for path, md5 in other.outs.items()}
-    data = raw_data((out / "data.dvc").read_text()) if (out / "data.dvc").exists() else {}
+    data = (raw_data((out / "data.dvc").read_text()) if (out / "data.dvc").exists() else {}) | kept_tasks(out)
     needed = data if whole else {path: md5 for path, md5 in made.deps.items() if path in outs or path in data}
     with open_cache(root) as cache:
         lacking = set(cache.fetch(needed.values()))

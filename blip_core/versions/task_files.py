@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from blip_core.tracking.provenance import raw_data
+
 
 def take_tasks(copy: Path, root: Path) -> None:
     """Those that no commit holds, as they are in `root`."""
@@ -12,6 +14,11 @@ def take_tasks(copy: Path, root: Path) -> None:
         if not there.with_name(f"{own.name}.dvc").exists():
             shutil.rmtree(there, ignore_errors=True)
             shutil.copytree(own, there, copy_function=_linked)
+
+
+def kept_tasks(copy: Path) -> dict[str, str]:
+    """Path to md5 of those that a commit holds, as DVC keeps them."""
+    return {f"tasks/{path}": md5 for file in sorted(copy.glob("tasks/*.dvc")) for path, md5 in raw_data(file.read_text()).items()}
 
 
 def _linked(own: str, there: str) -> None:

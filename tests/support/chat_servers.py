@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -53,7 +54,7 @@ def _running(command: list[object], port: int, log: Path, **env: str) -> Iterato
     with log.open("wb") as out:
         process = subprocess.Popen([str(part) for part in command], env={**os.environ, **env}, stdout=out, stderr=out)
     try:
-        wait_until(lambda: process.poll() is not None or listens(port))
+        wait_until(lambda: process.poll() is not None or answers(port))
         if process.poll() is not None:
             raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
         yield
@@ -67,9 +68,10 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
+def answers(port: int) -> bool:
+    """llama.cpp listens, and says 503, while it loads its model."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code != 503
     return False
 
 

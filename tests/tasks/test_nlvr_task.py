@@ -35,20 +35,30 @@ def folder(tmp_path):
 
 OFFICIAL = {"sentence": "A dog; left.", "left_url": "x", "right_url": "y", "label": "True", "identifier": "train-10-1-3", "synset": "dog"}
 AUTHORS = {"images": ["train/train-10-1-img0.png", "train/train-10-1-img1.png"], "sentence": "A dog; left.", "label": "True"}
+LXMERT = {"identifier": "train-10-1-3", "img0": "train-10-1-img0", "img1": "train-10-1-img1", "label": 1, "sent": "A dog; left."}
 SHAPES = {
     "train.json": json.dumps([OFFICIAL]),
     "nlvr_train.json": json.dumps([AUTHORS]),
     "train.jsonl": json.dumps(OFFICIAL) + "\n",
+    "lxmert/train.json": json.dumps([LXMERT]),
     "train.csv": "left,right,sentence,label\ntrain-10-1-img0.png,train-10-1-img1.png,A dog; left.,True\n",
 }
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_usual_file_is_read(name, folder):
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(SHAPES[name])
     found, aside = NlvrTask().read(folder, "train", settings())
     assert not aside and [(e.sentence, e.label) for e in found] == [("A dog left", True)]
     assert [p.name for p in found[0].pictures] == ["train-10-1-img0.png", "train-10-1-img1.png"]
+
+
+def test_one_picture_stands_for_both(folder):
+    (folder / "train.csv").write_text("image,sentence,label\ntrain-10-1-img0.png,A dog in the left box.,True\n")
+    [example], aside = NlvrTask().read(folder, "train", settings())
+    assert not aside and [p.name for p in example.pictures] == ["train-10-1-img0.png"] * 2
+    assert example.swapped == "A dog in the left box"
 
 
 def test_what_can_not_be_used_is_told(folder):
