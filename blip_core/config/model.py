@@ -7,6 +7,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from blip_core.config.base import Config, Positive, Share
 
+# of pixels in [0, 1], by which they are normalised: those of CLIP, as the public BLIP uses
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
 
 class VisionConfig(Config):
     """ViT (Dosovitskiy et al. 2021), pre-norm."""

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip_core.compute.pixels import MEAN, STD
-from blip_core.config.model import VisionConfig
+from blip_core.config.model import MEAN, STD, VisionConfig
 
 SHADES = 4  # of each of red, green and blue in the histogram
 ORIENTATIONS = 8

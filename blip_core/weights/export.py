@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from safetensors.torch import save_file
 
-from blip_core.compute.pixels import MEAN, STD
+from blip_core.config.model import MEAN, STD
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import write_json
 from blip_core.model.blip import Blip
