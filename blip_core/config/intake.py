@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blip_core.config.base import Config, Positive, Share
+from blip_core.config.base import Config, Positive, Precision, Share
 from blip_core.config.screens import PicturesConfig, Screen, WebScreensConfig
 
 Place = str | tuple[str, ...]
@@ -48,6 +48,30 @@ class FieldsConfig(Config):
     csv: CsvConfig | None = None
 
 
+Cosine = Annotated[float, Field(gt=0, le=1)]
+
+
+class MeaningConfig(Config):
+    """A second look for near copies, by what an image encoder makes of the pictures (blip_core/intake/embedder.py, alike.py).
+
+    The smaller a cosine, the more copies are found and the more pictures that only look alike. Which cosine suits depends on the model."""
+
+    model: Path = Field(description="folder of transformers: any image encoder with its image processor, as CLIP, SigLIP, DINOv2, BLIP")
+    heldout_cosine: Cosine | None = Field(
+        description="pictures this near to a held-out one, or to its mirror image, leave the training side; null: nobody looks"
+    )
+    web: Screen = Field(description="pictures of the crawl this near to an earlier one: as near_copies.web, which goes first")
+    web_cosine: Cosine
+    batch_size: Positive
+    precision: Precision
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.heldout_cosine is None and self.web == "off":
+            raise ValueError("neither heldout_cosine nor web asks for anything; set one of them, or meaning: null")
+        return self
+
+
 class NearCopiesConfig(Config):
     """Copies of a picture whose bytes differ: encoded anew, resized, cropped a little (blip_core/intake/duplicates.py).
 
@@ -62,9 +86,11 @@ class NearCopiesConfig(Config):
         "are never each other's negatives; drop: they are set aside with their texts; copies of the same bytes stay in any case"
     )
     web_distance: int = Field(ge=0, le=16)
+    meaning: MeaningConfig | None = Field(None, description="embeddings as a second fingerprint, beside the hashes; null: the hashes alone")
 
     @property
     def look(self) -> bool:
+        """Whether anything wants the hashes."""
         return self.heldout_distance is not None or self.web != "off"
 
 

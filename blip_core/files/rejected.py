@@ -43,7 +43,9 @@ REASONS = {
     "failed_upstream": "the side table has another status than success",
     "leaks_heldout": "the same picture, byte by byte, is held out for evaluation",
     "heldout_near_copy": "nearly the same picture, or its mirror image, is held out for evaluation",
+    "heldout_near_copy_by_meaning": "by its embedding nearly the same picture, or its mirror image, is held out for evaluation",
     "near_copy": "nearly the same picture comes earlier in the crawl; set aside by choice, so that it does not count as a fault",
+    "near_copy_by_meaning": "by its embedding nearly the same picture comes earlier in the crawl; set aside by choice as well",
 }
 
 

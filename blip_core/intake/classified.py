@@ -1,20 +1,15 @@
-"""What classifiers say of the crawl's pictures, as fields beside those of their source.
+"""What classifiers say of the crawl's pictures, as fields beside those of their source; kept by pictures and model (stored.py)."""
 
-The scores of a shard are kept by its pictures and the model, so that another limit, or an ingest of the same pictures, runs no model.
-"""
-
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
 from blip_core.config.screens import ClassifierConfig, PicturesConfig
+from blip_core.intake.stored import digest, picture, remove_unused
 from blip_core.intake.units import fields_path
-from blip_core.pictures.images import decode_rgb
 from blip_core.screens.classifier import labels_of, load_classifier
 from blip_core.tables.captions import read_table, write_table
 from blip_core.tables.shards import index_path, read_index
@@ -32,8 +27,7 @@ def classify(shards: list[Shard], cfg: PicturesConfig, kept: Path) -> None:
         labels = labels_of(own.model)
         _check_labels(name, labels, cfg)
         used |= {_add(shard, name, path) for shard, path in _scored(shards, name, own, labels, kept)}
-    for path in set(kept.glob("*.parquet")) - used:
-        path.unlink()
+    remove_unused(kept, used)
 
 
 def _check_labels(name: str, labels: list[str], cfg: PicturesConfig) -> None:
@@ -49,7 +43,7 @@ def _scored(shards: list[Shard], name: str, cfg: ClassifierConfig, labels: list[
     identity, classifier = folder_hash(cfg.model), None
     for folder, stem in tqdm(shards, desc=name, unit="shard", disable=None):
         index = read_index(index_path(folder, stem))
-        path = kept / f"{_digest(index, identity, cfg.precision)}.parquet"
+        path = kept / f"{digest(index, f'{identity} {cfg.precision}')}.parquet"
         if not path.exists():
             classifier = classifier or load_classifier(cfg.model, precision=cfg.precision)
             scores = np.concatenate([classifier.scores(own) for own in _batches(folder / f"{stem}.tar", index, cfg.batch_size)])
@@ -57,23 +51,11 @@ def _scored(shards: list[Shard], name: str, cfg: ClassifierConfig, labels: list[
         yield (folder, stem), path
 
 
-def _digest(index: pa.Table, identity: str, precision: str) -> str:
-    digest = hashlib.sha256(f"{identity} {precision}".encode())
-    for sha256 in index["sha256"].to_pylist():
-        digest.update(sha256.encode())
-    return digest.hexdigest()[:32]
-
-
 def _batches(tar: Path, index: pa.Table, batch_size: int) -> Iterator[list[np.ndarray]]:
     with tar.open("rb") as file:
         places = list(zip(index["offset"].to_pylist(), index["size"].to_pylist(), strict=True))
         for start in range(0, len(places), batch_size):
-            yield [decode_rgb(_bytes(file, *place)) for place in places[start : start + batch_size]]
-
-
-def _bytes(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)
+            yield [picture(file, *place) for place in places[start : start + batch_size]]
 
 
 def _add(shard: Shard, name: str, scores: Path) -> Path:

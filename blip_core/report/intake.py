@@ -20,6 +20,7 @@ def intake_section(found: Findings) -> Section:
     parts.append(f"Share of the texts that were set aside: {', '.join(lost)}. Each stands in {found.artifacts / 'quarantine.parquet'}.")
     if bare := counts.get("images_without_text"):
         parts.append(f"{bare:,} pictures of the crawl came without a usable text: they are for the captioner, and count in the coverage.")
+    parts += _joined(counts)
     if found.quarantine:
         ordered = sorted(found.quarantine.items(), key=lambda item: (item[0][0] != "web", -item[1], item[0]))
         quarantine = [[part, reason, _meaning(reason), f"{n:,}"] for (part, reason), n in ordered]
@@ -36,6 +37,13 @@ def intake_section(found: Findings) -> Section:
 def _meaning(reason: str) -> str:
     name = reason.removeprefix(REASON)
     return f"the screen {name} of pictures, by choice, so that it does not count as a fault" if name != reason else REASONS.get(reason, "")
+
+
+def _joined(counts: dict[str, Any]) -> list[str]:
+    """Near copies that stay."""
+    ways = (("near_copy", "by their hashes"), ("near_copy_by_meaning", "by their embeddings"))
+    told = [f"{counts[f'marked_{name}']:,} {how}" for name, how in ways if f"marked_{name}" in counts]
+    return [f"Pictures of the crawl that count as one with an earlier near copy: {', '.join(told)}."] if told else []
 
 
 def _picture_screens(counts: dict[str, Any]) -> list[str | Table]:

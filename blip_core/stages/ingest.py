@@ -24,12 +24,16 @@ import blip_core
 from blip_core.config.intake import IngestConfig
 from blip_core.files.atomic import clear_killed
 from blip_core.files.content import write_json
+from blip_core.intake import by_meaning, near_copies
 from blip_core.intake.account import Account
 from blip_core.intake.beside import FieldTables
+from blip_core.intake.by_meaning import Embeddings
 from blip_core.intake.classified import classify
-from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, Staged, choose, place, quarantined
+from blip_core.intake.gather import GENERATION, HELDOUT, PROTECTED, choose, place, quarantined
 from blip_core.intake.processes import take_in_all
 from blip_core.intake.sources import PARTS, Source, identity, open_source, shown
+from blip_core.intake.staged import Staged
+from blip_core.intake.stored import remove_unused
 from blip_core.intake.units import QUARANTINE_SCHEMA, Task, quarantine_row
 from blip_core.intake.vocabulary import write_vocabulary
 from blip_core.screens.fields import REASON
@@ -38,8 +42,8 @@ from blip_core.tables.manifest import write_manifest
 
 log = logging.getLogger(__name__)
 
+_BY_CHOICE = (near_copies.REASON, by_meaning.REASON, REASON)  # how reasons begin that are no faults
 # packages whose change makes staged units stale
-_BY_CHOICE = ("near_copy", REASON)  # how reasons begin that are no faults
 _SOURCES = ("intake", "metadata", "pictures", "screens", "texts", "tables", "files")
 
 
@@ -62,11 +66,13 @@ def ingest(
     staging = work / f"ingest-{_identity(data, cfg)}"
     sources = _sources(data, staging, cfg)
     tasks = _tasks(sources, staging, cfg)
+    embeddings = Embeddings.open(cfg.near_copies.meaning, work / "embedded")  # what is wrong with it is said before hours of reading
     take_in_all(tasks)
     web = [(task.folder, tar.stem) for task in tasks if task.part == "web" for tar in sorted(task.folder.glob("*.tar"))]
     classify(web, cfg.pictures, work / "classified")
     accounts = {part: _account(sources[part], [t for t in tasks if t.part == part]) for part in PARTS}
-    staged = choose(tasks, cfg.near_copies, cfg.pictures)
+    staged = choose(tasks, cfg.near_copies, cfg.pictures, embeddings)
+    remove_unused(work / "embedded", embeddings.used if embeddings else ())
     parts = [read_table(task.folder / "quarantine.parquet") for task in tasks]
     parts += [_not_read(part, sources[part].place, accounts[part]) for part in PARTS]
     quarantine = pa.concat_tables([*parts, pa.Table.from_pylist(quarantined(staged), QUARANTINE_SCHEMA)])
@@ -83,12 +89,15 @@ def ingest(
         metrics = _metrics(tasks, counts, quarantine, lost=_num_moved_texts(staged) + Counter(unread))
         metrics |= {f"aside_files_{part}": accounts[part].aside.total() for part in PARTS}
         if cfg.near_copies.heldout_distance is not None:
-            metrics.setdefault("rejected_heldout_near_copy", 0)
+            metrics.setdefault(f"rejected_{near_copies.HELDOUT_REASON}", 0)
+        if embeddings and embeddings.cfg.heldout_cosine is not None:
+            metrics.setdefault(f"rejected_{by_meaning.HELDOUT_REASON}", 0)
         _check(metrics, quarantine, cfg, data, out_quarantine)
         for folder, splits in ((shards, PROTECTED), (generation, GENERATION), (heldout, HELDOUT)):
             facts = {f"{kind}_{split}": counts[f"{kind}_{split}"] for split in splits for kind in ("images", "texts")}
             rules = {} if folder == shards else {"limits": cfg.texts.model_dump(), "screens": cfg.screens.model_dump()}
-            write_manifest(folder, **facts, **rules)
+            by = {"embedded_by": embeddings.embedder.identity} if embeddings and folder == shards else {}
+            write_manifest(folder, **facts, **rules, **by)
         write_manifest(metadata, **told)
         metrics |= write_vocabulary(generation, out_vocab, cfg)
     write_json(metrics, out_metrics)
@@ -97,8 +106,8 @@ def ingest(
 
 def _identity(data: Path, cfg: IngestConfig) -> str:
     """Hash of whatever a staged unit depends on: the input's files, the parameters, the code."""
-    later = {"remote", "max_rejected", "vocab", "vocab_kind", "vocab_size", "max_unknown"}  # what no unit depends on
-    digest = hashlib.sha256(cfg.model_dump_json(exclude=later).encode())
+    later = ("remote", "max_rejected", "vocab", "vocab_kind", "vocab_size", "max_unknown")  # what no unit depends on
+    digest = hashlib.sha256(cfg.model_dump_json(exclude={**dict.fromkeys(later, True), "near_copies": {"meaning"}}).encode())
     for part in PARTS:
         for line in identity(data, part, getattr(cfg, part)):
             digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))

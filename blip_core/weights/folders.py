@@ -28,11 +28,11 @@ def folder_hash(folder: Path) -> str:
     return hash_files(folder, seen)
 
 
-def read_model(kind: Any, folder: Path, *, precision: str) -> Any:
-    """A model of a class of transformers, ready for inference on this process's device. ValueError where a weight is missing, for
-    transformers would draw it at random."""
+def read_model(kind: Any, folder: Path, *, precision: str, **built: Any) -> Any:
+    """A model of a class of transformers, ready for inference on this process's device. `built`: how else the class makes one.
+    ValueError where a weight is missing, for transformers would draw it at random."""
     dtype = torch.bfloat16 if resolved(precision) == "bf16" else torch.float32
-    model, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **LOCAL)
+    model, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **built, **LOCAL)
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"its weights lack {len(missing)} tensors of a {type(model).__name__}, as {missing[0]}")
     return model.eval().to(device())

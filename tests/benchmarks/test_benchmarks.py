@@ -173,6 +173,23 @@ def test_copies_are_found_and_other_pictures_are_not(tmp_path):
     assert wrong["tiles"] == 4 * 5 and wrong["pairs"] == 5 * 5 * 5 and wrong["counts"]["both"][12] == 0
 
 
+def test_both_fingerprints_are_measured_on_the_same_copies(tmp_path, monkeypatch):
+    """An encoder of random weights that finds all pictures alike: full recall, and of three pictures every third pair is true."""
+    import copies_by_meaning
+    import numpy as np
+
+    from tests.intake.test_by_meaning import meaning, photo, save, small
+
+    kinds = ("grey", "turned by 90 degrees")
+    monkeypatch.setattr(copies_by_meaning, "KINDS", {name: copies_by_meaning.KINDS[name] for name in kinds})
+    embedder = copies_by_meaning.load_embedder(meaning(save(tmp_path, small("vit"))))
+    found = copies_by_meaning.compare([np.asarray(photo(name)) for name in "abc"], embedder, seed=0)
+    assert found["≤ 10 bits"] == {"grey": (1.0, 3, 0), "turned by 90 degrees": (0.0, 0, 0)}
+    assert copies_by_meaning.precision(found["≤ 10 bits"]) == (1.0, 0)
+    assert found["cos ≥ 0.85"] == dict.fromkeys(kinds, (1.0, 3, 6))
+    assert copies_by_meaning.precision(found["cos ≥ 0.85"]) == (pytest.approx(1 / 3), 12)
+
+
 def test_the_paper_calculation_is_what_its_inputs_give(benchmarks, capsys):
     """A round case by hand, and the tables of docs/scale.md as the script prints them."""
     import sizing
