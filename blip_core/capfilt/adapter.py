@@ -17,7 +17,8 @@ from blip_core.capfilt.vlm import Vlm, VlmCaptioner, load_vlm
 from blip_core.config.training import LoraConfig
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import write_json
-from blip_core.weights.folders import FAULTS, folder_hash
+from blip_core.weights.folders import FAULTS
+from blip_core.weights.hashes import folder_hash
 from blip_core.weights.load import read_config
 
 ADAPTER = "lora"  # model_type of such a folder

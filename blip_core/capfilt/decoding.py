@@ -5,7 +5,7 @@ behind noise: the largest of logits plus Gumbel noise is an exact sample of thei
 key, number, step and token. The candidates of a picture share the pass over its prompt.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from blip_core.model.generate import Limits, most_probable, restrict, shape_logi
 
 
 def write(
-    model: Any, inputs: dict[str, Tensor], keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
+    model: Any, inputs: Mapping[str, Any], keys: list[str], sampler: SamplerConfig, *, seed: int, num_candidates: int, first: int
 ) -> Tensor:
     """Ids of new tokens, I x num_candidates x L, of prompts of one length; `inputs` are those of `model.generate`."""
     limits = {"max_new_tokens": sampler.max_tokens, "min_new_tokens": sampler.min_tokens}

@@ -21,6 +21,7 @@ from blip_core.files.content import hash64
 from blip_core.model.blip2 import ImageText
 from blip_core.model.generate import Limits, beam_search, check_length, nucleus
 from blip_core.tokenizer.tokenizer import Tokenizer
+from blip_core.weights.models import BothStages
 
 
 class Caption(NamedTuple):
@@ -47,17 +48,43 @@ def write_captions(
     A sampled caption is a function of (seed, key, number of the candidate), not of the batch it was computed in; the numbers
     begin at `first`.
     """
-    limits = Limits(cfg.min_tokens, cfg.max_tokens, cfg.repetition_penalty)
-    start = tokenizer.encode_prompt(prompt)
-    check_length(model, start, cfg.max_tokens)
+    check_captions(model, tokenizer, prompt, cfg.max_tokens)
+    pixels, drawn = load_pixels(images, model.image_size), {"seed": seed, "num_candidates": num_candidates, "first": first}
+    if isinstance(model, BothStages):
+        return _by_language(model, pixels, keys, cfg, prompt=prompt, precision=precision, **drawn)
+    limits, start = Limits(cfg.min_tokens, cfg.max_tokens, cfg.repetition_penalty), tokenizer.encode_prompt(prompt)
     with autocast(precision):
-        keys_values = model.keys_values(model.image_tokens(load_pixels(images, model.image_size)))
+        keys_values = model.keys_values(model.image_tokens(pixels))
         if cfg.name == "beam":
             ids = beam_search(model, keys_values, start, limits, beams=cfg.beams, num_return=num_candidates)
         else:
             draws = sample_draws(keys, num_candidates, cfg.max_tokens, seed, first=first)
             ids = nucleus(model, keys_values, start, limits, p=cfg.p, top_k=cfg.top_k, temperature=cfg.temperature, draws_IKL=draws)
     return [[Caption(tokenizer.decode(c), tokenizer.sep not in c) for c in image] for image in ids.tolist()]
+
+
+def check_captions(model: ImageText, tokenizer: Tokenizer, prompt: str, max_tokens: int) -> None:
+    """ValueError unless captions of so many tokens behind the prompt have a position each."""
+    if isinstance(model, BothStages):
+        model.language.check_length(model.cfg.num_queries, prompt, max_tokens)
+    else:
+        check_length(model, tokenizer.encode_prompt(prompt), max_tokens)
+
+
+def _by_language(
+    model: BothStages, pixels: Tensor, keys: list[str], cfg: SamplerConfig, *, prompt: str, precision: str, **drawn: int
+) -> list[list[Caption]]:
+    """Of the frozen language model behind the soft prompt; `prompt` and all it writes are of its own tokens."""
+    from blip_core.capfilt.decoding import write  # with what transformers' models need alone
+
+    language = model.language
+    with autocast(precision):
+        soft = model.prompter(model.features(pixels))
+    start = torch.tensor([language.prompt(prompt)] * len(keys), dtype=torch.long, device=soft.device)
+    inputs = language.inputs(soft, start, torch.ones_like(start, dtype=torch.bool))
+    ends = {"eos_token_id": language.end, "pad_token_id": language.padding}
+    ids = write(language.model, {**inputs, **ends}, keys, cfg, **drawn)
+    return [[Caption(language.decode(c), language.end not in c) for c in image] for image in ids.tolist()]
 
 
 def caption_images(*args: Any, **kwargs: Any) -> list[list[str]]:

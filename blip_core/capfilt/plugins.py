@@ -31,7 +31,7 @@ from blip_core.model.blip2 import ImageText
 from blip_core.model.inference import for_inference
 from blip_core.tokenizer.folders import TOKENIZER, VOCAB
 from blip_core.weights.checkpoint import is_blip2, model_hash
-from blip_core.weights.folders import folder_hash
+from blip_core.weights.hashes import folder_hash
 from blip_core.weights.load import load_pretrained, read_config
 from blip_core.weights.models import load_any
 

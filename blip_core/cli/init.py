@@ -51,7 +51,7 @@ def project_files() -> dict[str, str]:
     files = {"dvc.yaml": watching_the_package(chain), "prefect.yaml": of_the_package(deployments)}
     files |= {name: repository_file(name).read_text() for name in AS_THEY_ARE}
     rounds = yaml.safe_load(files["params.yaml"])["rounds"]
-    return files | {f"{folder}/.gitkeep": "" for folder in ("columns", *(each["labels"] for each in rounds.values()))}
+    return files | {f"{folder}/.gitkeep": "" for folder in ("columns", "frozen", *(each["labels"] for each in rounds.values()))}
 
 
 def watching_the_package(chain: str) -> str:

@@ -85,6 +85,13 @@ class FeatureConfig(Config):
     max_gib: float = Field(gt=0, description="of the cache: features of other encoders and shards are dropped for it, the oldest first")
 
 
+class FrozenLanguageConfig(Config):
+    """The language model of stage 2, which is never trained."""
+
+    folder: Path = Field(description="of transformers: any AutoModelForCausalLM or AutoModelForSeq2SeqLM, with its own tokenizer")
+    end: str | None = Field(description="the token that ends a caption; null: the tokenizer's own. The authors end OPT's by a line break")
+
+
 class Blip2Config(Config):
     """With `kind: blip2`: a Q-Former upon a frozen image encoder in place of BLIP (docs/blip2.md)."""
 
@@ -92,6 +99,7 @@ class Blip2Config(Config):
     encoder: Path = Field(description="folder of the image encoder: a BLIP, ours or of transformers, a BLIP-2, CLIP or SigLIP")
     features: FeatureConfig = Field(description="of pretrain; the tunings compute them with each batch")
     qformer: QFormerConfig
+    language: FrozenLanguageConfig | None = Field(None, description="what writes behind stage 2; null: stage 1 alone, whose ITG writes")
     label_smoothing: Share = Field(description="of ITC's targets, in place of the momentum encoder's; the authors' code has 0.1")
     init: InitConfig
 

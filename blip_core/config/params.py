@@ -15,12 +15,12 @@ from blip_core.config.capfilt import CaptionConfig, ScoreConfig
 from blip_core.config.delivery import RegisterConfig, ReportConfig
 from blip_core.config.evaluation import METRICS, VAL_METRICS, CompareConfig, DecideConfig, EvaluateConfig
 from blip_core.config.intake import IngestConfig, ValidateConfig
-from blip_core.config.model import AnyModelConfig, Blip2Config, ModelConfig
+from blip_core.config.model import AnyModelConfig, Blip2Config
 from blip_core.config.reading import checked, read_values
 from blip_core.config.sample import SampleConfig
 from blip_core.config.selection import AssembleConfig, CalibrateConfig, DescribeConfig, GateConfig
 from blip_core.config.tasks import TaskConfig, TunedConfig
-from blip_core.config.training import CaptionerConfig, FilterConfig, PretrainConfig, SharedConfig, shared_place, with_shared
+from blip_core.config.training import CaptionerConfig, FilterConfig, PretrainConfig, SharedConfig, shared_place, with_shared, with_stage_2
 
 
 class RoundConfig(Config):
@@ -80,12 +80,6 @@ class Params(Config):
             raise ValueError(f"no task {name!r} in the section tasks; it has {', '.join(self.tasks) or 'none'}")
         return self.tasks[name]
 
-    def med(self, what: str) -> ModelConfig:
-        """The sizes of BLIP, for `what`. ValueError when the model is a BLIP-2."""
-        if isinstance(self.model, Blip2Config):
-            raise ValueError(f"model.kind is blip2, which {what} does not know (docs/blip2.md); expected a BLIP, without kind")
-        return self.model
-
     def section(self, stage: str) -> Any:
         """The settings of one stage, by its name; each has a class of its own, and the stages of tasks have those of all tasks."""
         names = {"validate": "validate_", "register": "register_", "tune_task": "tasks", "evaluate_task": "tasks", "register_task": "tasks"}
@@ -94,7 +88,7 @@ class Params(Config):
     @model_validator(mode="before")
     @classmethod
     def _share(cls, values: object) -> object:
-        return with_shared(values) if isinstance(values, dict) else values
+        return with_stage_2(with_shared(values)) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _sound_rounds(self) -> Self:
@@ -130,6 +124,15 @@ class Params(Config):
                 raise ValueError(f"{name}.optim.max_tokens is {tokens}, but model.{part}.max_positions is {most}")
         if lacking := [source for source in self.assemble.sources if source not in self.gate.max_noise]:
             raise ValueError(f"gate.max_noise says nothing of {' and '.join(lacking)}, which assemble.sources has; add a limit")
+        return self
+
+    @model_validator(mode="after")
+    def _sound_stages(self) -> Self:
+        """A language model and the training that it is for come together."""
+        language = isinstance(self.model, Blip2Config) and self.model.language is not None
+        if language != (self.pretrain.stage_2 is not None):
+            there, lacking = ("model.language", "pretrain.stage_2") if language else ("pretrain.stage_2", "model.language")
+            raise ValueError(f"{there} is set and {lacking} is not; stage 2 of a BLIP-2 needs both, stage 1 alone neither (docs/blip2.md)")
         return self
 
     @model_validator(mode="after")

@@ -127,15 +127,6 @@ class LanguageConfig(Config):
     )
 
 
-class SoftPromptConfig(Config):
-    """LM of stage 2 of BLIP-2 (Li et al. 2023, section 3.2): pictures as soft prompts of a frozen language model."""
-
-    text: str = Field(description="put before each caption, behind the picture, and not learned; 'a photo of' in the paper")
-    end: str | None = Field(description="the token that ends a caption; null: the tokenizer's own. The authors end OPT's by a line break")
-    label_smoothing: Share = Field(description="0 in the authors' code")
-    split: bool = Field(description="of an encoder with a decoder: each text is cut at a random word, the first part is read (prefix LM)")
-
-
 class InitFromConfig(Config):
     """Weights to begin with, as the paper does (blip_core/weights/load.py), or what the texts say; the rest stays random."""
 
@@ -188,6 +179,7 @@ class PretrainConfig(Config):
 
     init_from: InitFromConfig
     optim: OptimConfig
+    stage_2: OptimConfig | None = Field(None, description="of BLIP-2's stage 2, where model.language is set: what differs from `optim`")
     contrast: ContrastConfig
     language: LanguageConfig
     optional: OptionalConfig | None = Field(None, description="further objectives; null: none (docs/objectives.md)")
@@ -262,6 +254,14 @@ def with_shared(values: dict[str, Any]) -> dict[str, Any]:
             if isinstance(shared.get(part), dict) and isinstance(section, dict) and isinstance(section.get(part, {}), dict):
                 filled[name] = {**section, part: laid_over(shared[part], section.get(part, {}))}
     return filled
+
+
+def with_stage_2(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with `pretrain.stage_2` laid over `pretrain.optim`."""
+    section = values.get("pretrain")
+    if not isinstance(section, dict) or not all(isinstance(section.get(part), dict) for part in ("optim", "stage_2")):
+        return values
+    return {**values, "pretrain": {**section, "stage_2": laid_over(section["optim"], section["stage_2"])}}
 
 
 def _shared_by_task(task: object, shared: dict[str, Any]) -> object:

@@ -135,7 +135,8 @@ class Similarities:
         """Of images[i] with each of texts[i]."""
         if self.images.dim() == 2:
             return (self.images[images][:, None] * self.texts_TE[texts]).sum(-1).numpy()
-        return torch.einsum("iqe,ike->ikq", self.images[images], self.texts_TE[texts]).amax(-1).numpy()
+        with autocast("fp32"):  # whoever asks may compute in bf16
+            return torch.einsum("iqe,ike->ikq", self.images[images], self.texts_TE[texts]).amax(-1).numpy()
 
 
 @dataclass(frozen=True)

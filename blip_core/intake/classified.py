@@ -13,7 +13,7 @@ from blip_core.intake.units import fields_path
 from blip_core.screens.classifier import labels_of, load_classifier
 from blip_core.tables.captions import read_table, write_table
 from blip_core.tables.shards import index_path, read_index
-from blip_core.weights.folders import folder_hash
+from blip_core.weights.hashes import folder_hash
 
 Shard = tuple[Path, str]  # folder of its unit, and its stem
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import autocast, resolved
 from blip_core.config.intake import MeaningConfig
-from blip_core.weights.folders import FAULTS, LOCAL, folder_hash, read_model
+from blip_core.weights.folders import FAULTS, LOCAL, read_model
+from blip_core.weights.hashes import folder_hash
 
 Prepared = dict[str, Tensor]
 

@@ -13,7 +13,7 @@ from blip_core.lora.objectives import AnswerObjective, JudgementObjective
 from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Rows
 from blip_core.training.tuning import Tuning
-from blip_core.weights.folders import folder_hash
+from blip_core.weights.hashes import folder_hash
 
 
 def captioner_tuning(cfg: CaptionerConfig, lora: LoraConfig, rows: Rows, images: ShardImages, *, seed: int) -> Tuning:

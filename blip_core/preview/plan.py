@@ -1,12 +1,10 @@
 """What a training will need, before it starts: parameters, floating-point work, memory, time, steps; and a captioner of others. Nothing is
 trained."""
 
-import functools
 from pathlib import Path
 
 import torch
 
-from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
 from blip_core.config.model import ModelConfig
 from blip_core.config.params import Params
@@ -14,12 +12,11 @@ from blip_core.config.training import LoraConfig, OptimConfig
 from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.model.stem import CELL_FEATURES, stem_widths
 from blip_core.preview.advice import suggestions
+from blip_core.preview.figures import LONGEST_TIMED, duration, product_speed, scaled
 from blip_core.preview.writers import tensor_sizes, writer_needs
 from blip_core.training.contrast import momentum_twin
 
-ROWS = 4096  # tokens in the product that is timed
 BERT_VOCABULARY = 30524  # bert-base-uncased with [DEC] and [ENC]
-LONGEST_TIMED = 5.0  # seconds of matrix products in the steps that are timed
 OVERHEAD = 1.25  # a step of ViT-B/16 in fp32 on a CPU grew by 0.37 GiB per image, where counting tensors gives 0.30
 
 
@@ -28,9 +25,22 @@ def plan(params: Params, vocab: Path, *, pictures: int | None = None) -> str:
 
     `vocab`: what ingest has written of the texts. Before it, the vocabulary counts as large as ingest may make it. `pictures`: how many
     there are to train on; what suits so many is told of pretrain."""
-    sizes = params.med("plan")
     vocabulary, by = _vocabulary(params, vocab)
-    model = skeleton(sizes, vocabulary)
+    if isinstance(params.model, ModelConfig):
+        lines = _of_med(params, skeleton(params.model, vocabulary), by, pictures)
+    else:
+        from blip_core.preview.plan_blip2 import model_lines  # benchmarks/speed/gpu.py runs where torch alone is
+
+        lines = model_lines(params, vocabulary, by, pictures=pictures)
+    for writer in params.caption.writers:
+        if (needs := writer_needs(writer, params.caption)) is not None:
+            weights, texts = (f"{scaled(part, 1024)}iB" for part in needs)
+            lines.append(f"caption by {writer.captioner}: {weights} for weights, about {texts} for what a batch of texts keeps")
+    lines.append("`profile` times real steps: reading and small operations come on top, and are the more the smaller the model")
+    return "\n".join(lines)
+
+
+def _of_med(params: Params, model: Blip, by: str, pictures: int | None) -> list[str]:
     parts = {"image encoder": model.vit, "text transformer": model.med, "projections and ITM head": None}
     total = sum(p.numel() for p in model.parameters())
     lines = [f"model: {scaled(total)} parameters (vocabulary of {by})"]
@@ -44,13 +54,8 @@ def plan(params: Params, vocab: Path, *, pictures: int | None = None) -> str:
         adapted = getattr(cfg, "lora", None)
         lines += [adapter_needs(stage, adapted, cfg.optim)] if adapted else _describe(stage, params, cfg.optim, model)
         if stage == "pretrain" and pictures:
-            lines += _suited(params, pictures)
-    for writer in params.caption.writers:
-        if (needs := writer_needs(writer, params.caption)) is not None:
-            weights, texts = (f"{scaled(part, 1024)}iB" for part in needs)
-            lines.append(f"caption by {writer.captioner}: {weights} for weights, about {texts} for what a batch of texts keeps")
-    lines.append("`profile` times real steps: reading and small operations come on top, and are the more the smaller the model")
-    return "\n".join(lines)
+            lines += _suited(params, model.cfg, pictures)
+    return lines
 
 
 def _vocabulary(params: Params, vocab: Path) -> tuple[int, str]:
@@ -75,7 +80,7 @@ def skeleton(cfg: ModelConfig, vocabulary: int) -> Blip:
 
 
 def _describe(stage: str, params: Params, optim: OptimConfig, model: Blip) -> list[str]:
-    cfg = params.med("plan")
+    cfg = model.cfg
     flops = step_flops(cfg, stage, tokens=optim.max_tokens, vocabulary=model.special.vocab_size)
     state, per_image = state_bytes(model, stage), image_bytes(cfg, optim, stage, vocabulary=model.special.vocab_size)
     images, micro = optim.steps * optim.batch_size, optim.batch_size // optim.accumulate
@@ -93,8 +98,7 @@ def _describe(stage: str, params: Params, optim: OptimConfig, model: Blip) -> li
     ]
 
 
-def _suited(params: Params, pictures: int) -> list[str]:
-    cfg = params.med("plan")
+def _suited(params: Params, cfg: ModelConfig, pictures: int) -> list[str]:
     width = min(cfg.vision.width, cfg.text.width)
     found = suggestions(params.section("pretrain"), width=width, pictures=pictures)
     return [f"  what suits {pictures:,} pictures and a width of {width}, from random weights:", *(f"    {each}" for each in found)]
@@ -120,37 +124,6 @@ def adapter_needs(stage: str, lora: LoraConfig, optim: OptimConfig) -> str:
     return (
         f"{stage}: {images}\n  an adapter of rank {lora.rank} upon {lora.base}: {weights}; activations come on top, `recompute` has fewer"
     )
-
-
-def scaled(number: float, base: int = 1000) -> str:
-    """With three digits and the prefix that fits: 5.31 M, 868 K; base 1024 for bytes."""
-    prefixes = ["", "K", "M", "G", "T", "P", "E"]
-    while abs(number) >= base * (1 - 0.5e-3) and len(prefixes) > 1:
-        number, prefixes = number / base, prefixes[1:]
-    return f"{number:.{0 if number >= 99.95 else 1 if number >= 9.995 else 2}f} {prefixes[0]}"
-
-
-def duration(seconds: float) -> str:
-    """In the largest unit of which it has two at least."""
-    units = {"days": 86400, "hours": 3600, "minutes": 60, "s": 1, "ms": 1e-3}
-    unit, size = next((unit, size) for unit, size in units.items() if seconds >= 2 * size or unit == "ms")
-    return f"{seconds / size:,.{0 if seconds >= 10 * size else 1}f} {unit}"
-
-
-@functools.cache
-def product_speed(width: int, precision: str, threads: int) -> float:
-    """FLOP/s of one matrix product of a transformer of this width, timed for a fifth of a second on this process's device.
-
-    `threads`: of the CPU; 0 takes those that PyTorch takes."""
-    from torch.utils.benchmark import Timer
-
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    tensors = {
-        "a": torch.randn(ROWS, width, dtype=dtype, device=device()),
-        "b": torch.randn(width, 4 * width, dtype=dtype, device=device()),
-    }
-    timed = Timer("a @ b", globals=tensors, num_threads=threads or torch.get_num_threads()).blocked_autorange(min_run_time=0.2)
-    return 2 * ROWS * width * 4 * width / timed.median
 
 
 def step_flops(cfg: ModelConfig, stage: str, *, tokens: int, vocabulary: int) -> float:

@@ -11,29 +11,34 @@ operators down, so no time is taken from it. Without `artifacts`, pictures and t
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from blip_core.capfilt.med import caption_images, score_texts, set_threads
 from blip_core.compute.distributed import device
 from blip_core.compute.pixels import read_resized
 from blip_core.compute.precision import resolved
+from blip_core.config.model import Blip2Config
 from blip_core.config.params import Params
 from blip_core.config.training import OptimConfig
-from blip_core.model.blip import Blip
+from blip_core.model.blip2 import Blip2, ImageText
 from blip_core.model.inference import for_inference
-from blip_core.preview.made_up import NEVER, MadeUp, made_up_texts, made_up_tokenizer, objective_of
+from blip_core.preview.frozens import Frozens, MadeUpFeatures, real_batches
+from blip_core.preview.made_up import NEVER, STAGE_2, Training, made_up_texts, made_up_tokenizer, made_up_training, optim_of
 from blip_core.preview.watch import TRACED, WARM, Watch, Watched, operator_lines, part_lines, watching
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
-from blip_core.training.loop import fit
-from blip_core.weights.checkpoint import load_model, new_model
+from blip_core.training.loop import Source, fit
+from blip_core.weights.checkpoint import new_model
+from blip_core.weights.models import load_any
 
-TRAININGS = ("pretrain", "tune_captioner", "tune_filter")
+TRAININGS = ("pretrain", STAGE_2, "tune_captioner", "tune_filter")
 PROFILED = (*TRAININGS, "caption", "score")
 TEXTS_PER_IMAGE = 6  # that are scored, when they are made up
 
@@ -67,20 +72,21 @@ def profile(what: str, params: Params, *, artifacts: Path | None, steps: int, ba
 
 
 def _training(stage: str, params: Params, artifacts: Path | None, batch_size: int | None) -> Work:
-    if getattr(params.section(stage), "lora", None):
+    if stage != STAGE_2 and getattr(params.section(stage), "lora", None):
         raise ValueError(
             f"{stage}.lora: only trainings of BLIP are profiled; leave lora out of the parameter file to see that of the round"
         )
-    cfg = params.section(stage).optim
+    cfg = optim_of(stage, params)
     quiet = {"checkpoint_every": NEVER, "log_every": NEVER, "health": "off"}
     cfg = cfg.model_copy(update=quiet | {"batch_size": batch_size or cfg.batch_size})
 
     def run(watch: Watch, steps: int) -> None:
         fixed = cfg.model_copy(update={"steps": steps})
-        tokenizer = _tokenizer(params, artifacts)
-        model = new_model(params.med("profile"), tokenizer, seed=params.seed)
-        objective = objective_of(stage, params, model, tokenizer)
-        source = _real_batches(stage, params, artifacts, tokenizer, fixed) if artifacts else MadeUp(params, tokenizer, fixed)
+        made = made_up_training(stage, params, _tokenizer(params, artifacts), fixed)
+        model, objective, source = made
+        source = _real_batches(stage, params, artifacts, made, fixed) if artifacts else source
+        if isinstance(made.batches, MadeUpFeatures):
+            _telling(watch, made.batches.encoder, then="data")
         with tempfile.TemporaryDirectory() as folder, watching(watch, objective):
             read, name = Watched(source, watch), f"profile {stage}"
             fit(model, objective, read, fixed, name=name, folder=Path(folder), seed=params.seed, report=None)
@@ -88,12 +94,25 @@ def _training(stage: str, params: Params, artifacts: Path | None, batch_size: in
     return Work(_title(stage, params, cfg.batch_size, cfg.precision, cfg.threads, artifacts), cfg.batch_size, run)
 
 
-def _real_batches(stage: str, params: Params, artifacts: Path, tokenizer: Tokenizer, cfg: OptimConfig) -> Batches:
-    sources = ["human", "web"] if stage == "pretrain" else ["human"]
-    rows = Rows.of(artifacts / "generations/g0", sources)
+def _real_batches(stage: str, params: Params, artifacts: Path, made: Training, cfg: OptimConfig) -> Source:
+    sources = ["human"] if stage.startswith("tune") else ["human", "web"]
+    rows, images = Rows.of(artifacts / "generations/g0", sources), ShardImages(artifacts / "shards")
     shares = batch_shares(rows, human=params.pretrain.human_share, synthetic=params.pretrain.synthetic_share)
-    images, size = ShardImages(artifacts / "shards"), params.med("profile").vision.image_size
-    return Batches(rows, images, tokenizer, shares=shares, cfg=cfg, image_size=size, prompt="", seed=params.seed)
+    options: dict[str, Any] = {"shares": shares, "cfg": cfg, "seed": params.seed}
+    if isinstance(params.model, Blip2Config):
+        return real_batches(stage, params.model.features, made, rows, images, **options)
+    tokenizer = _tokenizer(params, artifacts)
+    return Batches(rows, images, tokenizer, image_size=params.model.vision.image_size, prompt="", **options)
+
+
+def _encoder(model: nn.Module) -> nn.Module:
+    return model.encoder if isinstance(model, Blip2) else model.vit  # type: ignore[return-value]
+
+
+def _telling(watch: Watch, encoder: nn.Module, *, then: str) -> list[RemovableHandle]:
+    """Hooks that tell the watch when the image encoder begins, and that `then` follows."""
+    began = encoder.register_forward_pre_hook(lambda *_: watch.enter("image encoder"))
+    return [began, encoder.register_forward_hook(lambda *_: watch.enter(then))]
 
 
 def _reading(stage: str, params: Params, artifacts: Path | None, batch_size: int | None) -> Work:
@@ -104,9 +123,8 @@ def _reading(stage: str, params: Params, artifacts: Path | None, batch_size: int
     def run(watch: Watch, steps: int) -> None:
         set_threads(cfg.threads)
         model, tokenizer = _reader(stage, params, artifacts)
-        source = _pictures(params, artifacts, tokenizer)
-        hooks = [model.vit.register_forward_pre_hook(lambda *_: watch.enter("image encoder"))]
-        hooks.append(model.vit.register_forward_hook(lambda *_: watch.enter("words")))
+        source = _pictures(params, artifacts, tokenizer, model.image_size)
+        hooks = _telling(watch, _encoder(model), then="words")
         for step in range(steps):
             watch.enter("data")
             keys, pictures, texts = source(step, size)
@@ -124,22 +142,24 @@ def _reading(stage: str, params: Params, artifacts: Path | None, batch_size: int
     return Work(_title(stage, params, size, cfg.precision, cfg.threads, artifacts), size, run)
 
 
-def _reader(stage: str, params: Params, artifacts: Path | None) -> tuple[Blip, Tokenizer]:
+def _reader(stage: str, params: Params, artifacts: Path | None) -> tuple[ImageText, Tokenizer]:
     """The first round's own model where there is one: a random one ends no caption before its limit."""
     folder = artifacts and artifacts / "rounds" / next(iter(params.rounds)) / {"caption": "captioner", "score": "filter"}[stage]
     if folder is not None and folder.exists():
-        model, tokenizer = load_model(folder)
+        model, tokenizer = load_any(folder)
     else:
         tokenizer = _tokenizer(params, artifacts)
-        model = new_model(params.med("profile"), tokenizer, seed=params.seed)
+        if isinstance(params.model, Blip2Config):
+            model = Frozens.of(params).reader(params, tokenizer)
+        else:
+            model = new_model(params.model, tokenizer, seed=params.seed)
     return for_inference(model.to(device()), resolved(params.section(stage).precision)), tokenizer
 
 
 Pictured = tuple[list[str], list[np.ndarray], list[list[str]]]  # of a step: keys, pictures, texts of each
 
 
-def _pictures(params: Params, artifacts: Path | None, tokenizer: Tokenizer) -> Callable[[int, int], Pictured]:
-    side = params.med("profile").vision.image_size
+def _pictures(params: Params, artifacts: Path | None, tokenizer: Tokenizer, side: int) -> Callable[[int, int], Pictured]:
     if artifacts is None:
 
         def made_up(step: int, count: int) -> Pictured:
@@ -164,9 +184,10 @@ def _tokenizer(params: Params, artifacts: Path | None) -> Tokenizer:
 
 
 def _title(stage: str, params: Params, size: int, precision: str, threads: int, artifacts: Path | None) -> str:
-    v, where = (
-        params.med("profile").vision,
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads or 'all'} thread(s)",
-    )
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads or 'all'} thread(s)"
+    if isinstance(params.model, Blip2Config):
+        network = f"Q-Former {params.model.qformer.width} x {params.model.qformer.depth} upon {params.model.encoder}"
+    else:
+        network = f"{params.model.vision.image_size} pixels, ViT {params.model.vision.width} x {params.model.vision.depth}"
     data = f"pictures of {artifacts}" if artifacts else "made-up pictures"
-    return f"{stage}: {size} images a step, {v.image_size} pixels, ViT {v.width} x {v.depth}, {resolved(precision)}, {data}; {where}"
+    return f"{stage}: {size} images a step, {network}, {resolved(precision)}, {data}; {where}"

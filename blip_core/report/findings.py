@@ -224,5 +224,5 @@ def _histories(files: _Files, rounds: list[str], models: list[str]) -> dict[str,
     for name, stage in made_by.items():
         if files.have(f"history/{name}.csv", stage):
             with (files.folder / f"history/{name}.csv").open(newline="") as f:
-                histories[name] = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+                histories[name] = [{k: float(v or "nan") for k, v in row.items()} for row in csv.DictReader(f)]
     return histories

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blip_core.capfilt.med import caption_images, image_features, score_texts, text_features
+from blip_core.capfilt.med import caption_images, check_captions, image_features, score_texts, text_features
 from blip_core.capfilt.pair_scores import PairScores
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
@@ -15,7 +15,6 @@ from blip_core.gradcam.maps import Kind
 from blip_core.gradcam.words import How, Look, look_for_caption, look_for_match
 from blip_core.model.blip import CAPTIONING, RETRIEVAL
 from blip_core.model.blip2 import require_blip
-from blip_core.model.generate import check_length
 from blip_core.model.inference import for_inference
 from blip_core.selection.calibration import Calibration, read_calibrations
 from blip_core.serving.maps import as_answer
@@ -108,7 +107,7 @@ class Service:
 
     def _check_length(self, options: Options) -> None:
         try:
-            check_length(self.model, self.tokenizer.encode_prompt(self.prompt), options.sampler.max_tokens)
+            check_captions(self.model, self.tokenizer, self.prompt, options.sampler.max_tokens)
         except ValueError as e:
             raise BadRequest(f"params: {e}") from None
 

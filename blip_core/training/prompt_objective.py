@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip_core.compute.distributed import global_mean
-from blip_core.config.training import SoftPromptConfig
+from blip_core.config.training import LanguageConfig
 from blip_core.model.blip2 import Prompter
 from blip_core.training.batches import Picked
 from blip_core.training.features import FeatureBatches
@@ -31,22 +31,19 @@ class PromptBatch(MicroBatch):
 
 
 class PromptBatches(FeatureBatches):
-    """Of stage 2."""
+    """Of stage 2. `prompt` stands before each text and is not learned. `split`, of a language model with an encoder alone: it reads the
+    first part of a text as well."""
 
-    def __init__(self, *args: Any, language: Language, prompt: SoftPromptConfig, **options: Any):
+    def __init__(self, *args: Any, language: Language, prompt: str, split: bool, **options: Any):
         super().__init__(*args, **options)
-        self.language, self.prompt = language, prompt
-        if prompt.split and not language.reads:
-            raise ValueError(
-                "split is true, but the language model is a decoder alone, which has nothing that reads a first part: set it false"
-            )
+        self.language, self.prompt, self.split = language, prompt, split
 
     def batch(self, seen: Tensor, picked: Picked, keys: list[str], texts: list[str]) -> PromptBatch:
-        starts = [self.prompt.text] * len(texts)
-        if self.prompt.split:
+        starts = [self.prompt] * len(texts)
+        if self.split:
             cuts = [np.random.default_rng([self.seed, picked.about["step"], 2, int(place)]).random() for place in picked.places]
             parts = [cut_words(text, cut) for text, cut in zip(texts, cuts, strict=True)]
-            starts = [f"{self.prompt.text} {first}".strip() for first, _ in parts]
+            starts = [f"{self.prompt} {first}".strip() for first, _ in parts]
             texts = [rest for _, rest in parts]
         words = self.language.words(starts, texts, max_tokens=self.cfg.max_tokens)
         return PromptBatch(features=seen, keys=tuple(keys), **vars(words), **picked.about)
@@ -64,7 +61,7 @@ class PromptObjective(Objective):
 
     uses_all_parameters = True
 
-    def __init__(self, language: Language, cfg: SoftPromptConfig):
+    def __init__(self, language: Language, cfg: LanguageConfig):
         super().__init__()
         self.language, self.cfg = language, cfg
 

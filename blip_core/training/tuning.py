@@ -19,13 +19,14 @@ from blip_core.training.step import Objective
 @dataclass(frozen=True)
 class Tuning:
     """What is trained. `base` is the content hash of what it starts from, empty where it starts from nothing; `save` writes what became
-    of it."""
+    of it. Or a second stage does, which `then` makes of the trained model, with settings of its own."""
 
     model: nn.Module
     objective: Objective
     batches: Source
     base: str
     save: Callable[[Path], None]
+    then: "Callable[[], tuple[Tuning, OptimConfig]] | None" = None
 
 
 def text_facts(optim: OptimConfig, prompt: str) -> dict[str, Any]:
@@ -48,12 +49,39 @@ def train(
 ) -> None:
     """Train and write the outputs; a rerun goes on from the newest checkpoint in `folder`. `counts` stand in the metrics besides."""
     history = fit(tuning.model, tuning.objective, tuning.batches, optim, name=name, folder=folder, seed=seed, report=log)
+    facts = {**counts, **summarize(history)}
+    if tuning.then is not None:
+        tuning, later = tuning.then()
+        where, behind = folder / "stage_2", log and _Behind(log, optim.steps).report
+        more = fit(tuning.model, tuning.objective, tuning.batches, later, name=f"{name}, stage 2", folder=where, seed=seed, report=behind)
+        history = history + [{**row, "step": row["step"] + optim.steps} for row in more]
+        facts |= _of_stage_2(summarize(more))
     if rank() > 0:
         return
     tuning.save(out)
     write_history(history, out_history)
-    write_json({**counts, **summarize(history)}, out_metrics)
+    write_json(facts, out_metrics)
     discard(folder)
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """A log of stage 2: its steps follow those of stage 1."""
+
+    log: Log
+    steps: int
+
+    def report(self, values: dict[str, float], *, step: int) -> None:
+        self.log(_of_stage_2(values), step=step + self.steps)
+
+    @property
+    def tag(self) -> Any:
+        """Of the run that the log belongs to (health.py)."""
+        return getattr(getattr(self.log, "__self__", None), "tag", None)
+
+
+def _of_stage_2(values: dict[str, float]) -> dict[str, float]:
+    return {f"stage_2_{name}": value for name, value in values.items()}
 
 
 def tune(

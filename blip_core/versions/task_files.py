@@ -1,4 +1,4 @@
-"""The files of downstream tasks in a copy of the project: a work tree or a clone has those alone that a commit holds."""
+"""The files of downstream tasks and frozen models in a copy of the project: a work tree or a clone has those alone that a commit holds."""
 
 import os
 import shutil
@@ -6,11 +6,13 @@ from pathlib import Path
 
 from blip_core.tracking.provenance import raw_data
 
+FOLDERS = ("tasks", "frozen")
+
 
 def take_tasks(copy: Path, root: Path) -> None:
     """Those that no commit holds, as they are in `root`."""
-    for own in sorted(path for path in root.glob("tasks/*") if path.is_dir()):
-        there = copy / "tasks" / own.name
+    for own in sorted(path for name in FOLDERS for path in root.glob(f"{name}/*") if path.is_dir()):
+        there = copy / own.relative_to(root)
         if not there.with_name(f"{own.name}.dvc").exists():
             shutil.rmtree(there, ignore_errors=True)
             shutil.copytree(own, there, copy_function=_linked)
@@ -18,7 +20,8 @@ def take_tasks(copy: Path, root: Path) -> None:
 
 def kept_tasks(copy: Path) -> dict[str, str]:
     """Path to md5 of those that a commit holds, as DVC keeps them."""
-    return {f"tasks/{path}": md5 for file in sorted(copy.glob("tasks/*.dvc")) for path, md5 in raw_data(file.read_text()).items()}
+    files = sorted(file for name in FOLDERS for file in copy.glob(f"{name}/*.dvc"))
+    return {f"{file.parent.name}/{path}": md5 for file in files for path, md5 in raw_data(file.read_text()).items()}
 
 
 def _linked(own: str, there: str) -> None:

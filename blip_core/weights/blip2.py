@@ -21,7 +21,8 @@ from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.tokenizer.wordpiece import BERT_TOKENS, bert_tokenizer
 from blip_core.weights.checkpoint import special_tokens
 from blip_core.weights.encoders import Encoder, blip2_vision
-from blip_core.weights.folders import FAULTS, folder_hash, read_model, read_tokenizer
+from blip_core.weights.folders import FAULTS, read_model, read_tokenizer
+from blip_core.weights.hashes import folder_hash
 from blip_core.weights.language import Language, language_of
 from blip_core.weights.load import read_config, read_pth, read_tensors
 from blip_core.weights.pretrained import copy_in, theirs

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.tables.stopped import require_made
 from blip_core.tokenizer.folders import TOKENIZER, VOCAB, load_tokenizer
 from blip_core.tokenizer.tokenizer import Tokenizer
+from blip_core.weights.hashes import folder_hash
 
+LANGUAGE = "language"  # within a model folder: the frozen language model of a BLIP-2
 log = logging.getLogger(__name__)
 
 
@@ -39,13 +42,15 @@ def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
 
 def save_model(model: Blip, tokenizer: Tokenizer, folder: Path, **facts: Any) -> None:
     """Write a model folder by rename; `facts` go into its config.json. An older folder of that name is replaced."""
-    about = {"model": model.cfg.model_dump(), "match_token": model.match_token, "missing": sorted(model.missing)}
+    about: dict[str, Any] = {"model": model.cfg.model_dump(), "match_token": model.match_token, "missing": sorted(model.missing)}
     save_network(model, tokenizer, folder, **about, **facts)
 
 
-def save_network(network: nn.Module, tokenizer: Tokenizer, folder: Path, **about: Any) -> None:
-    """The same of any network: `about` is its config.json."""
+def save_network(network: nn.Module, tokenizer: Tokenizer, folder: Path, *, language: Path | None = None, **about: Any) -> None:
+    """The same of any network: `about` is its config.json, `language` the folder of a language model that is to lie within."""
     with new_folder(folder) as temporary:
+        if language is not None:
+            shutil.copytree(language, temporary / LANGUAGE, ignore=shutil.ignore_patterns(".*", "*.h5", "*.msgpack"))  # of other libraries
         save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary / "model.safetensors")
         tokenizer.save(temporary / TOKENIZER)
         write_json(about, temporary / "config.json")
@@ -87,9 +92,12 @@ def is_blip2(folder: Path) -> bool:
 
 
 def model_hash(folder: Path) -> str:
-    """Identity of a model: its weights, sizes and vocabulary."""
+    """Identity of a model: its weights, sizes and vocabulary, and the language model within, if there is one."""
     names = ("config.json", "model.safetensors", TOKENIZER if (folder / TOKENIZER).exists() else VOCAB)
-    return hashlib.sha256("".join(sha256_file(folder / n) for n in names).encode()).hexdigest()[:16]
+    hashes = [sha256_file(folder / n) for n in names]
+    if (folder / LANGUAGE).is_dir():
+        hashes.append(folder_hash(folder / LANGUAGE))
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 def save_checkpoint(state: dict[str, Any], folder: Path, step: int, *, keep: int = 2) -> None:

@@ -16,7 +16,8 @@ from blip_core.config.model import MEAN, STD, VisionConfig
 from blip_core.files.content import read_json
 from blip_core.model.vit import Vit
 from blip_core.weights.checkpoint import load_model, model_hash
-from blip_core.weights.folders import FAULTS, folder_hash, read_model
+from blip_core.weights.folders import FAULTS, read_model
+from blip_core.weights.hashes import folder_hash
 from blip_core.weights.load import load_pretrained, read_config, read_tensors
 
 _LAYER = -2  # of CLIP and SigLIP: the states behind the last layer but one

@@ -7,9 +7,7 @@ import torch
 
 from blip_core.compute.distributed import device
 from blip_core.compute.precision import resolved
-from blip_core.files.content import hash_files
 
-_DECIDES = (".json", ".txt", ".safetensors", ".bin", ".model", ".jinja")  # also of adapters, processors and pooling in folders below
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 FAULTS = (
     OSError,
@@ -19,13 +17,6 @@ FAULTS = (
     ImportError,
     TypeError,
 )  # what transformers raises of a folder that is not as it should be
-
-
-def folder_hash(folder: Path) -> str:
-    """Content hash of a model of others: of all its files but texts for people."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix in _DECIDES)
-    seen = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # a download leaves a .cache
-    return hash_files(folder, seen)
 
 
 def read_model(kind: Any, folder: Path, *, precision: str, **built: Any) -> Any:

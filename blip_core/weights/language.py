@@ -5,7 +5,7 @@ B texts, T tokens, Q queries of the soft prompt, L width, V vocabulary.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip_core.compute.padding import pad
-from blip_core.weights.folders import FAULTS, folder_hash, read_model, read_tokenizer
+from blip_core.weights.folders import FAULTS, read_model, read_tokenizer
+from blip_core.weights.hashes import folder_hash
 from blip_core.weights.load import read_config
 
 IGNORED = -100
@@ -33,12 +34,13 @@ class Words:
 @dataclass(frozen=True)
 class Language:
     """Ready for use on this process's device, without gradient of its own. No nn.Module, so that no training saves or moves it. `end`: the
-    token that ends a text."""
+    token that ends a text. `folder`: where it was read, if it is whole there."""
 
     model: Any
     tokenizer: Any
     identity: str
     end: int
+    folder: Path | None = None
 
     @property
     def width(self) -> int:
@@ -65,6 +67,15 @@ class Language:
         ids = self.tokenizer("a")["input_ids"]
         return [ids[0]] if ids and ids[0] == self.tokenizer.bos_token_id else []
 
+    def check_length(self, queries: int, prompt: str, max_tokens: int) -> None:
+        """ValueError unless so many queries, the prompt and all that follows have a position each."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        if self.reads or positions is None:
+            return
+        most = positions - queries - len(self.prompt(prompt))
+        if max_tokens > most:
+            raise ValueError(f"max_tokens: {max_tokens}, the language model writes {most} at most behind {queries} queries and the prompt")
+
     def words(self, prompts: list[str], texts: list[str], *, max_tokens: int) -> Words:
         """Of texts that follow these prompts, cut to max_tokens, prompt and end included; what is read and what is written each."""
         if self.reads:
@@ -88,6 +99,11 @@ class Language:
     def _bare(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of new tokens, in one line, up to what ends it."""
+        own = ids[: ids.index(self.end)] if self.end in ids else ids
+        return " ".join(self.tokenizer.decode(own, skip_special_tokens=True).split())
+
     def logits(self, soft_BQL: Tensor, words: Words) -> Tensor:
         """Of each place of `words.targets`: B x T x V. The gradient reaches the soft prompt."""
         inputs = self.inputs(soft_BQL, words.ids, words.mask)
@@ -102,9 +118,9 @@ class Language:
         return {"inputs_embeds": torch.cat([soft_BQL.to(embedded.dtype), embedded], dim=1), "attention_mask": mask.long()}
 
 
-def load_language(folder: Path, *, precision: str, end: str | None = None) -> Language:
-    """`end`: what ends a text where it is not the tokenizer's own end, as a line break for OPT in the authors' code. ValueError when
-    transformers can't read the folder, or `end` is not one token."""
+def load_language(folder: Path, *, precision: str, end: str | int | None = None) -> Language:
+    """`end`: what ends a text where it is not the tokenizer's own end, as a line break for OPT in the authors' code; or its id. ValueError
+    when transformers can't read the folder, or `end` is not one token."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     reads = read_config(folder).get("is_encoder_decoder", False)
@@ -113,11 +129,13 @@ def load_language(folder: Path, *, precision: str, end: str | None = None) -> La
         tokenizer = read_tokenizer(folder)
     except FAULTS as e:
         raise ValueError(f"{folder}: transformers can't read this as a language model with its tokenizer ({e})") from None
-    return language_of(model, tokenizer, folder_hash(folder), end=end)
+    return replace(language_of(model, tokenizer, folder_hash(folder), end=end), folder=folder)
 
 
-def language_of(model: Any, tokenizer: Any, identity: str, *, end: str | None = None) -> Language:
-    ends = [tokenizer.eos_token_id] if end is None else tokenizer(end, add_special_tokens=False)["input_ids"]
+def language_of(model: Any, tokenizer: Any, identity: str, *, end: str | int | None = None) -> Language:
+    ends = (
+        tokenizer(end, add_special_tokens=False)["input_ids"] if isinstance(end, str) else [tokenizer.eos_token_id if end is None else end]
+    )
     if len(ends) != 1 or ends[0] is None:
         raise ValueError(f"end {end!r} is {ends} by the language model's tokenizer; expected one token: name another, as '\\n'")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loading processes are forks

@@ -1,4 +1,5 @@
-"""Model folders of the chain, of both kinds: a BLIP (checkpoint.py), or a BLIP-2 of stage 1 with its frozen image encoder inside.
+"""Model folders of the chain, of both kinds: a BLIP (checkpoint.py), or a BLIP-2 with its frozen image encoder inside, and behind stage 2
+the folder of its frozen language model.
 
 Both hold config.json, tokenizer.json and model.safetensors; `model.kind` in config.json is blip2 or missing.
 """
@@ -7,16 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from blip_core.config.model import QFormerConfig
 from blip_core.files.content import read_json
-from blip_core.model.blip2 import Blip2, ImageText
+from blip_core.model.blip2 import Blip2, ImageText, Prompter
 from blip_core.model.qformer import QFormer
 from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.tokenizer.tokenizer import Tokenizer
-from blip_core.weights.checkpoint import is_blip2, load_model, load_weights, model_hash, save_network, special_tokens
+from blip_core.weights.checkpoint import LANGUAGE, is_blip2, load_model, load_weights, model_hash, save_network, special_tokens
 from blip_core.weights.encoders import Encoder, about_encoder, bare_encoder
+from blip_core.weights.language import Language, load_language
 from blip_core.weights.sizes import INIT
+
+
+class BothStages(Blip2):
+    """What stage 1 trained scores, what stage 2 trained has the frozen `language` write. That one is no part of the weights."""
+
+    def __init__(self, encoder: nn.Module, qformer: QFormer, prompter: Prompter, language: Language, *, image_size: int):
+        super().__init__(encoder, qformer, image_size=image_size)
+        self.prompter, self.language = prompter, language
+
+    @property
+    def stage_2(self) -> Blip2:
+        """What writes, alone: as `export_generation` takes it."""
+        return Blip2(self.encoder, self.prompter, image_size=self.image_size)
 
 
 def load_any(folder: Path) -> tuple[ImageText, Tokenizer]:
@@ -35,16 +51,27 @@ def save_blip2(model: Blip2, tokenizer: Tokenizer, folder: Path, *, label_smooth
         "qformer": model.cfg.model_dump(),
         "label_smoothing": label_smoothing,
     }
-    save_network(model, tokenizer, folder, model=sizes, missing=sorted(model.qformer.missing), **facts)
+    language = None
+    if isinstance(model, BothStages):
+        sizes["language"], language = {"end": model.language.end}, model.language.folder
+    save_network(model, tokenizer, folder, language=language, model=sizes, missing=sorted(model.qformer.missing), **facts)
 
 
 def _load_blip2(folder: Path) -> tuple[Blip2, Tokenizer]:
     about, tokenizer = read_json(folder / "config.json"), load_tokenizer(folder)
     sizes, widths = about["model"], {name: about["model"][name] for name in ("image_width", "image_eps")}
-    with torch.device("meta"):  # as in load_model; an encoder of transformers has tensors that no file holds
-        qformer = QFormer(QFormerConfig(**sizes["qformer"]), INIT, special_tokens(tokenizer), **widths)
+
+    def bare() -> QFormer:
+        with torch.device("meta"):  # as in load_model; an encoder of transformers has tensors that no file holds
+            return QFormer(QFormerConfig(**sizes["qformer"]), INIT, special_tokens(tokenizer), **widths)
+
+    encoder, qformer, size = bare_encoder(sizes["encoder"]), bare(), {"image_size": sizes["image_size"]}
     qformer.missing = frozenset(about["missing"])
-    model = Blip2(bare_encoder(sizes["encoder"]), qformer, image_size=sizes["image_size"])
+    if words := sizes.get("language"):
+        language = load_language(folder / LANGUAGE, precision=about["precision"], end=words["end"])
+        model: Blip2 = BothStages(encoder, qformer, Prompter(bare(), language.width), language, **size)
+    else:
+        model = Blip2(encoder, qformer, **size)
     load_weights(model, folder)
     return model.eval(), tokenizer
 

@@ -31,6 +31,16 @@ def test_public_step_gives_our_losses_while_weights_move():
     assert losses[0] != losses[1], "the same batch gives other losses behind a step"
 
 
+def test_lavis_way_gives_our_losses_while_weights_move_and_kept_features_change_none(tmp_path):
+    import blip2_step
+
+    kept = f"{blip2_step.FP32}, features kept"
+    sides = blip2_step.make_sides("tiny", tmp_path, (blip2_step.PUBLIC, blip2_step.FP32), batch_size=4)
+    assert blip2_step.check(sides, steps=3) < 1e-5
+    first = {name: blip2_step.make_sides("tiny", tmp_path, (name,), batch_size=4)[name](0) for name in (blip2_step.FP32, kept)}
+    assert first[kept] == pytest.approx(first[blip2_step.FP32], abs=1e-5)
+
+
 def test_the_check_of_the_step_notices_other_negatives(monkeypatch):
     import public_step
     import step

@@ -52,7 +52,7 @@ def test_deployments_are_of_flows_that_can_be_imported():
 def test_each_folder_that_people_fill_is_there():
     files = project_files()
     wanted = {each["labels"] for each in yaml.safe_load(files["params.yaml"])["rounds"].values()}
-    assert wanted | {"columns"} == {str(Path(name).parent) for name in files if name.endswith(".gitkeep")} and wanted
+    assert wanted | {"columns", "frozen"} == {str(Path(name).parent) for name in files if name.endswith(".gitkeep")} and wanted
 
 
 def test_a_project_is_begun_once_and_nothing_is_written_over(tmp_path, monkeypatch, capsys):

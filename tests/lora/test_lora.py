@@ -28,7 +28,7 @@ from blip_core.stages.tune_filter import tune_filter
 from blip_core.tables.captions import read_tables
 from blip_core.tables.shards import ShardImages
 from blip_core.training.batches import Rows
-from blip_core.weights.folders import folder_hash
+from blip_core.weights.hashes import folder_hash
 from tests.support.vlms import FAMILIES, make_folder
 
 QUESTION = 'Does it show "{text}"? Yes or no.'

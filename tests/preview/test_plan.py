@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blip_core.config.model import ModelConfig
 from blip_core.config.params import load_params
-from blip_core.preview.plan import cross_flops, duration, keys_values_flops, plan, product_speed, scaled, skeleton, text_flops, vit_flops
+from blip_core.preview.figures import duration, product_speed, scaled
+from blip_core.preview.plan import cross_flops, keys_values_flops, plan, skeleton, text_flops, vit_flops
 from blip_core.preview.writers import writer_needs
 from blip_core.tokenizer.folders import load_tokenizer
 from tests.support.small import small_params

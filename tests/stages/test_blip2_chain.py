@@ -27,10 +27,11 @@ from blip_core.tables.captions import read_tables
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
 from blip_core.weights.encoders import load_encoder
 from blip_core.weights.models import load_any
-from tests.support.blip2_chain import blip2_values, clip_folder
+from tests.support.blip2_chain import blip2_values, clip_folder, picture_files, pictures
+from tests.support.blip2s import language_folder
 from tests.support.plain_qformer import match, next_tokens, similarity
 from tests.support.small import ROOT, small_values
-from tests.support.whole_chain import project_at, run_chain
+from tests.support.whole_chain import project_at, run, run_chain
 
 TEXTS = ["a red ball", "a blue star on grass"]
 
@@ -55,10 +56,6 @@ def trained(ingested, tmp_path_factory):
     tune_captioner(r / "model", *inputs, *outs("captioner"), cfg=params.tune_captioner, **common)
     tune_filter(r / "model", *inputs, *outs("filter"), cfg=params.tune_filter, **common)
     return params, r
-
-
-def pictures(n: int = 2) -> list[np.ndarray]:
-    return list(np.random.default_rng(0).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8))
 
 
 def test_each_training_teaches_what_it_is_for_and_leaves_the_encoder(trained):
@@ -118,7 +115,6 @@ def test_the_stages_open_it_as_captioner_and_filter(trained):
 
 def test_retrieval_takes_the_best_query():
     seed, unit = torch.Generator().manual_seed(0), torch.nn.functional.normalize
-    seed, unit = torch.Generator().manual_seed(0), torch.nn.functional.normalize
     images, texts = (unit(torch.randn(shape, generator=seed), dim=-1) for shape in ((4, 3, 8), (6, 8)))
     found = Similarities(images, texts)
     expected = best_query(images, texts).numpy()
@@ -130,13 +126,12 @@ def test_retrieval_takes_the_best_query():
 def test_it_is_evaluated_and_served(trained, ingested, tmp_path):
     params, root = trained
     sampler = params.evaluate.sampler.model_copy(update={"max_tokens": 6})
-    sampler = params.evaluate.sampler.model_copy(update={"max_tokens": 6})
-    cfg = params.evaluate.model_copy(update={"rerank": 4, "bootstrap": 5, "sampler": sampler})
+    cfg = params.evaluate.model_copy(update={"rerank": 4, "bootstrap": 5, "sampler": sampler, "precision": "bf16"})
     evaluate(root / "model", ingested / "heldout", ingested / "shards", tmp_path / "out", tmp_path / "metrics.json", cfg=cfg, seed=0)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert {"tr_r1", "itm_tr_r1", "ir_r10", "cider"} <= metrics.keys()
     service = open_service(root / "model", settings := packed_settings(root / "model", params))
-    rows = read_rows(pictures_of(tmp_path), TEXTS, "match", settings, paths=True)
+    rows = read_rows(picture_files(tmp_path), TEXTS, "match", settings, paths=True)
     [first, second] = service.answer(rows, choose({"task": "match"}, settings))
     assert 0 <= first["itm"] <= 1 and first != second
     [[caption]] = [a["captions"] for a in service.answer(rows[:1], choose({"task": "caption"}, settings))]
@@ -146,22 +141,12 @@ def test_it_is_evaluated_and_served(trained, ingested, tmp_path):
             service.answer(rows, choose(asked, settings))
 
 
-def pictures_of(folder) -> list[str]:
-    from PIL import Image
-
-    for i, pixels in enumerate(pictures()):
-        Image.fromarray(pixels).resize((40, 40)).save(folder / f"{i}.png")
-    return [str(folder / f"{i}.png") for i in range(2)]
-
-
 def test_what_it_does_not_fit_is_said(trained, model, tokenizer, tmp_path):
-    params, root = trained
+    _, root = trained
     with pytest.raises(ValueError, match="a BLIP-2, which only the chain"):
         load_model(root / "model")
     with pytest.raises(ValueError, match="a BLIP-2 of ours, whose encoder is another's"):
         load_encoder(root / "model")
-    with pytest.raises(ValueError, match="model.kind is blip2, which plan does not know"):
-        params.med("plan")
     with pytest.raises(ValueError, match="kind is 'blip3'; expected med or blip2"):
         Params(**small_values(yaml.safe_load((ROOT / "params.yaml").read_text())) | {"model": {"kind": "blip3"}})
     save_model(model, tokenizer, tmp_path / "med")
@@ -186,15 +171,20 @@ def test_the_ready_files_have_the_demo_s_values_and_the_paper_s():
     assert (writer.num_candidates, choice.score, choice.keep_best, set(choice.threshold.values())) == (10, "itc", 2, {-1.0})
 
 
-@pytest.mark.slow  # a second whole chain by DVC, minutes; test_chain.py has the first, of BLIP
-def test_the_whole_chain_runs_to_a_version(model, tokenizer, tmp_path):
-    encoder = tmp_path / "encoders/demo"
-    save_model(model, tokenizer, encoder, prompt="", max_tokens=20, precision="fp32")
-    values = blip2_values(small_values(yaml.safe_load((ROOT / "params.yaml").read_text())), encoder)
+@pytest.mark.slow  # whole chains by DVC, minutes; test_chain.py has the first, of BLIP
+@pytest.mark.parametrize("stages", [1, 2])
+def test_the_whole_chain_runs_to_a_version(model, tokenizer, tmp_path, stages):
+    values = blip2_values(small_values(yaml.safe_load((ROOT / "params.yaml").read_text())), "frozen/encoder")
     del values["models"]["human"]
     folder = tmp_path / "project"
     folder.mkdir()
+    if stages == 2:
+        values["model"]["language"] = {"folder": "frozen/language", "end": None}
+        values["pretrain"]["stage_2"] = {"steps": 6}
     project_at(folder, values | {"baselines": "g0"})
+    save_model(model, tokenizer, folder / "frozen/encoder", prompt="", max_tokens=20, precision="fp32")
+    if stages == 2:
+        language_folder("opt", folder / "frozen/language")
     run_chain(folder)
     registered = json.loads((folder / "artifacts/registration.json").read_text())
     assert registered["model"] == "g1" and registered["model_hash"] == model_hash(folder / "artifacts/models/g1")
@@ -202,3 +192,6 @@ def test_the_whole_chain_runs_to_a_version(model, tokenizer, tmp_path):
     rows = read_tables(folder / "artifacts/generations/g1").filter(pc.field("source") == "synthetic")
     assert rows.num_rows and set(rows["model"].to_pylist()) == {model_hash(folder / "artifacts/rounds/r1/captioner")}
     assert not rows["match"].null_count and (folder / "artifacts/report/index.html").exists()
+    assert (folder / "artifacts/models/g1/language").exists() == (stages == 2)
+    (folder / "frozen/encoder/config.json").write_text((folder / "frozen/encoder/config.json").read_text() + " ")
+    assert "modified:           frozen" in run("dvc", "status", "pretrain@g0", cwd=folder).stdout

@@ -99,6 +99,13 @@ def pretrain_command(artifacts: Path, folder: Path, *, noise: float, **optim) ->
     values = small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))
     values["pretrain"]["optim"] |= {"log_every": 10, "checkpoint_every": 10, **optim}
     values["model"]["text"]["dropout"] = values["model"]["vision"]["drop_path"] = noise
+    return command_of(artifacts, folder, values)
+
+
+def command_of(artifacts: Path, folder: Path, values: dict) -> list[str]:
+    """The verb `pretrain` with these parameters."""
+    import yaml
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     inputs = {"generation": "generations/g0", "shards": "shards", "gate": "gates/g0.json", "vocab": "tokenizer.json"}

@@ -20,7 +20,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess:
 
 def project_at(folder: Path, values: dict) -> None:
     """A copy of the project with these values, committed to git."""
-    for name in ("blip_core", "flows", "mlflow", "labels", "columns", ".dvc"):
+    for name in ("blip_core", "flows", "mlflow", "labels", "columns", "frozen", ".dvc"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("tmp", "cache"))  # with what Python has compiled
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder)

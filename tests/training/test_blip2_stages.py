@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from blip_core.config.model import FeatureConfig
-from blip_core.config.training import SoftPromptConfig
+from blip_core.config.training import LanguageConfig
 from blip_core.model.blip2 import Prompter
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.folders import load_tokenizer
@@ -35,9 +35,9 @@ def training(stage: str, artifacts, folder, blip):
     torch.manual_seed(0)
     kind = "opt" if stage == "2" else "t5"
     said = load_language(language_folder(kind, folder / f"language-{kind}"), precision="fp32")
-    prompt = SoftPromptConfig(text="a photo of", end=None, label_smoothing=0.0, split=said.reads)
-    batches = PromptBatches(*inputs, FeatureConfig(cache=folder / "features", max_gib=1), language=said, prompt=prompt, **options)
-    return Prompter(qformer, said.width), PromptObjective(said, prompt), batches, cfg
+    prompt = {"prompt": "a photo of", "split": said.reads}
+    batches = PromptBatches(*inputs, FeatureConfig(cache=folder / "features", max_gib=1), language=said, **prompt, **options)
+    return Prompter(qformer, said.width), PromptObjective(said, LanguageConfig(label_smoothing=0.0, prompt="a photo of")), batches, cfg
 
 
 @pytest.mark.parametrize("stage", ["1", "2", "2 that reads a first part"])

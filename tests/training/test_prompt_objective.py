@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip_core.config.training import SoftPromptConfig
+from blip_core.config.training import LanguageConfig
 from blip_core.model.blip2 import Prompter
 from blip_core.training.loop import backward, make_optimizer, parallel
 from blip_core.training.prompt_objective import PromptBatch, PromptObjective, cut_words
@@ -35,7 +35,7 @@ def prompter(tokenizer, said) -> Prompter:
 def test_the_loss_is_that_of_each_text_alone_behind_its_soft_prompt(said, start, tokenizer):
     """Each token of the text and its end, none of the prompt; by the model's own words, one text at a time."""
     model, batch = prompter(tokenizer, said), batch_of(said, start)
-    found = PromptObjective(said, SoftPromptConfig(text=start, end=None, label_smoothing=0.1, split=False))(model, batch)
+    found = PromptObjective(said, LanguageConfig(label_smoothing=0.1, prompt=start))(model, batch)
     logs, embed = [], said.model.get_input_embeddings()
     for soft, text in zip(model(batch.features), TEXTS, strict=True):
         own = said.tokenizer(f"{start}{text}" if not said.reads else text, add_special_tokens=False)["input_ids"] + [said.end]
@@ -54,7 +54,7 @@ def test_the_loss_is_that_of_each_text_alone_behind_its_soft_prompt(said, start,
 def test_a_step_moves_the_queries_half_and_the_projection_alone(said, tokenizer):
     """The loss falls; the language model has neither gradient nor place in what is saved."""
     model, batch = prompter(tokenizer, said), batch_of(said, "")
-    objective = PromptObjective(said, SoftPromptConfig(text="", end=None, label_smoothing=0.0, split=False))
+    objective = PromptObjective(said, LanguageConfig(label_smoothing=0.0, prompt=""))
     optimizer = make_optimizer(model, objective, small_params().pretrain.optim.model_copy(update={"lr": 0.01}))
     before = {name: value.clone() for name, value in said.model.state_dict().items()}
     losses = []
