@@ -25,7 +25,7 @@ from PIL import Image
 from side_by_side import ROOT, SIZES, alternate, compared, show, write
 from torch.utils.data import DataLoader, Dataset
 
-from blip_core.compute.pixels import MEAN, STD
+from blip_core.config.model import MEAN, STD
 from blip_core.config.params import load_params
 from blip_core.files.content import hash64
 from blip_core.pictures.images import admit

@@ -9,11 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip_core.compute.distributed import device
+from blip_core.config.model import MEAN, STD
 from blip_core.pictures.images import decode_rgb
 from blip_core.tables.shards import ShardImages
-
-# of CLIP, as the public BLIP uses
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def resize(image_HW3: np.ndarray, size: int) -> Tensor:

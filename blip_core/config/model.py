@@ -7,16 +7,20 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from blip_core.config.base import Config, Positive, Share
 
+# of pixels in [0, 1], by which they are normalised: those of CLIP, as the public BLIP uses
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
 
 class VisionConfig(Config):
     """ViT (Dosovitskiy et al. 2021), pre-norm."""
 
     image_size: Positive
     patch_size: Positive
-    stem: Literal["patch", "conv"] = Field(
+    stem: Literal["patch", "conv", "cells"] = Field(
         "patch",
-        description="what makes tokens of pixels: one convolution per patch, as the paper; or 3 x 3 convolutions that halve the picture "
-        "until a token is one of patch_size, a power of 2: it learns from fewer pictures, and transformers has no such model to export to",
+        description="what makes tokens of pixels. patch: one convolution per patch, as the paper; conv: 3 x 3 convolutions that halve the "
+        "picture until a token is one of patch_size, a power of 2; cells: fixed colours and gradients of a patch, then one linear layer. "
+        "conv needs fewer pictures, cells fewer still; transformers has no model with either to export to",
     )
     width: Positive
     depth: Positive
@@ -106,6 +110,11 @@ class ModelConfig(Config):
     vision: VisionConfig
     text: TextConfig
     embed_dim: Positive = Field(description="of the ITC space (256 in the paper)")
+    pooling: Literal["first", "mean"] = Field(
+        "first",
+        exclude_if=lambda pooling: pooling == "first",  # so that what is written of models is as it was before there was another
+        description="what ITC compares of a text: its first token, as the paper; or the mean of its tokens, which learns from fewer texts",
+    )
     init: InitConfig
 
 

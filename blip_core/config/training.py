@@ -128,10 +128,19 @@ class LanguageConfig(Config):
 
 
 class InitFromConfig(Config):
-    """Weights to begin with, as the paper does; null stays random (blip_core/weights/load.py)."""
+    """Weights to begin with, as the paper does (blip_core/weights/load.py), or what the texts say; the rest stays random."""
 
     vit: Path | None = Field(description="folder of transformers with an ImageNet ViT or DeiT, or DeiT's .pth file")
     bert: Path | None = Field(description="folder of transformers with BERT; its tokenizer must be ingest.vocab")
+    words: bool = Field(
+        False, description="token embeddings begin as what the training's texts say of which words go together: where texts are few"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.words and self.bert is not None:
+            raise ValueError(f"words is true and bert names {self.bert}: both begin the token embeddings; leave one of them out")
+        return self
 
 
 class ContrastiveDecodingConfig(Config):

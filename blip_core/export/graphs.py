@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from blip_core.model.attention import split_heads
-from blip_core.model.blip import CAPTIONING, MATCHING, Blip
+from blip_core.model.blip import CAPTIONING, MATCHING, Blip, mean_token
 from blip_core.model.med import KeysValues, Med
 from blip_core.model.packing import Packing
 from blip_core.model.vqa import decoder_of, encoder_of
@@ -117,12 +117,14 @@ class _Image(nn.Module):
 class _Text(nn.Module):
     def __init__(self, model: Blip):
         super().__init__()
-        self.med, self.projection = encoder_of(_copied(model)), model.text_projection
+        self.med, self.projection, self.pooling = encoder_of(_copied(model)), model.text_projection, model.cfg.pooling
         for block in self.med.blocks:
             del block.cross_attention
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return F.normalize(self.projection(_read(self.med, inputs[0], inputs[1])), dim=-1)
+        texts, x_MD = _read(self.med, inputs[0], inputs[1])
+        pooled_BD = mean_token(texts.spread(x_MD), inputs[1]) if self.pooling == "mean" else texts.first(x_MD)
+        return F.normalize(self.projection(pooled_BD), dim=-1)
 
 
 class _Match(nn.Module):
@@ -135,7 +137,8 @@ class _Match(nn.Module):
         ids_BT, mask_BT, *seen = inputs
         ids_BT = ids_BT.clone()
         ids_BT[:, 0] = self.first
-        return self.head(_read(self.med, ids_BT, mask_BT, pairs(seen)))
+        texts, x_MD = _read(self.med, ids_BT, mask_BT, pairs(seen))
+        return self.head(texts.first(x_MD))
 
 
 class _Step(nn.Module):
@@ -158,8 +161,8 @@ def _copied(model: Blip) -> Med:
     return med
 
 
-def _read(med: Med, ids_BT: Tensor, mask_BT: Tensor, seen: list[KeysValues] | None = None) -> Tensor:
-    """The state of the first token, with the picture or without. As Med does it, but the padding stays: to leave it out, the tensors'
+def _read(med: Med, ids_BT: Tensor, mask_BT: Tensor, seen: list[KeysValues] | None = None) -> tuple[Packing, Tensor]:
+    """The states of the tokens, with the picture or without. As Med does it, but the padding stays: to leave it out, the tensors'
     sizes would hang on what is in them."""
     texts = Packing(mask_BT, keep_padding=True)
     x_MD = texts.pack(med.embed(ids_BT))
@@ -168,7 +171,7 @@ def _read(med: Med, ids_BT: Tensor, mask_BT: Tensor, seen: list[KeysValues] | No
         if seen is not None:
             x_MD = texts.pack(block.cross_attention.step(texts.spread(x_MD), seen[layer]))
         x_MD = block.finish(x_MD)
-    return texts.first(x_MD)
+    return texts, x_MD
 
 
 def about(graph: Graph) -> dict[str, Any]:

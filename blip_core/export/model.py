@@ -13,7 +13,7 @@ import torch
 from torch.export import ExportedProgram
 
 from blip_core.capfilt.plugins import open_blip
-from blip_core.compute.pixels import MEAN, STD
+from blip_core.config.model import MEAN, STD
 from blip_core.export import example
 from blip_core.export.data import check_free
 from blip_core.export.graphs import Graph, about, graphs, trace

@@ -79,7 +79,11 @@ class Blip(Network):
     def text_features(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """ITC features of texts, unit length, fp32: B x E."""
         self.require("encoder", "contrast")
-        return F.normalize(self.text_projection(self.med.encode(ids_BT, mask_BT, first_only=True)[:, 0]).float(), dim=-1)
+        if self.cfg.pooling == "mean":
+            pooled_BD = mean_token(self.med.encode(ids_BT, mask_BT), mask_BT)
+        else:
+            pooled_BD = self.med.encode(ids_BT, mask_BT, first_only=True)[:, 0]
+        return F.normalize(self.text_projection(pooled_BD).float(), dim=-1)
 
     def keys_values(self, image_IND: Tensor) -> list[KeysValues]:
         """What grounding and decoding read of an image; compute once, use for every text of it."""
@@ -116,6 +120,11 @@ class Blip(Network):
         ids_BT = ids_BT.clone()
         ids_BT[:, 0] = first
         return ids_BT
+
+
+def mean_token(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Of each text, padding left out: B x D."""
+    return (x_BTD * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True)
 
 
 def init_weights(model: Blip, cfg: InitConfig) -> None:

@@ -10,7 +10,7 @@ from blip_core.config.model import ModelConfig
 from blip_core.config.params import Params
 from blip_core.config.training import LoraConfig, OptimConfig
 from blip_core.model.blip import Blip, SpecialTokens
-from blip_core.model.stem import stem_widths
+from blip_core.model.stem import CELL_FEATURES, stem_widths
 from blip_core.preview.advice import suggestions
 from blip_core.preview.figures import LONGEST_TIMED, duration, product_speed, scaled
 from blip_core.preview.writers import tensor_sizes, writer_needs
@@ -132,14 +132,13 @@ def step_flops(cfg: ModelConfig, stage: str, *, tokens: int, vocabulary: int) ->
     pretrain: image, text alone, three grounded texts (a pair and two negatives), one decoded text; the others leave parts out.
     """
     image, keys_values = vit_flops(cfg), keys_values_flops(cfg)
-    alone = text_flops(cfg, tokens, first_only=True)
-    grounded = alone + cross_flops(cfg, tokens, first_only=True)
+    grounded = text_flops(cfg, tokens, first_only=True) + cross_flops(cfg, tokens, first_only=True)
     decoded = text_flops(cfg, tokens) + cross_flops(cfg, tokens)
     head = 2 * tokens * cfg.text.width * (cfg.text.width + vocabulary)
     trained = {"pretrain": ("contrast", "match", "decode"), "tune_filter": ("contrast", "match"), "tune_captioner": ("decode",)}[stage]
     work = 3 * (image + keys_values)
     if "contrast" in trained:
-        work += image + 4 * alone
+        work += image + 4 * text_flops(cfg, tokens, first_only=cfg.pooling == "first")
     if "match" in trained:
         work += 3 * 3 * grounded
     if "decode" in trained:
@@ -160,6 +159,8 @@ def stem_flops(cfg: ModelConfig) -> float:
     side, channels, work = v.image_size, 3, 0.0
     if v.stem == "patch":
         return 2 * (side // v.patch_size) ** 2 * channels * v.patch_size**2 * v.width
+    if v.stem == "cells":
+        return 2 * (side // v.patch_size) ** 2 * CELL_FEATURES * v.width
     for wide in stem_widths(v):
         side //= 2
         work += 2 * side**2 * 9 * channels * wide

@@ -18,6 +18,7 @@ from blip_core.training.loop import Log
 from blip_core.training.optional import pretrain_objective
 from blip_core.training.qformers import pretraining
 from blip_core.training.tuning import Tuning, text_facts, train
+from blip_core.training.words import begin_with_words
 from blip_core.weights.checkpoint import new_model, save_model
 from blip_core.weights.load import initialize
 
@@ -58,6 +59,8 @@ def _of_med(cfg: PretrainConfig, model_cfg: ModelConfig, rows: Rows, images: Sha
     model = new_model(model_cfg, tokenizer, seed=seed)
     if cfg.init_from.vit or cfg.init_from.bert:
         initialize(model, vit=cfg.init_from.vit, bert=cfg.init_from.bert)
+    if cfg.init_from.words:
+        begin_with_words(model, rows.text.to_pylist(), tokenizer, max_tokens=cfg.optim.max_tokens)
     objective = pretrain_objective(model, tokenizer, cfg)
     batches = Batches(
         rows,

@@ -38,6 +38,10 @@ def pretraining(cfg: PretrainConfig, model_cfg: Blip2Config, rows: Rows, images:
         raise ValueError(
             f"pretrain.init_from.vit is {cfg.init_from.vit}, but a BLIP-2 has its image encoder from model.encoder: leave it empty"
         )
+    if cfg.init_from.words:
+        raise ValueError(
+            "pretrain.init_from.words: BLIP alone begins with vectors of the texts' own words; leave it out with model.kind blip2"
+        )
     if cfg.optional is not None:
         raise ValueError("pretrain.optional: BLIP alone has further objectives; leave it empty with model.kind blip2")
     encoder, language = load_encoder(model_cfg.encoder), frozen_language(cfg, model_cfg)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from blip_core.compute.distributed import device
-from blip_core.compute.pixels import MEAN, STD
-from blip_core.config.model import VisionConfig
+from blip_core.config.model import MEAN, STD, VisionConfig
 from blip_core.files.content import read_json
 from blip_core.model.vit import Vit
 from blip_core.weights.checkpoint import load_model, model_hash

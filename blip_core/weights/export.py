@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from safetensors.torch import save_file
 
-from blip_core.compute.pixels import MEAN, STD
+from blip_core.config.model import MEAN, STD
 from blip_core.files.atomic import new_folder
 from blip_core.files.content import write_json
 from blip_core.model.blip import Blip
@@ -28,6 +28,10 @@ def export_huggingface(model: Blip, tokenizer: Tokenizer, folder: Path, *, kind:
     if folder.exists():
         raise ValueError(f"{folder} exists; name another folder or remove it")
     require_patches(model, "transformers has no such model")
+    if kind == "retrieval" and model.cfg.pooling != "first":
+        raise ValueError(
+            f"model.pooling is {model.cfg.pooling}, and transformers compares the first token; train with pooling: first for that"
+        )
     tensors = _WEIGHTS[kind](model)
     with new_folder(folder) as temporary:
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary / "model.safetensors", metadata={"format": "pt"})

@@ -57,9 +57,9 @@ def untraced(model) -> dict:
     return {graph.name: called(graph) for graph in graphs(model)}
 
 
-@pytest.mark.parametrize("first", ["enc", "cls"])
-def test_the_traced_functions_are_the_model(scattered, first):
-    scattered.match_token = first
+@pytest.mark.parametrize(("first", "pooling"), [("enc", "first"), ("cls", "mean")])
+def test_the_traced_functions_are_the_model(scattered, first, pooling):
+    scattered.match_token, scattered.cfg = first, scattered.cfg.model_copy(update={"pooling": pooling})
     found = differences(scattered, untraced(scattered))
     assert set(found) == {"image", "text", "match", "step"}
     assert set(found["image"]) == {"feature", *(f"image_{part}_{layer}" for part in ("key", "value") for layer in (0, 1))}

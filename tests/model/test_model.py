@@ -8,6 +8,7 @@ import torch
 from blip_core.compute.padding import tokenize
 from blip_core.model.inference import for_inference
 from blip_core.weights.checkpoint import load_model, save_model
+from blip_core.weights.export import export_huggingface
 
 TEXTS = ["a red ball", "there is a blue star on grass", "a photo of a green box next to a red ball"]
 
@@ -123,6 +124,21 @@ def test_the_first_token_alone_is_that_of_the_whole(model, tokenizer, role):
     of_alone, of_whole = (torch.autograd.grad(t[:, 0, 0].sum(), weights, retain_graph=True)[0] for t in (alone, whole))
     assert of_whole.abs().max() > 1e-3
     torch.testing.assert_close(of_alone, of_whole, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mean_of_a_texts_tokens_is_compared_where_pooling_says_so(model, tokenizer, tmp_path):
+    ids, mask = tokenize(tokenizer, TEXTS, max_tokens=20)
+    assert "pooling" not in model.cfg.model_dump(), "what is written of a model that compares the first token stays as it was"
+    first = model.text_features(ids, mask)
+    model.cfg = model.cfg.model_copy(update={"pooling": "mean"})
+    save_model(model.eval(), tokenizer, tmp_path / "m")
+    found = load_model(tmp_path / "m")[0].text_features(ids, mask)
+    for row, (text, apart) in enumerate(zip(TEXTS, found, strict=True)):
+        alone = model.med.encode(*tokenize(tokenizer, [text], max_tokens=20))[0].mean(0)
+        torch.testing.assert_close(apart, torch.nn.functional.normalize(model.text_projection(alone), dim=-1), atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(apart, first[row], atol=1e-3)
+    with pytest.raises(ValueError, match="model.pooling is mean, and transformers compares the first token"):
+        export_huggingface(model, tokenizer, tmp_path / "hf", kind="retrieval")
 
 
 def test_decoding_is_causal_and_steps_equal_the_whole(model, tokenizer):

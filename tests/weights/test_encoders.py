@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from blip_core.compute.pixels import MEAN, STD
+from blip_core.config.model import MEAN, STD
 from blip_core.files.content import write_json
 from blip_core.weights.checkpoint import save_model
 from blip_core.weights.encoders import load_encoder

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from blip_core.compute.padding import tokenize
-from blip_core.compute.pixels import STD, load_pixels
+from blip_core.compute.pixels import load_pixels
+from blip_core.config.model import STD
 from blip_core.model.blip import Blip
 from blip_core.model.generate import Limits, greedy
 from blip_core.tokenizer.build import build_tokenizer
