@@ -11,6 +11,9 @@ from blip_core.config.base import Config, Positive, Share
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
+Sharing = Literal["all", "all_but_cross", "all_but_self", "none"]
+
+
 class VisionConfig(Config):
     """ViT (Dosovitskiy et al. 2021), pre-norm."""
 
@@ -114,6 +117,12 @@ class ModelConfig(Config):
         "first",
         exclude_if=lambda pooling: pooling == "first",  # so that what is written of models is as it was before there was another
         description="what ITC compares of a text: its first token, as the paper; or the mean of its tokens, which learns from fewer texts",
+    )
+    share: Sharing = Field(
+        "all_but_self",
+        exclude_if=lambda share: share == "all_but_self",  # likewise
+        description="what encoder and decoder of the text share (paper, Table 3): all; all_but_cross; all_but_self, as the paper; or none, "
+        "where the decoder has embeddings of its own too",
     )
     init: InitConfig
 

@@ -54,6 +54,11 @@ def graphs(model: Blip) -> list[Graph]:
     """All that the model has weights for. ValueError for a model of videos: its pictures are no longer single ones."""
     if model.frames != 1:
         raise ValueError(f"a model of {model.frames} frames a picture; expected one of single pictures")
+    if model.cfg.share in ("all_but_cross", "none"):
+        raise ValueError(
+            f"model.share is {model.cfg.share}, and the image tower gives matcher and captioner the same keys and values; "
+            "expected a model with share: all_but_self or all"
+        )
     side, depth = model.cfg.vision.image_size, model.cfg.text.depth
     texts = (Port("ids", "int64", ("batch", "length")), Port("mask", "bool", ("batch", "length")))
     seen, past = _ports(model, "image", model.vit.positions.shape[1]), _ports(model, "past", "past")

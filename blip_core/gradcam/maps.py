@@ -83,15 +83,15 @@ def expose(
     which sum to 1. Gradients, where they are on, reach the weights and end there."""
     texts, block = Packing(mask_BT, keep_padding=True), med.blocks[layer]
     step = MedBlock.decode if causal else MedBlock.ground
+    cross, images = block.cross(decoding=causal), med.seen(images, decoding=causal)
     with torch.no_grad():
-        x_MD = texts.pack(med.embed(ids_BT))
+        x_MD = texts.pack(med.embed(ids_BT, decoding=causal))
         for below, image in zip(med.blocks[:layer], images[:layer], strict=True):
             x_MD = step(below, x_MD, texts, image)
-        x_MD = block.decoder_attention(x_MD, texts, causal=True) if causal else block.encoder_attention(x_MD, texts)
-        x_BTD = texts.spread(x_MD)
-        weights_BHTN = _weights(block.cross_attention, x_BTD, images[layer])
+        x_BTD = texts.spread(block.attention(decoding=causal)(x_MD, texts, causal=causal))
+        weights_BHTN = _weights(cross, x_BTD, images[layer])
     weights_BHTN.requires_grad_(torch.is_grad_enabled())
-    x_MD = texts.pack(block.finish(_attended(block.cross_attention, x_BTD, weights_BHTN, images[layer])))
+    x_MD = texts.pack(block.finish(_attended(cross, x_BTD, weights_BHTN, images[layer]), decoding=causal))
     for above, image in zip(med.blocks[layer + 1 :], images[layer + 1 :], strict=True):
         x_MD = step(above, x_MD, texts, image)
     return texts.spread(x_MD), weights_BHTN

@@ -59,7 +59,7 @@ class Blip(Network):
         super().__init__()
         self.cfg, self.special = cfg, special
         self.vit = Vit(cfg.vision)
-        self.med = Med(cfg.text, vocab_size=special.vocab_size, image_width=cfg.vision.width)
+        self.med = Med(cfg.text, vocab_size=special.vocab_size, image_width=cfg.vision.width, share=cfg.share)
         self.image_projection = nn.Linear(cfg.vision.width, cfg.embed_dim)
         self.text_projection = nn.Linear(cfg.text.width, cfg.embed_dim)
         self.match_head = nn.Linear(cfg.text.width, 2)
@@ -162,5 +162,9 @@ def init_stem(stem: nn.Module) -> None:
 
 def init_med(med: Med, cfg: InitConfig) -> None:
     """Likewise."""
-    nn.init.normal_(med.tokens.weight, std=cfg.token)
-    nn.init.normal_(med.positions.weight, std=cfg.text_position)
+    for tokens in (med.tokens, med.decoder_tokens):
+        if tokens is not None:
+            nn.init.normal_(tokens.weight, std=cfg.token)
+    for positions in (med.positions, med.decoder_positions):
+        if positions is not None:
+            nn.init.normal_(positions.weight, std=cfg.text_position)

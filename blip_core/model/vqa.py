@@ -15,11 +15,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip_core.config.model import ModelConfig
 from blip_core.model.blip import Blip, SpecialTokens, init_linear, init_med, init_vit
-from blip_core.model.med import KeysValues, Med
+from blip_core.model.med import OWN, KeysValues, Med
 from blip_core.model.network import Network
 from blip_core.model.vit import Vit
 
@@ -107,14 +107,25 @@ def rank_answers(model: Vqa, memory: list[KeysValues], ids_AT: Tensor, mask_AT: 
 
 def encoder_of(med: Med) -> Med:
     """The same Med without what only decoding uses."""
-    for block in med.blocks:
-        del block.decoder_attention
+    for part in (med, *med.blocks):
+        for name in _own(part):
+            setattr(part, name, None)
     del med.head, med.head_bias
     return med
 
 
 def decoder_of(med: Med) -> Med:
-    """The same Med without what only encoding uses."""
+    """The same Med without what only encoding uses; what is its own has the names of what is shared, self-attention excepted."""
     for block in med.blocks:
+        block.decoder_attention = block.attention(decoding=True)
         del block.encoder_attention
+    for part in (med, *med.blocks):
+        for name in _own(part) - {"decoder_attention"}:
+            setattr(part, name.removeprefix(OWN), getattr(part, name))
+            setattr(part, name, None)
     return med
+
+
+def _own(part: nn.Module) -> set[str]:
+    """The names of what decoding has of its own."""
+    return {name for name, _ in part.named_children() if name.startswith(OWN)}

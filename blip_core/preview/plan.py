@@ -184,7 +184,12 @@ def cross_flops(cfg: ModelConfig, tokens: int, *, first_only: bool = False) -> f
 
 
 def keys_values_flops(cfg: ModelConfig) -> float:
-    return cfg.text.depth * 2 * num_image_tokens(cfg) * cfg.vision.width * 2 * cfg.text.width
+    return keys_values_layers(cfg) * 2 * num_image_tokens(cfg) * cfg.vision.width * 2 * cfg.text.width
+
+
+def keys_values_layers(cfg: ModelConfig) -> int:
+    """Cross-attentions that make keys and values of a picture: twice as many where the decoder has its own."""
+    return cfg.text.depth * (2 if cfg.share in ("all_but_cross", "none") else 1)
 
 
 def num_image_tokens(cfg: ModelConfig) -> int:
@@ -205,6 +210,6 @@ def image_bytes(cfg: ModelConfig, optim: OptimConfig, stage: str, *, vocabulary:
     image = n * v.width * (kept * (size * (7 + 2 * v.mlp_ratio) + 8) + optim.recompute * 4)
     passes = {"pretrain": 5, "tune_filter": 4, "tune_captioner": 1}[stage]
     text = passes * t.depth * optim.max_tokens * (size * (11 * t.width + 2 * t.mlp_width) + 12 * t.width)
-    keys_values = t.depth * 2 * n * t.width * size * (1 if stage == "tune_captioner" else 4)
+    keys_values = keys_values_layers(cfg) * 2 * n * t.width * size * (1 if stage == "tune_captioner" else 4)
     logits = 0 if stage == "tune_filter" else optim.max_tokens * vocabulary * (4 + 4 + size)
     return int(OVERHEAD * (image + text + keys_values + logits))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from blip_core.compute.distributed import gather, world_size
 from blip_core.config.training import ContrastConfig, QueryContrastConfig
 from blip_core.model.blip import Blip
+from blip_core.model.vqa import encoder_of
 from blip_core.training.step import Batch
 
 
@@ -129,7 +130,7 @@ def mean_cosine(unit_BE: Tensor) -> float:
 def momentum_twin(model: Blip) -> Blip:
     """A copy of the two ITC towers of the model, without gradient. What only grounding and decoding use is left out."""
     twin = copy.deepcopy(model)
-    for block in twin.med.blocks:
-        del block.decoder_attention, block.cross_attention
-    del twin.med.head, twin.med.head_bias, twin.match_head
+    for block in encoder_of(twin.med).blocks:
+        del block.cross_attention
+    del twin.match_head
     return twin.eval().requires_grad_(False)

@@ -77,7 +77,7 @@ class Teacher:
         with torch.no_grad():
             truth = _Said(self.model, counted_hidden(self.model, batch, keys_values))
         med = student.med
-        losses_M = chunked_cross_entropy(med.head(made.hidden), med.tokens.weight, med.head_bias, truth)
+        losses_M = chunked_cross_entropy(med.head(made.hidden), med.written.weight, med.head_bias, truth)
         return global_mean((losses_M - torch.cat(truth.entropies)).sum(), batch.counted.sum())
 
 

@@ -14,11 +14,12 @@ from blip_core.tokenizer.tokenizer import Tokenizer
 @torch.no_grad()
 def begin_with_words(model: Blip, texts: list[str], tokenizer: Tokenizer, *, max_tokens: int) -> None:
     """Those token embeddings that the texts tell of, each as long as a random one is in the mean; the others stay."""
-    weight_VD = model.med.tokens.weight
-    found_VD = torch.from_numpy(word_vectors([tokenizer.encode(t, max_tokens=max_tokens) for t in texts], *weight_VD.shape))
+    size, width = model.med.tokens.weight.shape
+    found_VD = torch.from_numpy(word_vectors([tokenizer.encode(t, max_tokens=max_tokens) for t in texts], size, width))
     length_V1 = found_VD.norm(dim=1, keepdim=True)
     told_V = length_V1[:, 0] > 0
-    weight_VD[told_V] = (found_VD / length_V1)[told_V].to(weight_VD) * model.cfg.init.token * weight_VD.shape[1] ** 0.5
+    for tokens in (model.med.tokens, model.med.written):
+        tokens.weight[told_V] = (found_VD / length_V1)[told_V].to(tokens.weight) * model.cfg.init.token * width**0.5
 
 
 def word_vectors(texts: list[list[int]], vocab_size: int, width: int) -> np.ndarray:

@@ -5,8 +5,10 @@ A tensor of ours may stand in several pairs: theirs are copies then, and must be
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+from blip_core.model.med import OWN
 
 Pair = tuple[str, tuple[str, ...]]
 
@@ -109,6 +111,13 @@ def bert_layout(keys: Iterable[str], *, depth: int) -> Layout:
     return Layout(required, copies, BERT_LEFT_OUT)
 
 
+def in_both_roles(pairs: Iterable[Pair], names: Collection[str]) -> Iterator[Pair]:
+    """The pairs of those of our tensors that there are (`names`), and of what the decoder has of its own besides."""
+    for ours, theirs in pairs:
+        own = re.sub(r"^med\.(blocks\.\d+\.)?", rf"\g<0>{OWN}", ours)
+        yield from ((name, theirs) for name in (ours, own) if name in names)
+
+
 def vit_layout(keys: Iterable[str], *, depth: int) -> Layout:
     """Of transformers' ViT and DeiT classes, or of timm's and DeiT's own files."""
     keys = set(keys)
@@ -204,7 +213,7 @@ _PARTS = (
     (r"vit\..*", "image"),
     (r"med\.blocks\.\d+\.encoder_attention\..*", "encoder"),
     (r"med\.blocks\.\d+\.decoder_attention\..*", "decoder"),
-    (r"med\.blocks\.\d+\.cross_attention\..*", "cross"),
+    (r"med\.blocks\.\d+\.(decoder_)?cross_attention\..*", "cross"),
     (r"med\.head.*", "language"),
     (r"(image|text)_projection\..*", "contrast"),
     (r"match_head\..*", "match"),

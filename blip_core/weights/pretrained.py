@@ -1,9 +1,10 @@
 """Weights of others into our model and back, every key accounted for. Tensors only: blip_core/public.py and export.py do the folders."""
 
+import copy
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from blip_core.model.blip import CAPTIONING, PARTS, RETRIEVAL, Blip
 from blip_core.model.med import Med
 from blip_core.model.qformer import QFormer
+from blip_core.model.vqa import decoder_of
 from blip_core.weights.names import (
     Layout,
     Pair,
     bert_layout,
     blip_layout,
     huggingface_vision,
+    in_both_roles,
     language_head,
     part_of,
     retrieval_heads,
@@ -76,6 +79,7 @@ def load_bert(model: Blip, tensors: dict[str, Tensor], *, source: str) -> Loaded
     """Fill the text transformer from BERT: its rows of the vocabulary, our [DEC] and [ENC] behind them stay random; cross-attention too."""
     tensors = {_new_norm_name(key): value for key, value in tensors.items()}
     layout = bert_layout(tensors, depth=model.cfg.text.depth)
+    layout = replace(layout, required=[*in_both_roles(layout.required, model.state_dict().keys())])
     return fill(model, _fitted(tensors, layout, model.med, "med.", source), layout, source=source)
 
 
@@ -117,6 +121,8 @@ def fill(model: Blip, tensors: dict[str, Tensor], layout: Layout, *, source: str
     """Copy tensors into the model by a layout. ValueError, and an untouched model, unless every key and every shape fits."""
     values, left_out = copy_in(model, tensors, layout, source=source)
     incomplete = {part_of(name) for name in model.state_dict().keys() - values}
+    if "encoder" in incomplete and model.cfg.share in ("all", "all_but_cross"):  # one self-attention is both
+        incomplete.add("decoder")
     return Loaded(frozenset(PARTS) - incomplete, left_out)
 
 
@@ -176,8 +182,9 @@ def captioning_weights(model: Blip) -> dict[str, Tensor]:
     """The tensors of transformers' BlipForConditionalGeneration. ValueError when the model lacks a part of it."""
     model.require(*CAPTIONING)
     prefix, depth = "text_decoder.", model.cfg.text.depth
+    decoder = nn.ModuleDict({"vit": model.vit, "med": decoder_of(copy.deepcopy(model.med))})
     return theirs(
-        model,
+        decoder,
         [
             *huggingface_vision(model.cfg.vision.depth),
             *text_stack(f"{prefix}bert.", depth, attention="decoder_attention"),

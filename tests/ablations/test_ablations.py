@@ -109,6 +109,7 @@ def test_what_others_are_compared_with_runs_first_and_a_wrong_name_is_told(arms)
         ("F", {"assemble-r1", "gate-r1", "pretrain-g1", "evaluate-g1"}),
         ("beam", {"caption-r1", "score-r1", "assemble-r1", "gate-r1", "pretrain-g1", "evaluate-g1"}),
         ("equal", {"equal_texts", "pretrain-g0", "evaluate-g0"}),
+        ("share-none", {"pretrain-g0", "evaluate-g0"}),
         ("long", {"pretrain-g0", "evaluate-g0"}),
         ("CF-long", {"pretrain-g1", "evaluate-g1"}),
         ("continued", {"continued", "evaluate-g1"}),
