@@ -3,8 +3,6 @@ trained."""
 
 from pathlib import Path
 
-import torch
-
 from blip_core.compute.precision import resolved
 from blip_core.config.model import ModelConfig
 from blip_core.config.params import Params
@@ -15,6 +13,7 @@ from blip_core.preview.advice import suggestions
 from blip_core.preview.figures import LONGEST_TIMED, duration, product_speed, scaled
 from blip_core.preview.writers import tensor_sizes, writer_needs
 from blip_core.training.contrast import momentum_twin
+from blip_core.weights.undrawn import undrawn
 
 BERT_VOCABULARY = 30524  # bert-base-uncased with [DEC] and [ENC]
 OVERHEAD = 1.25  # a step of ViT-B/16 in fp32 on a CPU grew by 0.37 GiB per image, where counting tensors gives 0.30
@@ -75,7 +74,7 @@ def _vocabulary(params: Params, vocab: Path) -> tuple[int, str]:
 
 def skeleton(cfg: ModelConfig, vocabulary: int) -> Blip:
     """The model with shapes and no storage."""
-    with torch.device("meta"):
+    with undrawn():
         return Blip(cfg, SpecialTokens(vocabulary, 0, 2, 3, vocabulary - 2, vocabulary - 1))
 
 

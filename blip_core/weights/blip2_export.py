@@ -4,7 +4,6 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from blip_core.config.model import VisionConfig
@@ -19,6 +18,7 @@ from blip_core.weights.language import Language
 from blip_core.weights.names import huggingface_vision, linear
 from blip_core.weights.pretrained import theirs
 from blip_core.weights.qformer_names import HUGGINGFACE, encoder_pairs, qformer_pairs
+from blip_core.weights.undrawn import undrawn
 
 PICTURE = "<image>"  # what transformers' processor calls a place of the soft prompt
 
@@ -136,7 +136,7 @@ def _widen(language: Any, rows: int, *, like: int) -> None:
 def _save(name: str, config: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> None:
     import transformers
 
-    with torch.device("meta"):  # weights that are about to be given need not be drawn
+    with undrawn():
         whole = getattr(transformers, name)(transformers.Blip2Config(**config))
     whole.load_state_dict({key: value.detach().cpu() for key, value in tensors.items()}, assign=True)
     whole.save_pretrained(folder)

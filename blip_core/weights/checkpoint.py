@@ -25,6 +25,7 @@ from blip_core.tables.stopped import require_made
 from blip_core.tokenizer.folders import TOKENIZER, VOCAB, load_tokenizer
 from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.weights.hashes import folder_hash
+from blip_core.weights.undrawn import undrawn
 
 LANGUAGE = "language"  # within a model folder: the frozen language model of a BLIP-2
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def load_model(folder: Path) -> tuple[Blip, Tokenizer]:
     if is_blip2(folder):
         raise ValueError(f"{folder}: a BLIP-2, which only the chain, `load` and `serve` take (docs/blip2.md); expected a BLIP here")
     tokenizer, about = load_tokenizer(folder), json.loads(config.read_text())
-    with torch.device("meta"):  # weights that are about to be replaced need not be drawn
+    with undrawn():
         model = new_model(ModelConfig(**about["model"]), tokenizer, seed=0)
     model.match_token, model.missing = about["match_token"], frozenset(about["missing"])
     load_weights(model, folder)

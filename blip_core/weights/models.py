@@ -7,7 +7,6 @@ Both hold config.json, tokenizer.json and model.safetensors; `model.kind` in con
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from blip_core.config.model import QFormerConfig
@@ -20,6 +19,7 @@ from blip_core.weights.checkpoint import LANGUAGE, is_blip2, load_model, load_we
 from blip_core.weights.encoders import Encoder, about_encoder, bare_encoder
 from blip_core.weights.language import Language, load_language
 from blip_core.weights.sizes import INIT
+from blip_core.weights.undrawn import undrawn
 
 
 class BothStages(Blip2):
@@ -62,7 +62,7 @@ def _load_blip2(folder: Path) -> tuple[Blip2, Tokenizer]:
     sizes, widths = about["model"], {name: about["model"][name] for name in ("image_width", "image_eps")}
 
     def bare() -> QFormer:
-        with torch.device("meta"):  # as in load_model; an encoder of transformers has tensors that no file holds
+        with undrawn():  # an encoder of transformers has tensors that no file holds
             return QFormer(QFormerConfig(**sizes["qformer"]), INIT, special_tokens(tokenizer), **widths)
 
     encoder, qformer, size = bare_encoder(sizes["encoder"]), bare(), {"image_size": sizes["image_size"]}
