@@ -8,14 +8,8 @@ with model.features.cache. Sides alternate in one process. `--memory` measures i
 process of its own. Writes benchmarks/results/blip2-step-<size>-<batch>.json (blip2-memory-<size>-<batch>.json).
 """
 
-import argparse
-import functools
-import resource
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from itertools import count
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +17,7 @@ from public_blip2 import PADDED, PublicStage1, load_ours
 from safetensors import safe_open
 from safetensors.torch import save_file
 from side_by_side import ROOT, alternate, build, compared, random_texts, show, write
+from training_steps import Benchmark, Step, following, greatest_difference
 
 from blip_core.compute.pixels import normalize
 from blip_core.config.params import Params, load_params
@@ -37,7 +32,6 @@ from blip_core.weights.encoders import Encoder, of_vit
 from blip_core.weights.sizes import INIT
 
 SEED = 0
-Step = Callable[[int], dict[str, float]]  # number of the step to losses
 PUBLIC, FP32, BF16 = "LAVIS' way, fp32", "ours, fp32", "ours, bf16"
 KEPT = {f"{name}, features kept": name for name in (FP32, BF16)}
 SIDES = (PUBLIC, FP32, BF16, *KEPT)
@@ -152,14 +146,7 @@ def make_sides(size: str, folder: Path, names: tuple[str, ...] = SIDES, *, batch
 
 def check(sides: dict[str, Step], *, steps: int = 2) -> float:
     """The greatest difference of the losses of the first steps in fp32; ValueError when it is above 1e-4."""
-    worst = 0.0
-    for step in range(steps):
-        theirs, ours = sides[PUBLIC](step), sides[FP32](step)
-        for name in theirs:
-            worst = max(worst, abs(theirs[name] - ours[name]))
-            if worst > 1e-4:
-                raise ValueError(f"step {step}: {name} is {ours[name]:.6f} by ours and {theirs[name]:.6f} by LAVIS' way")
-    return worst
+    return greatest_difference(sides[PUBLIC], sides[FP32], steps=steps)
 
 
 def measure_time(size: str, runs: int, batch_size: int) -> None:
@@ -167,8 +154,7 @@ def measure_time(size: str, runs: int, batch_size: int) -> None:
         sides = make_sides(size, Path(folder), batch_size=batch_size)
         difference = check(sides)
         print(f"losses of two steps agree: greatest difference {difference:.1e}")
-        numbered = {name: functools.partial(_next_step, side, count(2)) for name, side in sides.items()}
-        times = alternate(numbered, runs=runs, warmup=0)
+        times = alternate(following(sides, start=2), runs=runs, warmup=0)
     rows = compared(times, theirs=PUBLIC)
     show(f"One step of stage 1, {size}, batch {batch_size}", rows, items=batch_size, unit="images")
     print(
@@ -176,43 +162,11 @@ def measure_time(size: str, runs: int, batch_size: int) -> None:
     )
 
 
-def _next_step(side: Step, numbers: Iterator[int]) -> object:
-    return side(next(numbers))
-
-
-def measure_memory(size: str, threads: int, batch_size: int) -> None:
-    peaks = {}
-    for name in (PUBLIC, FP32, BF16):
-        command = [sys.executable, __file__, "--size", size, "--batch", str(batch_size), "--threads", str(threads), "--peak-of", name]
-        peaks[name] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]) / 2**20
-    print("| side | peak GiB | of LAVIS' way |\n|---|---|---|")
-    for name, peak in peaks.items():
-        print(f"| {name} | {peak:.2f} | {peak / peaks[PUBLIC]:.2f} |")
-    about = {"size": size, "batch": batch_size, "steps": 2, "peak_gib": {k: round(v, 3) for k, v in peaks.items()}}
-    print(write(f"blip2-memory-{size}-{batch_size}", about))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", choices=("tiny", "base"), default="tiny")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--peak-of", choices=SIDES, help="run two steps of one side and print its peak resident KiB")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if args.peak_of:
-        with tempfile.TemporaryDirectory() as folder:
-            (side,) = make_sides(args.size, Path(folder), (args.peak_of,), batch_size=args.batch).values()
-            for step in range(2):
-                side(step)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    elif args.memory:
-        measure_memory(args.size, args.threads, args.batch)
-    else:
-        measure_time(args.size, args.runs, args.batch)
+def one(size: str, name: str, batch_size: int, *, folder: Path) -> Step:
+    return make_sides(size, folder, (name,), batch_size=batch_size)[name]
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder:
+        made = partial(one, folder=Path(folder))
+        Benchmark(__file__, ("tiny", "base"), SIDES, (PUBLIC, FP32, BF16), "blip2-memory", made, measure_time).run()

@@ -11,18 +11,14 @@ How much of the processor is used: the work that a step must do (blip_core/previ
 nothing computed again) by CPU seconds, against products of matrices of 1,024 x 1,024 that took their turns in the same rounds.
 """
 
-import argparse
 import functools
-import resource
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
-from itertools import count
 
 import torch
 from public_step import PADDED, PublicBlip, load_ours
 from side_by_side import ROOT, SIZES, Times, alternate, build, compared, model_config, random_texts, show, write
+from training_steps import Benchmark, Step, following, greatest_difference
 
 from blip_core.config.params import load_params
 from blip_core.config.training import ContrastConfig, OptimConfig
@@ -32,7 +28,6 @@ from blip_core.training.objectives import PretrainObjective
 from blip_core.training.step import Batch
 
 SEED = 0
-Step = Callable[[int], dict[str, float]]  # number of the step to losses
 TOKENS = 12  # of a text, in the mean
 SQUARE, PRODUCTS = 1024, 20
 SIDES = ("public, fp32", "ours, fp32", "ours, bf16", "ours, bf16, recomputed")
@@ -128,22 +123,14 @@ def make_sides(size: str, names: tuple[str, ...] = SIDES, *, batch_size: int = 4
 
 def check(sides: dict[str, Step], *, steps: int = 2) -> float:
     """The greatest difference of the losses of the first steps in fp32; ValueError when it is above 1e-4."""
-    worst = 0.0
-    for step in range(steps):
-        theirs, ours = sides[SIDES[0]](step), sides[SIDES[1]](step)
-        for name in theirs:
-            worst = max(worst, abs(theirs[name] - ours[name]))
-            if worst > 1e-4:
-                raise ValueError(f"step {step}: {name} is {ours[name]:.6f} by ours and {theirs[name]:.6f} by the public step")
-    return worst
+    return greatest_difference(sides[SIDES[0]], sides[SIDES[1]], steps=steps)
 
 
 def measure_time(size: str, runs: int, batch_size: int) -> None:
     sides = make_sides(size, batch_size=batch_size)
     difference = check(sides)
     print(f"losses of two steps agree: greatest difference {difference:.1e}")
-    # each side counts for itself, so that all have the same batch in a round
-    numbered = {name: functools.partial(_next_step, side, count(2)) for name, side in sides.items()}
+    numbered = following(sides, start=2)
     peaks = {f"matrix product, {p}": functools.partial(multiply, t) for p, t in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     times = alternate(numbered | peaks, runs=runs, warmup=0)
     used = usage(times, size, batch_size)
@@ -171,46 +158,9 @@ def usage(times: Times, size: str, batch_size: int) -> dict[str, tuple[float, fl
     return {name: (rate, rate / rates[f"matrix product, {'bf16' if 'bf16' in name else 'fp32'}"]) for name, rate in rates.items()}
 
 
-def _next_step(side, numbers) -> object:
-    return side(next(numbers))
-
-
-def measure_memory(size: str, threads: int, batch_size: int) -> None:
-    peaks = {}
-    for name in SIDES:
-        command = [sys.executable, __file__, "--size", size, "--batch", str(batch_size), "--threads", str(threads), "--peak-of", name]
-        peaks[name] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]) / 2**20
-    print("| side | peak GiB | of public |\n|---|---|---|")
-    for name, peak in peaks.items():
-        print(f"| {name} | {peak:.2f} | {peak / peaks[SIDES[0]]:.2f} |")
-    print(
-        write(
-            f"memory-{size}-{batch_size}",
-            {"size": size, "batch": batch_size, "steps": 2, "peak_gib": {k: round(v, 3) for k, v in peaks.items()}},
-        )
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--peak-of", choices=SIDES, help="run two steps of one side and print its peak resident KiB")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if args.peak_of:
-        (side,) = make_sides(args.size, (args.peak_of,), batch_size=args.batch).values()
-        for step in range(2):
-            side(step)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    elif args.memory:
-        measure_memory(args.size, args.threads, args.batch)
-    else:
-        measure_time(args.size, args.runs, args.batch)
+def one(size: str, name: str, batch_size: int) -> Step:
+    return make_sides(size, (name,), batch_size=batch_size)[name]
 
 
 if __name__ == "__main__":
-    main()
+    Benchmark(__file__, SIZES, SIDES, SIDES, "memory", one, measure_time).run()
