@@ -19,9 +19,9 @@ import yaml
 from filelock import FileLock
 
 from blip_core.config.training import SHARED
-from blip_core.tracking.provenance import git, raw_data
+from blip_core.tracking.provenance import git
 from blip_core.versions.cache import open_cache, run_dvc
-from blip_core.versions.task_files import kept_tasks, take_tasks
+from blip_core.versions.inputs import kept_inputs, take_unkept
 from flows.values import did_you_mean
 
 RUNS = Path(".work/runs")
@@ -90,7 +90,7 @@ def fill(tree: Path, root: Path, *, params: dict[str, Any], with_lock: bool) -> 
         shutil.copy(root / "dvc.lock", tree)  # what the folder made since the commit need not be made again
     share_cache(root, tree)
     _take_data(tree)
-    take_tasks(tree, root)
+    take_unkept(tree, root)
 
 
 def resolve(root: Path, revision: str | None) -> str:
@@ -177,7 +177,7 @@ def share_cache(root: Path, tree: Path) -> None:
 
 def _take_data(tree: Path) -> None:
     """The raw data and the tasks' files that DVC keeps, fetched where the cache lacks them; of the stages' outputs what the cache has."""
-    needed = (raw_data((tree / "data.dvc").read_text()) if (tree / "data.dvc").exists() else {}) | kept_tasks(tree)
+    needed = kept_inputs(tree)
     with open_cache(tree) as cache:
         lacking = set(cache.fetch(needed.values()))
     if lacking:

@@ -25,7 +25,7 @@ from blip_core.files.content import write_json
 from blip_core.runtime.guardian import guarded
 from blip_core.tracking.provenance import git
 from blip_core.versions.cache import resolved
-from blip_core.versions.task_files import take_tasks
+from blip_core.versions.inputs import take_unkept
 
 log = logging.getLogger(__name__)
 FILE = "ablations.yaml"
@@ -93,7 +93,7 @@ def prepare(root: Path, clone: Path, values: dict[str, Any], *, seed: int, own: 
     values = values | {"seed": seed, "sample": values["sample"] | {"seed": seed}}
     _write_yaml(values, clone / "params.yaml")
     take_data(clone, root, values["sample"], own, _call)
-    take_tasks(clone, root)
+    take_unkept(clone, root)
     return clone
 
 

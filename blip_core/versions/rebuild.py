@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip_core.files.content import write_json
-from blip_core.tracking.provenance import ancestry, git, parse_lock, raw_data
+from blip_core.tracking.provenance import ancestry, git, parse_lock
 from blip_core.tracking.registry import PROVENANCE, Registry
 from blip_core.versions.cache import open_cache, run_dvc
-from blip_core.versions.task_files import kept_tasks, take_tasks
+from blip_core.versions.inputs import kept_inputs, take_unkept
 from blip_core.weights.checkpoint import model_hash
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def prepare(registry: Registry, version: "ModelVersion", out: Path, root: Path, 
         if tags.get("git_dirty") == "true" and (out / "blip_core").exists():  # a project without a clone has no code in git
             shutil.rmtree(out / "blip_core")
             shutil.copytree(registry.code(version, Path(folder) / "code"), out / "blip_core")
-    take_tasks(out, root)
+    take_unkept(out, root)
     model = _take_inputs(out, root, stage, whole=whole)
     _check_code(out, stage, title, tags["git_rev"], whole=whole)
     return Task(title, stage, out, model, tags["model_hash"], tags.get("torch", ""), whole)
@@ -118,8 +118,9 @@ def _take_inputs(out: Path, root: Path, stage: str, *, whole: bool) -> str:
     made = lock[stage]
     model = next(path for path, md5 in made.outs.items() if md5.endswith(".dir"))
     outs = {path: md5 for other in ancestry(lock, model)[:-1] for path, md5 in other.outs.items()}
-    data = (raw_data((out / "data.dvc").read_text()) if (out / "data.dvc").exists() else {}) | kept_tasks(out)
-    needed = data if whole else {path: md5 for path, md5 in made.deps.items() if path in outs or path in data}
+    data, read = kept_inputs(out), {path: md5 for path, md5 in made.deps.items() if path in outs}
+    below = {path: md5 for path, md5 in data.items() if any(path == dep or path.startswith(f"{dep}/") for dep in made.deps)}
+    needed = data if whole else read | below
     with open_cache(root) as cache:
         lacking = set(cache.fetch(needed.values()))
     if lacking:

@@ -1,8 +1,8 @@
-"""The tasks' files in a copy of the project."""
+"""Tasks' files and frozen models in a copy of the project."""
 
 import pytest
 
-from blip_core.versions.task_files import kept_tasks, take_tasks
+from blip_core.versions.inputs import kept_inputs, take_unkept
 
 
 @pytest.mark.parametrize("name", ["tasks", "frozen"])
@@ -14,7 +14,7 @@ def test_a_linked_file_is_there_itself_and_what_a_commit_holds_is_left(tmp_path,
     (root / f"{name}/vqa/a.jpg").symlink_to("../../pictures/a.jpg")
     (root / f"{name}/kept/test.csv").write_text("of now")
     (copy / f"{name}/kept.dvc").write_text("outs: [{md5: 1a.dir, path: kept}]")
-    take_tasks(copy, root)
-    assert kept_tasks(copy) == {f"{name}/kept": "1a.dir"}
+    take_unkept(copy, root)
+    assert kept_inputs(copy) == {f"{name}/kept": "1a.dir"}
     taken = copy / f"{name}/vqa/a.jpg"
     assert taken.read_bytes() == b"a picture" and not taken.is_symlink() and not (copy / f"{name}/kept").exists()
