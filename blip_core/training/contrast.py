@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip_core.compute.distributed import gather, world_size
@@ -15,6 +16,14 @@ from blip_core.config.training import ContrastConfig, QueryContrastConfig
 from blip_core.model.blip import Blip
 from blip_core.model.vqa import encoder_of
 from blip_core.training.step import Batch
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The queue's state as a graph of fixed shapes takes it: as tensors, since numbers of Python would be part of the graph."""
+
+    filled_Q: Tensor  # True where a feature stands; the others are hidden
+    slots: Tensor  # that the newest rows take
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Contrast(LearnedTemperature):
             self.register_buffer(f"{name}_queue", torch.zeros(cfg.queue_size, model.cfg.embed_dim))
             self.register_buffer(f"{name}_id_queue", torch.zeros(cfg.queue_size, dtype=torch.long))
         self.queue_filled = self.queue_next = 0
+        self.turn: Turn | None = None
 
     def forward(self, model: Blip, batch: Batch, image_tokens: Tensor) -> tuple[Tensor, Similarities]:
         """The ITC loss, and the similarities for hard negatives."""
@@ -66,7 +76,10 @@ class Contrast(LearnedTemperature):
         same_image = batch.image_ids[:, None] == image_ids_C
         # a text that another picture has too is neither a positive nor a negative
         hidden = (batch.text_ids[:, None] == text_ids_C) & ~same_image
-        alpha = self.cfg.alpha * min(1.0, batch.progress / self.cfg.alpha_ramp) if self.cfg.alpha_ramp else self.cfg.alpha
+        if self.turn is not None:
+            empty_C = F.pad(~self.turn.filled_Q, (len(fresh["image"]), 0))
+            same_image, hidden = same_image & ~empty_C, hidden | empty_C
+        alpha = self.cfg.alpha * batch.risen(self.cfg.alpha_ramp)
         losses, logits = [], []
         for online, twin, candidates in ((image_BE, twin_image, texts_CE), (text_BE, twin_text, images_CE)):
             logits_BC = (online @ candidates.T / self.temperature).masked_fill(hidden, -math.inf)
@@ -77,7 +90,7 @@ class Contrast(LearnedTemperature):
             losses.append(-(target_BC * logits_BC.log_softmax(-1).masked_fill(hidden, 0)).sum(-1).mean())
             logits.append(logits_BC)
         self._enqueue(**fresh)
-        self._seen = (image_BE.detach(), text_BE.detach(), len(texts_CE))
+        self._seen = (image_BE.detach(), text_BE.detach(), len(texts_CE) if self.turn is None else (~empty_C).sum())
         num_global = len(batch.image_ids) * world_size()
         related = (same_image | hidden)[:, :num_global]
         return (losses[0] + losses[1]) / 2, Similarities(logits[0][:, :num_global], logits[1][:, :num_global], related)
@@ -95,7 +108,7 @@ class Contrast(LearnedTemperature):
 
     def vitals(self) -> dict[str, float]:
         image_BE, text_BE, num_candidates = self._seen
-        return {"image_cosine": mean_cosine(image_BE), "text_cosine": mean_cosine(text_BE), "itc_chance": math.log(num_candidates)}
+        return {"image_cosine": mean_cosine(image_BE), "text_cosine": mean_cosine(text_BE), "itc_chance": math.log(int(num_candidates))}
 
     def get_extra_state(self) -> dict[str, int]:
         return {"queue_filled": self.queue_filled, "queue_next": self.queue_next}
@@ -104,21 +117,33 @@ class Contrast(LearnedTemperature):
         self.queue_filled, self.queue_next = state["queue_filled"], state["queue_next"]
 
     def _filled(self, name: str) -> Tensor:
-        return getattr(self, f"{name}_queue")[: self.queue_filled]
+        queue: Tensor = getattr(self, f"{name}_queue")
+        return queue[: self.queue_filled] if self.turn is None else queue
 
     @torch.no_grad()
     def _enqueue(self, **rows: Tensor) -> None:
-        """G rows for each of the queues, by name. A ring buffer: any batch size, any queue size."""
-        size = self.cfg.queue_size
-        if size == 0:
+        """G rows for each of the queues, by name."""
+        if self.cfg.queue_size == 0:
             return
-        newest = min(len(rows["image"]), size)
-        slots = (torch.arange(newest, device=rows["image"].device) + self.queue_next) % size
+        slots = self._slots(len(rows["image"])) if self.turn is None else self.turn.slots
         for name, values in rows.items():
             queue = getattr(self, f"{name}_queue")
-            queue[slots] = values[-newest:].to(queue.dtype)
-        self.queue_next = (self.queue_next + newest) % size
+            queue[slots] = values[-len(slots) :].to(queue.dtype)
+
+    def take_turn(self, count: int) -> None:
+        """Before each forward pass of a graph (capture.py), which brings `count` rows for the queue: what of the queue's state hangs on
+        the step."""
+        filled_Q = torch.arange(self.cfg.queue_size, device=self.image_queue.device) < self.queue_filled
+        self.turn = Turn(filled_Q, self._slots(count))
+
+    def _slots(self, count: int) -> Tensor:
+        """Where the newest of `count` rows go, from now on counted as there. A ring buffer: any batch size, any queue size."""
+        size = self.cfg.queue_size
+        newest = min(count, size)
+        slots = (torch.arange(newest, device=self.image_queue.device) + self.queue_next) % max(1, size)
+        self.queue_next = (self.queue_next + newest) % max(1, size)
         self.queue_filled = min(size, self.queue_filled + newest)
+        return slots
 
 
 def mean_cosine(unit_BE: Tensor) -> float:
