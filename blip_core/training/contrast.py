@@ -6,6 +6,7 @@ B pairs of this process, G pairs over all processes, Q queued features, C = G + 
 import copy
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from blip_core.compute.distributed import gather, world_size
 from blip_core.config.training import ContrastConfig, QueryContrastConfig
 from blip_core.model.blip import Blip
 from blip_core.model.vqa import encoder_of
+from blip_core.training.rounding import lerp_
 from blip_core.training.step import Batch
 
 
@@ -59,7 +61,7 @@ class Contrast(LearnedTemperature):
 
     def __init__(self, model: Blip, cfg: ContrastConfig):
         super().__init__(cfg)
-        self.twin = momentum_twin(model)
+        self.twin = momentum_twin(model, cfg.twin_precision)
         for name in ("image", "text"):
             self.register_buffer(f"{name}_queue", torch.zeros(cfg.queue_size, model.cfg.embed_dim))
             self.register_buffer(f"{name}_id_queue", torch.zeros(cfg.queue_size, dtype=torch.long))
@@ -97,14 +99,19 @@ class Contrast(LearnedTemperature):
 
     @torch.no_grad()
     def _twin_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.twin.image_features(self.twin.image_tokens(batch.pixels)), self.twin.text_features(batch.ids, batch.mask)
+        pixels = batch.pixels.to(self.twin.image_projection.weight.dtype)
+        return self.twin.image_features(self.twin.image_tokens(pixels)), self.twin.text_features(batch.ids, batch.mask)
 
     @torch.no_grad()
-    def update_twin(self, model: Blip) -> None:
-        """twin = momentum * twin + (1 - momentum) * model, before the step's features, as ALBEF."""
+    def update_twin(self, model: Blip, *, seed: int = 0) -> None:
+        """twin = momentum * twin + (1 - momentum) * model, before the step's features, as ALBEF. `seed`: of the rounding to bf16."""
         online = dict(model.named_parameters())
         twins = dict(self.twin.named_parameters())
-        torch._foreach_lerp_(list(twins.values()), [online[n] for n in twins], 1 - self.cfg.momentum)
+        both = list(twins.values()), [online[n] for n in twins]
+        if self.cfg.twin_precision == "bf16":
+            lerp_(*both, 1 - self.cfg.momentum, seed=seed)
+        else:
+            torch._foreach_lerp_(*both, 1 - self.cfg.momentum)
 
     def vitals(self) -> dict[str, float]:
         image_BE, text_BE, num_candidates = self._seen
@@ -152,10 +159,10 @@ def mean_cosine(unit_BE: Tensor) -> float:
     return float((unit_BE.sum(0).square().sum() - count) / max(1, count * (count - 1)))
 
 
-def momentum_twin(model: Blip) -> Blip:
+def momentum_twin(model: Blip, precision: Literal["fp32", "bf16"] = "fp32") -> Blip:
     """A copy of the two ITC towers of the model, without gradient. What only grounding and decoding use is left out."""
     twin = copy.deepcopy(model)
     for block in encoder_of(twin.med).blocks:
         del block.cross_attention
     del twin.match_head
-    return twin.eval().requires_grad_(False)
+    return twin.to(torch.bfloat16 if precision == "bf16" else torch.float32).eval().requires_grad_(False)

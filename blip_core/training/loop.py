@@ -155,7 +155,7 @@ def _train_step(
     rate = learning_rate(step, cfg)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    inner.objective.before_step(inner.model)
+    inner.objective.before_step(inner.model, parts[0])
     optimizer.zero_grad(set_to_none=True)
     losses = backward(stepper, parts, precision=cfg.precision)
     norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], cfg.clip_norm)

@@ -23,7 +23,7 @@ from blip_core.config.training import ContrastConfig, LanguageConfig
 from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.model.med import KeysValues
 from blip_core.training.contrast import Contrast, LearnedTemperature, Similarities
-from blip_core.training.step import Batch, Losses, Objective, TextBatch
+from blip_core.training.step import Batch, Losses, MicroBatch, Objective, TextBatch
 
 
 class Grounded(Protocol):
@@ -195,8 +195,8 @@ class PretrainObjective(ThreeObjectives):
     def __init__(self, model: Blip, contrast: ContrastConfig, language: LanguageConfig | None):
         super().__init__(Contrast(model, contrast), language)
 
-    def before_step(self, model: Blip) -> None:
-        self.contrast.update_twin(model)
+    def before_step(self, model: Blip, batch: MicroBatch) -> None:
+        self.contrast.update_twin(model, seed=batch.seed * 1_000_003 + batch.step)
 
     def forward(self, model: Blip, batch: Batch) -> Losses:
         return self.passes(model, batch, batch)[0]

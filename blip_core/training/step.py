@@ -132,8 +132,8 @@ class Objective(nn.Module):
         super().__init__()
         self.bounds: dict[str, tuple[float, float]] = {}  # where a learned value is clamped, by its column in the history
 
-    def before_step(self, model: Any) -> None:
-        """Called before the losses of a step."""
+    def before_step(self, model: Any, batch: Any) -> None:
+        """Called before the losses of a step, with its first micro-batch."""
 
     def forward(self, model: Any, batch: Any) -> Losses:
         raise NotImplementedError
