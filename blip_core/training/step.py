@@ -100,7 +100,8 @@ class TextBatch(MicroBatch):
         learned = self.learned // length * tokens + self.learned % length
         most = num_texts * max(0, tokens - 1 - self.prompt_tokens)
         changed = self.with_texts(ids, mask, F.pad(learned, (0, most - len(learned))))
-        vars(changed).update(progress=torch.tensor(self.progress, dtype=torch.float64).to(ids.device, non_blocking=True))
+        # not in fp64, of which torch.compile would ask the value at every step
+        vars(changed).update(progress=torch.tensor(self.progress, dtype=torch.float32).to(ids.device, non_blocking=True))
         return changed
 
 
