@@ -5,7 +5,8 @@
 The same weights, batch, queue and negatives; the losses of two steps must agree to 1e-4 before anything is timed. A step is forward,
 backward, AdamW and the momentum update; no data loading. Sides alternate in one process. `--memory` measures instead the peak
 resident memory of two steps, each side in a process of its own; there, `recomputed` is ours with all blocks of the image encoder
-computed again in the backward pass, and one side more has its momentum twin in bf16. Writes benchmarks/results/step-<size>-<batch>.json (memory-<size>-<batch>.json).
+computed again in the backward pass, and one side more has its momentum twin in bf16. Writes benchmarks/results/step-<size>-<batch>.json
+(memory-<size>-<batch>.json).
 
 How much of the processor is used: the work that a step must do (blip_core/preview/plan.py: matrix products, forward once, backward twice,
 nothing computed again) by CPU seconds, against products of matrices of 1,024 x 1,024 that took their turns in the same rounds.

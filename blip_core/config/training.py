@@ -106,7 +106,8 @@ class ContrastConfig(Config):
     queue_size: int = Field(ge=0, description="features of past batches kept as further negatives")
     momentum: Share = Field(description="of the exponential moving average that makes the momentum encoder")
     twin_precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="of the momentum encoder's weights; bf16 halves their memory, rounded at random (blip_core/training/rounding.py)"
+        "fp32",
+        description="of the momentum encoder's weights; bf16 halves their memory, rounded at random (blip_core/training/rounding.py)",
     )
     alpha: Share = Field(description="weight of the momentum encoder's soft targets")
     alpha_ramp: Share = Field(description="alpha rises linearly from 0 over this share of the steps")

@@ -54,5 +54,6 @@ class Capture:
 
     def _length(self, batch: TextBatch) -> int:
         """The least that holds every text of all processes."""
-        longest = batch.ids.shape[1] if world_size() == 1 else longest_of_all(batch.ids)
+        several = world_size() > 1 and len(self.lengths) > 1
+        longest = longest_of_all(batch.ids) if several else batch.ids.shape[1]
         return next(length for length in self.lengths if length >= longest)

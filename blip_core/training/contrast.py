@@ -105,13 +105,13 @@ class Contrast(LearnedTemperature):
     @torch.no_grad()
     def update_twin(self, model: Blip, *, seed: int = 0) -> None:
         """twin = momentum * twin + (1 - momentum) * model, before the step's features, as ALBEF. `seed`: of the rounding to bf16."""
-        online = dict(model.named_parameters())
-        twins = dict(self.twin.named_parameters())
-        both = list(twins.values()), [online[n] for n in twins]
+        online: dict[str, Tensor] = dict(model.named_parameters())
+        twins: dict[str, Tensor] = dict(self.twin.named_parameters())
+        averages, towards = list(twins.values()), [online[n] for n in twins]
         if self.cfg.twin_precision == "bf16":
-            lerp_(*both, 1 - self.cfg.momentum, seed=seed)
+            lerp_(averages, towards, 1 - self.cfg.momentum, seed=seed)
         else:
-            torch._foreach_lerp_(*both, 1 - self.cfg.momentum)
+            torch._foreach_lerp_(averages, towards, 1 - self.cfg.momentum)
 
     def vitals(self) -> dict[str, float]:
         image_BE, text_BE, num_candidates = self._seen
@@ -140,14 +140,14 @@ class Contrast(LearnedTemperature):
     def take_turn(self, count: int) -> None:
         """Before each forward pass of a graph (capture.py), which brings `count` rows for the queue: what of the queue's state hangs on
         the step."""
-        filled_Q = torch.arange(self.cfg.queue_size, device=self.image_queue.device) < self.queue_filled
+        filled_Q = torch.arange(self.cfg.queue_size, device=self.temperature.device) < self.queue_filled
         self.turn = Turn(filled_Q, self._slots(count))
 
     def _slots(self, count: int) -> Tensor:
         """Where the newest of `count` rows go, from now on counted as there. A ring buffer: any batch size, any queue size."""
         size = self.cfg.queue_size
         newest = min(count, size)
-        slots = (torch.arange(newest, device=self.image_queue.device) + self.queue_next) % max(1, size)
+        slots = (torch.arange(newest, device=self.temperature.device) + self.queue_next) % max(1, size)
         self.queue_next = (self.queue_next + newest) % max(1, size)
         self.queue_filled = min(size, self.queue_filled + newest)
         return slots

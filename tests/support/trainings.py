@@ -27,7 +27,13 @@ class Training:
     """Model, objective and batches of a small training, made anew in each process; dropout is off, for it differs by process."""
 
     def __init__(
-        self, artifacts: Path, *, kind: str = "pretrain", hardness_ramp: float = 0.0, twin_precision: Literal["fp32", "bf16"] = "fp32", **changes
+        self,
+        artifacts: Path,
+        *,
+        kind: str = "pretrain",
+        hardness_ramp: float = 0.0,
+        twin_precision: Literal["fp32", "bf16"] = "fp32",
+        **changes,
     ):
         params = small_params()
         optim = {"steps": STEPS, "log_every": 1, "checkpoint_every": 5, "batch_size": 16, **changes}

@@ -15,7 +15,6 @@ from blip_core.config.training import OptimConfig
 from blip_core.training.capture import Capture
 from blip_core.training.loop import _Step, _train_step, backward, make_optimizer, parallel
 from blip_core.training.step import Objective
-
 from tests.support.trainings import Training
 from tests.training.test_distributed import free_port
 
