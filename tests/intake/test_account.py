@@ -51,9 +51,10 @@ def test_the_counts_add_up_to_what_lies_there(tmp_path, write):
     (root / "README.md").write_text("notes")
     (root / ".hidden").write_text("x")
     (root / "more/gone").symlink_to(tmp_path / "nowhere")
+    (root / "more/itself").symlink_to(root / "more/itself")
     _, used, account = read(root, tmp_path)
     told = {row.where: row for row in account.rows}
-    assert used == whole and set(told) == {*strange, "more/other.parquet", "more/gone"}
+    assert used == whole and set(told) == {*strange, "more/other.parquet", "more/gone", "more/itself"}
     assert account.aside == {"hidden": 1, "notes": 1}
     assert {row.reason for row in account.rows} == {"not_understood", "bad_link"} and all(row.lost >= 1 for row in account.rows)
     assert "'x', 'y'" in told["more/numbers.csv"].detail and "'id', 'score'" in told["more/other.parquet"].detail
