@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from regimes import PAYS
+from regimes import cells as all_cells
 
 from blip_core.files.atomic import new_file
 from blip_core.files.content import read_json, write_json
@@ -139,7 +140,7 @@ def _conditions(found: Found) -> str:
     made = Counter((f["commit"][:10], f["machine"]) for f in found)
     where = "; ".join(f"{n} of commit {commit} ({machine})" for (commit, machine), n in made.items())
     return (
-        f"`python benchmarks/truth/regimes.py`: {len(found)} cells at {len(by_place(found))} places, {where}. A cell is a world of "
+        f"`python benchmarks/truth/regimes.py`, cells so far: {len(found)} of {len(all_cells())}, {where}. A cell is a world of "
         f"{facts['sample']['num_web']:,} crawled images and {facts['sample']['num_test']} for the test. Trainings at equal steps have "
         f"{facts['steps']} of {facts['batch_size']} images."
     )

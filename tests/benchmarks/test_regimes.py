@@ -94,7 +94,7 @@ def test_the_page_tells_who_is_ahead_beyond_the_interval(tmp_path):
     told = page.read_text()
     line = "| 40% true, terse, 250 | 2 | 0.400 / 0.400 / 0.400 | 0.300 / 0.300 / 0.300 (6, 0, 0) | 0.200 / 0.200 / 0.200 (6, 0, 0) |"
     assert f"{line} 0.455 / 0.455 / 0.455 (0, 3, 3) |" in told and told.startswith("# Title") and told.endswith("after\n")
-    assert "3 cells at 2 places, 3 of commit aaaaaaaaaa (x86_64, bf16)" in told and "80%" not in told and "old" not in told
+    assert "cells so far: 3 of 46, 3 of commit aaaaaaaaaa (x86_64, bf16)" in told and "80%" not in told and "old" not in told
     assert (tmp_path / "regimes.png").exists() and (tmp_path / "spending.png").exists()
     demo, *places = json.loads((tmp_path / "regimes.json").read_text())
     assert [p["arms"]["F-long"]["CF"] for p in places] == [{"behind": 3}, {"behind": 3, "even": 3}]
