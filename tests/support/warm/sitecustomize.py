@@ -1,14 +1,16 @@
 """Python imports this at its start wherever the tests put its folder on PYTHONPATH: see server.py.
 
-A program of the list below runs in a fork of the warm process; this process stands for it until it ends. All others start as ever, and
-so does one whose environment differs from the warm process's in what libraries read while they are imported.
+A program of the list below runs in a fork of the warm process, and so do the processes of pytest-xdist; this process stands for it until
+it ends. All others start as ever, and so does one whose environment differs from the warm process's in what libraries read while they
+are imported.
 """
 
 import os
 import sys
 
 MODULES = ("blip_core", "dvc", "flows.")  # python -m …
-SCRIPTS = ("dvc", "bootstrap.py")
+SCRIPTS = ("dvc", "bootstrap.py", "team_stages.py")
+XDIST = ["-u", "-c", "import sys;exec(eval(sys.stdin.readline()))"]  # how it starts a process that runs tests
 READ_AT_IMPORT = tuple("CUDA HF_ LD_ MALLOC MKL_ NUMEXPR OMP_ OPENBLAS_ PYTHON RANK TORCH_ TORCHDYNAMO_".split())
 OF_EACH = ("PYTHONPATH", "PYTHONUNBUFFERED")  # read by a fork itself (server.py)
 
@@ -18,7 +20,9 @@ def read_at_import(environ) -> dict[str, str]:
 
 
 def _may_run_warm(argv: list[str]) -> bool:
-    """`argv` as the interpreter got it; one with flags of its own does not count."""
+    """`argv` as the interpreter got it; one with flags of its own does not count, but for XDIST."""
+    if argv[1:] == XDIST:
+        return True
     if argv[1:2] == ["-m"] and len(argv) > 2:
         return argv[2].startswith(MODULES)
     return len(argv) > 1 and os.path.basename(argv[1]) in SCRIPTS
