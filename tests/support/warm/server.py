@@ -25,7 +25,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from sitecustomize import XDIST, read_at_import
+from sitecustomize import read_at_import
 
 LIBRARIES = (
     "accelerate aiohttp alembic av dvc.cli dvc.commands.repro dvc.commands.status dvc.repo dvc.repo.reproduce fastapi great_expectations "
@@ -145,7 +145,7 @@ def _become(asked: dict, descriptors: list[int]) -> None:
     os.chdir(asked["cwd"])
     sys.orig_argv = [sys.executable, *asked["argv"]]
     kind, *argv = asked["argv"]
-    sys.argv = argv if kind == "-m" else [kind, *argv]
+    sys.argv = argv if kind == "-m" else ["-c", *argv[1:]] if kind == "-c" else [kind, *argv]
     first = asked["cwd"] if kind.startswith("-") else str(Path(kind).resolve().parent)
     named = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [first, *named, *sys.path]
@@ -154,11 +154,11 @@ def _become(asked: dict, descriptors: list[int]) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """The exit code, negative for a signal, of a module, a script or a line (XDIST) as the interpreter runs it."""
+    """The exit code, negative for a signal, of a module, a script or code as the interpreter runs it."""
     try:
-        if argv == XDIST:
-            sys.modules["__main__"] = ModuleType("__main__")  # what tests spawn would import this file else
-            exec(argv[-1], vars(sys.modules["__main__"]))
+        if argv[0] == "-c":
+            sys.modules["__main__"] = ModuleType("__main__")  # what it spawns would import this file else
+            exec(argv[1], vars(sys.modules["__main__"]))
         elif argv[0] == "-m":
             runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
         else:
