@@ -10,7 +10,9 @@ FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signa
 
 
 def run_warm(folder: str, words: list[str]) -> None:
-    """`words`: a module, a script or code, and its arguments. Ends the process, as the fork did: by the same exit code or by the same signal. Returns where the warm process has ended."""
+    """Ends the process, as the fork did: by the same exit code or by the same signal. Returns where the warm process has ended.
+
+    `words`: a module, a script or code, and its arguments."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(os.path.join(folder, "socket"))
