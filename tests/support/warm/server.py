@@ -28,12 +28,12 @@ from types import ModuleType
 from sitecustomize import read_at_import
 
 LIBRARIES = (
-    "accelerate aiohttp alembic av dvc.cli dvc.commands.repro dvc.commands.status dvc.repo dvc.repo.reproduce fastapi great_expectations "
-    "griffe httpx imagehash matplotlib.pyplot mlflow mlflow.pyfunc mlflow.store.tracking.sqlalchemy_store networkx numpy pandas pendulum "
-    "phonenumbers py3langid pyarrow.compute pyarrow.dataset pyarrow.parquet pydantic pydantic_settings pytest rich.console ruamel.yaml "
-    "safetensors.torch scipy.stats selenium.webdriver simplejpeg sklearn.linear_model sklearn.metrics sqlalchemy.ext.asyncio tokenizers "
-    "torch torch._dynamo torch.distributed torch.utils.data tqdm transformers.generation transformers.models.auto typer uvicorn "
-    "websockets yaml"
+    "accelerate aiohttp alembic av coolname dvc.cli dvc.cli.parser dvc.commands.repro dvc.commands.status dvc.repo dvc.repo.datasets "
+    "dvc.repo.reproduce dvc.scm fastapi great_expectations griffe httpx imagehash matplotlib.pyplot mlflow mlflow.pyfunc "
+    "mlflow.store.tracking.sqlalchemy_store networkx numpy pandas pendulum phonenumbers prometheus_client py3langid pyarrow.compute "
+    "pyarrow.dataset pyarrow.parquet pydantic pydantic_settings pytest rich.console ruamel.yaml safetensors.torch scipy.stats scmrepo.git "
+    "selenium.webdriver simplejpeg sklearn.linear_model sklearn.metrics sqlalchemy.ext.asyncio tabulate tokenizers torch torch._dynamo "
+    "torch.distributed torch.utils.data tqdm transformers.generation transformers.models.auto typer uvicorn websockets yaml"
 ).split()
 
 
