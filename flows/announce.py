@@ -23,7 +23,7 @@ def new_data(root: Path) -> dict[str, str | int]:
     revision, tracked = git(root, "rev-parse", "--verify", "--quiet", "HEAD"), git(root, "show", "HEAD:./data.dvc")
     if not tracked:
         raise ValueError(f"{root}: no commit holds data.dvc; `dvc add data`, and commit it")
-    if tracked != (root / "data.dvc").read_text().strip():
+    if not (root / "data.dvc").exists() or tracked != (root / "data.dvc").read_text().strip():
         raise ValueError("data.dvc differs from the last commit, which is what a run would take: commit it")
     out = yaml.safe_load(tracked)["outs"][0]
     return {"revision": revision, **{key: out[key] for key in ("md5", "size", "nfiles") if key in out}}

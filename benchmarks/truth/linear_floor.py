@@ -94,8 +94,17 @@ class LinearFloor:
 
     def scores(self, features_NF: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Cosine of each picture with each text, the means of both left out: N x T."""
-        images = _unit((features_NF - self.mean_F) @ self.map_FK)
-        return images @ _unit(self.topics.of(texts) - self.offset_K).T
+        return self._pictures(features_NF) @ self._texts(texts).T
+
+    def pair_scores(self, features_TF: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """The same of pairs, a row of `features_TF` and a text: T."""
+        return (self._pictures(features_TF) * self._texts(texts)).sum(1)
+
+    def _pictures(self, features_NF: np.ndarray) -> np.ndarray:
+        return _unit((features_NF - self.mean_F) @ self.map_FK)
+
+    def _texts(self, texts: Sequence[str]) -> np.ndarray:
+        return _unit(self.topics.of(texts) - self.offset_K)
 
 
 def _words(text: str) -> list[str]:

@@ -65,8 +65,8 @@ def make_artifacts(root: Path, params: Params, seed: int) -> Path:
     if (a / "gates/g0.json").exists():
         return a
     write_sample(root / "data", params.sample.model_copy(update={**SIZES, "seed": seed}))
-    outs = (a / "shards", a / "generations/g0", a / "heldout", a / "tokenizer.json", a / "quarantine.parquet", a / "metrics/ingest.json")
-    ingest(root / "data", *outs, cfg=params.ingest, work=root / "work")
+    outs = ("shards", "generations/g0", "heldout", "metadata", "tokenizer.json", "quarantine.parquet", "metrics/ingest.json")
+    ingest(root / "data", *(a / out for out in outs), cfg=params.ingest, work=root / "work")
     checked = (a / "generations/g0", a / "heldout", a / "shards", a / "gates/g0.json", a / "decisions/g0.json")
     limits = {"cfg": params.section("validate"), "gate_cfg": params.gate, "score_cfg": params.score}
     validate(*checked, a / "metrics/validate.json", a / "docs/validate", **limits)

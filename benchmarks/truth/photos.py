@@ -139,6 +139,12 @@ def steps_of(arm: str) -> list[Step]:
     return [*none, *filter_steps(), *captioner_steps(), *choice_steps(arm), *model_steps(arm, arm, sources)]
 
 
+def paid_for(arm: str) -> list[str]:
+    """The steps that an arm costs: not what its model is worth, and of F not the captioner, whose texts are scored with the crawl's."""
+    free = ("evaluate", "tune_captioner", "caption") if arm == "F" else ("evaluate",)
+    return [step.label for step in steps_of(arm) if step.stage not in free]
+
+
 def nested(dotted: dict[str, Any]) -> dict[str, Any]:
     """`--set` gives a.b=1; params.yaml has {a: {b: 1}}."""
     found: dict[str, Any] = {}
@@ -201,8 +207,7 @@ def main(args: argparse.Namespace) -> None:
                 run(folder, step)
         except subprocess.CalledProcessError as e:
             print(f"arm {arm}: ended with code {e.returncode} in {step.label}, which says why above; the other arms go on", flush=True)
-        # what a model is worth is no part of what it cost
-        print(report(folder, {a: [s.label for s in steps_of(a) if s.stage != "evaluate"] for a in ARMS}), flush=True)
+        print(report(folder, {a: paid_for(a) for a in ARMS}), flush=True)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ class Index:
         known = self._read()
         keys = {path: _key(path) for path in paths}
         missing = [path for path, key in keys.items() if key not in known]
-        try:
-            if missing:
+        if missing:
+            try:
                 self._add(missing, keys, known)
-        finally:  # also of a search that is stopped
-            self._write(known)
+            finally:  # also of a search that is stopped
+                self._write(known)
         self.paths = [path for path in keys if path not in self.faults]
         self.features = np.stack([known[keys[path]] for path in self.paths]) if self.paths else np.zeros((0, 0), np.float32)
 

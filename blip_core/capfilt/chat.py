@@ -281,5 +281,5 @@ def _retry_after(response: httpx.Response) -> float | None:
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):  # no date, or one that does not say of which zone
         return None

@@ -43,7 +43,8 @@ class Ledger:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Those of a ledger that are whole; none where there is no file yet."""
     found, broken = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    # by line feeds alone: what Unicode calls an end of a line may stand in an answer
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
         try:
             found.append(json.loads(line))
         except ValueError:

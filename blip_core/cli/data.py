@@ -63,7 +63,7 @@ def _add_fetch(verbs: Verbs) -> None:
 
 def _span(word: str) -> range:
     first, _, last = word.partition("-")
-    if found := range(int(first), int(last or first) + 1):
+    if first.isdecimal() and (last or first).isdecimal() and (found := range(int(first), int(last or first) + 1)):
         return found
     raise argparse.ArgumentTypeError(f"{word!r}: expected A-B with A no greater than B")
 

@@ -56,7 +56,9 @@ class MeaningConfig(Config):
 
     The smaller a cosine, the more copies are found and the more pictures that only look alike. Which cosine suits depends on the model."""
 
-    model: Path = Field(description="folder of transformers: any image encoder with its image processor, as CLIP, SigLIP, DINOv2, BLIP")
+    model: Path = Field(
+        description="folder of transformers: any image encoder with its image processor, as CLIP, SigLIP, DINOv2, BLIP; DVC watches frozen/"
+    )
     heldout_cosine: Cosine | None = Field(
         description="pictures this near to a held-out one, or to its mirror image, leave the training side; null: nobody looks"
     )

@@ -76,7 +76,7 @@ class PictureScreen(Config):
 class ClassifierConfig(Config):
     """An image classifier, on the GPU where there is one (blip_core/screens/classifier.py)."""
 
-    model: Path = Field(description="folder of transformers: any image classifier with its processor")
+    model: Path = Field(description="folder of transformers: any image classifier with its processor; DVC watches frozen/")
     batch_size: Positive
     precision: Precision
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from blip_core.config.intake import ImageLimits
 from blip_core.fetch.settings import FetchConfig
 from blip_core.files.rejected import Rejected
-from blip_core.pictures.images import HAMMING, MOST_PIXELS, admit
+from blip_core.pictures.images import MOST_PIXELS, admit
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def stored(came: bytes, cfg: FetchConfig) -> Outcome:
     limits = ImageLimits(min_side=1, max_side=65_535, max_pixels=MOST_PIXELS, max_aspect=65_535, max_bytes=cfg.max_bytes)
     digest = hashlib.sha256(came).hexdigest()
     try:
-        picture = admit(came, limits, short_side=cfg.short_side, quality=cfg.quality, format="keep", filter=HAMMING)
+        picture = admit(came, limits, short_side=cfg.short_side, quality=cfg.quality, format="keep")
     except Rejected as e:
         return Outcome(reason="not_a_picture", detail=str(e), sha256=digest)
     return Outcome(picture.data, width=picture.width, height=picture.height, sha256=digest)

@@ -1,6 +1,7 @@
 """The rows of lists of URLs: CC3M, CC12M, LAION, COYO, DataComp, or any CSV, TSV, JSON or Parquet with a column of URLs."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,8 +13,10 @@ from blip_core.intake.formats.cells import Values
 from blip_core.intake.formats.columns import TEXTS, URLS, column, is_url
 from blip_core.intake.formats.rows import kind_of, open_table, scan, without_header
 
+log = logging.getLogger(__name__)
 NONE = "no .csv, .tsv, .jsonl, .json or .parquet"
 _HEAD = 20  # rows by which the columns are found
+_SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,22 @@ class UrlList:
 
 
 def open_lists(paths: list[Path], cfg: FetchConfig) -> list[UrlList]:
-    """The lists of these files and of the files in these folders, by name. ValueError where one is none."""
-    files = [file for path in paths for file in (sorted(filter(_may_be, path.iterdir())) if path.is_dir() else [path])]
+    """The lists of these files and of the files in these folders, by name; what else lies there is told. ValueError where one is none."""
+    files = [file for path in paths for file in (_lists_in(path) if path.is_dir() else [path])]
     if not files:
         raise ValueError(f"{', '.join(map(str, paths))}: {NONE} there; expected a list of URLs")
     return [_open(file, cfg) for file in files]
 
 
+def _lists_in(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if others := [path.name for path in found if not _may_be(path)]:
+        log.warning("%s: not read: %s; %s", folder, ", ".join(others[:_SHOWN]) + ", …" * (len(others) > _SHOWN), NONE)
+    return [path for path in found if _may_be(path)]
+
+
 def _may_be(file: Path) -> bool:
-    return file.is_file() and (file.suffix == ".json" or kind_of(file) is not None)
+    return file.is_file() and (file.suffix.lower() == ".json" or kind_of(file) is not None)
 
 
 def _open(file: Path, cfg: FetchConfig) -> UrlList:

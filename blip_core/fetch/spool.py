@@ -37,6 +37,8 @@ class Spool:
         found, end, lines_end = dict[int, Outcome](), 0, 0
         with self.path.open("rb") as lines, self.part.open("rb") as members:
             for line in lines:
+                if not line.endswith(b"\n"):  # the next one would stand on it
+                    break
                 try:
                     about = json.loads(line)
                     row, length, checksum = (about.pop(name) for name in ("row", "length", "crc"))

@@ -22,7 +22,7 @@ def hash_files(folder: Path, names: Iterable[str]) -> str:
 def write_json(value: object, path: Path) -> None:
     """Write JSON by rename, keys sorted, so that equal values are equal bytes."""
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -90,11 +90,12 @@ class _Walk:
     def _entry(self, entry: os.DirEntry[str], name: str) -> None:
         if entry.is_symlink():
             self.linked.append(name)
+        path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
-            self.folder(Path(entry.path), name)
-        elif entry.is_dir():
-            self.waiting.append((Path(entry.path), name))
-        elif entry.is_file():
+            self.folder(path, name)
+        elif entry.is_file(follow_symlinks=False) or path.is_file():  # the entry's own look behind a link raises where one leads to itself
             self.names.append(name)
+        elif path.is_dir():
+            self.waiting.append((path, name))
         else:
             self.odd.append((name, "a link that leads nowhere" if entry.is_symlink() else "neither a file nor a folder"))

@@ -57,7 +57,7 @@ class Cells(nn.Module):
         means = F.avg_pool2d(colours, self.patch)
         spread = (F.avg_pool2d(colours.square(), self.patch) - means.square()).clamp(min=0).sqrt()
         red, green, blue = (colours * SHADES).long().clamp(max=SHADES - 1).unbind(1)
-        histogram = self._shares((red * SHADES + green) * SHADES + blue, torch.ones_like(colours[:, 0]), SHADES**3)
+        histogram = self._shares((red * SHADES + green) * SHADES + blue, SHADES**3)
         return torch.cat([4 * (means - 0.45), 10 * (spread - 0.12), 5 * histogram.sqrt(), 15 * (self._edges(colours).sqrt() - 0.08)], 1)
 
     def _edges(self, colours_B3HW: Tensor) -> Tensor:
@@ -65,13 +65,17 @@ class Cells(nn.Module):
         light = F.pad(colours_B3HW.mean(1), (1, 1, 1, 1), mode="replicate")
         down, right = (light[:, 2:, 1:-1] - light[:, :-2, 1:-1]) / 2, (light[:, 1:-1, 2:] - light[:, 1:-1, :-2]) / 2
         turned = torch.atan2(down, right).remainder(math.pi) / math.pi
-        return self._shares((turned * ORIENTATIONS).long().clamp(max=ORIENTATIONS - 1), torch.hypot(down, right), ORIENTATIONS)
+        kind, strength = (turned * ORIENTATIONS).long().clamp(max=ORIENTATIONS - 1), torch.hypot(down, right)
+        # a pooled plane for each: `_shares` would add in whatever order a GPU takes, which counts may and other numbers may not
+        planes = strength.new_zeros(len(strength), ORIENTATIONS, *strength.shape[1:]).scatter_(1, kind[:, None], strength[:, None])
+        return F.avg_pool2d(planes, self.patch)
 
-    def _shares(self, kind_BHW: Tensor, weight_BHW: Tensor, kinds: int) -> Tensor:
-        """Mean weight over a cell's pixels of each kind: B x kinds x H/P x W/P."""
+    def _shares(self, kind_BHW: Tensor, kinds: int) -> Tensor:
+        """Share of each kind among a cell's pixels: B x kinds x H/P x W/P."""
         size, height, width = self.patch, *kind_BHW.shape[1:]
         rows, columns = (torch.arange(n, device=kind_BHW.device) // size for n in (height, width))
         place = rows[:, None] * (width // size) + columns
-        sums = weight_BHW.new_zeros(len(kind_BHW), (height // size) * (width // size) * kinds)
-        sums.scatter_add_(1, (place * kinds + kind_BHW).flatten(1), weight_BHW.flatten(1))
-        return sums.unflatten(1, (height // size, width // size, kinds)).permute(0, 3, 1, 2) / size**2
+        found = (place * kinds + kind_BHW).flatten(1)
+        counts = torch.zeros(len(found), (height // size) * (width // size) * kinds, device=found.device)
+        counts.scatter_add_(1, found, torch.ones_like(found, dtype=counts.dtype))
+        return counts.unflatten(1, (height // size, width // size, kinds)).permute(0, 3, 1, 2) / size**2

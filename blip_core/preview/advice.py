@@ -50,7 +50,7 @@ def suggestions(cfg: PretrainConfig, *, width: int, pictures: int) -> list[Sugge
             "optim.steps",
             optim.steps,
             steps,
-            f"{PASSES} passes over {pictures:,} pictures, at least {LEAST_STEPS:,}; more are learned by heart",
+            f"as many images as {PASSES} passes over {pictures:,} pictures, at least {LEAST_STEPS:,} steps; more are learned by heart",
         ),
         Suggestion("optim.lr", optim.lr, _two_digits(PAPER_LR * (PAPER_WIDTH / width) ** 0.5), "falls with the root of the width"),
         Suggestion("optim.warmup", optim.warmup, min(WARMUP, _two_digits(LONGEST_WARMUP / steps)), f"at most {LONGEST_WARMUP:,} steps"),

@@ -3,7 +3,7 @@
     blip profile pretrain --artifacts artifacts
     blip profile pretrain --params configs/vit-b16.yaml --batch-size 8
 
-A training runs through the very loop of the stage (train.fit), watched from outside; captions and scores through the stage's own
+A training runs through the very loop of the stage (training/loop.py), watched from outside; captions and scores through the stage's own
 functions. First come steps that are only warmed up, then some whose parts are timed, then some that are traced: a trace slows small
 operators down, so no time is taken from it. Without `artifacts`, pictures and texts are made up, and `data` is the time to make them.
 """

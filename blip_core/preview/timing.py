@@ -1,8 +1,10 @@
 """What a step takes on this machine: two real ones by the clock, on made-up pictures and texts."""
 
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from blip_core.config.params import Params
@@ -13,6 +15,18 @@ from blip_core.training.loop import fit
 from blip_core.training.step import MicroBatch
 
 TIMED = 2
+
+
+@contextmanager
+def _without_a_word() -> Iterator[None]:
+    """Of checkpoints that a training did not find."""
+    log = logging.getLogger(fit.__module__)
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 class _Clocked:
@@ -39,6 +53,6 @@ def clocked_seconds(training: Training, optim: OptimConfig, images: int) -> floa
     """The same of a training whose batches have so many images and are TIMED + 1."""
     quiet = {"checkpoint_every": NEVER, "log_every": NEVER, "health": "off", "accumulate": 1, "batch_size": images, "steps": TIMED + 1}
     cfg, clocked = optim.model_copy(update=quiet), _Clocked(list(training.batches.loader(0)))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_a_word():
         fit(training.model, training.objective, clocked, cfg, name="two steps", folder=Path(folder), seed=0, report=None)
     return (clocked.asked[-1] - clocked.asked[1]) / TIMED

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blip_core.config.intake import RemoteConfig
-from blip_core.files.atomic import new_file
+from blip_core.files.atomic import disk_full, new_file
 from blip_core.remote.storage import SCHEME, Storage, Stored
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def _sorted_out(url: str) -> Iterator[None]:
             raise _Passing(f"answered {e.status} {e.message}") from None
         raise ValueError(f"{url}: answered {e.status} {e.message}; see the name and your rights there") from None
     except (ClientError, OSError, TimeoutError) as e:
+        if disk_full(e):
+            raise
         if isinstance(e, PermissionError) or (isinstance(e, FileNotFoundError) and _missing(e)):
             raise ValueError(f"{url}: {type(e).__name__} {e}; list the source again with `blip list`") from None
         raise _Passing(" ".join(str(e.__cause__ or f"{type(e).__name__} {e}").split())) from None

@@ -1,7 +1,7 @@
 """The rule that chooses among scored candidates: a pure function of one shard's table.
 
 Start at `choose`. Scores are read, not computed: another rule takes seconds. The stage assemble walks the shards, the gate applies the
-rule anew, and explain.py tells a person what it made of a text.
+rule anew, and explain/image.py tells a person what it made of a text.
 """
 
 import math

@@ -22,7 +22,7 @@ from blip_core.tables.captions import VAL, write_table
 from blip_core.tables.slices import FEWEST, slices
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import load_network
-from blip_core.tasks.task import Measured, Result, SetAside, Statistic, Task, ZeroShotTask, counted
+from blip_core.tasks.task import Measured, Result, SetAside, Statistic, Task, ZeroShotTask, counted, require_slices
 from blip_core.weights.load import read_config
 
 Draws = dict[str, tuple[float, np.ndarray]]  # metric to its value and that of each resample
@@ -66,6 +66,7 @@ def _examples(task: str, split: str, kind: Task[Any], data: Path, cfg: TaskConfi
     examples, aside = kind.read(data, split, cfg)
     if not examples:
         raise ValueError(f"{data}: no usable example of {split}; set aside: {counted(aside)}")
+    require_slices(examples, cfg.measure.slices)
     if aside:
         log.warning("%s: %d examples of %s set aside: %s", task, len(aside), split, counted(aside))
     return examples, aside
@@ -88,9 +89,6 @@ def _results(kind: Task[Any], model: Path, data: Path, examples: list[Any], cfg:
 def summary(kind: Task[Any], results: list[Result], draws: Draws, cfg: MeasureConfig, seed: int) -> dict[str, float]:
     """Each metric with the bounds of its interval: m, m_low, m_high; and m[column=value] of each slice with its number of examples."""
     found = _intervals(results, draws, "", cfg)
-    known = sorted({name for r in results for name in r.facts})
-    if unknown := [column for column in cfg.slices if column not in known]:
-        raise ValueError(f"measure.slices: no column {unknown[0]!r} in the task's files; expected of {', '.join(known) or 'none'}")
     for name, places in slices({column: [r.facts.get(column) for r in results] for column in cfg.slices}):
         part = [results[i] for i in places]
         own = resampled(kind, part, cfg, seed)

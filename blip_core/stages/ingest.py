@@ -1,7 +1,7 @@
 """Raw image-text files into immutable shards, what is known of their pictures, generation g0, held-out tables, a vocabulary and a
 quarantine table.
 
-Two halves. First each unit of the input (a tar, a thousand rows of a list) becomes a folder of its own below `work`, see intake.py
+Two halves. First each unit of the input (a tar, a thousand rows of a list) becomes a folder of its own below `work`, see units.py
 and processes.py. Then all units together, see gather.py: what only the whole can show is set aside (keys that two units share, pictures
 that are held out and their copies), the shards get their numbers, and the outputs replace those of an earlier run.
 """

@@ -1,26 +1,22 @@
 """Tune a model of the chain for a downstream task (blip_core/tasks), from the same loop as pretraining."""
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from blip_core.compute.distributed import on_every_process, rank
-from blip_core.compute.work import discard, run_folder
+from blip_core.compute.work import run_folder
 from blip_core.config.tasks import CaptioningConfig, TaskConfig, TunedConfig
 from blip_core.files.content import write_json
 from blip_core.model.blip import Blip
 from blip_core.tasks.batches import TaskBatches
 from blip_core.tasks.kinds import KINDS
 from blip_core.tasks.network import folder_hash, save_tuned
-from blip_core.tasks.task import KeepingTask, TunedTask, counted
+from blip_core.tasks.task import KeepingTask, TunedTask, counted, require_slices
 from blip_core.tokenizer.tokenizer import Tokenizer
-from blip_core.training.loop import Log, fit, summarize, write_history
-from blip_core.training.tuning import text_facts
+from blip_core.training.loop import Log, write_history
+from blip_core.training.tuning import Tuning, text_facts, train
 from blip_core.weights.checkpoint import load_model, model_hash, save_model
 from blip_core.weights.load import resize_images
-
-logger = logging.getLogger(__name__)
 
 
 @on_every_process
@@ -50,27 +46,36 @@ def tune_task(
     examples, aside = kind.read(data, "train", cfg)
     if not examples:
         raise ValueError(f"{data}: no usable example of train; set aside: {counted(aside)}")
+    if cfg.measure.slices:  # a name that is misspelt would cost this training: its values decide when it runs anew
+        require_slices(kind.read(data, "test", cfg)[0], cfg.measure.slices)
     if cfg.image_size:
         resize_images(base, cfg.image_size, source=str(model))
     network = kind.network(base, cfg)
     batches = TaskBatches(kind, examples, tokenizer, cfg, image_size=network.cfg.vision.image_size, seed=seed)
-    identity = {"base": model_hash(model), "data": folder_hash(data)}
+    about = {"kind": cfg.kind, "set_aside": [asdict(a) for a in aside]}
+    about |= text_facts(cfg.optim, cfg.prompt if isinstance(cfg, CaptioningConfig) else "")
+
+    def save(folder: Path) -> None:
+        kept = {"kept": kind.kept(data, examples)} if isinstance(kind, KeepingTask) else {}
+        save_tuned(network, tokenizer, folder, **about, **kept)
+
+    tuning = Tuning(network, kind.objective(network, cfg), batches, model_hash(model), save)
     name = f"tune_task {task}-{model.name}"
+    identity = {"base": tuning.base, "data": folder_hash(data)}
     folder = run_folder(work, name.replace(" ", "-"), cfg=cfg.model_dump(exclude={"measure"}), seed=seed, **identity)
-    history = fit(network, kind.objective(network, cfg), batches, cfg.optim, name=name, folder=folder, seed=seed, report=log)
-    if rank() > 0:
-        return
-    facts = {"kind": cfg.kind, "set_aside": [asdict(a) for a in aside], **_facts(cfg)}
-    if isinstance(kind, KeepingTask):
-        facts["kept"] = kind.kept(data, examples)
-    save_tuned(network, tokenizer, out, **facts)
-    write_history(history, out_history)
-    write_json({"examples": len(examples), "set_aside": len(aside), **summarize(history)}, out_metrics)
-    discard(folder)
-
-
-def _facts(cfg: TunedConfig) -> dict[str, Any]:
-    return text_facts(cfg.optim, cfg.prompt if isinstance(cfg, CaptioningConfig) else "")
+    train(
+        tuning,
+        out,
+        out_history,
+        out_metrics,
+        optim=cfg.optim,
+        name=name,
+        folder=folder,
+        seed=seed,
+        log=log,
+        examples=len(examples),
+        set_aside=len(aside),
+    )
 
 
 def _keep(base: Blip, tokenizer: Tokenizer, out: Path, out_history: Path, out_metrics: Path) -> None:

@@ -38,7 +38,7 @@ def newest_trained(folder: Path, model: str, params: "Params") -> tuple[str, str
     makers, asked, not_run = {r.next: (name, r) for name, r in params.rounds.items()}, model, {}
     while reason := stopped(folder / model):
         name, made_by = makers[params.models[model].generation]
-        not_run[name], model = reason, made_by.base  # a model is named as its generation (config.py)
+        not_run[name], model = reason, made_by.base  # a model is named as its generation (config/params.py)
     if not not_run:
         return model, None
     return model, f"{asked} was not trained, since {' and '.join(reversed(not_run))} did not follow: {next(iter(not_run.values()))}"

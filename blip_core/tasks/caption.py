@@ -67,7 +67,7 @@ class CaptionTask:
         results: list[Result] = []
         for i, e in enumerate(batches.examples):
             values = {metric: float(scores.per_image[metric][i]) for metric in ("cider", "rouge_l")}
-            facts = e.facts | {"references": " | ".join(e.texts)}
+            facts = e.told | {"references": " | ".join(e.texts)}
             results.append(Written(e.id, e.id, values, captions[e.id], facts, scores.bleu_counts[i]))
         return results
 

@@ -15,6 +15,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,10 @@ class Labelled(Example):
 
     labels: tuple[str, ...] = ()
     several: bool = False
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return self.facts | {"label": ", ".join(self.labels)}
 
 
 @dataclass(frozen=True)
@@ -156,9 +161,8 @@ def _result(example: Labelled, scores: np.ndarray, names: list[str], place: dict
     values = {"top1": float(order[0] in labels)}
     if len(names) >= TOP:  # below, any class is among the best five
         values["top5"] = float(bool(set(order[:TOP].tolist()) & set(labels)))
-    facts = example.facts | {"label": ", ".join(example.labels)}
     kept = scores if example.several else None
-    return Classified(example.id, str(example.pictures[0]), values, names[order[0]], facts, labels, kept)
+    return Classified(example.id, str(example.pictures[0]), values, names[order[0]], example.told, labels, kept)
 
 
 def _mean_class_recall(results: Sequence[Classified]) -> Statistic:

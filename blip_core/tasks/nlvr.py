@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +54,10 @@ class Statement(Example):
     group: str = ""
 
     @property
+    def told(self) -> dict[str, Any]:
+        return self.facts | {"sentence": self.sentence, "label": self.label}
+
+    @property
     def swapped(self) -> str:
         """What is said of the pictures in each other's place; sides within one picture stay."""
         return self.sentence if len(set(self.pictures)) == 1 else sides_swapped(self.sentence)
@@ -87,8 +92,7 @@ class NlvrTask:
             with torch.inference_mode(), autocast(cfg.measure.precision):
                 said = network.logits(pixels.unflatten(0, (-1, 2)), ids, mask).argmax(1).tolist()
             for e, answer in zip(examples, said, strict=True):
-                facts = e.facts | {"sentence": e.sentence, "label": e.label}
-                results.append(Result(e.id, e.group, {"accuracy": float(answer == e.label)}, str(bool(answer)), facts))
+                results.append(Result(e.id, e.group, {"accuracy": float(answer == e.label)}, str(bool(answer)), e.told))
         return results
 
     def overall(self, results: Sequence[Result]) -> dict[str, Statistic]:
@@ -148,7 +152,9 @@ def _statement(row: Row, where: str, pictures: Pictures) -> Statement:
 def _two(row: Row, identifier: list[str]) -> tuple[object, object]:
     """What the row says of its pictures."""
     images = texts_of(row.get("images"), written=True)
-    if images and len(images) == 2:
+    if images and len(images) != 2:
+        raise Rejected("bad_row", f"images names {len(images)} pictures; expected two, or `image` that shows all of them side by side")
+    if images:
         return images[0], images[1]
     for left, right in _PAIRS:
         if row.get(left) not in (None, "") and row.get(right) not in (None, ""):

@@ -76,7 +76,7 @@ def found(gallery: Gallery, examples: Sequence[Captioned], ways: tuple[str, str]
         own_image = {prefix: ranks[gallery.owner == i] for prefix, ranks in to_image.items()}
         values = {f"{prefix}{ways[0]}_r{k}": float(rank < k) for prefix, rank in own_text.items() for k in RECALLS}
         facts = {f"{prefix}{ways[1]}_ranks": " ".join(map(str, ranks)) for prefix, ranks in own_image.items()}
-        results.append(Found(example.id, example.id, values, gallery.texts[best], example.facts | facts, own_text, own_image))
+        results.append(Found(example.id, example.id, values, gallery.texts[best], example.told | facts, own_text, own_image))
     return results
 
 

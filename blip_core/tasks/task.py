@@ -17,6 +17,7 @@ from blip_core.compute.pixels import load_pixels
 from blip_core.files.rejected import Rejected
 from blip_core.model.blip import Blip
 from blip_core.model.network import Network
+from blip_core.tables.slices import by_value
 from blip_core.tasks.embedded import Embedded
 from blip_core.tasks.pictures import read_pixels
 from blip_core.tokenizer.tokenizer import Tokenizer
@@ -25,11 +26,16 @@ from blip_core.training.step import Objective
 
 @dataclass(frozen=True)
 class Example:
-    """One thing to learn from or to be measured on. `facts`: the other columns of its row, for slices."""
+    """One thing to learn from or to be measured on. `facts`: the other columns of its row."""
 
     id: str
     pictures: tuple[Path | Embedded, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What stands beside its answer, and slices go by."""
+        return self.facts
 
 
 E = TypeVar("E", bound=Example)
@@ -113,6 +119,15 @@ class KeepingTask(TunedTask[E], Protocol[E]):
 
     def kept(self, folder: Path, examples: Sequence[E]) -> dict[str, Any]:
         """It stands in the tuned model's config.json, and is `kept` of the network."""
+
+
+def require_slices(examples: Sequence[Example], columns: Sequence[str]) -> None:
+    """ValueError where a column is none of the task's files, or has too many values; said before hours of work."""
+    known = sorted({name for e in examples for name in e.told})
+    for column in columns:
+        if column not in known:
+            raise ValueError(f"measure.slices: no column {column!r} in the task's files; expected of {', '.join(known) or 'none'}")
+        by_value(column, [e.told.get(column) for e in examples])
 
 
 def checked(examples: list[E], aside: list[SetAside]) -> tuple[list[E], list[SetAside]]:

@@ -113,8 +113,8 @@ def _listed_videos(folder: Path, split: str) -> set[str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Lines with their places, each cut behind its first word."""
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    """Lines with their places, each cut behind its first word. Bytes that are no UTF-8 become lone surrogates, which no text may hold."""
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"), start=1):
         if line.strip() and not line.startswith("#"):
             yield f"{path}:{number}", line.split(maxsplit=1)
 

@@ -51,6 +51,10 @@ class Question(Example):
     people: tuple[str, ...] = ()
     direct: bool = False  # A-OKVQA's answers, which have an accuracy of their own
 
+    @property
+    def told(self) -> dict[str, Any]:
+        return self.facts | {"question": self.question}
+
 
 class VqaTask:
     def read(self, folder: Path, split: str, cfg: AnswersConfig) -> tuple[list[Question], list[SetAside]]:
@@ -175,4 +179,4 @@ def _result(example: Question, answer: str, cfg: AnswersConfig) -> Result:
         accuracy = vqa_accuracy(answer, list(people) * 10, rules=cfg.rules)
     else:
         accuracy = vqa_accuracy(answer, people, rules=cfg.rules)
-    return Result(example.id, str(example.pictures[0]), {"accuracy": accuracy}, answer, example.facts | {"question": example.question})
+    return Result(example.id, str(example.pictures[0]), {"accuracy": accuracy}, answer, example.told)

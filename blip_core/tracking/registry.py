@@ -190,10 +190,10 @@ class Registry:
         return Path(self._client.download_artifacts(version.run_id, name, str(folder)))
 
     def model(self, version: "ModelVersion", folder: Path) -> Path:
-        """The model folder as it was registered, at `folder`/NAME-VERSION."""
+        """The model folder as it was registered, at `folder`/NAME-VERSION-HASH: another registry counts its versions from 1 as well."""
         import mlflow
 
-        out = folder / f"{self.name}-{version.version}"
+        out = folder / f"{self.name}-{version.version}-{version.tags['model_hash']}"
         if not out.exists():
             with new_folder(out) as temporary, tempfile.TemporaryDirectory(dir=self._work) as fetched:
                 artifacts = mlflow.artifacts.download_artifacts(artifact_uri=f"{version.source}/artifacts", dst_path=fetched)

@@ -1,4 +1,4 @@
-"""Weights of others into our model and back, every key accounted for. Tensors only: blip_core/public.py and export.py do the folders."""
+"""Weights of others into our model and back, every key accounted for. Tensors only: load.py and export.py do the folders."""
 
 import copy
 import logging

@@ -272,3 +272,15 @@ def test_fetching_is_measured_on_pictures_that_all_came(tmp_path):
     assert row["side"] == "ours" and row["pictures_per_second"] > 0
     with pytest.raises(ValueError, match="0 pictures of .*; expected 12, of 36 at the shorter side"):
         fetch.check([tmp_path], 12, 36)
+
+
+@pytest.mark.slow  # a chain and a training of its own
+def test_an_optional_objective_is_measured_on_a_world_of_its_own(tmp_path, monkeypatch):
+    import objectives
+
+    from blip_core.config.params import load_params
+
+    monkeypatch.setattr(objectives, "ROOT", tmp_path)
+    monkeypatch.setattr(objectives, "SIZES", {"num_web": 80, "num_train": 60, "num_val": 60, "num_test": 60})
+    found = objectives.run("masked", 0, 2, load_params(ROOT / "params.yaml"))
+    assert set(found) == set(objectives.METRICS) and 0 <= found["tr_r1"] < 0.5, "two steps learn next to nothing"

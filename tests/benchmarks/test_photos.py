@@ -128,6 +128,6 @@ def test_every_arm_is_measured_beside_its_floor_and_a_second_call_runs_nothing(t
     costs = (out / "costs.json").read_bytes()
     for arm in ("none", "human", "F", "long"):
         assert re.search(rf"(?m)^\| {arm} \| model \|", said) and re.search(rf"(?m)^\| {arm} \| linear floor \|", said)
-    assert "| all false texts |" in said and "Noise of the web texts: " in said and "at most " in said
+    assert "| all false texts |" in said and "Noise of the web texts: " in said and "it would say at most " in said
     run(*call)
     assert (out / "costs.json").read_bytes() == costs

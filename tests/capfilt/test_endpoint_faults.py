@@ -6,6 +6,8 @@ import time
 import pytest
 
 from blip_core.capfilt.chat import KEY
+from blip_core.capfilt.completion import Choice, Message
+from blip_core.capfilt.ledger import Ledger
 from blip_core.capfilt.plugins import identify
 from tests.support.chat_servers import hostile_server
 from tests.support.endpoints import lines, named, write
@@ -55,7 +57,7 @@ def test_silence_ends(tmp_path):
 
 def test_a_server_that_is_busy_is_asked_when_it_says(tmp_path):
     """In seconds or by a date; one that says to come back in an hour is not waited for."""
-    answers = iter([(429, {"Retry-After": "1"}, b""), (503, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, b"")])
+    answers = iter([(429, {"Retry-After": "1"}, b""), (503, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 -0000"}, b"")])
     start = time.monotonic()
     with hostile_server(lambda: next(answers, (200, {}, json.dumps(GOOD).encode()))) as server:
         assert len(write(named(server.port, "m"), tmp_path, in_flight=1)) == 9
@@ -64,6 +66,16 @@ def test_a_server_that_is_busy_is_asked_when_it_says(tmp_path):
         with pytest.raises(ValueError, match="answers 429 'come back later', for 60 seconds"):
             write(named(server.port, "m"), tmp_path / "other", in_flight=1)
         assert server.asked == 1
+
+
+def test_an_answer_with_an_end_of_line_in_it_is_paid_for_once(tmp_path):
+    """Python's splitlines cut such a line of the ledger in two, so that the answer was lost and asked for again at each run."""
+    said, path = "a dog\u2028and\x85a\x0bcat", tmp_path / "t.jsonl"
+    for request in ("first", "second"):
+        ledger = Ledger(path, "r")
+        ledger.add({request: Choice(message=Message(content=said)).model_dump_json()}, 7)
+        ledger.close()
+    assert [Choice.model_validate_json(a).message.content for a in Ledger(path, "r").answers.values()] == [said, said]
 
 
 def test_an_account_that_is_spent_and_a_picture_that_is_blocked(tmp_path):

@@ -260,6 +260,11 @@ def test_a_disk_that_lost_the_end_costs_what_was_there_and_no_more(tmp_path):
     again = spool()
     assert {row: outcome.width for row, outcome in again.outcomes.items()} == {0: 0, 1: 1}
     again.add(7, Outcome(b""), b"x" * 512)
+    again.close()
+    again.path.write_bytes(again.path.read_bytes()[:-1])  # but for its end the line of row 7 is there
+    again = spool()
+    assert [*again.outcomes] == [0, 1]
+    again.add(7, Outcome(b""), b"x" * 512)
     again.finish()
     again.close()
     finished = spool()  # killed between the tar and the table
@@ -290,7 +295,7 @@ def test_workers_of_a_cluster_share_a_list_and_one_that_dies_loses_no_row(hosts,
     assert hosts.most <= 4, "the workers together ask a host for more at once than --per-host"
 
 
-def test_what_can_not_be_fetched_is_said(hosts, tmp_path, capsys):
+def test_what_can_not_be_fetched_is_said(hosts, tmp_path, capsys, caplog):
     def refused(*words: object) -> str:
         assert run(*words, "--out", tmp_path / "web") == 1
         return capsys.readouterr().err
@@ -304,6 +309,14 @@ def test_what_can_not_be_fetched_is_said(hosts, tmp_path, capsys):
     (tmp_path / "e.csv").write_text(f"url,one,two\n{hosts.at}/picture-1,a,b\n")
     assert "which column holds the texts is not plain among one, two; name the right one by --text" in refused(tmp_path / "e.csv")
     assert "no such file" in refused(tmp_path / "d.csv")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed/a.csv").write_text(f"url,caption\n{hosts.at}/picture-1,a\n")
+    (tmp_path / "packed/b.csv.gz").write_bytes(b"")
+    assert run(tmp_path / "packed", "--out", tmp_path / "of-packed") == 0
+    assert "not read: b.csv.gz" in caplog.text
+    with pytest.raises(SystemExit):
+        run(tmp_path / "a.csv", "--out", tmp_path / "web", "--shards", "x-1")
+    assert "'x-1': expected A-B" in capsys.readouterr().err
     assert "--again nothing: no reason; there are bad_url" in refused(tmp_path / "a.csv", "--again", "nothing")
     assert "--rows-per-shard 20000: " in refused(tmp_path / "a.csv", "--rows-per-shard", 20000)
     assert "--shards 3-4: the list has 1 shards of 10000 rows" in refused(tmp_path / "a.csv", "--shards", "3-4")

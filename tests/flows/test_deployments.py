@@ -145,6 +145,9 @@ def test_data_is_announced_when_it_is_committed(tmp_path):
     (tmp_path / "data.dvc").write_text("outs:\n- md5: 41dd.dir\n  path: data\n")
     with pytest.raises(ValueError, match="differs from the last commit"):
         new_data(tmp_path)
+    (tmp_path / "data.dvc").unlink()
+    with pytest.raises(ValueError, match="differs from the last commit"):
+        new_data(tmp_path)
 
 
 @pytest.mark.parametrize(

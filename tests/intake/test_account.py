@@ -17,6 +17,7 @@ from blip_core.intake.formats import Record, format_module
 from blip_core.intake.sources import look, open_source
 from blip_core.intake.walk import below
 from tests.intake.test_formats_fuzzed import WRITERS, karpathy, parquet, plain_tar, sidecar, table_csv
+from tests.intake.test_salesforce import write_images
 from tests.stages.test_ingest import CFG, data, quarantine, run  # noqa: F401
 from tests.support.archives import jpeg, sample, tar_bytes, write_img2dataset
 
@@ -51,13 +52,26 @@ def test_the_counts_add_up_to_what_lies_there(tmp_path, write):
     (root / "README.md").write_text("notes")
     (root / ".hidden").write_text("x")
     (root / "more/gone").symlink_to(tmp_path / "nowhere")
+    (root / "more/itself").symlink_to(root / "more/itself")
     _, used, account = read(root, tmp_path)
     told = {row.where: row for row in account.rows}
-    assert used == whole and set(told) == {*strange, "more/other.parquet", "more/gone"}
+    assert used == whole and set(told) == {*strange, "more/other.parquet", "more/gone", "more/itself"}
     assert account.aside == {"hidden": 1, "notes": 1}
     assert {row.reason for row in account.rows} == {"not_understood", "bad_link"} and all(row.lost >= 1 for row in account.rows)
     assert "'x', 'y'" in told["more/numbers.csv"].detail and "'id', 'score'" in told["more/other.parquet"].detail
     assert "data, img" in told["more/and/deeper/list.json"].detail and "unpack" in told["more/pictures.zip"].detail
+
+
+def test_a_list_of_a_split_that_names_no_picture_is_told(tmp_path):
+    """It was taken for read, and its pictures went to any split."""
+    root = tmp_path / "set"
+    root.mkdir()
+    write_images(root, "a.jpg", "b.jpg")
+    (root / "c.csv").write_text("image,caption\na.jpg,x\nb.jpg,y\n")
+    (root / "trainImages.txt").write_text("a.jpg\n")
+    (root / "testImages.txt").write_text("b\n")
+    _, _, account = read(root, tmp_path)
+    assert [row.where for row in account.rows] == ["testImages.txt"]
 
 
 @pytest.mark.parametrize("write", [w for w in WRITERS if w is not sidecar])

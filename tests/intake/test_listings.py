@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from blip_core.config.intake import FieldsConfig
+from blip_core.intake.account import account
 from blip_core.intake.formats import imagefolder, parquet, recognise, rows, table
+from blip_core.intake.walk import below
 from tests.intake.test_salesforce import write_images
 from tests.support.archives import jpeg, read_all
 
@@ -193,8 +195,9 @@ def test_utf16_and_broken_tables_are_told(tmp_path):
     (tmp_path / "p.parquet").write_bytes(b"PAR1 and nothing")
     records, rejected = read_all(tmp_path)
     assert len(records) == 1
-    assert [(r.where, r.reason) for r in rejected] == [("excel.csv", "bad_table"), ("p.parquet", "bad_table")]
-    assert "UTF-16" in rejected[0].detail
+    told = {row.where: (row.reason, row.detail) for row in account(below(tmp_path), {"a.jpg", "c.csv"}.__contains__, texts=1).rows}
+    assert not rejected and set(told) == {"excel.csv", "p.parquet"}
+    assert told["excel.csv"][0] == "not_understood" and "UTF-16" in told["excel.csv"][1] and "Parquet" in told["p.parquet"][1]
 
 
 PEAK = """
@@ -263,7 +266,8 @@ def test_faults_in_parquet(tmp_path):
 
 
 def test_broken_parquet_costs_its_own_part(tmp_path):
-    """A file without its footer, and a flipped bit in one row group of another: the other groups are read."""
+    """A file without its footer, and a flipped bit in one row group of another: the other groups are read, and what is lost is counted: of
+    the file as its bytes weigh beside those that were read."""
     write_parquet(tmp_path / "a.parquet", ["x"])
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-100])
     names = [f"n{i}" for i in range(9)]
@@ -275,7 +279,10 @@ def test_broken_parquet_costs_its_own_part(tmp_path):
     (tmp_path / "b.parquet").write_bytes(raw)
     records, rejected = read_all(tmp_path)
     assert [r.texts[0] for r in records] == ["n0", "n1", "n2", "n6", "n7", "n8"]
-    assert [(r.where, r.reason) for r in rejected] == [("a.parquet", "bad_table"), ("b.parquet:row 3", "bad_table")]
+    assert [(r.where, r.reason, r.lost) for r in rejected] == [("b.parquet:row 3", "bad_table", 3)]
+    (tmp_path / "a.parquet").write_bytes(raw[:-100])
+    (row,) = account(below(tmp_path), {"b.parquet"}.__contains__, texts=6).rows
+    assert (row.where, row.reason, row.lost) == ("a.parquet", "not_understood", 6) and "Parquet" in row.detail
 
 
 def test_a_folder_of_nothing_but_broken_parquet_says_so(tmp_path):

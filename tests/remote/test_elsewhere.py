@@ -1,5 +1,6 @@
 """A crawl behind https:// and the like: as if it lay here, whatever passes; and a clear word about what does not."""
 
+import errno
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -97,6 +98,23 @@ def test_a_body_that_ends_early_is_never_taken_for_whole(served, tmp_path, monke
     monkeypatch.setattr(Server, "trouble", staticmethod(lambda number: None))
     storage.fetch(stored, tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == (folder / "a.bin").read_bytes()
+
+
+def test_a_full_disk_is_told_at_once(served, tmp_path, monkeypatch):
+    """It was taken for a failure of the network, and tried again."""
+    folder, address = served
+    (folder / "a.bin").write_bytes(b"old")
+    storage, tries = Elsewhere(REMOTE), []
+
+    def full(name, path):
+        tries.append(name)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fsspec.implementations.http.HTTPFileSystem.get_file", lambda self, name, path: full(name, path))
+    (stored,) = storage.find(f"{address}/a.bin")
+    with pytest.raises(OSError, match="No space left"):
+        storage.fetch(stored, tmp_path / "a.bin")
+    assert len(tries) == 1
 
 
 def test_what_changed_is_gone_or_forbidden_is_said(served, tmp_path, monkeypatch):

@@ -194,4 +194,5 @@ def test_the_whole_chain_runs_to_a_version(model, tokenizer, tmp_path, stages):
     assert not rows["match"].null_count and (folder / "artifacts/report/index.html").exists()
     assert (folder / "artifacts/models/g1/language").exists() == (stages == 2)
     (folder / "frozen/encoder/config.json").write_text((folder / "frozen/encoder/config.json").read_text() + " ")
-    assert "modified:           frozen" in run("dvc", "status", "pretrain@g0", cwd=folder).stdout
+    for stage in ("pretrain@g0", "ingest"):  # which may look for near copies by an encoder there
+        assert "modified:           frozen" in run("dvc", "status", stage, cwd=folder).stdout

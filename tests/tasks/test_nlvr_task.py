@@ -65,13 +65,14 @@ def test_what_can_not_be_used_is_told(folder):
     rows = [
         AUTHORS | {"label": "maybe"},
         AUTHORS | {"images": ["one"]},
+        AUTHORS | {"images": ["one", "two", "three"], "identifier": "train-10-1-3"},  # whose two pictures are there
         AUTHORS | {"sentence": ""},
         OFFICIAL | {"identifier": "train-1-1-1"},
     ]
     (folder / "train.json").write_text(json.dumps(rows))
     found, aside = NlvrTask().read(folder, "train", settings())
-    assert not found and sorted(a.reason for a in aside) == ["bad_row", "bad_row", "bad_row", "missing_image"]
-    assert any("'maybe'" in a.detail for a in aside)
+    assert not found and sorted(a.reason for a in aside) == ["bad_row"] * 4 + ["missing_image"]
+    assert any("'maybe'" in a.detail for a in aside) and any("images names 3 pictures; expected two" in a.detail for a in aside)
 
 
 def test_sides_are_swapped_as_words():

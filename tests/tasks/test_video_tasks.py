@@ -78,9 +78,10 @@ def test_msvd_is_read_by_its_lists_and_its_questions_by_number(tmp_path):
     assert read(tmp_path) == ({"YouTubeClips/mv89psg6zh4_33_46": ("A bird bathes.",)}, [])
     found, aside = VideoQaTask().read(tmp_path, "test", questions())
     assert not aside and [e.pictures[0].name for e in found] == ["mv89psg6zh4_33_46"] and found[0].people == ("bird",)
-    (tmp_path / "sents_val_lc_nopunc.txt").write_text("vid2\ta squirrel\nvid2\n")
+    (tmp_path / "sents_val_lc_nopunc.txt").write_bytes("vid2\ta squirrel\nvid2\nvid2\ta caf\xe9\n".encode("latin-1"))
     said, aside = read(tmp_path, "val")
     assert said == {"YouTubeClips/-4wsuPCjDBc_5_15": ("a squirrel",)} and aside[0].where.endswith("nopunc.txt:2")
+    assert aside[1].reason == "bad_encoding" and aside[1].where.endswith("nopunc.txt:3")
     with pytest.raises(ValueError, match="nor train_list.txt with a video a line"):
         read(tmp_path, "train")
 

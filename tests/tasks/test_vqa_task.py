@@ -12,7 +12,8 @@ from blip_core.config.tasks import VqaConfig
 from blip_core.evaluation.task_metrics import paired_task_tests
 from blip_core.sample.questions import write_questions
 from blip_core.tasks.batches import TaskBatches
-from blip_core.tasks.vqa import VqaTask, answer_list
+from blip_core.tasks.task import require_slices
+from blip_core.tasks.vqa import Question, VqaTask, answer_list
 from blip_core.texts.clean import clean_question
 from tests.support.small import small_params
 
@@ -122,6 +123,19 @@ def model_folder(tmp_path_factory, model_cfg, tokenizer):
     folder = tmp_path_factory.mktemp("base") / "g0"
     save_model(new_model(model_cfg, tokenizer, seed=0), tokenizer, folder, prompt="", max_tokens=20, precision="fp32")
     return folder
+
+
+def test_a_slice_that_no_column_has_is_told_before_the_training(sample_questions, model_folder, tmp_path):
+    """It was told when the network was tuned and had answered; and to mend it is another training, for DVC sees other values."""
+    from blip_core.stages.tune_task import tune_task
+
+    cfg = settings(optim=OPTIM | {"steps": 10**9}, measure={"slices": ["question_typ"]})
+    outs = {"out": tmp_path / "model", "out_history": tmp_path / "history.csv", "out_metrics": tmp_path / "metrics.json"}
+    with pytest.raises(ValueError, match="no column 'question_typ' in the task's files; expected of .*question_type"):
+        tune_task("vqa", model_folder, sample_questions, **outs, cfg=cfg, seed=0, work=tmp_path)
+    require_slices([Question("1", (), {"place": "a"}, "what?")], ["place", "question"])
+    with pytest.raises(ValueError, match="slices by question: it has 101 values"):
+        require_slices([Question("1", (), {}, f"what {i}?") for i in range(101)], ["question"])
 
 
 def test_two_processes_share_each_batch(sample_questions, tokenizer):

@@ -8,7 +8,7 @@ from pathlib import Path
 from blip_core.config.intake import FieldsConfig
 from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import SEARCH, TEXTS, column, text_columns
-from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read
+from blip_core.intake.formats.listing import Listing, RowUnit, read
 from blip_core.intake.formats.listing import units as list_units
 from blip_core.intake.formats.rows import open_table
 from blip_core.intake.walk import below
@@ -24,13 +24,12 @@ def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
     return bool(_files(path))
 
 
-def units(path: Path, fields: FieldsConfig = SEARCH) -> list[RowUnit | BadTable]:
-    root, listings, bad = path if path.is_dir() else path.parent, [], []
+def units(path: Path, fields: FieldsConfig = SEARCH) -> list[RowUnit]:
+    root, listings = path if path.is_dir() else path.parent, []
     for file in _files(path):
         try:
             table = open_table(file, fields.csv)
-        except Rejected as e:
-            bad.append(BadTable(file.relative_to(root).as_posix(), e.detail))
+        except Rejected:  # told as every file that nobody read (account.py)
             continue
         image, texts = _image_column(table.names, fields.image), text_columns(table.names, fields.text)
         if image is None or not texts:
@@ -41,7 +40,7 @@ def units(path: Path, fields: FieldsConfig = SEARCH) -> list[RowUnit | BadTable]
                 "ingest.web_fields or clean_fields"
             )
         listings.append(Listing(root, table, image, texts, column(table.names, ("split",), fields.split), path_splits=True))
-    return list_units(listings, bad)
+    return list_units(listings)
 
 
 def _image_column(names: tuple[str, ...], declared: str | None) -> str | None:

@@ -81,27 +81,11 @@ class RowUnit:
         return len(self.places)
 
 
-@dataclass(frozen=True)
-class BadTable:
-    """A table that can't be read at all: a unit of one rejected row."""
-
-    name: str
-    detail: str
-    size = 1
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return (self.name,)
+def units(listings: list[Listing]) -> list[RowUnit]:
+    return [unit for listing in listings for unit in _slices(listing)]
 
 
-def units(listings: list[Listing], bad: list[BadTable]) -> list[RowUnit | BadTable]:
-    return [unit for listing in listings for unit in _slices(listing)] + bad
-
-
-def read(unit: RowUnit | BadTable) -> Iterator[Record | RejectedRow]:
-    if isinstance(unit, BadTable):
-        yield RejectedRow("", unit.name, "bad_table", unit.detail)
-        return
+def read(unit: RowUnit) -> Iterator[Record | RejectedRow]:
     listing, name = unit.listing, None
     group: list[Found] = []
     for row in fetch(listing.table, unit.places.tolist()):

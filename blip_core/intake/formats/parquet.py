@@ -28,19 +28,18 @@ _BATCH = 32  # rows in memory at a time
 
 @dataclass(frozen=True)
 class GroupUnit:
-    """One row group of a file. `image` and `text` are columns; `group` None: the file can't be read, for the reason `detail`."""
+    """One row group of a file. `image` and `text` are columns."""
 
     name: str
     root: Path
     file: Path
-    group: int | None
+    group: int
     start: int  # number of its first row
-    image: str = ""
-    texts: tuple[str, ...] = ()
-    split: str | None = None
-    status: tuple[str, ...] = ()  # img2dataset's columns for what it could not get
-    detail: str = ""
-    size: int = 1
+    size: int
+    image: str
+    texts: tuple[str, ...]
+    split: str | None
+    status: tuple[str, ...]  # img2dataset's columns for what it could not get
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -54,27 +53,18 @@ def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
 def units(path: Path, fields: FieldsConfig = SEARCH) -> list[GroupUnit]:
     root, found = path if path.is_dir() else path.parent, []
     for file in _files(path):
-        name = file.relative_to(root).as_posix()
-        try:
-            metadata = pq.read_metadata(file)
-        except PARQUET_FAULTS as e:
-            found.append(GroupUnit(name, root, file, None, 0, detail=str(e)))
+        if (columns := _columns(file, fields)) is None:
             continue
-        columns, start = _columns(file, fields), 0
-        if columns is None:
-            continue
+        name, metadata, start = file.relative_to(root).as_posix(), pq.read_metadata(file), 0
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
-            found.append(GroupUnit(f"{name} {group}", root, file, group, start, *columns, size=rows))
+            found.append(GroupUnit(f"{name} {group}", root, file, group, start, rows, *columns))
             start += rows
     return found
 
 
 def read(unit: GroupUnit) -> Iterator[Record | RejectedRow]:
     name, at = unit.file.relative_to(unit.root).as_posix(), unit.start
-    if unit.group is None:
-        yield RejectedRow("", name, "bad_table", unit.detail)
-        return
     try:
         with pq.ParquetFile(unit.file, page_checksum_verification=True) as file:
             types = {field.name: field.type for field in file.schema_arrow}
@@ -83,7 +73,8 @@ def read(unit: GroupUnit) -> Iterator[Record | RejectedRow]:
                     yield _item(unit, values, name, at, types)
                     at += 1
     except PARQUET_FAULTS as e:
-        yield RejectedRow("", f"{name}:row {at}", "bad_table", f"row group {unit.group} can't be read from here on: {e}")
+        lost = unit.start + unit.size - at
+        yield RejectedRow("", f"{name}:row {at}", "bad_table", f"{lost} rows of row group {unit.group} can't be read: {e}", lost=lost)
 
 
 def _files(path: Path) -> list[Path]:
@@ -91,7 +82,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _columns(file: Path, fields: FieldsConfig) -> tuple[str, tuple[str, ...], str | None, tuple[str, ...]] | None:
-    """The columns of image, texts and split, and those in which img2dataset tells of failures."""
+    """The columns of image, texts and split, and those in which img2dataset tells of failures; None without these, or of what is none."""
     try:
         schema = pq.read_schema(file)
     except PARQUET_FAULTS:

@@ -101,7 +101,7 @@ def without_header(table: Table) -> Table:
 
 
 def scan(table: Table, columns: list[str] | None = None) -> Iterator[Row]:
-    """Every row in order. A part of a Parquet file that can't be read is one rejected row."""
+    """Every row in order, those of a part of a Parquet file that can't be read as rejected ones."""
     if table.kind == "parquet":
         for group in range(_parquet(table.path).num_row_groups):
             yield from _group(table, group, columns)
@@ -279,13 +279,15 @@ def _open_parquet(path: Path) -> Table:
 def _group(table: Table, group: int, columns: list[str] | None) -> Iterator[Row]:
     file = _parquet(table.path)
     at = sum(file.metadata.row_group(g).num_rows for g in range(group))
+    end = at + file.metadata.row_group(group).num_rows
     try:
         for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=columns):
             for values in values_of(batch):
                 yield Row(at, at, values)
                 at += 1
     except PARQUET_FAULTS as e:
-        yield Row(at, at, Rejected("bad_table", f"row group {group} can't be read from row {at} on: {e}"))
+        fault = Rejected("bad_table", f"row group {group} can't be read from row {at} on: {e}")
+        yield from (Row(row, row, fault) for row in range(at, end))
 
 
 def _fetch_parquet(table: Table, places: list[int], columns: list[str] | None) -> Iterator[Row]:

@@ -15,7 +15,7 @@ from blip_core.intake.formats import SPLITS, Record, RejectedRow, split_of_name
 from blip_core.intake.formats.columns import IMAGE_ENDS
 from blip_core.intake.formats.files import Entry, key_of, read_entry
 from blip_core.intake.formats.side_files import is_side_table, read_side_table
-from blip_core.intake.formats.webdataset import LINES, MOST_JSON, MOST_TEXT, fields_of_files, texts_of_files
+from blip_core.intake.formats.webdataset import LINES, MOST_JSON, MOST_TEXT, told_by
 from blip_core.intake.walk import below
 
 EXPECTS = "<name>.jpg|png|webp with <name>.txt (or .caption, or .json with a caption) beside it, in any folders below"
@@ -93,13 +93,12 @@ def read(unit: PairUnit | SideUnit) -> Iterator[Record | RejectedRow]:
         key = key_of(where.rpartition(".")[0])
         try:
             members = _read(unit.root, texts)
-            found = texts_of_files(members)
+            found, fields, lost = told_by(members)
             fault: tuple[str, ...] = ()
             if not images:
                 fault = ("missing_image", f"no image beside {texts[0]!r}")
             elif len(images) > 1:
                 fault = ("duplicate_member", f"{', '.join(images)} share a text")
-            fields, lost = fields_of_files(members, found)
             if lost:
                 yield RejectedRow(key, where, lost.reason, lost.detail, unit.split, lost=0)
             yield read_entry(unit.root, Entry(key, images, found, where.rpartition(".")[0], unit.split, where, fault, fields=fields))
@@ -131,7 +130,7 @@ def _read(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 def _says_something(root: Path, names: tuple[str, ...]) -> bool:
     try:
-        return bool(texts_of_files(_read(root, names)))
+        return bool(told_by(_read(root, names))[0])
     except Rejected:
         return False
 

@@ -10,11 +10,12 @@ _MOST_BYTES = 64 << 20
 
 def split_lists(folder: Path) -> dict[Path, list[tuple[str, str]]]:
     """The `*.txt` lists of the folder whose names speak of a split, each with name and split of its images."""
-    found = {}
+    found: dict[Path, list[tuple[str, str]]] = {}
     for path in sorted(folder.glob("*mages*.txt")):
         if (split := _split_of(path)) and path.is_file() and path.stat().st_size <= _MOST_BYTES:
-            names = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
-            found[path] = [(name.strip(), split) for name in names if is_image_name(name.strip())]
+            names = [name.strip() for name in path.read_bytes().decode("utf-8", "surrogateescape").split("\n")]
+            if own := [(name, split) for name in names if is_image_name(name)]:  # else it is told as a file that nobody read
+                found[path] = own
     return found
 
 

@@ -3,6 +3,7 @@
 Columns are found by their names in any case; without names, by what the first row holds.
 """
 
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from blip_core.files.rejected import Rejected
 from blip_core.intake.formats.columns import FILES, IMAGE_ENDS, SEARCH, SPLITS, column, is_image_name, is_url, shown, text_columns, texts_of
 from blip_core.intake.formats.files import image_folder, places, present
 from blip_core.intake.formats.inline import is_inline
-from blip_core.intake.formats.listing import BadTable, Listing, RowUnit, read
+from blip_core.intake.formats.listing import Listing, RowUnit, read
 from blip_core.intake.formats.listing import units as list_units
 from blip_core.intake.formats.rows import Table, first_row, kind_of, open_table, scan, without_header
 from blip_core.intake.formats.splits import split_lists
@@ -30,12 +31,11 @@ _DESCRIBED = 5
 
 
 def recognises(path: Path, fields: FieldsConfig = SEARCH) -> bool:
-    return any(isinstance(found, Listing) for found in _listings(path, fields))
+    return bool(_listings(path, fields))
 
 
-def units(path: Path, fields: FieldsConfig = SEARCH) -> list[RowUnit | BadTable]:
-    found = _listings(path, fields)
-    return list_units([f for f in found if isinstance(f, Listing)], [f for f in found if isinstance(f, BadTable)])
+def units(path: Path, fields: FieldsConfig = SEARCH) -> list[RowUnit]:
+    return list_units(_listings(path, fields))
 
 
 def described(path: Path) -> list[str]:
@@ -58,17 +58,15 @@ def table_files(path: Path) -> list[Path]:
     return [found.root / name for name in alone if kind_of(found.root / name)]
 
 
-def _listings(path: Path, fields: FieldsConfig) -> list[Listing | BadTable]:
-    """Tables that are understood and tables that can't be read; tables of other things are left out."""
+def _listings(path: Path, fields: FieldsConfig) -> list[Listing]:
+    """Tables that are understood. Others, and those that can't be read, are told as every file that nobody read (account.py)."""
     root, files = path if path.is_dir() else path.parent, table_files(path)
     folders = image_folder(root) if files else ()
-    found: list[Listing | BadTable | None] = []
+    found = []
     for file in files:
-        try:
+        with suppress(Rejected):
             found.append(_understood(root, open_table(file, fields.csv), fields, folders))
-        except Rejected as e:
-            found.append(BadTable(file.relative_to(root).as_posix(), e.detail))
-    return [f for f in found if f is not None]
+    return [listing for listing in found if listing is not None]
 
 
 def _understood(root: Path, table: Table, fields: FieldsConfig, folders: tuple[str, ...]) -> Listing | None:

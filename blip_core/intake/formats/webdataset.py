@@ -218,12 +218,11 @@ def _finish(
     key = unit.prefix + sample.key.replace("/", "_")
     texts: tuple[str, ...] = ()
     try:
-        texts = texts_of_files(sample.texts, unit.caption)
+        texts, fields, fault = told_by(sample.texts, unit.caption)
         if sample.fault:
             raise sample.fault
         if not sample.images:
             raise Rejected("missing_image", _without_image(sample))
-        fields, fault = fields_of_files(sample.texts, texts, unit.caption)
         if "json" not in sample.texts and unit.table:
             fields = beside_texts(side_rows(unit.table).get(sample.key.rpartition("/")[2], {}), texts, unit.caption)
         if fault:
@@ -250,24 +249,26 @@ def _dotted(sample: _Sample, split: str | None) -> Iterator[RejectedRow]:
         yield RejectedRow("", sample.where, "dotted_key", detail, split)
 
 
-def texts_of_files(found: dict[str, bytes], declared: str | None = None) -> tuple[str, ...]:
-    """The texts beside a picture, from its files by their endings: the lines of the .txt; without one, the JSON's caption. Captions that
-    the JSON lists (as LAVIS and `export` do, whose .txt is one of them) are taken in any case. A `declared` key of the JSON goes before
-    all."""
+def told_by(found: dict[str, bytes], declared: str | None = None) -> tuple[tuple[str, ...], Fields, Rejected | None]:
+    """Texts and fields beside a picture, from its files by their endings, and the fault of a JSON that costs its fields alone.
+
+    The texts are the lines of the .txt; without one, the JSON's caption. Captions that the JSON lists (as LAVIS and `export` do, whose .txt
+    is one of them) are taken in any case. A `declared` key of the JSON goes before all. Rejected where a caption is sought in a JSON that
+    can't be read. The fields are what the JSON says but the texts."""
     texts = [line for end in LINES if end in found and not declared for line in lines_of(found[end])]
-    data = found.get("json", b"")
-    if data and (not texts or _LISTED.search(data)):
-        texts += [caption for caption in _json_captions(data, declared) if caption not in texts]
-    return tuple(texts)
-
-
-def fields_of_files(found: dict[str, bytes], texts: tuple[str, ...], declared: str | None = None) -> tuple[Fields, Rejected | None]:
-    """What the JSON beside a picture says but the texts, and the fault of one that can't be read."""
+    data, fault = found.get("json", b""), None
+    value: Any = {}
     try:
-        value = json.loads(data) if (data := found.get("json", b"")).strip() else {}
+        value = json.loads(data) if data else {}
     except (ValueError, RecursionError) as e:
-        return NO_FIELDS, Rejected("bad_json", f"its fields are lost: {e}")
-    return beside_texts(value, texts, declared) if isinstance(value, dict) else NO_FIELDS, None
+        fault = str(e)
+    if data and (not texts or _LISTED.search(data)):
+        if fault is not None:
+            raise Rejected("bad_json", fault)
+        texts += [caption for caption in _captions(value, declared) if caption not in texts]
+    if fault is not None:
+        return tuple(texts), NO_FIELDS, Rejected("bad_json", f"its fields are lost: {fault}")
+    return tuple(texts), beside_texts(value, tuple(texts), declared) if isinstance(value, dict) else NO_FIELDS, None
 
 
 def beside_texts(value: dict[str, Any], texts: tuple[str, ...], declared: str | None) -> Fields:
@@ -279,11 +280,7 @@ def beside_texts(value: dict[str, Any], texts: tuple[str, ...], declared: str | 
     return beside(value, (caption,) if is_text else ())
 
 
-def _json_captions(data: bytes, declared: str | None) -> list[str]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as e:
-        raise Rejected("bad_json", str(e)) from None
+def _captions(value: Any, declared: str | None) -> list[str]:
     caption = value.get(column(list(value), _CAPTIONS, declared)) if isinstance(value, dict) else value
     captions = caption if isinstance(caption, list) else [] if caption is None else [caption]
     if not all(isinstance(c, str) for c in captions):
