@@ -1,10 +1,10 @@
 """One process for the whole run of the tests that has the large libraries imported and forks for each program that a test starts.
 
 A start of Python with torch, MLflow and DVC takes seconds of a core, a fork of this process a few hundredths. Of the project itself
-nothing is imported here: a fork imports it from where it runs. `python -m blip_core …`, `dvc …`, the flows and the processes that run
-the tests side by side start as ever, find sitecustomize.py on PYTHONPATH, and run here. Not as in a process of its own are the parent,
-the process group, and descriptors other than stdin, stdout and stderr: tests about these start programs without BLIP_WARM in the
-environment.
+nothing is imported here: a fork imports it from where it runs. `python -m blip_core …`, `dvc …`, the flows, `python -c` with code that
+begins with `# warm`, and the processes that run the tests side by side start as ever, find sitecustomize.py on PYTHONPATH, and run here.
+Not as in a process of its own are the parent, the process group, and descriptors other than stdin, stdout and stderr: tests about these
+start programs without BLIP_WARM in the environment.
 
 It ends when its stdin does, so with the run of the tests, however that ends, and its forks with it.
 """
