@@ -6,15 +6,17 @@ Runs from a bare checkout with torch, numpy, pydantic and PyYAML; a message name
 loading, no dropout. Every side runs alone, is warmed up, and gives median, least and most of its runs; the device is waited for.
 
 step      one whole step (ITC + ITM + LM forward and backward, clipping, AdamW, momentum update) at --batch images: ours against a plain
-          writing of the public one (public_step.py, which pads texts to 30 tokens), in fp32, tf32 and bf16, plain and compiled block by
-          block. Before, losses must agree: ours with the public one's in fp32, each other side of ours with that.
-largest   ours in bf16, plain and compiled, at the largest batch that fits into memory, searched by doubling and halving
+          writing of the public one (public_step.py, which pads texts to 30 tokens), in fp32, tf32 and bf16, plain, compiled block by
+          block, and captured whole (CUDA graphs); with a momentum twin in fp32 and in bf16. Before, losses must agree: ours with the
+          public one's in fp32, each other side of ours with that.
+largest   ours in bf16, plain, compiled and captured, at the largest batch that fits into memory, searched by doubling and halving
 captions  at 384 pixels, 20 new tokens each: beam search of 3 beams, and 5 captions of each image by nucleus sampling
 scores    ITM of 6 texts of 12 tokens with each image at 384 pixels
 
 Utilisation is the work that a step must do (blip_core/preview/plan.py: matrix products, forward once, backward twice, nothing computed
 again) by the rate of a large matrix product measured here in the same precision; the vendor's rate is printed beside it. Writes
-benchmarks/results/gpu-<size>.json, or --out. `--size tiny --device cpu --eager` shows in seconds that all of it runs.
+benchmarks/results/gpu-<size>.json, or --out. `--size tiny --device cpu --eager` shows in seconds that all of it runs: there torch.compile
+compiles nothing.
 """
 
 import argparse
@@ -136,7 +138,8 @@ def flops_per_image(setting: Setting) -> float:
 
 
 def time_steps(setting: Setting, table: Table, args: argparse.Namespace, rates: dict[str, float]) -> None:
-    names = [f"{whose}, {p}" for p in rates for whose in ("public", "ours")] + ([] if args.eager else ["ours, bf16, compiled"])
+    names = [*(f"{whose}, {p}" for p in rates for whose in ("public", "ours")), "ours, bf16, bf16 twin"]
+    names += ["ours, bf16, compiled", "ours, bf16, captured", "ours, bf16, captured, bf16 twin"]
     table.results["loss_differences"] = sides.check(setting, names, min(8, args.batch))
     print("losses agree:", ", ".join(f"{name} {d:.1e}" for name, d in table.results["loss_differences"].items()))
     table.begin("step", "images")
@@ -147,9 +150,10 @@ def time_steps(setting: Setting, table: Table, args: argparse.Namespace, rates: 
 def time_largest(setting: Setting, table: Table, args: argparse.Namespace, rates: dict[str, float]) -> None:
     table.begin("largest", "images")
     count = largest_batch(setting, first=args.batch)
-    for name in ["ours, bf16"] + ([] if args.eager else ["ours, bf16, compiled"]):
-        while count > 1 and not time_step(setting, table, name, count, args.runs, rates):  # the compiled one may need more memory
-            count -= max(1, count // 16)
+    for name in ("ours, bf16", "ours, bf16, compiled", "ours, bf16, captured"):
+        own = count
+        while own > 1 and not time_step(setting, table, name, own, args.runs, rates):  # a compiled one may need more memory
+            own -= max(1, own // 16)
 
 
 def largest_batch(setting: Setting, *, first: int) -> int:
@@ -177,7 +181,7 @@ def time_reading(setting: Setting, table: Table, args: argparse.Namespace, rates
     cfg, count = setting.model_config(READ_PIXELS), args.batch
     once = vit_flops(cfg) + keys_values_flops(cfg)
     flops = count * (once + TEXTS * (text_flops(cfg, TEXT_TOKENS, first_only=True) + cross_flops(cfg, TEXT_TOKENS, first_only=True)))
-    for precision, compiled in [("fp32", False), ("bf16", False)] + ([] if args.eager else [("bf16", True)]):
+    for precision, compiled in [("fp32", False), ("bf16", False), ("bf16", True)]:
         free()
         name = f"{precision}{', compiled' if compiled else ''}"
         reader = sides.Reader(setting, count, precision=precision, compiled=compiled)
@@ -196,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--batch", type=int, help="images; default: 64 (tiny: 4); a divisor of the queue's 57,600 (tiny: 64)")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--eager", action="store_true", help="leave out what is compiled, which takes minutes")
+    parser.add_argument("--eager", action="store_true", help="torch.compile compiles nothing, which takes minutes; to see that all runs")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
@@ -207,6 +211,8 @@ def main(argv: list[str] | None = None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # blip_core takes a GPU that it sees
     elif not torch.cuda.is_available():
         parser.error("this torch sees no GPU; --device cpu --size tiny shows that the script runs")
+    if args.eager:
+        torch.compiler.set_stance("force_eager")
     setting = Setting(args.size, torch.device(args.device))
     if setting.contrast.queue_size % args.batch:
         parser.error(f"--batch {args.batch}; expected a divisor of the queue's {setting.contrast.queue_size}")

@@ -19,6 +19,7 @@ from blip_core.config.params import Params, load_params  # noqa: E402
 from blip_core.model.blip import Blip, SpecialTokens  # noqa: E402
 from blip_core.model.generate import Limits, beam_search, nucleus  # noqa: E402
 from blip_core.model.inference import for_inference  # noqa: E402
+from blip_core.training.capture import Capture  # noqa: E402
 from blip_core.training.loop import _train_step, compile_blocks, make_optimizer, parallel, parameter_groups  # noqa: E402
 from blip_core.training.objectives import PretrainObjective  # noqa: E402
 from blip_core.training.step import Batch  # noqa: E402
@@ -77,10 +78,13 @@ def numbered(batch: Batch, step: int) -> Batch:
     return replace(batch, step=step, image_ids=own, text_ids=own)
 
 
-def our_step(setting: Setting, *, precision: str, compiled: bool) -> Callable[[Batch], dict[str, float]]:
+def our_step(setting: Setting, precision: str, how: list[str]) -> Callable[[Batch], dict[str, float]]:
+    """`how`: some of compiled (block by block), captured (the whole step, texts padded by one token) and bf16 twin."""
     model = setting.model()
-    objective = PretrainObjective(model, setting.contrast, setting.params.pretrain.language)
-    stepper = parallel(model, objective, compiled=compiled)
+    averaged = setting.contrast.model_copy(update={"twin_precision": "bf16" if "bf16 twin" in how else "fp32"})
+    objective = PretrainObjective(model, averaged, setting.params.pretrain.language)
+    capture = Capture((TOKENS + 1,), replay=True) if "captured" in how else None
+    stepper = parallel(model, objective, compiled="compiled" in how, capture=capture)
     optimizer = make_optimizer(model, objective, setting.optim)
     contrast = objective.contrast
     contrast.image_queue.copy_(queue(setting, "image").T)
@@ -124,10 +128,10 @@ def queue(setting: Setting, name: str) -> torch.Tensor:
 
 
 def make_step(setting: Setting, side: str) -> Step:
-    """`side` reads "public, fp32" or "ours, bf16, compiled"."""
-    whose, precision, *rest = side.split(", ")
+    """`side` reads "public, fp32" or "ours, bf16, captured, bf16 twin"."""
+    whose, precision, *how = side.split(", ")
     batches: dict[int, Batch] = {}
-    run = public_step(setting, precision=precision) if whose == "public" else our_step(setting, precision=precision, compiled=bool(rest))
+    run = public_step(setting, precision=precision) if whose == "public" else our_step(setting, precision, how)
 
     def step(number: int, count: int) -> dict[str, float]:
         if count not in batches:

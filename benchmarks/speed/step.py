@@ -5,7 +5,8 @@
 The same weights, batch, queue and negatives; the losses of two steps must agree to 1e-4 before anything is timed. A step is forward,
 backward, AdamW and the momentum update; no data loading. Sides alternate in one process. `--memory` measures instead the peak
 resident memory of two steps, each side in a process of its own; there, `recomputed` is ours with all blocks of the image encoder
-computed again in the backward pass. Writes benchmarks/results/step-<size>-<batch>.json (memory-<size>-<batch>.json).
+computed again in the backward pass, and one side more has its momentum twin in bf16. Writes benchmarks/results/step-<size>-<batch>.json
+(memory-<size>-<batch>.json).
 
 How much of the processor is used: the work that a step must do (blip_core/preview/plan.py: matrix products, forward once, backward twice,
 nothing computed again) by CPU seconds, against products of matrices of 1,024 x 1,024 that took their turns in the same rounds.
@@ -31,6 +32,8 @@ SEED = 0
 TOKENS = 12  # of a text, in the mean
 SQUARE, PRODUCTS = 1024, 20
 SIDES = ("public, fp32", "ours, fp32", "ours, bf16", "ours, bf16, recomputed")
+TWIN = "ours, bf16, bf16 twin"
+WEIGHED = (*SIDES, TWIN)
 
 
 def settings(size: str) -> tuple[ContrastConfig, OptimConfig, int]:
@@ -103,6 +106,8 @@ def public_step(public: PublicBlip, tokenizer, contrast: ContrastConfig, optim: 
 def make_sides(size: str, names: tuple[str, ...] = SIDES, *, batch_size: int = 4) -> dict[str, Step]:
     """The steps by name. Both precisions of ours move one model; a lone public model needs no weights of ours."""
     contrast, optim, image_size = settings(size)
+    if TWIN in names:  # alone
+        contrast = contrast.model_copy(update={"twin_precision": "bf16"})
     model, tokenizer = build(size, image_size=image_size)
     sides: dict[str, Step] = {}
     queues = {}
@@ -112,12 +117,12 @@ def make_sides(size: str, names: tuple[str, ...] = SIDES, *, batch_size: int = 4
         load_ours(public, model)
         sides[SIDES[0]] = public_step(public, tokenizer, contrast, optim, image_size, batch_size)
         queues = {"image_queue": public.image_queue, "text_queue": public.text_queue}
-    if set(SIDES[1:]) & set(names):
+    if set(WEIGHED[1:]) & set(names):
         objective, run = our_step(model, tokenizer, contrast, optim, batch_size)
         for name, queue in queues.items():
             queue.copy_(getattr(objective.contrast, name).T)
-        how = dict(zip(SIDES[1:], (("fp32", 0), ("bf16", 0), ("bf16", model.cfg.vision.depth)), strict=True))
-        sides |= {name: (lambda step, how=how[name]: run(step, *how)) for name in SIDES[1:] if name in names}
+        how = dict(zip(WEIGHED[1:], (("fp32", 0), ("bf16", 0), ("bf16", model.cfg.vision.depth), ("bf16", 0)), strict=True))
+        sides |= {name: (lambda step, how=how[name]: run(step, *how)) for name in WEIGHED[1:] if name in names}
     return sides
 
 
@@ -163,4 +168,4 @@ def one(size: str, name: str, batch_size: int) -> Step:
 
 
 if __name__ == "__main__":
-    Benchmark(__file__, SIZES, SIDES, SIDES, "memory", one, measure_time).run()
+    Benchmark(__file__, SIZES, WEIGHED, WEIGHED, "memory", one, measure_time).run()

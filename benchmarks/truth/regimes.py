@@ -51,7 +51,7 @@ WORLD: dict[str, Any] = {
 FILTER = {"base/pretrain-g0": 1.0, "r1/tune_filter": 1.0, "r1/calibrate": 1.0, "r1/score": 0.5}
 CAPTIONER = {"base/pretrain-g0": 1.0, "r1/tune_captioner": 1.0, "r1/caption": 1.0}
 BOTH = FILTER | CAPTIONER | {"r1/score": 1.0}
-PAYS = {"F": FILTER, "F-long": FILTER, "C": CAPTIONER, "CF": BOTH, "CF-long": BOTH, "oracle": BOTH}
+PAYS = {"F": FILTER, "F-long": FILTER, "C": CAPTIONER, "CF": BOTH, "CF-human": BOTH, "CF-long": BOTH, "oracle": BOTH}
 
 
 @dataclass(frozen=True)

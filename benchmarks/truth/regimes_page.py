@@ -19,7 +19,7 @@ DEMO |= {"r1/score": 67.0}
 ABLATED = {"none": 500, "human": 500, "F": 500, "CF": 500, "long": 1000, "CF-long": 1000}  # arms of the ablations: last training's steps
 BEGIN, END = "<!-- regimes: written by python benchmarks/truth/regimes.py --page -->", "<!-- end of regimes -->"
 METRICS = {"tr_r1": "text R@1", "ir_r1": "image R@1", "cider": "CIDEr"}
-EQUAL_STEPS, EQUAL_COMPUTE = ("none", "human", "F", "C", "CF", "oracle"), ("long", "human-long", "F-long", "CF")
+EQUAL_STEPS, EQUAL_COMPUTE = ("none", "human", "F", "C", "CF", "CF-human", "oracle"), ("long", "human-long", "F-long", "CF")
 RIVALS = EQUAL_COMPUTE[:-1]
 FIGURE = "regimes.png"
 Found = list[dict[str, Any]]  # the files of cells
@@ -162,7 +162,9 @@ def _value(found: dict[str, Any], arm: str, metric: str) -> float:
 
 def _means(own: Found, arm: str) -> str:
     known = [f for f in own if arm in f["rows"]]
-    return " / ".join(f"{fmean(_value(f, arm, m) for f in known):.3f}" for m in METRICS) if known else "failed"
+    failed = any(reason.startswith(f"{arm} at ") for f in own for reason in f.get("failed", []))
+    missing = "failed" if failed else "-"  # the cell may be older than the arm
+    return " / ".join(f"{fmean(_value(f, arm, m) for f in known):.3f}" for m in METRICS) if known else missing
 
 
 def _compute_table(found: Found) -> str:

@@ -1,5 +1,6 @@
 """The sections `training`, `pretrain`, `tune_captioner` and `tune_filter`."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +15,7 @@ SHARED = {
     "contrast": ("pretrain", "tune_filter"),
     "language": ("pretrain", "tune_captioner"),
 }
+MOST_LENGTHS = 8  # graphs of one function that torch.compile keeps by default
 
 
 class RandAugmentConfig(Config):
@@ -55,8 +57,12 @@ class OptimConfig(Config):
     precision: Precision = Field(
         description="bf16 is autocast on CPU or CUDA, weights stay fp32; auto: bf16 where the device has instructions for it"
     )
-    compile: bool = Field(
-        description="torch.compile of each block: minutes at the start, other last bits; benchmarks/speed/gpu.py measures what it gains"
+    compile: bool | Literal["step"] = Field(
+        description="torch.compile, of each block (true) or of a whole step, forwards and backwards (`step`: pretrain without `optional`, "
+        "tune_captioner and tune_filter of a BLIP); minutes at the start, other last bits; benchmarks/speed/gpu.py measures what it gains"
+    )
+    pad_to: Positive = Field(
+        8, description="compile step: texts are padded to a multiple of so many tokens, or max_tokens; each length is compiled for itself"
     )
     threads: int = Field(ge=0, description=THREADS)
     workers: int | None = Field(
@@ -74,7 +80,17 @@ class OptimConfig(Config):
     def _fits(self) -> Self:
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr is {self.min_lr:g}, more than lr, {self.lr:g}")
+        if self.compile == "step" and len(self.lengths) > MOST_LENGTHS:
+            raise ValueError(
+                f"compile is step, pad_to {self.pad_to}, max_tokens {self.max_tokens}: {len(self.lengths)} lengths of texts to compile, "
+                f"and torch.compile takes {MOST_LENGTHS}; set pad_to to {math.ceil(self.max_tokens / MOST_LENGTHS)} or more"
+            )
         return self
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Those that texts are padded to where whole steps are compiled."""
+        return (*range(self.pad_to, self.max_tokens, self.pad_to), self.max_tokens)
 
 
 def _temperature_fits(cfg: Any) -> Any:
@@ -89,6 +105,10 @@ class ContrastConfig(Config):
 
     queue_size: int = Field(ge=0, description="features of past batches kept as further negatives")
     momentum: Share = Field(description="of the exponential moving average that makes the momentum encoder")
+    twin_precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="of the momentum encoder's weights; bf16 halves their memory, rounded at random (blip_core/training/rounding.py)",
+    )
     alpha: Share = Field(description="weight of the momentum encoder's soft targets")
     alpha_ramp: Share = Field(description="alpha rises linearly from 0 over this share of the steps")
     hardness_ramp: Share = Field(
@@ -212,7 +232,7 @@ class _Tuned(Config):
     @model_validator(mode="after")
     def _compiles_blocks_of_ours(self) -> Self:
         if self.lora is not None and self.optim.compile:
-            raise ValueError("compile is true, but it compiles blocks of BLIP alone, and lora.base has none; set optim.compile: false here")
+            raise ValueError("compile is set, but it compiles a BLIP alone, and lora.base is none; set optim.compile: false here")
         return self
 
 

@@ -11,13 +11,15 @@ from torch import Tensor
 class Packing:
     """M tokens of B texts, one text behind the other, and where they stand in B x T.
 
-    On a CPU the padding is left out (M < B * T); elsewhere it stays, because the host would have to wait for the device to count.
+    On a CPU the padding is left out (M < B * T); elsewhere it stays, because the host would have to wait for the device to count, and in a
+    graph of fixed shapes (training/capture.py).
     """
 
     def __init__(self, mask_BT: Tensor, *, keep_padding: bool = False):
         """`mask_BT` is True where a token stands; each text has its first one."""
         self.mask_BT = mask_BT
-        self.places_M = None if keep_padding or mask_BT.device.type != "cpu" or mask_BT.all() else mask_BT.flatten().nonzero()[:, 0]
+        stays = keep_padding or mask_BT.device.type != "cpu" or torch.compiler.is_compiling()
+        self.places_M = None if stays or mask_BT.all() else mask_BT.flatten().nonzero()[:, 0]
 
     def made(self, first_only: bool) -> "Packing":
         """What a layer makes of it: all tokens, or the first of each text alone."""

@@ -82,7 +82,7 @@ def skeleton(cfg: ModelConfig, vocabulary: int) -> Blip:
 def _describe(stage: str, params: Params, optim: OptimConfig, model: Blip) -> list[str]:
     cfg = model.cfg
     flops = step_flops(cfg, stage, tokens=optim.max_tokens, vocabulary=model.special.vocab_size)
-    state, per_image = state_bytes(model, stage), image_bytes(cfg, optim, stage, vocabulary=model.special.vocab_size)
+    state, per_image = state_bytes(params, model, stage), image_bytes(cfg, optim, stage, vocabulary=model.special.vocab_size)
     images, micro = optim.steps * optim.batch_size, optim.batch_size // optim.accumulate
     precision = resolved(optim.precision)
     speed = product_speed(cfg.text.width, precision, optim.threads)
@@ -199,10 +199,12 @@ def num_image_tokens(cfg: ModelConfig) -> int:
     return (cfg.vision.image_size // cfg.vision.patch_size) ** 2 + 1
 
 
-def state_bytes(model: Blip, stage: str) -> int:
+def state_bytes(params: Params, model: Blip, stage: str) -> int:
     """fp32 weights, gradients and two moments of AdamW; the momentum twin's weights where there is one."""
     total = 16 * sum(p.numel() for p in model.parameters())
-    return total if stage == "tune_captioner" else total + 4 * sum(p.numel() for p in momentum_twin(model).parameters())
+    if stage == "tune_captioner":
+        return total
+    return total + sum(p.nbytes for p in momentum_twin(model, params.section(stage).contrast.twin_precision).parameters())
 
 
 def image_bytes(cfg: ModelConfig, optim: OptimConfig, stage: str, *, vocabulary: int) -> int:

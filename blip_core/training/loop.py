@@ -21,6 +21,7 @@ from blip_core.config.training import OptimConfig
 from blip_core.files.atomic import new_file
 from blip_core.model.med import MedBlock
 from blip_core.model.vit import Vit, VitBlock
+from blip_core.training.capture import Capture
 from blip_core.training.health import Health, History
 from blip_core.training.step import MicroBatch, Objective
 
@@ -61,7 +62,7 @@ def fit(
 
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    stepper = parallel(model, objective, recompute=cfg.recompute, compiled=cfg.compile)
+    stepper = parallel(model, objective, recompute=cfg.recompute, compiled=cfg.compile is True, capture=Capture.of(cfg))
     optimizer = make_optimizer(model, objective, cfg)
     start, history = _resume(folder, model, objective, optimizer)
     first = rank() == 0
@@ -104,7 +105,9 @@ def _inner(stepper: Stepper) -> _Step:
     return stepper.module if isinstance(stepper, DistributedDataParallel) else stepper
 
 
-def parallel(model: nn.Module, objective: Objective, *, recompute: int = 0, compiled: bool = False) -> Stepper:
+def parallel(
+    model: nn.Module, objective: Objective, *, recompute: int = 0, compiled: bool = False, capture: Capture | None = None
+) -> Stepper:
     """Both on this process's device in training mode, as one module from a micro-batch to its losses."""
     model.to(device()).train()
     for part in model.modules():
@@ -113,6 +116,8 @@ def parallel(model: nn.Module, objective: Objective, *, recompute: int = 0, comp
     step = _Step(model, objective.to(device()))
     if compiled:
         compile_blocks(step)
+    if capture is not None:
+        capture.hold(step)
     if world_size() == 1:
         return step
     # the buffers (queues) are equal on all ranks by construction
@@ -150,7 +155,7 @@ def _train_step(
     rate = learning_rate(step, cfg)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    inner.objective.before_step(inner.model)
+    inner.objective.before_step(inner.model, parts[0])
     optimizer.zero_grad(set_to_none=True)
     losses = backward(stepper, parts, precision=cfg.precision)
     norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], cfg.clip_norm)

@@ -23,7 +23,7 @@ from blip_core.config.training import ContrastConfig, LanguageConfig
 from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.model.med import KeysValues
 from blip_core.training.contrast import Contrast, LearnedTemperature, Similarities
-from blip_core.training.step import Batch, Losses, Objective, TextBatch
+from blip_core.training.step import Batch, Losses, MicroBatch, Objective, TextBatch
 
 
 class Grounded(Protocol):
@@ -64,7 +64,7 @@ class Passes:
     hidden: Tensor | None  # M x D: decoder states before the tokens that LM counts
 
 
-def hard_pairs(batch: TextBatch, similarities: Similarities, hardness: float, *, pad: int) -> Pairs:
+def hard_pairs(batch: TextBatch, similarities: Similarities, hardness: float | Tensor, *, pad: int) -> Pairs:
     """Each pair with one hard negative text and one hard negative image of the global batch."""
     own = slice(rank() * len(batch.ids), (rank() + 1) * len(batch.ids))
     text, has_text = draw_negatives(similarities.image_to_text_BG, similarities.related_BG, batch.draws[0], hardness)
@@ -90,7 +90,7 @@ def matching_loss(logits: Tensor, pairs: Pairs) -> Tensor:
 
 
 @torch.no_grad()
-def draw_negatives(similarity_BG: Tensor, related_BG: Tensor, draw_B: Tensor, hardness: float) -> tuple[Tensor, Tensor]:
+def draw_negatives(similarity_BG: Tensor, related_BG: Tensor, draw_B: Tensor, hardness: float | Tensor) -> tuple[Tensor, Tensor]:
     """One index of G per row, in proportion to softmax(hardness * similarity) over the unrelated ones, and whether there was any.
 
     `draw_B` are uniform numbers in [0, 1): drawn outside, so that every process and device draws the same.
@@ -107,10 +107,15 @@ def gather_texts(ids_BT: Tensor, mask_BT: Tensor, *, pad: int) -> tuple[Tensor, 
     """The texts of all processes, padded to the longest of them."""
     if world_size() == 1:
         return ids_BT, mask_BT
+    extra = 0 if torch.compiler.is_compiling() else longest_of_all(ids_BT) - ids_BT.shape[1]  # a captured step has equal lengths
+    return gather(F.pad(ids_BT, (0, extra), value=pad)), gather(F.pad(mask_BT, (0, extra), value=False).to(torch.uint8)).bool()
+
+
+def longest_of_all(ids_BT: Tensor) -> int:
+    """The length of the texts of that process which has the longest."""
     length = torch.tensor(ids_BT.shape[1], device=ids_BT.device)
     torch.distributed.all_reduce(length, op=torch.distributed.ReduceOp.MAX)
-    extra = int(length) - ids_BT.shape[1]
-    return gather(F.pad(ids_BT, (0, extra), value=pad)), gather(F.pad(mask_BT, (0, extra), value=False).to(torch.uint8)).bool()
+    return int(length)
 
 
 def language_loss(model: Grounded, batch: TextBatch, keys_values: list[KeysValues], label_smoothing: float) -> Tensor:
@@ -120,7 +125,9 @@ def language_loss(model: Grounded, batch: TextBatch, keys_values: list[KeysValue
 
 def language_loss_of(model: Grounded, batch: TextBatch, hidden_MD: Tensor, label_smoothing: float) -> Tensor:
     """The same, of decoder states that `counted_hidden` made."""
-    return global_mean(model.med.token_losses(hidden_MD, learned_ids(batch), smoothing=label_smoothing).sum(), batch.counted.sum())
+    losses_M, count = model.med.token_losses(hidden_MD, learned_ids(batch), smoothing=label_smoothing), batch.counted.sum()
+    learned_M = torch.arange(len(losses_M), device=losses_M.device) < count  # all but what `fixed` put behind
+    return global_mean((losses_M * learned_M).sum(), count)
 
 
 def counted_hidden(model: Grounded, batch: TextBatch, keys_values: list[KeysValues]) -> Tensor:
@@ -164,10 +171,9 @@ class ThreeObjectives(Objective):
         self.uses_all_parameters = language is not None
         self.bounds = {"temperature": contrast.cfg.temperature_range}
 
-    def hardness(self, batch: TextBatch) -> float:
+    def hardness(self, batch: TextBatch) -> float | Tensor:
         """Of the negatives of ITM, in [0, 1]."""
-        ramp = self.contrast.cfg.hardness_ramp
-        return min(1.0, batch.progress / ramp) if ramp else 1.0
+        return batch.risen(self.contrast.cfg.hardness_ramp)
 
     def shares(self, batches: Sequence[TextBatch]) -> dict[str, Tensor]:
         return {} if self.language is None else {"lm": language_shares(batches)}
@@ -189,8 +195,8 @@ class PretrainObjective(ThreeObjectives):
     def __init__(self, model: Blip, contrast: ContrastConfig, language: LanguageConfig | None):
         super().__init__(Contrast(model, contrast), language)
 
-    def before_step(self, model: Blip) -> None:
-        self.contrast.update_twin(model)
+    def before_step(self, model: Blip, batch: MicroBatch) -> None:
+        self.contrast.update_twin(model, seed=batch.seed * 1_000_003 + batch.step)
 
     def forward(self, model: Blip, batch: Batch) -> Losses:
         return self.passes(model, batch, batch)[0]

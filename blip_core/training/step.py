@@ -18,7 +18,7 @@ class MicroBatch:
     """One micro-batch of a step."""
 
     step: int
-    progress: float  # share of the steps done, in [0, 1)
+    progress: float | Tensor  # share of the steps done, in [0, 1); a tensor where a graph serves every step
     seed: int
     keys: tuple[str, ...] = ()  # of what is in it, for messages
     part: int = 0  # which micro-batch of the step
@@ -28,6 +28,13 @@ class MicroBatch:
         moved = copy(self)  # what was made of it when it was made stays
         vars(moved).update({name: _moved(value, device) for name, value in vars(self).items()})
         return moved
+
+    def risen(self, ramp: float) -> float | Tensor:
+        """What rises linearly from 0 to 1 over this share of the steps, and is 1 behind it."""
+        if not ramp:
+            return 1.0
+        share = self.progress / ramp
+        return share.clamp(max=1.0) if isinstance(share, Tensor) else min(1.0, share)
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -59,7 +66,7 @@ class TextBatch(MicroBatch):
     image_ids: Tensor  # B
     text_ids: Tensor  # B
 
-    learned: Tensor = field(init=False)  # M: the places before the tokens that LM counts, in B x T laid flat
+    learned: Tensor = field(init=False)  # M: the places before the tokens that LM counts, in B x T laid flat; `fixed` has more behind
     draws: Tensor = field(init=False)  # 2 x B: uniform numbers for the two negatives of each pair
 
     def __post_init__(self) -> None:
@@ -83,6 +90,18 @@ class TextBatch(MicroBatch):
         """Other tokens; nothing is counted or drawn anew."""
         changed = copy(self)
         vars(changed).update(ids=ids, mask=mask, learned=learned)
+        return changed
+
+    def fixed(self, tokens: int) -> Self:
+        """The same pairs in shapes that hang on `tokens` alone: texts are padded to so many, and behind the places that LM learns stand
+        others, as many as a text could have, which count nowhere."""
+        num_texts, length = self.ids.shape
+        ids, mask = (F.pad(t, (0, tokens - length)) for t in (self.ids, self.mask))
+        learned = self.learned // length * tokens + self.learned % length
+        most = num_texts * max(0, tokens - 1 - self.prompt_tokens)
+        changed = self.with_texts(ids, mask, F.pad(learned, (0, most - len(learned))))
+        # not in fp64, of which torch.compile would ask the value at every step
+        vars(changed).update(progress=torch.tensor(self.progress, dtype=torch.float32).to(ids.device, non_blocking=True))
         return changed
 
 
@@ -114,8 +133,8 @@ class Objective(nn.Module):
         super().__init__()
         self.bounds: dict[str, tuple[float, float]] = {}  # where a learned value is clamped, by its column in the history
 
-    def before_step(self, model: Any) -> None:
-        """Called before the losses of a step."""
+    def before_step(self, model: Any, batch: Any) -> None:
+        """Called before the losses of a step, with its first micro-batch."""
 
     def forward(self, model: Any, batch: Any) -> Losses:
         raise NotImplementedError

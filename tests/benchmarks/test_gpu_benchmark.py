@@ -85,7 +85,8 @@ def test_it_runs_on_a_bare_machine(tmp_path):
     parts = json.loads((tmp_path / "found.json").read_text())["parts"]
     assert [row["side"] for row in parts["step"]][:2] == ["public, fp32", "ours, fp32"]
     assert all(row["seconds"][0] > 0 for rows in parts.values() for row in rows)
-    assert {part: len(rows) for part, rows in parts.items()} == {"step": 6, "largest": 1, "captions": 4, "scores": 2}
+    assert {part: len(rows) for part, rows in parts.items()} == {"step": 10, "largest": 3, "captions": 6, "scores": 3}
+    assert [row["side"] for row in parts["step"]][-2:] == ["ours, bf16, captured", "ours, bf16, captured, bf16 twin"]
     rows = [row for row in parts["step"] + parts["scores"] if native_bf16() or "bf16" not in row["side"]]
     assert rows and all(0 < row["utilisation"] < 1 for row in rows)  # an emulated product of bf16 matrices is no measure
 

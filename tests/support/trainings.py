@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from blip_core.config.params import Params
 from blip_core.config.training import ContrastConfig, ContrastiveDecodingConfig, DistillationConfig, OptionalConfig
@@ -11,6 +12,7 @@ from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.folders import load_tokenizer
 from blip_core.tokenizer.tokenizer import Tokenizer
 from blip_core.training.batches import Batches, Rows, batch_shares
+from blip_core.training.capture import Capture
 from blip_core.training.loop import backward, fit, grouped, parallel
 from blip_core.training.objectives import CaptionObjective, PretrainObjective
 from blip_core.training.optional import OptionalObjective
@@ -24,7 +26,15 @@ STEPS = 9
 class Training:
     """Model, objective and batches of a small training, made anew in each process; dropout is off, for it differs by process."""
 
-    def __init__(self, artifacts: Path, *, kind: str = "pretrain", hardness_ramp: float = 0.0, **changes):
+    def __init__(
+        self,
+        artifacts: Path,
+        *,
+        kind: str = "pretrain",
+        hardness_ramp: float = 0.0,
+        twin_precision: Literal["fp32", "bf16"] = "fp32",
+        **changes,
+    ):
         params = small_params()
         optim = {"steps": STEPS, "log_every": 1, "checkpoint_every": 5, "batch_size": 16, **changes}
         self.cfg = params.pretrain.optim.model_copy(update=optim)
@@ -32,7 +42,8 @@ class Training:
         rows = Rows.of(artifacts / "generations/g0", ["human", "web"])
         self.model = new_model(params.model, tokenizer, seed=0)
         # a queue that is no multiple of the batch
-        contrast = params.pretrain.contrast.model_copy(update={"queue_size": 40, "hardness_ramp": hardness_ramp})
+        how = {"queue_size": 40, "hardness_ramp": hardness_ramp, "twin_precision": twin_precision}
+        contrast = params.pretrain.contrast.model_copy(update=how)
         objectives = {
             "pretrain": lambda: PretrainObjective(self.model, contrast, params.pretrain.language),
             "filter": lambda: PretrainObjective(self.model, contrast, None),
@@ -46,11 +57,11 @@ class Training:
 
     def gradients(self, num_steps: int) -> dict:
         """Losses and gradients of some steps that do not move the weights, and the queue behind them."""
-        stepper = parallel(self.model, self.objective, recompute=self.cfg.recompute)
+        stepper = parallel(self.model, self.objective, recompute=self.cfg.recompute, capture=Capture.of(self.cfg))
         seen = []
         for parts, _ in zip(grouped(self.batches.loader(0), self.cfg.accumulate), range(num_steps), strict=False):
             stepper.zero_grad(set_to_none=True)
-            self.objective.before_step(self.model)
+            self.objective.before_step(self.model, parts[0])
             losses = backward(stepper, parts, precision=self.cfg.precision)
             gradients = {n: p.grad.clone() for m in (self.model, self.objective) for n, p in m.named_parameters() if p.grad is not None}
             seen.append({"losses": {k: float(v) for k, v in losses.items()}, "gradients": gradients})

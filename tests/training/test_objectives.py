@@ -219,7 +219,7 @@ def test_a_step_never_waits_for_the_device(model, tokenizer):
     model.to(nowhere).train()
     for step in range(2):
         batch = batch_of(tokenizer, texts=[*TEXTS[:5], ""], step=step, prompt_tokens=1).to(nowhere)
-        objective.before_step(model)
+        objective.before_step(model, batch)
         sum(backward(_Step(model, objective), [batch], precision="fp32").values())
         objective.after_step()
 
