@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny random model and its tokenizer. Everything runs on the CPU, offline, on data made here."""
 
 import contextlib
+import gc
 import os
 import shutil
 import threading
@@ -53,6 +54,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(stack.close)
     if config.option.write_times:
         config.pluginmanager.register(Times())
+
+
+def pytest_collection() -> None:
+    """Garbage is looked for among what the tests make, and not, time and again, among all modules and tests."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -83,8 +83,7 @@ def crown(registry: Registry, version: "ModelVersion", *, instead_of: "ModelVers
         registry.untag(version, WITHDRAWN)
     if str(registry.aliases().get(CANDIDATE)) == str(version.version):
         registry.unpoint(CANDIDATE)
-    for one in filter(None, (version, instead_of)):
-        describe(registry, one.version)
+    describe(registry, *(one.version for one in (version, instead_of) if one))
     # each writes its move before it looks for others, so of two on two machines at least one sees the other
     if others := _all_moves(registry) - known - {(str(version.version), move)}:
         told = "; ".join(f"version {number} {other}" for number, other in others)
@@ -155,9 +154,16 @@ def require_gate_tag(registry: Registry, version: "ModelVersion") -> None:
         )
 
 
-def describe(registry: Registry, number: str | int) -> None:
-    """Bring a version's description, and that of all versions together, up to date with their tags."""
-    version = registry.version(number)
+def describe(registry: Registry, *numbers: str | int) -> None:
+    """Bring the descriptions of these versions, and that of all together, up to date with their tags."""
+    versions = registry.versions()
+    for version in versions:
+        if str(version.version) in map(str, numbers):
+            registry.describe(version, _text(version))
+    registry.describe_all("\n".join(_all_versions(registry, versions)))
+
+
+def _text(version: "ModelVersion") -> str:
     tags = version.tags
     lines = [f"Better than the baselines: {tags.get('better', 'not tested')}.", *json.loads(tags.get("reasons", "[]"))]
     lines += ["", "| metric | value [interval] |", "|---|---|"]
@@ -166,11 +172,10 @@ def describe(registry: Registry, number: str | int) -> None:
     lines += ["", *(f"Champion since {move}" for move in moves(version))]
     if taken := withdrawn(version):
         lines.append(f"Withdrawn {taken}" if taken.how == REJECTION else f"Rolled back {taken.at[:19]}Z, by {taken.by}: {taken.why}")
-    registry.describe(version, "\n".join(lines).strip())
-    registry.describe_all("\n".join(_all_versions(registry)))
+    return "\n".join(lines).strip()
 
 
-def _all_versions(registry: Registry) -> Iterator[str]:
+def _all_versions(registry: Registry, versions: list["ModelVersion"]) -> Iterator[str]:
     """A row for each version, the newest first: what a team asks of a model."""
     names: dict[str, list[str]] = {}
     for alias, number in registry.aliases().items():
@@ -179,7 +184,7 @@ def _all_versions(registry: Registry) -> Iterator[str]:
     yield ""
     yield f"| version | is | model | {' | '.join(SHOWN)} | better than the baselines | learned from |"
     yield "|---" * (len(SHOWN) + 5) + "|"
-    for version in reversed(registry.versions()):
+    for version in reversed(versions):
         tags = version.tags
         metrics = [tags.get(f"metric.{name}", "") for name in SHOWN]
         learned = f"{tags.get('sources', '')} texts of {tags.get('generation', '')}"

@@ -67,15 +67,15 @@ class Registry:
 
     def version(self, number: str | int) -> "ModelVersion":
         """ValueError when there is no such version."""
-        numbers = [str(version.version) for version in self.versions()]
-        if str(number) not in numbers:
-            raise ValueError(f"{self.name}: no version {number}; {', '.join(numbers) or 'none'} is registered")
-        return self._client.get_model_version(self.name, str(number))
+        known = {str(version.version): version for version in self.versions()}
+        if str(number) not in known:
+            raise ValueError(f"{self.name}: no version {number}; {', '.join(known) or 'none'} is registered")
+        return known[str(number)]
 
     def aliases(self) -> dict[str, str]:
         """Alias to version; empty before anything is registered."""
         known = self._client.search_registered_models(f"name = '{self.name}'")
-        return {alias: str(v) for alias, v in self._client.get_registered_model(self.name).aliases.items()} if known else {}
+        return {alias: str(number) for model in known for alias, number in model.aliases.items()}
 
     def at(self, alias: str) -> "ModelVersion | None":
         """The version that an alias points to."""

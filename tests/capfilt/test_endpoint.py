@@ -91,7 +91,7 @@ def test_the_log_odds_are_those_of_all_tokens(llama, tmp_path):
                 "logprobs": True,
                 "top_logprobs": 261,
             }
-            answer = httpx.post(f"http://127.0.0.1:{llama.port}/v1/chat/completions", json=body, timeout=60).json()
+            answer = httpx.post(f"http://127.0.0.1:{llama.port}/v1/chat/completions", json=body, timeout=HANG).json()
             likely = {one["token"]: one["logprob"] for one in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
             assert odds == pytest.approx(likely["Yes"] - likely["No"], abs=1e-3)
     assert len({round(float(odds), 3) for own in found.values() for odds in own}) > 9  # by picture and by text
@@ -163,7 +163,7 @@ def test_a_server_fuses_texts(llama, tmp_path):
         [(_, [[found]])] = paced(fuser, lambda _: fuser.prepare_pair(*pair), work, ["k"], batch_size=4, table="t")
         assert posts(llama) == 1  # of the second time none
     body = {"messages": [{"role": "user", "content": filled(FUSE, *pair)}], "temperature": 0, "max_tokens": sampler.max_tokens}
-    answer = httpx.post(f"http://127.0.0.1:{llama.port}/v1/chat/completions", json=body, timeout=60).json()
+    answer = httpx.post(f"http://127.0.0.1:{llama.port}/v1/chat/completions", json=body, timeout=HANG).json()
     assert found.text == answer["choices"][0]["message"]["content"]
 
 

@@ -9,6 +9,7 @@ import pytest
 from blip_core.cli.main import main
 from blip_core.cli.parser import make_parser
 from blip_core.cli.show import PORT, lines, serve
+from tests.support.processes import HANG
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def port(tmp_path):
 
 
 def ask(port: int, path: str, method: str = "GET", host: str | None = None) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG)
     connection.request(method, path, headers={"Host": host or f"127.0.0.1:{port}"})
     answer = connection.getresponse()
     return answer.status, answer.read().decode()

@@ -110,7 +110,7 @@ def hosts():
 
 
 def run(*words: object) -> int:
-    return main(["fetch", *map(str, words), "--allow-private", "--timeout", "5"])
+    return main(["fetch", *map(str, words), "--allow-private", "--timeout", str(HANG)])
 
 
 def rows_of(out: Path) -> list[dict]:
@@ -212,7 +212,7 @@ def test_who_waits_for_a_host_does_not_wait_when_it_asks_for_years():
         waiting = asyncio.create_task(host.turn())
         await asyncio.sleep(0)
         host.refused("it answers 429", 1e9, most=60)
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, HANG)
         return host.closed
 
     assert asyncio.run(waited()) == "it answers 429"

@@ -91,7 +91,5 @@ def test_what_is_kept_for_mlflow_outlives_a_full_disk(disk):
 def test_a_verb_says_it_without_a_traceback(tmp_path):
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-m", "blip_core", "plan", "--work", str(tmp_path)]
-        done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=full, stderr=subprocess.PIPE, text=True
-        )
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1 and "plan: the disk is full" in done.stderr and "Traceback" not in done.stderr

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import networkx as nx
 import psutil
@@ -18,7 +19,7 @@ from flows.graph import Choice, Node, changed, out_of_date, read_graph, up_to
 from flows.proc import STOPPED, Children
 from flows.progress import Narrator, parse_step
 from flows.worker import project
-from tests.support.processes import gone, wait_until
+from tests.support.processes import HANG, gone, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -321,21 +322,22 @@ def test_stages_side_by_side_share_the_cores(tmp_path, wanted, cores, expected):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_stage_with_the_longest_way_behind_it_goes_first(count):
+def test_the_stage_with_the_longest_way_behind_it_goes_first(count, monkeypatch):
     """Whichever came first; and no more run at a time than there are slots."""
     import threading
-    import time
 
-    from flows.slots import Slots
+    from flows import slots as module
 
-    slots, began, running, together = Slots(count), [], [], []
+    slots, began, running, together = module.Slots(count), [], [], []
+    settled = threading.Barrier(4, timeout=HANG)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: settled.wait()))  # all four have come
 
     def stage(behind: int) -> None:
         with slots.one(behind):
             began.append(behind)
             running.append(behind)
             together.append(len(running))
-            time.sleep(0.5)
+            wait_until(lambda: len(began) >= count)
             running.remove(behind)
 
     threads = [threading.Thread(target=stage, args=(behind,)) for behind in (1, 5, 0, 3)]

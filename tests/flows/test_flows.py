@@ -44,6 +44,10 @@ with open("order", "a") as f:
     f.write(f"+{out.name} ")
 print(f"{verb}  5/10  loss 1.0", file=sys.stderr)
 time.sleep(params["seconds"])
+deadline = time.monotonic() + HANG
+while verb == "pretrain" and Path("order").read_text().count("+") < params["started"]:
+    assert time.monotonic() < deadline, "nothing ran beside it"
+    time.sleep(0.02)
 with open("order", "a") as f:
     f.write(f"-{out.name} ")
 if params["die"] and len(Path("log").read_text().splitlines()) < 2:
@@ -52,8 +56,8 @@ if verb == "gate" and params["noise"] > params["limit"]:
     fail(f"gate: noise {params['noise']} > {params['limit']}; clean the data")
 out.parent.mkdir(parents=True, exist_ok=True)
 out.write_text(verb + "".join(p.read_text() for p in sources if p.is_file()))
-"""
-PARAMS = {"limit": 0.5, "noise": 0.4, "seconds": 0, "die": False}
+""".replace("HANG", str(HANG))
+PARAMS = {"limit": 0.5, "noise": 0.4, "seconds": 0, "started": 0, "die": False}
 DVC_YAML = """
 stages:
   ingest: {cmd: python -m blip_core ingest data/x a/g0, deps: [data], params: [seconds, die], outs: [a/g0], meta: {pool: cpu}}
@@ -232,8 +236,8 @@ def test_gpu_stages_of_one_gpu_take_turns(toy, server, tmp_path, monkeypatch):
     from flows.bootstrap import bootstrap
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    set_params(toy, seconds=1)
     for gpus, turns in (("0", True), ("", False)):
+        set_params(toy, **({"seconds": 1} if turns else {"started": 3}))  # ingest and both: else neither ends
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         (toy / "order").unlink(missing_ok=True)
         assert bootstrap(stages=["pretrain"], force=True, max_workers=2, return_state=True).is_completed()

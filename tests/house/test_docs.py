@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from blip_core.stages import STAGES
+from tests.support.processes import HANG
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "mlflow/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -19,7 +20,7 @@ MOST_WORDS = 900
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 

@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 UNTRACKED = ("config", "runtime")
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Modules that a file imports anywhere in it, by dotted name."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -23,15 +25,16 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
-def own_files(path: Path) -> set[Path]:
+@cache
+def own_files(path: Path) -> frozenset[Path]:
     """Files of blip_core that a file imports directly; `import blip_core` itself is a door that loads none of what it gives."""
     candidates = {
         ROOT / (name.replace(".", "/") + end) for name in imports(path) if name.startswith("blip_core.") for end in (".py", "/__init__.py")
     }
-    return {c for c in candidates if c.exists()}
+    return frozenset(c for c in candidates if c.exists())
 
 
 def closure(path: Path) -> set[str]:

@@ -20,9 +20,9 @@ from tests.support.processes import HANG, wait_until
 CODE = """
     import sys
     from pathlib import Path
-    sys.path[:0] = {path!r}
-    from tests.stages.test_ingest import run
-    if __name__ == "__main__":
+    if __name__ == "__main__":  # the processes that it starts import this too
+        sys.path[:0] = {path!r}
+        from tests.stages.test_ingest import run
         run(Path({data!r}), Path({out!r}))
 """
 SHARDS = 16

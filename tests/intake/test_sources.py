@@ -185,7 +185,7 @@ def test_a_killed_ingest_goes_on(s3, tmp_path):
         write_img2dataset(tmp_path / "data/web", f"{shard:05d}", [f"{shard:05d}{i:04d}" for i in range(60)])
     write_karpathy(tmp_path / "data/clean", [karpathy_image(f"n{i}", i, split) for i, split in enumerate(SPLITS)])
     values = small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    values["ingest"] |= {"web": f"s3://{s3.bucket()}/crawl", "remote": {"attempts": 6, "timeout": 10, "connections": 2}}
+    values["ingest"] |= {"web": f"s3://{s3.bucket()}/crawl", "remote": {"attempts": 6, "timeout": int(HANG), "connections": 2}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     s3.put_folder(values["ingest"]["web"], tmp_path / "data/web")
     place = listed(tmp_path / "data", tmp_path / "listed", web=values["ingest"]["web"])

@@ -333,9 +333,9 @@ def test_texts_of_the_crawl_are_shown_and_do_nothing(ada, driver, sheet):
     assert sent and all(url.startswith(("file:", "data:", "blob:")) for url in sent)
     inject = "document.body.insertAdjacentHTML('beforeend', arguments[0])"
     driver.execute_script(inject, '<img src="data:," onerror="window.ran=1"><img src="http://127.0.0.1:9/x"><script>window.ran=1</script>')
-    time.sleep(0.2)
+    failed = until(lambda: events(driver, "Network.loadingFailed"))
     assert driver.execute_script("return window.ran") is None  # nor would it, if a text became markup
-    assert [e["blockedReason"] for e in events(driver, "Network.loadingFailed")] == ["csp"]
+    assert [e["blockedReason"] for e in failed] == ["csp"]
 
 
 def test_a_narrow_window_and_keyboard_alone_will_do(ada, driver):

@@ -92,7 +92,7 @@ def test_a_packed_one_serves_itself(qwen, picture, tmp_path):
     """Through the verb, in a process that has nothing but the package."""
     command = [sys.executable, "-m", "blip_core", "pack", str(qwen), "--out", str(tmp_path / "served"), "--params", "params.yaml"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    program = "import sys, json, mlflow; model = mlflow.pyfunc.load_model('served'); " + (
+    program = "# warm\nimport sys, json, mlflow; model = mlflow.pyfunc.load_model('served'); " + (
         "print(json.dumps(model.predict([{'image': sys.argv[1], 'text': 'a red ball'}], params={'task': 'match'})))"
     )
     done = subprocess.run([sys.executable, "-c", program, str(picture)], cwd=tmp_path, check=True, capture_output=True, text=True)

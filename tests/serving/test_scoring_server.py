@@ -36,7 +36,7 @@ def ask(served, tmp_path_factory):
             yield lambda body: _sent(client, body)
         finally:
             os.killpg(server.pid, 15)
-            server.wait(20)
+            server.wait(HANG)
 
 
 def _wait(client, server, log):

@@ -32,7 +32,7 @@ def ran(done: subprocess.CompletedProcess) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
+def project(tmp_path_factory, database) -> Path:
     """A copy of the project with small parameters, its chain run once."""
     folder = tmp_path_factory.mktemp("project")
     values = small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))
@@ -43,6 +43,7 @@ def project(tmp_path_factory) -> Path:
     project_at(folder, values | {"baselines": "g0"})
     with (folder / "blip_core/training/objectives.py").open("a") as code:
         code.write("\n# not committed\n")
+    shutil.copy(database, folder)
     run_chain(folder)
     return folder
 
@@ -134,7 +135,7 @@ def test_metrics_and_plots_speak(project):
 def test_the_version_is_registered_and_captions_a_file(project):
     registration = json.loads((project / "artifacts/registration.json").read_text())
     code = (
-        "import glob, json, mlflow, pandas; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        "# warm\nimport glob, json, mlflow, pandas; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
         f"model = mlflow.pyfunc.load_model('models:/{registration['name']}@challenger');"
         "image = sorted(glob.glob('data/clean/images/*.jpg'))[0];"
         "print(json.dumps(list(model.predict(pandas.DataFrame({'image': [image]}))[0]['captions'])))"

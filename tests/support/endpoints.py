@@ -8,9 +8,10 @@ from blip_core.capfilt.chat import Terms
 from blip_core.capfilt.pace import begin, paced
 from blip_core.capfilt.plugins import open_captioner, open_filter
 from blip_core.config.capfilt import EndpointConfig, SamplerConfig
+from tests.support.processes import HANG
 
 SAMPLER = SamplerConfig(name="nucleus", p=0.9, top_k=0, temperature=1.0, beams=1, min_tokens=0, max_tokens=6, repetition_penalty=1.0)
-LIMITS = {"in_flight": 4, "timeout": 60, "patience": 60, "max_requests": None, "max_tokens_total": None}
+LIMITS = {"in_flight": 4, "timeout": HANG, "patience": 60, "max_requests": None, "max_tokens_total": None}
 QUESTION = "Does it show {text}? yes or no."
 PICTURES = dict(zip((f"k{n}" for n in range(9)), np.random.default_rng(0).integers(0, 256, (9, 40, 56, 3), dtype=np.uint8), strict=True))
 

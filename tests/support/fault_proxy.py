@@ -13,7 +13,8 @@ class Rule:
     """Break the requests that match, one in `every`, at most `count` of them.
 
     503, 500, 429: that answer. reset: hang up before an answer. lost: pass the request on, then hang up. cut: hang up after `after`
-    bytes of the body. short: the same, but the Content-Length says so. stall: after as many bytes nothing comes. flip: one bit."""
+    bytes of the body. short: the same, but the Content-Length says so. stall: after as many bytes nothing comes until other rules
+    hold. flip: one bit."""
 
     kind: str
     match: str = "GET .*"
@@ -107,8 +108,8 @@ class FaultProxy:
         await writer.drain()
         if rule and rule.kind == "cut":
             await asyncio.sleep(0.02)
-        if rule and rule.kind == "stall":
-            await asyncio.sleep(5)
+        while rule and rule.kind == "stall" and any(rule is one for one in self.rules):
+            await asyncio.sleep(0.02)
 
 
 async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:

@@ -47,7 +47,7 @@ class Postgres:
     def stop(self) -> None:
         """At once, as `pg_ctl stop -m immediate`: no client is waited for, and the next start recovers."""
         self.process.send_signal(signal.SIGQUIT)
-        self.process.wait(30)
+        self.process.wait(HANG)
 
     def database(self, name: str, driver: str = "psycopg2") -> str:
         """The URL of a new database."""

@@ -14,27 +14,27 @@ NUM = 6  # images of the crawl, in two shards
 STAGES = """
 stages:
   ingest:
-    cmd: python make.py ingest
-    deps: [data, make.py]
+    cmd: python team_stages.py ingest
+    deps: [data, team_stages.py]
     outs: [artifacts/generations/g0, artifacts/shards]
   assemble:
-    cmd: python make.py assemble
+    cmd: python team_stages.py assemble
     params: [assemble]
     deps: [artifacts/generations/g0]
     outs: [artifacts/generations/g1]
   gate:
-    cmd: python make.py gate
+    cmd: python team_stages.py gate
     deps: [artifacts/generations/g1]
     outs: [artifacts/gates/g1.json]
   pretrain:
     foreach: {g0: {generation: g0, sources: "human,web"}, g1: {generation: g1, sources: "human,web,synthetic"}}
     do:
-      cmd: python make.py pretrain --sources ${item.sources} ${key}
+      cmd: python team_stages.py pretrain --sources ${item.sources} ${key}
       params: [seed]
       deps: ["artifacts/generations/${item.generation}"]
       outs: ["artifacts/models/${key}"]
   register:
-    cmd: python make.py register
+    cmd: python team_stages.py register
     deps: [artifacts/models/g1]
     outs:
       - artifacts/registration.json: {cache: false}
@@ -147,7 +147,7 @@ def make_team(folder: Path) -> Path:
     """A project at folder/project with g1 in two versions: web texts from 0.1 on (tag ds/g1), then from 0.5 on; all is pushed."""
     project = folder / "project"
     project.mkdir(parents=True)
-    (project / "make.py").write_text(MAKE)
+    (project / "team_stages.py").write_text(MAKE)
     (project / "dvc.yaml").write_text(STAGES)
     (project / ".gitignore").write_text("/artifacts/\n/data\n/.work/\n/mlflow.db*\n/mlruns/\n/blip_core\n")
     (project / "params.yaml").write_text(yaml.safe_dump(small_values(yaml.safe_load((ROOT / "params.yaml").read_text()))))

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 import torch.multiprocessing as mp
 
 from blip_core.compute.distributed import agree, process_group, rank
+from tests.support.processes import HANG, wait_until
 from tests.support.query_steps import gradients
 from tests.support.trainings import Training
 
@@ -28,7 +28,7 @@ def worker(place: int, artifacts: Path, out: Path, ports: list[int], tokenizer) 
     os.environ |= {"RANK": str(place), "LOCAL_RANK": str(place), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0])}
     torch.set_num_threads(1)
-    with process_group(60):
+    with process_group(int(HANG)):
         seen = {"agree": agree(f"of {rank()}"), "rank": rank()}
         seen |= {name: Training(artifacts, **changes).gradients(3) for name, changes in GRADIENTS.items()}
         seen["queries"] = gradients(tokenizer, own=slice(3 * place, 3 * place + 3))
@@ -36,13 +36,16 @@ def worker(place: int, artifacts: Path, out: Path, ports: list[int], tokenizer) 
         seen["2 to 1"] = Training(artifacts).fit(out / "2to1", stop_at=7)
         seen["1 to 2"] = Training(artifacts).fit(out / ("1to2" if place == 0 else "empty"))
     os.environ["MASTER_PORT"] = str(ports[1])
+    (out / f"ready-{place}").touch()
+    wait_until(lambda: (out / f"ready-{1 - place}").exists(), pause=0.002)  # they join within the three seconds too
     try:
         with process_group(3):
             if place == 1:
-                time.sleep(5)
+                wait_until((out / "given-up").exists)
             agree(None)
     except RuntimeError as e:
         seen["lost"] = str(e)
+    (out / "given-up").touch()
     torch.save(seen, out / f"{place}.pt")
 
 
@@ -139,7 +142,7 @@ def test_process_0_decides_and_alone_writes(two):
 
 
 def test_a_process_that_does_not_answer_is_given_up(two):
-    """Process 1 slept for longer than the timeout of 3 seconds."""
+    """Process 1 says nothing until process 0 has given it up, after the 3 seconds of the timeout."""
     assert two[0]["lost"].startswith("process 0 of 2: another process of this training ended, or did not answer for 3 seconds")
     assert "goes on from the last checkpoint" in two[0]["lost"]
 

@@ -149,14 +149,14 @@ def test_rollback_brings_everything_back_and_its_undo_works(project):
 
 @pytest.mark.slow
 def test_rollback_says_what_other_code_would_run_again_and_takes_the_code_back_on_request(project):
-    (project / "make.py").write_text((project / "make.py").read_text() + "# newer\n")
+    (project / "team_stages.py").write_text((project / "team_stages.py").read_text() + "# newer\n")
     commit(project, "newer code")
     told = verb("generations", "rollback", "g1@ds/g1", cwd=project)
     assert "would run 1 stages anew: ingest" in told and "--code" in told
     done("git", "reset", "-q", "--hard", cwd=project)
     done("dvc", "checkout", "-q", cwd=project)
     assert "anew" not in verb("generations", "rollback", "g1@ds/g1", "--code", cwd=project)
-    assert "# newer" not in (project / "make.py").read_text() and len(kept_web(project / "artifacts/generations/g1")) == 5
+    assert "# newer" not in (project / "team_stages.py").read_text() and len(kept_web(project / "artifacts/generations/g1")) == 5
 
 
 @pytest.mark.slow
@@ -198,8 +198,8 @@ def test_rollback_refuses_what_would_lose_work(project):
 
 def test_rollback_waits_for_no_running_stage_but_refuses(project):
     """`dvc checkout` alone would change the data under it."""
-    code = (project / "make.py").read_text()
-    (project / "make.py").write_text(code.replace("def gate():", "def gate():\n    Path('began').touch(); sys.stdin.read()"))
+    code = (project / "team_stages.py").read_text()
+    (project / "team_stages.py").write_text(code.replace("def gate():", "def gate():\n    Path('began').touch(); sys.stdin.read()"))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     command = ["dvc", "repro", "-q", "-f", "-s", "gate"]
     running = subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "PATH": path})

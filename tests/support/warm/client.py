@@ -9,15 +9,17 @@ import sys
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1)
 
 
-def run_warm(folder: str) -> None:
-    """Ends the process, as the fork did: by the same exit code or by the same signal. Returns where the warm process has ended."""
+def run_warm(folder: str, words: list[str]) -> None:
+    """Ends the process, as the fork did: by the same exit code or by the same signal. Returns where the warm process has ended.
+
+    `words`: a module, a script or code, and its arguments."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(os.path.join(folder, "socket"))
     except OSError:
         return
     ignored = [number for number in FORWARDED if signal.getsignal(number) == signal.SIG_IGN]
-    asked = {"argv": sys.orig_argv[1:], "cwd": os.getcwd(), "environ": dict(os.environ), "ignored": ignored}
+    asked = {"argv": words, "cwd": os.getcwd(), "environ": dict(os.environ), "ignored": ignored}
     data = json.dumps(asked).encode()
     for number in set(FORWARDED) - set(ignored):
         signal.signal(number, lambda number, _: connection.send(bytes([number])))

@@ -1,9 +1,10 @@
 """One process for the whole run of the tests that has the large libraries imported and forks for each program that a test starts.
 
 A start of Python with torch, MLflow and DVC takes seconds of a core, a fork of this process a few hundredths. Of the project itself
-nothing is imported here: a fork imports it from where it runs. `python -m blip_core …`, `dvc …` and the flows start as ever, find
-sitecustomize.py on PYTHONPATH, and run here. Not as in a process of its own are the parent, the process group, and descriptors
-other than stdin, stdout and stderr: tests about these start programs without BLIP_WARM in the environment.
+nothing is imported here: a fork imports it from where it runs. `python -m blip_core …`, `dvc …`, the flows, `python -c` with code that
+begins with `# warm`, and the processes that run the tests side by side start as ever, find sitecustomize.py on PYTHONPATH, and run here.
+Not as in a process of its own are the parent, the process group, and descriptors other than stdin, stdout and stderr: tests about these
+start programs without BLIP_WARM in the environment.
 
 It ends when its stdin does, so with the run of the tests, however that ends, and its forks with it.
 """
@@ -22,14 +23,17 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from sitecustomize import read_at_import
 
 LIBRARIES = (
-    "alembic dvc.cli dvc.commands.repro dvc.commands.status dvc.repo dvc.repo.reproduce great_expectations httpx imagehash "
-    "matplotlib.pyplot mlflow mlflow.pyfunc mlflow.store.tracking.sqlalchemy_store networkx numpy pandas py3langid pyarrow.compute "
-    "pyarrow.dataset pyarrow.parquet pydantic ruamel.yaml safetensors.torch scipy.stats simplejpeg sklearn.linear_model sklearn.metrics "
-    "tokenizers torch torch._dynamo torch.distributed torch.utils.data tqdm yaml"
+    "accelerate aiohttp alembic av coolname dvc.cli dvc.cli.parser dvc.commands.repro dvc.commands.status dvc.repo dvc.repo.datasets "
+    "dvc.repo.reproduce dvc.scm fastapi great_expectations griffe httpx imagehash matplotlib.pyplot mlflow mlflow.pyfunc "
+    "mlflow.store.tracking.sqlalchemy_store networkx numpy pandas pendulum phonenumbers prometheus_client py3langid pyarrow.compute "
+    "pyarrow.dataset pyarrow.parquet pydantic pydantic_settings pytest rich.console ruamel.yaml safetensors.torch scipy.stats scmrepo.git "
+    "selenium.webdriver simplejpeg sklearn.linear_model sklearn.metrics sqlalchemy.ext.asyncio tabulate tokenizers torch torch._dynamo "
+    "torch.distributed torch.utils.data tqdm transformers.generation transformers.models.auto typer uvicorn websockets yaml"
 ).split()
 
 
@@ -139,10 +143,10 @@ def _become(asked: dict, descriptors: list[int]) -> None:
     os.environ.clear()
     os.environ.update(asked["environ"])
     os.chdir(asked["cwd"])
+    sys.orig_argv = [sys.executable, *asked["argv"]]
     kind, *argv = asked["argv"]
-    sys.orig_argv = [sys.executable, kind, *argv]
-    sys.argv = argv if kind == "-m" else [kind, *argv]
-    first = asked["cwd"] if kind == "-m" else str(Path(kind).resolve().parent)
+    sys.argv = argv if kind == "-m" else ["-c", *argv[1:]] if kind == "-c" else [kind, *argv]
+    first = asked["cwd"] if kind.startswith("-") else str(Path(kind).resolve().parent)
     named = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [first, *named, *sys.path]
     if os.environ.get("PYTHONUNBUFFERED"):
@@ -150,9 +154,12 @@ def _become(asked: dict, descriptors: list[int]) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """The exit code, negative for a signal, of a module or a script as the interpreter runs it."""
+    """The exit code, negative for a signal, of a module, a script or code as the interpreter runs it."""
     try:
-        if argv[0] == "-m":
+        if argv[0] == "-c":
+            sys.modules["__main__"] = ModuleType("__main__")  # what it spawns would import this file else
+            exec(argv[1], vars(sys.modules["__main__"]))
+        elif argv[0] == "-m":
             runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(argv[0], run_name="__main__")
