@@ -187,7 +187,7 @@ def test_what_can_take_no_adapter_is_told(llava, tmp_path, monkeypatch):
 
 def test_values_that_do_not_go_together_are_refused(params, llava):
     optim = params.tune_captioner.optim.model_dump() | {"compile": True}
-    with pytest.raises(ValueError, match="compile is true, but it compiles blocks of BLIP alone"):
+    with pytest.raises(ValueError, match="compile is set, but it compiles a BLIP alone"):
         type(params.tune_captioner)(optim=optim, language=params.tune_captioner.language, lora=lora(llava))
     with pytest.raises(ValueError, match="expected a question that has {text} in it once"):
         JudgeLoraConfig(**lora(llava).model_dump(), question="Is it?")
