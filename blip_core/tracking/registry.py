@@ -190,10 +190,16 @@ class Registry:
         return Path(self._client.download_artifacts(version.run_id, name, str(folder)))
 
     def model(self, version: "ModelVersion", folder: Path) -> Path:
-        """The model folder as it was registered, at `folder`/NAME-VERSION-HASH: another registry counts its versions from 1 as well."""
+        """The model folder as it was registered, at `folder`/NAME-VERSION-HASH: another registry counts its versions from 1 as well.
+
+        ValueError where something else registered the version."""
         import mlflow
 
-        out = folder / f"{self.name}-{version.version}-{version.tags['model_hash']}"
+        if (identity := version.tags.get("model_hash")) is None:
+            raise ValueError(
+                f"models:/{self.name}/{version.version}: has no tag model_hash, so `register` did not make it; expected one of its versions"
+            )
+        out = folder / f"{self.name}-{version.version}-{identity}"
         if not out.exists():
             with new_folder(out) as temporary, tempfile.TemporaryDirectory(dir=self._work) as fetched:
                 artifacts = mlflow.artifacts.download_artifacts(artifact_uri=f"{version.source}/artifacts", dst_path=fetched)

@@ -277,6 +277,9 @@ def test_a_tuned_network_gets_a_version_beside_the_model_that_it_is_tuned_from(r
     fetched = fetch_model("models:/blip-vqa@champion", root, root / "fetched")
     again, _ = load_network(fetched, KINDS["vqa"], None)
     assert again.kept == network.kept and all(torch.equal(v, network.state_dict()[k]) for k, v in again.state_dict().items())
+    client(root).create_model_version("blip-vqa", "somewhere")
+    with pytest.raises(ValueError, match="models:/blip-vqa/2: has no tag model_hash, so `register` did not make it"):
+        fetch_model("models:/blip-vqa/2", root, root / "fetched")
     shutil.copytree("artifacts/models/first", "artifacts/tasks/shapes/first/model")
     told = register_task("shapes", Path("artifacts/tasks/shapes"), measured, *outs, params=load_params(PARAMS))
     assert told == "shapes tunes nothing: its model is blip/1."
