@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def floor_of(artifacts: Path, arm: str, params: Params) -> Measured:
     return floor_of(artifacts, arm, params)
 
 
+@cache  # a fit takes seconds, and arms and filter share it
 def fitted_floor(artifacts: Path, arm: str) -> tuple[LinearFloor, list[str]]:
     """The fit to the texts that the arm's model saw, and those of the clean set among them."""
     generation, sources = SEEN[arm].split()
@@ -125,11 +127,9 @@ def filter_table(artifacts: Path, generation: str, kinds: dict[str, str]) -> str
     are chosen by, and by what it is made of. The linear floor is that of the clean set."""
     table = read_tables(artifacts / f"generations/{generation}")
     table = table.filter(pc.equal(table["source"], "web"))
-    floor, _ = fitted_floor(artifacts, "human")
-    features = features_of(artifacts, list(zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True)))
     scores = pair_scores(table)
     judges = {"the filter": table["match"].to_numpy(), "its ITM": scores.itm_logit, "its ITC": scores.itc}
-    judges["the linear floor"] = floor.pair_scores(features, table["text"].to_pylist())
+    judges["the linear floor"] = floor_scores(artifacts, generation)
     kind = np.array([kinds[key] for key in table["key"].to_pylist()])
     true, named = ~np.isin(kind, FALSE), {"all false texts": np.isin(kind, FALSE), **{name: kind == name for name in FALSE}}
     lines = ["| AUC, web texts against true ones | texts | " + " | ".join(judges) + " |", "|---" * (len(judges) + 2) + "|"]
@@ -139,6 +139,16 @@ def filter_table(artifacts: Path, generation: str, kinds: dict[str, str]) -> str
             aucs = (f"{roc_auc(true[both], score[both]):.3f}" for score in judges.values())
             lines.append(f"| {name} | {false.sum():,} | {' | '.join(aucs)} |")
     return "\n".join(lines)
+
+
+@cache
+def floor_scores(artifacts: Path, generation: str) -> np.ndarray:
+    """Of the generation's web texts, in its order."""
+    table = read_tables(artifacts / f"generations/{generation}")
+    table = table.filter(pc.equal(table["source"], "web"))
+    floor, _ = fitted_floor(artifacts, "human")
+    places = list(zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True))
+    return floor.pair_scores(features_of(artifacts, places), table["text"].to_pylist())
 
 
 def noise_table(artifacts: Path, generation: str, kinds: dict[str, str]) -> str:

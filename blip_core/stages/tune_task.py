@@ -63,19 +63,8 @@ def tune_task(
     name = f"tune_task {task}-{model.name}"
     identity = {"base": tuning.base, "data": folder_hash(data)}
     folder = run_folder(work, name.replace(" ", "-"), cfg=cfg.model_dump(exclude={"measure"}), seed=seed, **identity)
-    train(
-        tuning,
-        out,
-        out_history,
-        out_metrics,
-        optim=cfg.optim,
-        name=name,
-        folder=folder,
-        seed=seed,
-        log=log,
-        examples=len(examples),
-        set_aside=len(aside),
-    )
+    outs = (out, out_history, out_metrics)
+    train(tuning, *outs, optim=cfg.optim, name=name, folder=folder, seed=seed, log=log, examples=len(examples), set_aside=len(aside))
 
 
 def _keep(base: Blip, tokenizer: Tokenizer, out: Path, out_history: Path, out_metrics: Path) -> None:
