@@ -20,8 +20,9 @@ from side_by_side import ROOT, alternate, build, compared, random_texts, show, w
 from training_steps import Benchmark, Step, following, greatest_difference
 
 from blip_core.compute.pixels import normalize
+from blip_core.config.contrast import query_contrast
 from blip_core.config.params import Params, load_params
-from blip_core.config.training import OptimConfig, query_contrast
+from blip_core.config.training import OptimConfig
 from blip_core.model.qformer import QFormer
 from blip_core.training.features import Frozen
 from blip_core.training.loop import _train_step, learning_rate, make_optimizer, parallel, parameter_groups

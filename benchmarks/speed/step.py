@@ -21,8 +21,9 @@ from public_step import PADDED, PublicBlip, load_ours
 from side_by_side import ROOT, SIZES, Times, alternate, build, compared, model_config, random_texts, show, write
 from training_steps import Benchmark, Step, following, greatest_difference
 
+from blip_core.config.contrast import ContrastConfig
 from blip_core.config.params import load_params
-from blip_core.config.training import ContrastConfig, OptimConfig
+from blip_core.config.training import OptimConfig
 from blip_core.preview.plan import step_flops
 from blip_core.training.loop import _train_step, learning_rate, make_optimizer, parallel, parameter_groups
 from blip_core.training.objectives import PretrainObjective

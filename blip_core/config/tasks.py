@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from blip_core.config.base import THREADS, Config, Positive, Precision, Share
-from blip_core.config.training import ContrastConfig, OptimConfig
+from blip_core.config.contrast import ContrastConfig
+from blip_core.config.training import OptimConfig
 
 
 def _recalls(*ways: str) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from blip_core.compute.distributed import device
+from blip_core.config.contrast import query_contrast
 from blip_core.config.model import Blip2Config, FeatureConfig
 from blip_core.config.params import Params
-from blip_core.config.training import OptimConfig, query_contrast
+from blip_core.config.training import OptimConfig
 from blip_core.model.blip2 import Blip2
 from blip_core.model.qformer import QFormer
 from blip_core.preview.made_up import STAGE_2, MadeUp, Training

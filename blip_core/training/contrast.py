@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip_core.compute.distributed import gather, world_size
-from blip_core.config.training import ContrastConfig, QueryContrastConfig
+from blip_core.config.contrast import ContrastConfig, QueryContrastConfig
 from blip_core.model.blip import Blip
 from blip_core.model.vqa import encoder_of
 from blip_core.training.rounding import lerp_

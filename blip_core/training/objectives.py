@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip_core.compute.distributed import gather, global_mean, rank, total, world_size
-from blip_core.config.training import ContrastConfig, LanguageConfig
+from blip_core.config.contrast import ContrastConfig
+from blip_core.config.training import LanguageConfig
 from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.model.med import KeysValues
 from blip_core.training.contrast import Contrast, LearnedTemperature, Similarities

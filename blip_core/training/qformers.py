@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from blip_core.compute.precision import resolved
+from blip_core.config.contrast import query_contrast
 from blip_core.config.model import Blip2Config, FeatureConfig
-from blip_core.config.training import CaptionerConfig, FilterConfig, OptimConfig, PretrainConfig, query_contrast
+from blip_core.config.training import CaptionerConfig, FilterConfig, OptimConfig, PretrainConfig
 from blip_core.files.content import read_json
 from blip_core.model.blip2 import Blip2, Prompter
 from blip_core.model.qformer import QFormer

@@ -12,7 +12,8 @@ import math
 from torch import Tensor, nn
 
 from blip_core.compute.distributed import gather
-from blip_core.config.training import LanguageConfig, QueryContrastConfig
+from blip_core.config.contrast import QueryContrastConfig
+from blip_core.config.training import LanguageConfig
 from blip_core.model.med import KeysValues
 from blip_core.model.qformer import QFormer, best_query
 from blip_core.training.contrast import LearnedTemperature, Similarities, mean_cosine

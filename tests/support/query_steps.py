@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 
 from blip_core.compute.padding import tokenize
-from blip_core.config.training import LanguageConfig, QueryContrastConfig
+from blip_core.config.contrast import QueryContrastConfig
+from blip_core.config.training import LanguageConfig
 from blip_core.files.content import hash64
 from blip_core.training.loop import backward, parallel
 from blip_core.training.query_objective import QueryObjective

@@ -5,8 +5,9 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from blip_core.config.contrast import ContrastConfig
 from blip_core.config.params import Params
-from blip_core.config.training import ContrastConfig, ContrastiveDecodingConfig, DistillationConfig, OptionalConfig
+from blip_core.config.training import ContrastiveDecodingConfig, DistillationConfig, OptionalConfig
 from blip_core.model.blip import Blip
 from blip_core.tables.shards import ShardImages
 from blip_core.tokenizer.folders import load_tokenizer

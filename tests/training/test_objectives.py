@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from blip_core.compute.padding import tokenize
-from blip_core.config.training import ContrastConfig, LanguageConfig
+from blip_core.config.contrast import ContrastConfig
+from blip_core.config.training import LanguageConfig
 from blip_core.files.content import hash64
 from blip_core.training.contrast import Contrast, momentum_twin
 from blip_core.training.loop import _Step, backward
