@@ -1,4 +1,5 @@
-"""What must hold of every row of a caption table, whichever stage wrote it; validate, gate and the verb `check` add what is theirs.
+"""What must hold of every row of a caption table, whichever stage wrote it. The verb `contract` asks this alone; validate and
+gate add what is theirs.
 
 A row that breaks it is named with its file, row and key. One table and its shard's index are in memory at a time.
 """

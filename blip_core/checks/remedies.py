@@ -43,7 +43,7 @@ REMEDIES = {
 }
 MISSPELT = "there is no such text: mend the value in `gate.slices`, or take it out"
 SLICE = "The limits of slices stand in `gate.slices`; those that have too few texts (`gate.min_texts`) count at their worst in the whole"
-TABLE = "the tables are not as the stages leave them: `blip check FOLDER` names the rows; `dvc repro --force` the stage that makes them"
+TABLE = "the tables are not as the stages leave them: `blip contract FOLDER` names the rows; `dvc repro --force` the stage that makes them"
 
 
 def remedy(check: str) -> str:

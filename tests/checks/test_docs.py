@@ -1,6 +1,7 @@
 """Data Docs as a reader sees them: what failed comes first and says what to do, and the index has the newest first."""
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from blip_core.checks import docs as docs_module
 from blip_core.checks.docs import Docs, write_docs
 from blip_core.checks.expect import at_least, one_of, share_at_most
 from blip_core.checks.expectations import check
+from blip_core.checks.remedies import MISSPELT, REMEDIES, SLICE, TABLE
+from blip_core.cli.parser import below, make_parser
 
 EVIL = "<script>alert(1)</script>"
 
@@ -59,7 +62,7 @@ def test_a_failure_is_one_row_at_the_top_with_its_places_and_what_to_do(tmp_path
     assert head == ["status", "what was checked", "limit", "found", "what to do"]
     assert first[:4] == ["✗ failed", "rows of an unknown source source", "0 rows", "1 row"]
     assert (
-        first[4].startswith("the tables are not as the stages leave them: blip check FOLDER")
+        first[4].startswith("the tables are not as the stages leave them: blip contract FOLDER")
         and f"{EVIL} in web-00000.parquet, row 1, key web-1" in first[4]
     )
     assert second[:4] == ["✗ failed", "human images with a kept text images_human", "at least 20,000", "15,971"]
@@ -67,6 +70,18 @@ def test_a_failure_is_one_row_at_the_top_with_its_places_and_what_to_do(tmp_path
     assert rest[1:] == [["✓ passed", "texts in all texts_rows", "at least 1", "2"],
                         ["✓ passed", "share that the filter rejected noise_web", "at most 0.95", "0.5"]]  # fmt: skip
     assert "source web keeps nothing" in (tmp_path / "gate-r1/index.html").read_text()
+
+
+def test_what_to_do_names_verbs_and_values_that_there_are(params):
+    verbs, values = below(make_parser("blip", stages=[])), params.model_dump(by_alias=True)
+    for code in re.findall("`([^`]+)`", "".join([*REMEDIES.values(), MISSPELT, SLICE, TABLE])):
+        program, *words = code.split()
+        if words:
+            assert program == "dvc" or words[0] in verbs, code
+        else:
+            found = values
+            for name in code.split(".")[:2]:  # what follows is a source, which may have none
+                found = found[name]
 
 
 def test_the_pages_fetch_and_run_nothing_and_their_links_lead_somewhere(tmp_path):
