@@ -32,14 +32,19 @@ def history(key: str, artifacts: Path) -> str:
             shard = rows[0]["shard"]
     aside = artifacts / "quarantine.parquet"
     if aside.exists():
-        bare = key.split("-", 1)[-1]
-        for row in pq.read_table(aside, filters=[("key", "in", [key, bare])]).to_pylist():
+        for row in pq.read_table(aside, filters=[("key", "in", _keys_aside(key))]).to_pylist():
             lines.append(f"set aside at ingest: {row['reason']} ({row['detail'] or 'no detail'}), from {row['where']}")
     lines += source_lines(key, artifacts / NAME, shard)
     if not lines:
         tables = [path for manifest in generations for path in table_paths(manifest.parent)]
         raise ValueError(f"key {key!r} is in no generation and not in quarantine; {hint(key, tables)}")
     return "\n".join([*lines, *(f"{identity}: {words}" for identity, words in makers.items())])
+
+
+def _keys_aside(key: str) -> list[str]:
+    """By which the quarantine may know an image: a row of the clean set whose split was never known has a key without one."""
+    split, _, bare = key.partition("-")
+    return [key, bare] if split in ("train", "val", "test") else [key]
 
 
 def rows_of(key: str, generation: Path) -> list[dict[str, Any]]:

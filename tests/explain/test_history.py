@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from blip_core.explain.history import hint, history
+from blip_core.intake.units import QUARANTINE_SCHEMA, quarantine_row
 from blip_core.metadata.folder import ASIDE
 from blip_core.tables.captions import caption_table, write_table
 from blip_core.tables.manifest import write_manifest
@@ -38,6 +39,15 @@ def test_what_its_source_says_is_told(artifacts):
     told = history("web-1", artifacts)
     assert f"its source says:\n  url: http://a/1.jpg\n  punsafe: NaN\n  exif: {'x' * 200}… (300 characters)" in told
     assert "licence" not in told and "url: http://a/2.jpg" in history("web-2", artifacts)
+
+
+def test_what_was_set_aside_is_of_this_image(artifacts):
+    """Where splits are dealt, an unusable row of the clean set has none, so that its key may be the number of a web picture too."""
+    rows = [quarantine_row("clean", "1", "clean/a.json:1", "too_small", ""), quarantine_row("web", "web-7", "web/0.tar", "truncated", "")]
+    write_table(pa.Table.from_pylist(rows, QUARANTINE_SCHEMA), artifacts / "quarantine.parquet")
+    assert "set aside" not in history("web-1", artifacts)
+    assert history("train-1", artifacts) == "set aside at ingest: too_small (no detail), from clean/a.json:1"
+    assert history("web-7", artifacts) == "set aside at ingest: truncated (no detail), from web/0.tar"
 
 
 def test_an_unknown_key_and_an_empty_folder_are_said_plainly(artifacts, tmp_path):
