@@ -60,19 +60,21 @@ def tidy(text: str, limits: TextLimits) -> str:
     clean = " ".join(_CONTROL.sub(" ", text).split())
     _check_length(clean, 4 * limits.max_chars)  # NFC shortens to a quarter at most, and its time can grow with the square of the length
     clean = unicodedata.normalize("NFC", clean)
-    if not any(unicodedata.category(c)[0] not in "CZ" for c in clean):
+    if not _is_visible(clean):
         raise Rejected("control_text", f"{text[:20]!a}")
     _check_length(clean, limits.max_chars)
     return clean
 
 
 def by_rule(text: str, limits: TextLimits) -> str:
-    """What `limits.rule` makes of a tidy text; Rejected when that is nothing."""
+    """What `limits.rule` makes of a tidy text; Rejected when that is nothing, or too long."""
     if limits.rule == "keep":
         return text
-    if clean := pre_caption(text, limits.max_words):
-        return clean
-    raise Rejected("empty_text", f"nothing left of {text[:20]!r} by the paper's rule")
+    clean = pre_caption(text, limits.max_words)
+    if not _is_visible(clean):
+        raise Rejected("empty_text", f"nothing left of {text[:20]!r} by the paper's rule")
+    _check_length(clean, limits.max_chars)  # the small letter of a Turkish İ is two characters
+    return clean
 
 
 def pre_caption(text: str, max_words: int) -> str:
@@ -85,6 +87,11 @@ def without_marks(text: str, max_words: int) -> str:
     text = _MARKS.sub(" ", text)
     text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
+
+
+def _is_visible(text: str) -> bool:
+    """Whether there is more than white space and characters without a shape, as U+200B."""
+    return any(unicodedata.category(c)[0] not in "CZ" for c in text)
 
 
 def _check_length(text: str, most: int) -> None:

@@ -68,8 +68,11 @@ def test_length_counts_what_is_stored():
 
 def test_paper_rule_comes_on_top():
     assert clean_text("A Red\tBall. On grass", PAPER) == "a red ball"
-    with pytest.raises(Rejected, match="empty_text"):
-        clean_text("...!!!", PAPER)
+    for text in ("...!!!", "!\u200b", "(\u200e) *"):
+        with pytest.raises(Rejected, match="empty_text"):
+            clean_text(text, PAPER)
+    with pytest.raises(Rejected, match="text_too_long: 120 characters, at most 100"):
+        clean_text("İ" * 60, PAPER)
 
 
 def test_cleaning_twice_changes_nothing():
