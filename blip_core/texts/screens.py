@@ -210,5 +210,6 @@ def common(tables: Walk, *, max_images: int | None, max_share: float) -> pa.Arra
 
 
 def mark_common(table: pa.Table, texts: pa.Array) -> pa.Table:
-    """The table with its column `boilerplate`: whether the text is one of these."""
-    return _set(table, "boilerplate", pc.is_in(normalised(table["text"]), value_set=texts))
+    """The table with its column `boilerplate`: whether the text is one of these. A picture without a text has none that could be."""
+    hit = pc.and_(pc.is_in(normalised(table["text"]), value_set=texts), pc.not_equal(table["reason"], NO_TEXT))
+    return _set(table, "boilerplate", hit)

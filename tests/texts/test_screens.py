@@ -295,6 +295,14 @@ def test_a_share_of_the_images_is_a_limit_too_and_one_image_is_none():
     assert common(parts(["a cat", "a dog"]), max_images=None, max_share=0.0).to_pylist() == []
 
 
+def test_a_picture_without_a_text_has_no_boilerplate_where_signs_alone_are():
+    rows = [{"key": f"web-{i}", "text": text, "reason": "kept"} for i, text in enumerate(("...", "-", "!"))]
+    signs = caption_table([*rows, {"key": "web-3", "text": "", "reason": "missing_text"}])
+    done = completion(Walk(lambda: iter([signs])), config(boilerplate="mark"))(signs)
+    assert done["boilerplate"].to_pylist() == [True, True, True, False]
+    assert tally(done, config(boilerplate="mark")) == {"marked_boilerplate": 3, "dropped_boilerplate": 0}
+
+
 def test_a_text_counts_once_for_an_image():
     same = table(["a cat", "A cat!", "a cat.", "a dog"], keys=["web-1", "web-1", "web-1", "web-2"])
     assert common(Walk(lambda: iter([same])), max_images=1, max_share=1.0).to_pylist() == []
