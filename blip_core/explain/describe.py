@@ -24,7 +24,7 @@ from blip_core.config.selection import DescribeConfig
 from blip_core.explain.words import words_of
 from blip_core.selection.choice import Rule
 from blip_core.selection.outcome import NoiseRatio
-from blip_core.tables.captions import KEPT, WRITTEN, read_table, table_paths
+from blip_core.tables.captions import KEPT, NO_TEXT, WRITTEN, read_table, table_paths
 from blip_core.tables.counting import hashes
 from blip_core.texts.screens import normalised, screened
 
@@ -79,7 +79,7 @@ def noise_by_origin(reasons: Reasons, ratio: NoiseRatio) -> list[dict[str, Any]]
         rows.setdefault((source, sampler, captioner), Counter())[reason] += count
     found = []
     for origin, own in sorted(rows.items(), key=lambda item: (SOURCES.index(item[0][0]), item[0])):
-        counts = {"texts": own.total(), "judged": ratio.judged[origin], "kept": own[KEPT], "noise": ratio.of(*origin)}
+        counts = {"texts": own.total() - own[NO_TEXT], "judged": ratio.judged[origin], "kept": own[KEPT], "noise": ratio.of(*origin)}
         found.append({**dict(zip(ORIGIN, origin, strict=True)), **counts, "reasons": dict(own)})
     return found
 

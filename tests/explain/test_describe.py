@@ -126,7 +126,8 @@ def test_noise_by_source_sampler_and_captioner(round_of):
 
 def test_texts_that_the_filter_did_not_score_are_no_part_of_the_noise_ratio(tmp_path):
     unscored = web("web-3", "d", "markup") | dict.fromkeys(("match", "itm", "itc")) | {"filter": ""}
-    rows = [web("web-0", "a", "below_threshold"), web("web-1", "b"), unscored]
+    bare = unscored | {"key": "web-4", "text": "", "reason": "missing_text"}  # a picture without a text
+    rows = [web("web-0", "a", "below_threshold"), web("web-1", "b"), unscored, bare]
     base = seal(tmp_path / "g0", {"web-00000": [web("web-0", "a")]})
     (found,) = describe_round(base, seal(tmp_path / "g1", {"web-00000": rows}, rule=as_applied()), CFG)["noise"]
     assert (found["texts"], found["judged"], found["noise"]) == (3, 2, 0.5)
