@@ -63,7 +63,7 @@ def _why(row: dict[str, Any], rows: list[dict[str, Any]], rule: dict[str, Any]) 
         "refusal": "its captioner says that it can't or won't write",
         "loop": f"it says the same words {rule['max_repeat']} times in a row or more",
         "truncated": "its captioner's limit of tokens cut it off",
-        "overused": f"it stands at more than {rule['max_share']:.0%} of the images",
+        "overused": f"it stands at more than {100 * rule['max_share']:.3g}% of the images",
         "duplicate": f"says the same as {_twin(row, rows)}",
         "outranked": f"the image has {rule['keep_best']} texts with a better score",
         NO_TEXT: "the crawl has no usable text with the picture; a captioner may write some",

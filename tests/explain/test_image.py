@@ -30,6 +30,14 @@ def test_each_text_is_told_with_the_rule_in_numbers(generation):
     assert "loop: 'dog dog dog'" in told and "the same words 3 times in a row or more" in told
 
 
+def test_a_small_share_is_told_as_it_is(tmp_path):
+    base = seal(tmp_path / "g0", {"web-00000": [row(f"web-{i}", f"text {i}", "web", reason="kept") for i in range(2)]})
+    rows = [row(f"web-{i}", "a boat", "synthetic", 0.7) for i in range(2)]
+    scores = seal(tmp_path / "scores", {"web-00000": rows})
+    assemble(base, scores, tmp_path / "g1", tmp_path / "m.json", cfg=config(max_share=0.0025))
+    assert "it stands at more than 0.25% of the images" in explain("web-1", tmp_path / "g1")
+
+
 def test_every_filter_has_its_say(generation, tmp_path):
     from blip_core.selection.calibration import Calibrated, Calibration, write_calibrations
     from blip_core.stages.assemble import assemble
