@@ -32,7 +32,7 @@ def check_folder(folder: Path, shards: Path | None = None) -> str:
 
     `shards`: where not given, the folder of this name in the same artifacts."""
     paths = [p for p in table_paths(folder) if p.name != CONTROLS]
-    faults = [f for f in folder_faults(folder) if not f.startswith(str(folder / CONTROLS))]
+    faults = folder_faults(folder)
     if not faults:
         decided = folder.resolve().name == "heldout" or folder.resolve().parent.name == "generations"
         rows = Walk(lambda: each_row(paths, COLUMNS, shards or _beside(folder)))

@@ -116,6 +116,17 @@ def test_tables_off_the_schema_or_altered_and_shards_that_are_not_there(tmp_path
         check_folder(seal(tmp_path / "elsewhere", {"web-00000": WEB}))
 
 
+def test_planted_pairs_have_columns_of_their_own_and_are_altered_as_others(tmp_path):
+    generation(tmp_path)
+    planted = pa.table({"key": ["val-0"], "truth": [True]})
+    scores = seal(tmp_path / "artifacts/rounds/r1/scores", {"web-00000": [r | {"reason": ""} for r in WEB], "controls": planted})
+    assert "4 texts in 1 tables" in check_folder(scores)
+    data = bytearray((scores / "controls.parquet").read_bytes())
+    data[20] ^= 1
+    (scores / "controls.parquet").write_bytes(data)
+    assert "controls.parquet: altered since the manifest was written" in failures(scores)["contract"]
+
+
 def test_a_table_without_its_shard(tmp_path):
     folder = generation(tmp_path)
     write_shards(tmp_path / "artifacts/shards", {"train": ["train-0"]})
