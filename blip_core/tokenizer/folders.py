@@ -39,7 +39,10 @@ def load_tokenizer(path: Path) -> Tokenizer:
         if not path.exists():
             raise ValueError("no such file; expected a folder with a tokenizer, a tokenizer.json, or a vocab.txt of BERT, one token a line")
         return _of_json(path) if path.suffix == ".json" else _of_vocab(path)
-    except (ValueError, UnicodeDecodeError) as e:
+    except UnicodeDecodeError as e:
+        expected = "a tokenizer.json, or a vocab.txt of BERT, one token a line; a model of SentencePiece is named by its folder"
+        raise ValueError(f"{path}: no text in UTF-8 ({e.reason} at byte {e.start}); expected {expected}") from None
+    except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
 
 

@@ -105,11 +105,13 @@ class Tokenizer:
 
     def words(self, text: str, *, max_tokens: int) -> list[tuple[str, list[int]]]:
         """The words of a text as they stand in it, each with the places of its pieces in `encode`; what is cut off is left out. In
-        scripts without spaces each piece is a word."""
+        scripts without spaces each piece is a word. Pieces of white space alone, as of a second blank, are none."""
         pieces = self._pieces.encode(text, add_special_tokens=False)
         found: list[tuple[int, int, list[int]]] = []  # where a word begins and ends, and its places
         before = None
         for place, word, (start, end) in zip(range(1, max_tokens - 1), pieces.word_ids, pieces.offsets, strict=False):
+            if not text[start:end].strip():
+                continue
             own = None if _UNSPACED.search(text[start:end]) else word
             if found and (start < found[-1][1] or (own is not None and own == before)):  # bytes of one character overlap
                 found[-1] = (found[-1][0], max(end, found[-1][1]), [*found[-1][2], place])

@@ -121,6 +121,14 @@ def test_chinese_comes_back_without_spaces(tmp_path):
     assert "".join(word for word, _ in words) == "一只Nike" and words[-1][0] == "Nike", "a map is of words"
 
 
+def test_white_space_is_no_word(tmp_path):
+    found = load_tokenizer(byte_level(tmp_path / "bytes", special=XLM))
+    text = "El  niño\u2028y\u00a0"
+    words, ids = found.words(text, max_tokens=40), found.encode(text, max_tokens=40)
+    assert [word for word, _ in words] == ["El", "niño", "y"]
+    assert [found.decode(ids[place] for place in places) for _, places in words] == ["El", "niño", "y"]
+
+
 def test_what_a_folder_lacks_is_said_with_a_remedy(tmp_path):
     folder = byte_level(tmp_path / "gpt2", bos_token=END, eos_token=END)
     with pytest.raises(
@@ -152,11 +160,12 @@ def test_what_a_folder_lacks_is_said_with_a_remedy(tmp_path):
         ({"vocab.json": "{", "merges.txt": ""}, "no tokenizer.json, and transformers makes none of its files"),
         ({"vocab.txt": "a\na\n"}, r"lacks \[PAD\], \[UNK\], \[CLS\], \[SEP\], \[MASK\]"),
         ({"vocab.txt": "\n".join([*CASED, "a"])}, "has 'a' twice"),
+        ({"vocab.txt": "caf\udce9"}, r"no text in UTF-8 \(.* at byte 3\); expected a tokenizer.json, or a vocab.txt of BERT"),
     ],
 )
 def test_a_folder_that_holds_no_tokenizer(files, fault, tmp_path):
     for name, content in files.items():
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ValueError, match=fault):
         load_tokenizer(tmp_path)
 
