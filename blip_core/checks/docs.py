@@ -58,13 +58,14 @@ def read_verdict(generation: Path, docs: Path, gate: Path) -> list[dict[str, Any
 
 def _write_index(folder: Path) -> None:
     shown = None
-    while shown != (found := sorted(folder.glob(f"*/{RESULTS}"))):  # a stage that ends meanwhile writes one as well
+    while shown != (page := _render("index.html", validations=_newest_first(folder))):  # a stage that ends meanwhile writes one as well
         with new_file(folder / INDEX) as temporary:
-            temporary.write_text(_render("index.html", validations=_newest_first(found)), encoding="utf-8")
-        shown = found
+            temporary.write_text(page, encoding="utf-8")
+        shown = page
 
 
-def _newest_first(paths: list[Path]) -> list[dict[str, Any]]:
+def _newest_first(folder: Path) -> list[dict[str, Any]]:
+    paths = sorted(folder.glob(f"*/{RESULTS}"))
     found = [{**json.loads(path.read_text(encoding="utf-8")), "link": f"{path.parent.name}/{INDEX}"} for path in paths]
     return sorted(found, key=lambda validation: validation["at"], reverse=True)
 

@@ -114,8 +114,16 @@ def test_the_index_has_the_newest_first_and_says_what_failed(tmp_path):
     assert second[2].startswith("2 of 4 rows of an unknown source: 1 row, expected 0 rows human images with a kept text: 15,971, expected")
 
 
-def test_a_validation_that_ends_while_the_index_is_written_stands_in_it(tmp_path, monkeypatch):
-    render, others = docs_module._render, [lambda: write(tmp_path / "validate", title="Validation of g0")]
+@pytest.mark.parametrize("other", ["gate-r2", "validate"])
+def test_a_validation_that_ends_while_the_index_is_written_stands_in_it(tmp_path, monkeypatch, other):
+    """One that is new, and one that was there and ended otherwise."""
+    result = {"name": "n", "says": "s", "limit": "at most 1", "observed": 0.5, "passed": False}
+
+    def end(name: str, *, passed: bool) -> None:
+        write_docs(Docs(tmp_path / name, f"The last of {name}", ""), [result | {"passed": passed}], answers={})
+
+    end("validate", passed=False)
+    render, others = docs_module._render, [lambda: end(other, passed=True)]
 
     def slow(template: str, **values) -> str:
         page = render(template, **values)
@@ -124,8 +132,10 @@ def test_a_validation_that_ends_while_the_index_is_written_stands_in_it(tmp_path
         return page
 
     monkeypatch.setattr(docs_module, "_render", slow)
-    write(tmp_path / "gate-r1")
-    assert {row[1] for row in Page(tmp_path / "index.html").rows} >= {"Gate of g1", "Validation of g0"}
+    end("gate-r1", passed=True)
+    assert not others
+    states = {row[1]: row[0] for row in Page(tmp_path / "index.html").rows}
+    assert states["The last of gate-r1"] == states[f"The last of {other}"] == "✓ passed"
 
 
 @pytest.mark.parametrize(
