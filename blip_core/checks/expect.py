@@ -189,7 +189,8 @@ def _told(row: dict[str, Any], e: Expect) -> str:
     values = {c: row[c] for c in e.columns}
     one = row[e.columns[0]]
     told = str(values if e.kind == "unique" else tuple(values.values()) if len(values) > 1 else "no value" if one is None else one)
-    told = "" if e.kind == "never_null" else told
+    # what breaks a text's form is often what a terminal would act upon
+    told = "" if e.kind == "never_null" else "".join(c if c.isprintable() else repr(c)[1:-1] for c in told)
     if "row" not in row:
         return told
     return f"{told[:_LONGEST]} in {row['shard']}.parquet, row {row['row']}, key {row['key']}".strip()

@@ -181,6 +181,11 @@ def test_the_message_names_each_failed_check_with_observed_limit_and_report(tmp_
     assert lines[3:] == ["Mend it.", f"Data Docs: {docs / 'index.html'}"]
 
 
+def test_what_stands_in_a_row_is_told_on_one_line():
+    found = verdicts({"text": ["a\x1b[2J\nb\u2028ç"]}, matches("form", "text", "[a-z]+", "texts of another form"))
+    assert found["form"]["examples"] == [r"a\x1b[2J\nb\u2028ç"]
+
+
 @pytest.mark.parametrize("number", [NAN, None])
 def test_a_number_that_is_missing_is_told_once(number):
     found = verdicts({"coverage": pa.array([number], pa.float64())}, at_least("coverage", 0.2, "coverage"))
