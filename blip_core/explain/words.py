@@ -16,7 +16,7 @@ _LETTER = r"\p{L}\p{N}\p{M}"
 _STEPS = (
     (r"[’ʼ＇]", "'"),
     (r"[.!?…:;。！？：；\n]+([\s\"'”’)\]]|$)|[。！？：；]", rf" {_END} "),
-    (r"[.,]([^\p{N}]|$)", r" \1"),  # a separator stays between digits alone
+    (r"[.,]+([^\p{N}]|$)", r" \1"),  # a separator stays between digits alone
     (r"(^|[^\p{N}])[.,]", r"\1 "),
     (rf"'+([^{_LETTER}]|$)", r" \1"),
     (rf"(^|[^{_LETTER}])'+", r"\1 "),
