@@ -100,6 +100,8 @@ def _taken(rows: list[dict[str, Any]], own: pa.Field) -> pa.Array:
 def _value(value: Any, kind: pa.DataType) -> Any:
     if value is None or pa.types.is_string(kind):
         return None if value is None else as_text(value)
+    if isinstance(value, bool) != pa.types.is_boolean(kind):  # to Arrow true is 1 as well
+        return None
     try:
         found = pa.scalar(value, kind).as_py()
     except (pa.ArrowException, TypeError, ValueError, OverflowError):

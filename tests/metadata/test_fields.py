@@ -113,6 +113,13 @@ def test_a_field_that_is_rare_in_one_shard_alone_gets_its_column_there_too():
     assert found["license"].to_pylist() == ["nc", "4", None] and OTHERS in odd.column_names
 
 
+def test_what_is_rare_in_one_shard_and_of_another_type_stays_among_the_others():
+    odd = table({"a": 1, "b": 2, "nsfw": True, "ok": 1}, {"a": 1, "b": 2}, max_fields=2)
+    _, found = together(table({"nsfw": 0.5, "ok": True}), odd, max_fields=9)[0]
+    assert found["nsfw"].null_count == found["ok"].null_count == 2
+    assert [json.loads(text) for text in found[OTHERS].drop_null().to_pylist()] == [{"nsfw": True, "ok": 1}]
+
+
 def test_rows_of_one_picture_join():
     found = joined(beside({"url": "u", "caption": c, "n": n}, ["caption"]) for n, c in enumerate("ab"))
     assert found.values == {"url": "u", "n": [0, 1]}
