@@ -19,16 +19,17 @@ SHOWN = 3  # keys in a hint
 
 
 def history(key: str, artifacts: Path) -> str:
-    """Lines for a person, generation by generation. ValueError when the key is nowhere below `artifacts`."""
+    """Lines for a person, generation by generation, and what is held out. ValueError when the key is nowhere below `artifacts`."""
     generations = sorted((artifacts / "generations").glob("*/manifest.json"), key=lambda p: (len(p.parent.name), p.parent.name))
     if not generations:
         raise ValueError(f"{artifacts / 'generations'}: holds no generation; run the chain, or name another folder with --artifacts")
+    folders = [manifest.parent for manifest in [*generations, *artifacts.glob("heldout/manifest.json")]]
     lines: list[str] = []
     shard, makers = None, dict[str, str]()
-    for manifest in generations:
-        if rows := rows_of(key, manifest.parent):
-            lines += [f"{manifest.parent.name}:", *(f"  {_describe(row, rows)}" for row in rows)]
-            makers |= makers_of(rows, read_makers(manifest.parent))
+    for folder in folders:
+        if rows := rows_of(key, folder):
+            lines += [f"{folder.name}:", *(f"  {_describe(row, rows)}" for row in rows)]
+            makers |= makers_of(rows, read_makers(folder))
             shard = rows[0]["shard"]
     aside = artifacts / "quarantine.parquet"
     if aside.exists():
@@ -36,8 +37,8 @@ def history(key: str, artifacts: Path) -> str:
             lines.append(f"set aside at ingest: {row['reason']} ({row['detail'] or 'no detail'}), from {row['where']}")
     lines += source_lines(key, artifacts / NAME, shard)
     if not lines:
-        tables = [path for manifest in generations for path in table_paths(manifest.parent)]
-        raise ValueError(f"key {key!r} is in no generation and not in quarantine; {hint(key, tables)}")
+        tables = [path for folder in folders for path in table_paths(folder)]
+        raise ValueError(f"key {key!r} is in no generation, not held out and not in quarantine; {hint(key, tables)}")
     return "\n".join([*lines, *(f"{identity}: {words}" for identity, words in makers.items())])
 
 

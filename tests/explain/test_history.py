@@ -41,6 +41,15 @@ def test_what_its_source_says_is_told(artifacts):
     assert "licence" not in told and "url: http://a/2.jpg" in history("web-2", artifacts)
 
 
+def test_a_held_out_image_has_its_texts(artifacts):
+    row = {"key": "val-7", "image_id": "v", "text": "a dog", "source": "human", "candidate": 0, "reason": "kept"}
+    write_table(caption_table([row]), artifacts / "heldout/val-00000.parquet")
+    write_manifest(artifacts / "heldout")
+    assert history("val-7", artifacts) == "heldout:\n  kept: 'a dog', human"
+    with pytest.raises(ValueError, match=r"did you mean val-7\?"):
+        history("val-0007", artifacts)
+
+
 def test_what_was_set_aside_is_of_this_image(artifacts):
     """Where splits are dealt, an unusable row of the clean set has none, so that its key may be the number of a web picture too."""
     rows = [quarantine_row("clean", "1", "clean/a.json:1", "too_small", ""), quarantine_row("web", "web-7", "web/0.tar", "truncated", "")]
@@ -51,7 +60,7 @@ def test_what_was_set_aside_is_of_this_image(artifacts):
 
 
 def test_an_unknown_key_and_an_empty_folder_are_said_plainly(artifacts, tmp_path):
-    with pytest.raises(ValueError, match="'web-2' is in no generation and not in quarantine; the nearest are web-1"):
+    with pytest.raises(ValueError, match="'web-2' is in no generation, not held out and not in quarantine; the nearest are web-1"):
         history("web-2", artifacts)
     for wrong in ("1", "web-0001", "WEB-1"):
         with pytest.raises(ValueError, match=r"; did you mean web-1\?"):
