@@ -1,5 +1,6 @@
 """What the source says of a picture beside its texts, in lines for a person."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ MOST_CHARS = 200  # of a value
 
 def told(row: Mapping[str, Any]) -> dict[str, str]:
     """The fields that have a value, as short texts."""
-    return {name: "NaN" if value != value else _short(as_text(value)) for name, value in row.items() if value is not None and name != KEY}
+    values = {name: value for name, value in row.items() if value is not None and name != KEY}
+    return {_short(name): "NaN" if value != value else _short(as_text(value)) for name, value in values.items()}
 
 
 def _short(text: str) -> str:
-    """On one line, its end left out where it is long; the whole stands in the table."""
-    line = " ".join(text.split())
+    """On one line, without what a terminal would act upon, its end left out where it is long; the whole stands in the table."""
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
     return line if len(line) <= MOST_CHARS else f"{line[:MOST_CHARS]}… ({len(text):,} characters)"
 
 

@@ -32,12 +32,13 @@ def test_each_text_is_told_with_scores_and_fate(artifacts):
 
 
 def test_what_its_source_says_is_told(artifacts):
-    row = {"key": "web-1", "url": "http://a/1.jpg", "licence": None, "punsafe": float("nan"), "exif": "x" * 300}
+    row = {"key": "web-1", "url": "http://a/1.jpg", "licence": None, "punsafe": float("nan"), "exif": "x" * 300, "by\x1b[2J": "me\x07\n"}
     write_table(pa.Table.from_pylist([row]), artifacts / "metadata/web-00000.parquet")
     write_table(pa.Table.from_pylist([{**row, "key": "web-2", "url": "http://a/2.jpg"}]), artifacts / "metadata" / ASIDE)
     write_manifest(artifacts / "metadata")
     told = history("web-1", artifacts)
     assert f"its source says:\n  url: http://a/1.jpg\n  punsafe: NaN\n  exif: {'x' * 200}… (300 characters)" in told
+    assert "\n  by [2J: me" in told and told.replace("\n", "").isprintable()
     assert "licence" not in told and "url: http://a/2.jpg" in history("web-2", artifacts)
 
 
