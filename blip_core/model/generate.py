@@ -45,7 +45,7 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """New tokens, prompt not counted; [SEP] counts as one."""
+    """New tokens, prompt not counted. [SEP] is one of `max_tokens`; `min_tokens` stand before it, as in transformers."""
 
     min_tokens: int
     max_tokens: int
