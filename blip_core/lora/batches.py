@@ -89,4 +89,7 @@ def mismatched(rows: Rows, row: int, rng: np.random.Generator) -> list[str]:
             found.append(text)
         if len(found) == MISMATCHED:
             return found
-    raise ValueError(f"the clean set has next to no text but {own!r} of another picture, so a judge can't learn what does not fit")
+    raise ValueError(
+        f"the clean set has next to no text but {own!r} of another picture, so a judge can't learn what does not fit; bring pictures with "
+        "other texts"
+    )
