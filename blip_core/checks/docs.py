@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blip_core.checks.expect import number
+from blip_core.checks.expect import measured
 from blip_core.checks.remedies import remedy
 from blip_core.files.atomic import new_file, new_folder
 from blip_core.files.content import write_json
@@ -89,11 +89,11 @@ def _pages() -> "Environment":
     return pages
 
 
-def _found(observed: object) -> str:
+def _found(observed: object, limit: str) -> str:
     """An int counts rows."""
     if isinstance(observed, int):
         return f"{observed:,} row{'' if observed == 1 else 's'}"
-    return number(observed) if isinstance(observed, float) else str(observed)
+    return measured(observed, limit) if isinstance(observed, float) else str(observed)
 
 
 def _remedy(check: str) -> "Markup":

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip_core.checks.docs import INDEX, Docs, write_docs
-from blip_core.checks.expect import Expect, Tally, number, tally
+from blip_core.checks.expect import Expect, Tally, measured, tally
 from blip_core.files.content import sha256_file
 from blip_core.tables.captions import CONTROLS, SCHEMA, table_paths
 from blip_core.tables.manifest import read_manifest
@@ -65,7 +65,7 @@ def require(results: list[dict[str, Any]], *, what: str, remedy: str, docs: Path
     failed = [r for r in results if r["passed"] is not True]
     if not failed:
         return
-    lines = [f"  {r['name']}: {_shown(r['observed'])}, expected {r['limit']} ({r['says']}{_examples(r.get('examples'))})" for r in failed]
+    lines = [f"  {r['name']}: {_shown(r)}, expected {r['limit']} ({r['says']}{_examples(r.get('examples'))})" for r in failed]
     where = [f"Data Docs: {docs / INDEX}"] if docs is not None and (docs / INDEX).exists() else []
     raise ChecksFailed("\n".join([f"{what}: {len(failed)} of {len(results)} checks failed", *lines, remedy, *where]))
 
@@ -182,8 +182,9 @@ def _exception(answer: "ExpectationValidationResult") -> str | None:
     return f"error: {str(found[0]['exception_message']).strip()}" if found else None
 
 
-def _shown(observed: object) -> str:
-    return number(observed) if isinstance(observed, float) else str(observed)
+def _shown(result: dict[str, Any]) -> str:
+    observed = result["observed"]
+    return measured(observed, result["limit"]) if isinstance(observed, float) else str(observed)
 
 
 def _examples(examples: list[str] | None) -> str:

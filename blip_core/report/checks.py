@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from blip_core.checks.expect import measured
 from blip_core.checks.remedies import remedy
 from blip_core.report.findings import Findings, Verdict
 from blip_core.report.page import Section, Table
@@ -15,7 +16,7 @@ def failed_sections(found: Findings) -> list[Section]:
 def _failed(verdict: Verdict) -> Section:
     assert verdict.checks
     failed, generation = verdict.failed, f"artifacts/generations/{verdict.generation}"
-    rows = [[c["name"], _value(c["observed"]), c["limit"]] for c in failed]
+    rows = [[c["name"], _value(c), c["limit"]] for c in failed]
     told = [f"{c['name']}: {c['says']}{_examples(c)}. What to do: {remedy(c['name'])}." for c in failed]
     words = [f"{len(failed)} of {len(verdict.checks)} checks failed, so nothing trains on generation {verdict.generation}."]
     if verdict.stage != "validate":
@@ -31,10 +32,7 @@ def checks_section(found: Findings) -> Section:
     tables = [
         Table(
             ["check", "value", "limit", "passed", "what it is of"],
-            [
-                [c["name"], _value(c["observed"]), c["limit"], "yes" if c["passed"] else "NO", c["says"]]
-                for c in _failed_first(verdict.checks)
-            ],
+            [[c["name"], _value(c), c["limit"], "yes" if c["passed"] else "NO", c["says"]] for c in _failed_first(verdict.checks)],
             left=5,
             folded=f"all {len(verdict.checks)} checks of {verdict.stage}",
         )
@@ -54,8 +52,9 @@ def _state(verdict: Verdict) -> str:
     return f"FAILED: {len(verdict.failed)} of {len(verdict.checks)} checks" if verdict.failed else f"passed: {len(verdict.checks)} checks"
 
 
-def _value(observed: object) -> str:
-    return f"{observed:.4g}" if isinstance(observed, float) else str(observed)
+def _value(check: dict[str, Any]) -> str:
+    observed = check["observed"]
+    return measured(observed, check["limit"]) if isinstance(observed, float) else str(observed)
 
 
 def _examples(check: dict[str, Any]) -> str:
