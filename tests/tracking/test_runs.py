@@ -219,6 +219,15 @@ def test_metrics_that_are_not_finite_are_dropped_with_one_warning(root, caplog):
     assert [r.message.split(":")[0] for r in caplog.records] == ["metric loss is nan at step 0", "metric itm is inf at step 0"]
 
 
+def test_a_slice_by_urls_or_paths_does_not_block_what_else_is_logged(root, caplog):
+    """MLflow takes names for paths, and refuses a whole batch for one that it can't: every later stage would wait behind it."""
+    values = ["https://a.example/b", "a/./b", "../a", "a//..//b", "/"]
+    with track(root) as run:
+        run.log({f"tr_r1[site={value}]": 0.5 for value in values} | {"/x": 1.0, "..y": 2.0, "loss": 3.0})
+    [found] = runs(root, "ingest")
+    assert len(found.data.metrics) == len(values) + 3 and found.data.metrics["loss"] == 3.0 and not caplog.text
+
+
 def test_ten_thousand_steps_are_sent_in_few_requests_and_none_is_lost(root, monkeypatch):
     from mlflow import MlflowClient
 
