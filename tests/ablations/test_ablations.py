@@ -249,6 +249,20 @@ def test_whose_data_the_arms_have(tmp_path):
     assert own_data(tmp_path) == {}
 
 
+def test_data_that_was_left_half_drawn_is_not_taken_for_that_of_other_sizes(tmp_path):
+    """Killed behind the drawing of other sizes: what the clone notes must not say that the first ones lie there."""
+
+    def kill(*_: object) -> None:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        raise KeyboardInterrupt
+
+    (tmp_path / ".work").mkdir()
+    (tmp_path / ".work/sample.yaml").write_text("num_web: 1\n")
+    for num_web in (2, 1):
+        with pytest.raises(KeyboardInterrupt):
+            take_data(tmp_path, tmp_path, {"num_web": num_web}, {}, kill)
+
+
 @pytest.mark.slow  # six starts of DVC
 def test_a_clone_takes_the_projects_own_data(tmp_path):
     root, clone = tmp_path / "root", tmp_path / "clone"
