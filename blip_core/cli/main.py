@@ -5,6 +5,7 @@ Every verb checks the whole of params.yaml first. What a user can mend is said i
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -32,6 +33,9 @@ def main(argv: list[str] | None = None, *, prog: str = "blip") -> int:
     """The exit code: 0 done, 1 something the user can mend, 2 wrong usage, 130 stopped by Ctrl-C. `prog`: what the user typed."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):  # the name of a file may be no UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("blip_core").setLevel(logging.INFO)
     meter = Meter()
