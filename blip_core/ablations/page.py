@@ -212,4 +212,9 @@ def _percent(value: float) -> str:
 
 def _table(head: list[str], rows: "Iterator[list[str]] | list[list[str]]") -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Names and words of ablations.yaml are anybody's: a cell stays one."""
+    return " ".join(text.split()).replace("|", r"\|")

@@ -337,6 +337,12 @@ def test_tables_from_planted_results():
     assert "-0.010 (0 of 1) |" in section(results, figure="x.png"), "an interval over 0 shows nothing"
 
 
+def test_words_of_ablations_yaml_make_no_cell_or_row_of_their_own():
+    results = planted()
+    results["rows"][1]["says"] = "P(x|y) of\nthe filter"
+    assert "| F | P(x\\|y) of the filter | table 1 |" in section(results, figure=None)
+
+
 def test_seeds_that_ran_elsewhere_are_joined(tmp_path):
     files = [tmp_path / f"{seed}.json" for seed in (0, 1)]
     for seed, file in enumerate(files):
