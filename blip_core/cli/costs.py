@@ -9,6 +9,9 @@ from pathlib import Path
 from blip_core.cli.verbs import Verbs, read_params
 from blip_core.runtime.times import read_times
 
+# of preview/profile.py, which takes seconds to import
+PROFILED = ("pretrain", "stage_2", "tune_captioner", "tune_filter", "caption", "score")
+
 
 def add_verbs(verbs: Verbs) -> None:
     summary = "parameters, work, memory and time of the trainings of a params.yaml, values that suit the data, or which way pays (--regime)"
@@ -25,7 +28,7 @@ def add_verbs(verbs: Verbs) -> None:
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )
-    profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"), help="the stage")
+    profile.add_argument("what", choices=PROFILED, help="the stage; stage_2: that of pretrain of a BLIP-2")
     profile.add_argument("--artifacts", type=Path, help="read its pictures and texts (and models, to caption and score); default: made up")
     profile.add_argument("--steps", type=int, default=5, help="steps that are timed; default: 5")
     profile.add_argument("--batch-size", type=int, help="images in a step; default: that of params.yaml")
