@@ -108,6 +108,13 @@ def test_a_version_whose_gate_did_not_pass_is_never_champion(two, verb, gate):
     assert verb("approve", "blip/1").code == 1 and aliases(two)["champion"] == 2
 
 
+def test_of_a_version_that_something_else_registered_is_told_what_is_known(root, verb):
+    client(root).create_registered_model("blip")
+    client(root).create_model_version("blip", "somewhere")
+    found = verb("lineage", "blip/1")
+    assert found.code == 0 and "  run        no record\n" in found.out and "  code       not in git\n" in found.out
+
+
 def test_with_approval_a_better_model_waits_for_a_person(root, verb):
     result = registered("first", approval=True)
     assert (result["promoted"], result["candidate"], result["champion_version"]) == (False, True, None)
