@@ -170,9 +170,10 @@ def test_a_pass_says_what_came_of_it_and_where_it_stopped(root):
 def test_intervals_are_a_table_and_no_charts():
     points, table = with_intervals(
         {"cider": 1.0, "cider_low": 0.9, "cider_high": 1.1, "images": 7, "tr_r1": 0.5, "tr_r1_chance": 0.1, "x_low": 2.0}
+        | {"x[c=a|\nb]": 3.0, "x[c=a|\nb]_low": 2.0, "x[c=a|\nb]_high": 4.0}
     )
-    assert points == {"cider": 1.0, "images": 7.0, "tr_r1": 0.5, "x_low": 2.0}
-    assert table.splitlines()[2:] == ["| cider | 1 | 0.9 to 1.1 |  |", "| tr_r1 | 0.5 |  | 0.1 |"]
+    assert points == {"cider": 1.0, "images": 7.0, "tr_r1": 0.5, "x_low": 2.0, "x[c=a|\nb]": 3.0}
+    assert table.splitlines()[2:] == ["| cider | 1 | 0.9 to 1.1 |  |", "| tr_r1 | 0.5 |  | 0.1 |", "| x[c=a\\| b] | 3 | 2 to 4 |  |"]
 
 
 def test_pages_of_mlflow_open_on_the_passes_and_what_people_set_stays(root):
