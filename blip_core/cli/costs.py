@@ -2,11 +2,11 @@
 
 import argparse
 import contextlib
-import json
 import os
 from pathlib import Path
 
 from blip_core.cli.verbs import Verbs, read_params
+from blip_core.files.content import read_json
 from blip_core.runtime.times import read_times
 
 # of preview/profile.py, which takes seconds to import
@@ -63,7 +63,7 @@ def _plan(args: argparse.Namespace) -> None:
 
     pictures = args.pictures
     if pictures is None and args.ingested.exists():
-        told = json.loads(args.ingested.read_text())
+        told = read_json(args.ingested)
         pictures = told["images_web"] + told["images_train"]
     print(plan(read_params(args), args.vocab, pictures=pictures))
 
