@@ -103,7 +103,10 @@ def choose_cards(generation: Path, *, rule: Rule, count: int, seed: int) -> list
         raise ValueError(f"{generation}: no candidate of {', '.join(rule.threshold)} has a score; name a generation that a round made")
     bands = [band for source, values in found.items() for band in _bands(source, values - rule.threshold[source])]
     if count < LEAST * len(bands):
-        raise ValueError(f"--count {count}: expected at least {LEAST * len(bands)}, {LEAST} of each of {len(bands)} bands of scores")
+        raise ValueError(
+            f"{count} texts on a sheet: expected at least {LEAST * len(bands)}, {LEAST} of each of {len(bands)} bands of scores "
+            "(--count, or report.review in params.yaml)"
+        )
     return _cards(generation, _draw(generation, bands, _deal(bands, count), rule=rule, seed=seed), seed=seed)
 
 
