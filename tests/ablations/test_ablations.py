@@ -165,7 +165,7 @@ def test_equal_texts_are_drawn_at_random_or_repeated(ingested, tmp_path):
     web = base.filter(pc.equal(base["source"], "web")).num_rows
     for wanted in (web // 3, web + 7):
         like, out, passed = (tmp_path / "generations" / f"{kind}{wanted}" for kind in ("like", "out", "gate"))
-        rows = [{"key": str(i), "text": "x", "source": ("web", "synthetic")[i % 2], "reason": "kept"} for i in range(wanted)]
+        rows = [{"key": str(i), "text": "x", "source": ("web", "synthetic", "fused")[i % 3], "reason": "kept"} for i in range(wanted)]
         like.mkdir(parents=True)
         others = [{"key": "h", "source": "human", "reason": "kept"}, {"key": "n", "source": "web", "reason": "duplicate"}]
         write_table(caption_table(rows + others), like / "x.parquet")
