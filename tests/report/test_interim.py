@@ -130,6 +130,15 @@ def test_a_folder_elsewhere_is_held_against_its_own_dvc_lock(artifacts, data, tm
     assert "g0 (baseline)" in table and "g1 (challenger)" not in table
 
 
+def test_what_a_decision_did_not_look_at_then_is_not_available(artifacts, data):  # noqa: F811
+    """`decide.metrics` was changed, and decide has not run since."""
+    path = artifacts / "metrics/decide-r1.json"
+    numbers = json.loads(path.read_text())
+    write_json(numbers | {"metrics": dict(list(numbers["metrics"].items())[1:])}, path)
+    rounds = draw(artifacts, data).partition("\nROUNDS\n")[2]
+    assert re.search(r"^r1 +g0 +g1 +g0 .*n/a", rounds, re.M), rounds[:500]
+
+
 def test_a_comparison_of_other_models_is_not_shown(artifacts, data):  # noqa: F811
     """It reads the folder of all evaluations: who ran the chain up to `evaluate` has a comparison of the models before."""
     comparison = json.loads((artifacts / "compare.json").read_text())
