@@ -18,6 +18,7 @@ from PIL import Image
 from blip_core.config.params import Params
 from blip_core.files.content import write_json
 from blip_core.report.examples import pick_examples
+from blip_core.report.figures import metric_bars
 from blip_core.report.filters import _pairs
 from blip_core.report.page import Section, Table, as_html, as_text
 from blip_core.runtime.times import StageTime
@@ -494,6 +495,11 @@ def test_figures_are_pictures(out):
     for path in (out / "figures").iterdir():
         pixels = np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("L"))
         assert min(pixels.shape) > 200 and pixels.std() > 5, path
+
+
+def test_a_long_name_of_a_model_is_cut_and_not_left_out():
+    drawn = [metric_bars({"CIDEr": {name: (0.5, 0.4, 0.6)}}) for name in ("human_and_web_texts", "everything_that_was_there")]
+    assert drawn[0] != drawn[1]
 
 
 def test_lines_fit_a_terminal(out):
