@@ -16,6 +16,7 @@ B texts, T tokens, M tokens of all texts without their padding, I images (B is a
 tokens, Q queries, D width, H heads, E width of the ITC space, V vocabulary.
 """
 
+from itertools import groupby
 from typing import Self
 
 import torch
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip_core.config.model import InitConfig, QFormerConfig
-from blip_core.model.attention import split_heads
+from blip_core.model.attention import lift, split_heads
 from blip_core.model.blip import SpecialTokens, init_linear
 from blip_core.model.med import CrossAttention, KeysValues, SelfAttention
 from blip_core.model.memory import keep_input
@@ -43,9 +44,10 @@ PARTS = {
 class SharedAttention(SelfAttention):
     """Self-attention of queries and texts alike, by the three masks."""
 
-    def among(self, queries_BQD: Tensor) -> tuple[Tensor, KeysValues]:
-        """Of queries alone; their keys and values too."""
-        q, k, v = (split_heads(t, self.num_heads) for t in self.qkv(queries_BQD).chunk(3, dim=-1))
+    def among(self, queries_BQD: Tensor, num_images: int) -> tuple[Tensor, KeysValues]:
+        """Of queries alone; their keys and values too. One row of queries stands for those of all images."""
+        qkv = self.qkv(queries_BQD).expand(num_images, -1, -1)
+        q, k, v = (split_heads(t, self.num_heads) for t in qkv.chunk(3, dim=-1))
         return self._finish(queries_BQD, self._attend(q, k, v, mask=None, causal=False)), (k, v)
 
     def behind(self, x_MD: Tensor, texts: Packing, past: KeysValues) -> tuple[Tensor, KeysValues]:
@@ -56,15 +58,38 @@ class SharedAttention(SelfAttention):
         return self._finish(x_MD, texts.pack(self._attend(q, k, v, mask=places, causal=False))), (k, v)
 
     def together(self, queries_BQD: Tensor, x_MD: Tensor, texts: Packing, *, queries_only: bool) -> tuple[Tensor, Tensor]:
-        """Of queries and texts at once. With `queries_only` the texts serve as keys and values, and come back as they were."""
-        num = queries_BQD.shape[1]
-        q, k, v = torch.cat([self.qkv(queries_BQD), texts.spread(self.qkv(x_MD))], dim=1).chunk(3, dim=-1)
+        """Of queries and texts at once; one row of queries stands for those of all texts. With `queries_only` the texts serve as keys and
+        values, and come back as they were."""
+        num, of_texts = queries_BQD.shape[1], texts.spread(self.qkv(x_MD))
+        of_queries = self.qkv(queries_BQD).expand(len(of_texts), -1, -1)
+        q, k, v = torch.cat([of_queries, of_texts], dim=1).chunk(3, dim=-1)
         if queries_only:
             q = q[:, :num]
         mask = F.pad(texts.mask_BT, (num, 0), value=True)[:, None, None, :]
         out = self._attend(*(split_heads(t, self.num_heads) for t in (q, k, v)), mask=mask, causal=False)
         queries_BQD = self._finish(queries_BQD, out[:, :num])
         return queries_BQD, x_MD if queries_only else self._finish(x_MD, texts.pack(out[:, num:]))
+
+
+class ImageAttention(CrossAttention):
+    """Attention from queries to an image."""
+
+    def keys_values_of(self, normal_INW: Tensor, norm: nn.LayerNorm) -> KeysValues:
+        """Of features of mean 0 and variance 1, weighed and shifted as `norm` does. That goes into the weights of this layer: the features
+        are frozen, and so the backward pass never comes to the image's tokens."""
+        weight, bias = self.kv.weight * norm.weight, F.linear(norm.bias, self.kv.weight, self.kv.bias)
+        k, v = (split_heads(lift(t), self.num_heads) for t in F.linear(normal_INW, weight, bias).chunk(2, dim=-1))
+        return k, v
+
+    def in_groups(self, queries_BQD: Tensor, groups: tuple[KeysValues, ...]) -> Tensor:
+        """The queries fall to the groups of images in equal parts, and within a group to its images. Groups that stand side by side and are
+        the same images are read once."""
+        found: list[Tensor] = []
+        for _, same in groupby(zip(queries_BQD.chunk(len(groups)), groups, strict=True), key=lambda part: id(part[1])):
+            parts, images = zip(*same, strict=True)
+            seen = self.step(torch.stack(parts, dim=1).flatten(0, 1), images[0])
+            found += seen.unflatten(0, (-1, len(parts))).unbind(1)
+        return torch.cat(found)
 
 
 class FeedForward(nn.Module):
@@ -86,11 +111,11 @@ class QFormerBlock(nn.Module):
     def __init__(self, cfg: QFormerConfig, image_width: int | None):
         super().__init__()
         self.attention = SharedAttention(cfg)
-        self.cross_attention = CrossAttention(cfg, image_width) if image_width else None
+        self.cross_attention = ImageAttention(cfg, image_width) if image_width else None
         self.query_ffn, self.text_ffn = FeedForward(cfg), FeedForward(cfg)
 
-    def look(self, queries_IQD: Tensor, *groups: KeysValues) -> tuple[Tensor, KeysValues]:
-        queries_IQD, own = self.attention.among(queries_IQD)
+    def look(self, queries_IQD: Tensor, num_images: int, *groups: KeysValues) -> tuple[Tensor, KeysValues]:
+        queries_IQD, own = self.attention.among(queries_IQD, num_images)
         return self._see(queries_IQD, *groups), own
 
     def read(self, x_MD: Tensor, texts: Packing, *, first_only: bool) -> Tensor:
@@ -107,10 +132,8 @@ class QFormerBlock(nn.Module):
         return self._see(queries_BQD, *groups), x_MD if last else self.text_ffn(x_MD)
 
     def _see(self, queries_BQD: Tensor, *groups: KeysValues) -> Tensor:
-        """The queries fall to the groups of images in equal parts, and within a group to its images."""
         if self.cross_attention is not None:
-            parts = zip(queries_BQD.chunk(len(groups)), groups, strict=True)
-            queries_BQD = torch.cat([self.cross_attention.step(q, images) for q, images in parts])
+            queries_BQD = self.cross_attention.in_groups(queries_BQD, groups)
         return self.query_ffn(queries_BQD)
 
 
@@ -153,19 +176,19 @@ class QFormer(nn.Module):
         return self
 
     def image_tokens(self, features_INW: Tensor) -> Tensor:
-        """What the queries read of the encoder's features."""
-        return self.image_norm(features_INW)
+        """What the queries read of the encoder's features, before the weights of `image_norm`."""
+        return F.layer_norm(features_INW, (self.image_width,), eps=self.image_norm.eps)
 
     def keys_values(self, image_INW: Tensor) -> list[KeysValues]:
         """What the queries attend to in an image, for each block that does; compute once, use for every pass."""
-        return [b.cross_attention.keys_values(image_INW) for b in self.blocks if b.cross_attention is not None]  # type: ignore[union-attr, operator]
+        attentions = [b.cross_attention for b in self.blocks if b.cross_attention is not None]
+        return [each.keys_values_of(image_INW, self.image_norm) for each in attentions]  # type: ignore[union-attr, operator]
 
     def look(self, images: list[KeysValues]) -> tuple[Tensor, list[KeysValues]]:
         """The queries' states, I x Q x D, and what a text that is told attends to, for each block."""
-        queries_IQD = self._embedded(self.queries).expand(len(images[0][0]), -1, -1)
-        seen = []
+        queries_IQD, seen = self._embedded(self.queries), []
         for block, groups in self._with_images([images]):
-            queries_IQD, own = block.look(queries_IQD, *groups)
+            queries_IQD, own = block.look(queries_IQD, len(images[0][0]), *groups)
             seen.append(own)
         return queries_IQD, seen
 
@@ -187,7 +210,7 @@ class QFormer(nn.Module):
         """ITM logits (mismatch, match), the mean over the queries, in fp32: B x 2. The groups of images have equal parts of the texts."""
         self.require("text", "match")
         texts = Packing(mask_BT)
-        x_MD, queries_BQD = texts.pack(self.embed(ids_BT)), self._embedded(self.queries).expand(len(ids_BT), -1, -1)
+        x_MD, queries_BQD = texts.pack(self.embed(ids_BT)), self._embedded(self.queries)
         for i, (block, images) in enumerate(self._with_images(list(groups))):
             queries_BQD, x_MD = block.ground(queries_BQD, x_MD, texts, *images, last=i == len(self.blocks) - 1)
         return self.match_head(queries_BQD).float().mean(1)

@@ -29,8 +29,14 @@ def test_itc_is_smoothed_cross_entropy_of_the_best_query(tokenizer):
     assert float(objective()(model, batch)["itc"]) == pytest.approx(total, abs=1e-5)
 
 
-@torch.no_grad()
+def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
 def test_itm_and_itg_against_one_pass_per_pair(tokenizer):
+    """The losses, and the gradient of every weight."""
     model, batch = tiny_qformer(tokenizer), batch_of(tokenizer)
     found = objective()(model, batch)
     queries, _ = model.look(model.keys_values(model.image_tokens(batch.features)))
@@ -41,14 +47,17 @@ def test_itm_and_itg_against_one_pass_per_pair(tokenizer):
     )
     assert not any(IMAGES[i] == IMAGES[int(t)] or TEXTS[i] == TEXTS[int(t)] for i, t in enumerate(texts))
     pairs = [(i, i, 1) for i in range(6)] + [(i, int(texts[i]), 0) for i in range(6)] + [(int(images[i]), i, 0) for i in range(6)]
-    itm = [-match(model, batch.features[i], alone(batch, t)).log_softmax(0)[label] for i, t, label in pairs]
-    assert float(found["itm"]) == pytest.approx(float(torch.stack(itm).mean()), abs=1e-5)
-    itg = []
+    by_pair = [-match(model, batch.features[i], alone(batch, t)).log_softmax(0)[label] for i, t, label in pairs]
+    by_token = []
     for i in range(6):
         ids = alone(batch, i)
         logs = next_tokens(model, batch.features[i], ids).log_softmax(-1)
-        itg += [-0.9 * logs[t - 1, ids[t]] - 0.1 * logs[t - 1].mean() for t in range(2, len(ids))]  # one token of prompt is given
-    assert float(found["lm"]) == pytest.approx(float(torch.stack(itg).mean()), abs=1e-5)
+        by_token += [-0.9 * logs[t - 1, ids[t]] - 0.1 * logs[t - 1].mean() for t in range(2, len(ids))]  # one token of prompt is given
+    itm, itg = torch.stack(by_pair).mean(), torch.stack(by_token).mean()
+    assert (found["itm"].item(), found["lm"].item()) == pytest.approx((itm.item(), itg.item()), abs=1e-5)
+    expected = gradients(model, itm + itg)
+    torch.testing.assert_close(gradients(model, found["itm"] + found["lm"]), expected, atol=1e-5, rtol=1e-4)
+    assert all(expected[f"image_norm.{name}"].abs().max() > 1e-3 for name in ("weight", "bias"))
 
 
 def test_a_batch_of_one_picture_trains_all_the_same(tokenizer):
