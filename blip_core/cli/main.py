@@ -59,9 +59,9 @@ def main(argv: list[str] | None = None, *, prog: str = "blip") -> int:
     except KeyboardInterrupt:
         print(f"{args.verb}: stopped; nothing half-written is left, and running it again goes on", file=sys.stderr)
         return 130
-    except (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as e:
-        return _say(args, f"{e.filename2 or e.filename}: {e.strerror}; name another place, or mend what stands there")
     except Exception as e:
+        if isinstance(e, PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError) and e.filename:
+            return _say(args, f"{e.filename2 or e.filename}: {e.strerror}; name another place, or mend what stands there")
         if disk_full(e):
             return _say(args, f"the disk is full ({e}); free some space and run it again: what was finished is kept")
         _leave_reason("crash", f"{type(e).__name__}: {e}")
