@@ -2,10 +2,11 @@
 
     python benchmarks/speed/blip2_step.py [--size tiny|base|large] [--batch N] [--runs N] [--threads N] [--memory]
 
-The Q-Former is the paper's; `base` reads a ViT-B/16, `large` a ViT-L/16. The same weights, batch and negatives; the losses of two steps must
-agree to 1e-4 before anything is timed. A step is the pass of the frozen image encoder, forward, backward and AdamW. `features kept` reads the
-features from a file instead, as every epoch behind the first one does with model.features.cache. Sides alternate in one process. `--memory`
-measures instead the peak resident memory of two steps, each side in a process of its own. Writes benchmarks/results/blip2-step-<size>-<batch>.json (blip2-memory-<size>-<batch>.json).
+The Q-Former is the paper's; `base` reads a ViT-B/16, `large` a ViT-L/16. The same weights, batch and negatives; the losses of two steps
+must agree to 1e-4 before anything is timed. A step is the pass of the frozen image encoder, forward, backward and AdamW. `features kept`
+reads the features from a file instead, as every epoch behind the first one does with model.features.cache. Sides alternate in one process.
+`--memory` measures instead the peak resident memory of two steps, each side in a process of its own. Writes
+benchmarks/results/blip2-step-<size>-<batch>.json (blip2-memory-<size>-<batch>.json).
 """
 
 import tempfile
