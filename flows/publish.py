@@ -18,6 +18,7 @@ from blip_core.checks.docs import RESULTS
 from blip_core.cli.show import address, pages, title
 
 COMPARISON = Path("artifacts/compare.json")
+SUMMARY = "In short"  # a section of the report, finished or not
 # of a check as the stages note it, and what stands above the column
 COLUMNS = {"gate": "gate", "name": "check", "observed": "found", "limit": "expected", "says": "what it is"}
 
@@ -45,16 +46,18 @@ def _report(root: Path, done: set[str], failed: set[str]) -> Path | None:
 
 
 def results(table: str) -> str:
-    """The report's text in Markdown: its summary as a list, its tables as they are. A line of dashes below a line marks a heading."""
+    """The report's text in Markdown: its summary as a list, all else as it is. A line of dashes below a line marks a heading."""
     _, *rest = re.split(r"^(.+)\n[-=]{4,}\n", table, flags=re.MULTILINE)
     sections = {_sentence(heading): body.strip("\n") for heading, body in zip(rest[::2], rest[1::2], strict=True) if body.strip()}
     if not sections:
         return _fenced(table)
-    (first, summary), *others = sections.items()
-    parts = [f"## {first}", "\n".join(f"- {_escaped(line)}" for line in summary.splitlines())]
-    for heading, body in others:
-        parts += [f"## {heading}", _fenced(body)]
+    parts = [f"## {heading}\n\n{_list(body) if heading == SUMMARY else _fenced(body)}" for heading, body in sections.items()]
     return "\n\n".join(parts) + "\n"
+
+
+def _list(summary: str) -> str:
+    """A line that was wrapped goes on behind two blanks."""
+    return "\n".join(f"- {_escaped(line)}" for line in summary.replace("\n  ", " ").splitlines())
 
 
 def _sentence(heading: str) -> str:
@@ -73,7 +76,7 @@ def _picture(path: Path) -> str:
 
 def comparison(verdict: dict[str, Any]) -> str:
     """What the stage compare found, in Markdown: the sentence that people look for, the tests, the reasons against."""
-    baselines = " and ".join(verdict["baselines"])
+    baselines = " and ".join(verdict["baselines"]) or "any baseline"
     head = f"**{verdict['challenger']} is {'better' if verdict['better'] else 'not shown to be better'} than {baselines}.**"
     rows = ["| against | metric | challenger | baseline | change | interval | |", "|---|---|---|---|---|---|---|"]
     for name, metrics in verdict["baselines"].items():

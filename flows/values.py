@@ -49,6 +49,8 @@ def assignments(path: str) -> list[tuple[str, Any]]:
         raise argparse.ArgumentTypeError(f"{path}: {e}") from None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f"{path}: expected keys of params.yaml with their values, got {type(found).__name__}")
+    if strange := [key for key in found if not isinstance(key, str)]:
+        raise argparse.ArgumentTypeError(f"{path}: expected keys of params.yaml, got {strange[0]!r}; quote it if it is one")
     return list(found.items())
 
 

@@ -1,11 +1,12 @@
 """One step of stage 1 of BLIP-2: ours against a plain writing of what LAVIS does (benchmarks/speed/public_blip2.py).
 
-    python benchmarks/speed/blip2_step.py [--size tiny|base] [--batch N] [--runs N] [--threads N] [--memory]
+    python benchmarks/speed/blip2_step.py [--size tiny|base|large] [--batch N] [--runs N] [--threads N] [--memory]
 
-The same weights, batch and negatives; the losses of two steps must agree to 1e-4 before anything is timed. A step is the pass of the frozen
-image encoder, forward, backward and AdamW. `features kept` reads the features from a file instead, as every epoch behind the first one does
-with model.features.cache. Sides alternate in one process. `--memory` measures instead the peak resident memory of two steps, each side in a
-process of its own. Writes benchmarks/results/blip2-step-<size>-<batch>.json (blip2-memory-<size>-<batch>.json).
+The Q-Former is the paper's; `base` reads a ViT-B/16, `large` a ViT-L/16. The same weights, batch and negatives; the losses of two steps
+must agree to 1e-4 before anything is timed. A step is the pass of the frozen image encoder, forward, backward and AdamW. `features kept`
+reads the features from a file instead, as every epoch behind the first one does with model.features.cache. Sides alternate in one process.
+`--memory` measures instead the peak resident memory of two steps, each side in a process of its own. Writes
+benchmarks/results/blip2-step-<size>-<batch>.json (blip2-memory-<size>-<batch>.json).
 """
 
 import tempfile
@@ -37,6 +38,7 @@ PUBLIC, FP32, BF16 = "LAVIS' way, fp32", "ours, fp32", "ours, bf16"
 KEPT = {f"{name}, features kept": name for name in (FP32, BF16)}
 SIDES = (PUBLIC, FP32, BF16, *KEPT)
 PICTURES = 16  # whose features are kept
+ENCODERS = {"tiny": "tiny", "base": "vit-b16", "large": "vit-l16"}
 TINY = dict(width=32, depth=2, heads=2, mlp_width=64, num_queries=4, embed_dim=16)
 
 
@@ -66,7 +68,7 @@ class Sides:
     def __init__(self, size: str, batch_size: int, folder: Path):
         self.params, self.optim, image_size = settings(size)
         self.batch_size, self.folder = batch_size, folder
-        blip, self.tokenizer = build(size if size == "tiny" else "vit-b16", image_size=image_size)
+        blip, self.tokenizer = build(ENCODERS[size], image_size=image_size)
         self.encoder: Encoder = of_vit(blip.vit.requires_grad_(False).eval(), "")
         changes = {"dropout": 0.0, **(TINY if size == "tiny" else {})}
         cfg = self.params.model.qformer.model_copy(update=changes)
@@ -170,4 +172,4 @@ def one(size: str, name: str, batch_size: int, *, folder: Path) -> Step:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         made = partial(one, folder=Path(folder))
-        Benchmark(__file__, ("tiny", "base"), SIDES, (PUBLIC, FP32, BF16), "blip2-memory", made, measure_time).run()
+        Benchmark(__file__, tuple(ENCODERS), SIDES, (PUBLIC, FP32, BF16), "blip2-memory", made, measure_time).run()

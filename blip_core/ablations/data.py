@@ -34,6 +34,7 @@ def take_data(clone: Path, root: Path, sample: dict[str, Any], own: dict[str, st
     if own:
         _take_own(clone, root, own)
     elif not (clone / DRAWN).exists() or read_values(clone / DRAWN) != sample:
+        (clone / DRAWN).unlink(missing_ok=True)  # so that it never tells of data that is half there
         shutil.rmtree(clone / "data", ignore_errors=True)
         call([sys.executable, "-m", "blip_core", "sample", "--out", "data"], clone)
         run_dvc(clone, "add", "--quiet", "data")

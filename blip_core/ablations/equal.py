@@ -10,18 +10,18 @@ import pyarrow.compute as pc
 
 from blip_core.ablations.variant import paths_of, write_variant
 from blip_core.config.params import load_params
-from blip_core.tables.captions import SCHEMA, each_table, kept, read_table, table_paths
+from blip_core.tables.captions import SCHEMA, WRITTEN, each_table, kept, read_table, table_paths
 from blip_core.tables.gates import require_gate
 
 
 def equal_texts(generation: Path, gate: Path, like: Path, out: Path, out_gate: Path, shards: Path, *, seed: int) -> None:
-    """The human texts of `generation`, and of its web texts that were kept as many as `like` keeps of web and synthetic ones together:
-    each as often as all of them fit, and a random part once more.
+    """The human texts of `generation`, and of its web texts that were kept as many as `like` keeps of the crawl, web texts and written
+    ones together: each as often as all of them fit, and a random part once more.
 
     No text is new.
     """
     require_gate(gate, generation)
-    times = _times(_num_kept(generation, ["web"]), _num_kept(like, ["web", "synthetic"]), seed)
+    times = _times(_num_kept(generation, ["web"]), _num_kept(like, ["web", *WRITTEN]), seed)
     write_variant(generation, _tables(generation, times), out, out_gate, shards, like=like)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from blip_core.ablations.results import METRICS, metrics_of, read_results
 from blip_core.files.atomic import new_file
 from blip_core.report.wording import listed
+from blip_core.tracking.passes import cell
 
 BEGIN, END = "<!-- ablations: written by python -m blip_core ablate --page -->", "<!-- end of ablations -->"
 Differences = dict[str, dict[str, list[tuple[float, float, float] | None]]]  # metric -> row -> one of each seed: difference, low, high
@@ -212,4 +213,4 @@ def _percent(value: float) -> str:
 
 def _table(head: list[str], rows: "Iterator[list[str]] | list[list[str]]") -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)

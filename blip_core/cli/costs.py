@@ -2,12 +2,15 @@
 
 import argparse
 import contextlib
-import json
 import os
 from pathlib import Path
 
 from blip_core.cli.verbs import Verbs, read_params
+from blip_core.files.content import read_json
 from blip_core.runtime.times import read_times
+
+# of preview/profile.py, which takes seconds to import
+PROFILED = ("pretrain", "stage_2", "tune_captioner", "tune_filter", "caption", "score")
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -25,7 +28,7 @@ def add_verbs(verbs: Verbs) -> None:
     profile = verbs.add(
         "profile", _profile, "where the time of a few steps goes: parts, operators, a trace", example="pretrain --artifacts artifacts"
     )
-    profile.add_argument("what", choices=("pretrain", "tune_captioner", "tune_filter", "caption", "score"), help="the stage")
+    profile.add_argument("what", choices=PROFILED, help="the stage; stage_2: that of pretrain of a BLIP-2")
     profile.add_argument("--artifacts", type=Path, help="read its pictures and texts (and models, to caption and score); default: made up")
     profile.add_argument("--steps", type=int, default=5, help="steps that are timed; default: 5")
     profile.add_argument("--batch-size", type=int, help="images in a step; default: that of params.yaml")
@@ -60,7 +63,7 @@ def _plan(args: argparse.Namespace) -> None:
 
     pictures = args.pictures
     if pictures is None and args.ingested.exists():
-        told = json.loads(args.ingested.read_text())
+        told = read_json(args.ingested)
         pictures = told["images_web"] + told["images_train"]
     print(plan(read_params(args), args.vocab, pictures=pictures))
 

@@ -35,8 +35,9 @@ def _draw(artifacts: Path, data: Path, out: Path, *, params: "Params", work: Pat
     from blip_core.report.interim import interim
     from blip_core.tracking.provenance import outdated
 
-    root = Path.cwd()
-    interim(artifacts, data, out, params=params, outdated=frozenset(map(Path, outdated(root))), work=work, drawn=drawn(root))
+    root = artifacts.parent  # of a run beside the project it is another than this folder
+    old = frozenset(root / path for path in outdated(root))
+    interim(artifacts, data, out, params=params, outdated=old, work=work, drawn=drawn(root))
 
 
 def drawn(root: Path) -> str:

@@ -85,7 +85,8 @@ def _version_lines(found: dict[str, Any]) -> Iterable[str]:
         **{role: _named(found[role], found["makers"]) for role in ("captioner", "filter")},
         "kept": _rule(found),
         "gate": f"{found['gate']['result'] or 'no record'}{f', {len(checks)} checks' if checks else ''}",
-        "run": by["run"] + "".join(f", {run} of {name}" for name, run in found["runs"].items() if name == f"pretrain@{model['model']}"),
+        "run": (by["run"] or "no record")
+        + "".join(f", {run} of {name}" for name, run in found["runs"].items() if name == f"pretrain@{model['model']}"),
         "measured": ", ".join(f"{metric} {value}" for metric, value in found["intervals"].items()),
     }
     yield from (f"  {name:<10} {value}" for name, value in rows.items())

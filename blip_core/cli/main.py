@@ -5,6 +5,7 @@ Every verb checks the whole of params.yaml first. What a user can mend is said i
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -32,6 +33,9 @@ def main(argv: list[str] | None = None, *, prog: str = "blip") -> int:
     """The exit code: 0 done, 1 something the user can mend, 2 wrong usage, 130 stopped by Ctrl-C. `prog`: what the user typed."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):  # the name of a file may be no UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("blip_core").setLevel(logging.INFO)
     meter = Meter()
@@ -56,6 +60,8 @@ def main(argv: list[str] | None = None, *, prog: str = "blip") -> int:
         print(f"{args.verb}: stopped; nothing half-written is left, and running it again goes on", file=sys.stderr)
         return 130
     except Exception as e:
+        if isinstance(e, PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError) and e.filename:
+            return _say(args, f"{e.filename2 or e.filename}: {e.strerror}; name another place, or mend what stands there")
         if disk_full(e):
             return _say(args, f"the disk is full ({e}); free some space and run it again: what was finished is kept")
         _leave_reason("crash", f"{type(e).__name__}: {e}")

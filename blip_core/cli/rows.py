@@ -57,7 +57,7 @@ class Rows:
         self._file: TextIO = sys.stdout
         if self.out:
             temporary = self._stack.enter_context(new_file(self.out))
-            self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+            self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8", errors="backslashreplace", newline=""))
         if self.form == "csv":
             self._csv = csv.DictWriter(self._file, self.columns, lineterminator="\n")
             self._csv.writeheader()

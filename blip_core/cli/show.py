@@ -25,8 +25,8 @@ def serve(root: Path, port: int) -> ThreadingHTTPServer:
     """A server of the project's pages, listening; 0 takes any port that is free. ValueError where the port is taken."""
     try:
         return ThreadingHTTPServer((HOST, port), functools.partial(_Handler, root=root.resolve(), homes=_homes(root)))
-    except OSError as e:
-        raise ValueError(f"--port {port}: {e.strerror}; name another, or 0 for any that is free") from None
+    except (OSError, OverflowError) as e:
+        raise ValueError(f"--port {port}: {e}; name another, or 0 for any that is free") from None
 
 
 def pages(root: Path) -> list[Path]:

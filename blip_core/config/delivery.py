@@ -13,7 +13,7 @@ class ServingConfig(Config):
 
 
 class RegisterConfig(Config):
-    name: str = Field(min_length=1, description="of the registered model in MLflow")
+    name: str = Field(pattern=r"""^[^/:.%"'@]+$""", description="of the registered model in MLflow, without the characters that it refuses")
     approval: bool = Field(description="a better model becomes `candidate`; a person makes it champion by the verb approve")
     serving: ServingConfig
 

@@ -61,7 +61,8 @@ class PictureIndex:
         progress.close()
 
     def search(self, text: str, *, count: int, rerank: int) -> list[dict[str, Any]]:
-        """The best pictures, best first: the `rerank` best by ITC in the order of ITM's log-odds plus the cosine, as `evaluate` ranks."""
+        """The best pictures, best first: the `rerank` best by ITC, `count` at least, in the order of ITM's log-odds plus the cosine, as
+        `evaluate` ranks."""
         service, size = self.service, self.service.model.image_size
         done = self.done
         if not done:

@@ -1,4 +1,6 @@
-"""Outputs that appear whole, by rename: a reader sees all of a file or folder, or what stood there before."""
+"""Outputs that appear whole, by rename: a reader sees all of a file or folder, or what stood there before.
+
+Between the two renames that replace a folder there is none."""
 
 import errno
 import glob
@@ -35,12 +37,17 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """`new` takes the name `path`. What stood there is removed behind it, so that neither is lost on the way."""
+    """`new` takes the name `path`. What stood there is removed behind it, and stands there again where `new` can't take its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     old = _beside(path)
     if path.exists():
         os.replace(path, old)
-    os.replace(new, path)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        if old.exists():
+            os.replace(old, path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -209,7 +209,7 @@ def state_bytes(params: Params, model: Blip, stage: str) -> int:
 
 def image_bytes(cfg: ModelConfig, optim: OptimConfig, stage: str, *, vocabulary: int) -> int:
     """Activations kept for the backward pass, an estimate: per token and layer about 9 vectors of the width and two of the MLP's."""
-    size = 2 if optim.precision == "bf16" else 4
+    size = 2 if resolved(optim.precision) == "bf16" else 4
     v, t, n = cfg.vision, cfg.text, num_image_tokens(cfg)
     kept = max(0, v.depth - optim.recompute)
     image = n * v.width * (kept * (size * (7 + 2 * v.mlp_ratio) + 8) + optim.recompute * 4)

@@ -22,7 +22,7 @@ def writer_needs(writer: WriterConfig, cfg: CaptionConfig) -> tuple[int, int] | 
     if not layers or not width or not heads or config.get("model_type") == "blip":
         return None
     size = 2 if resolved(cfg.precision) == "bf16" else 4
-    vector = text.get("num_key_value_heads", heads) * text.get("head_dim", width // heads)
+    vector = (text.get("num_key_value_heads") or heads) * (text.get("head_dim") or width // heads)
     rows = cfg.batch_size * max(writer.num_candidates, writer.sampler.beams if writer.sampler.name == "beam" else 1)
     return size * sum(tensor_sizes(folder)), rows * (_PROMPT + writer.sampler.max_tokens) * layers * 2 * vector * size
 

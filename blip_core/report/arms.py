@@ -1,11 +1,11 @@
 """What the filter alone would have made, beside the models of the chain: rows of an ablation of the same world, seed and sizes."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blip_core.config.params import Params
+from blip_core.files.content import read_json
 from blip_core.report.wording import METRICS, MISSING, metric_change, metric_interval, percent
 
 ALONE, WHOLE = "F", "CF"  # of ablations.yaml: the filter without new captions, and the chain as it is
@@ -24,7 +24,7 @@ class Arm:
 def read_arms(path: Path, params: Params, challenger: dict[str, Any]) -> list[Arm]:
     """ALONE, and WHOLE too where it came out otherwise than the challenger, as by an older commit. None where no ablation of this seed and
     these sizes is there. The caller knows that the data is the sample world's: an ablation of other data is not told beside it."""
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = read_json(path) if path.exists() else {}
     rows = results.get("seeds", {}).get(str(params.seed), {}).get("rows", {})
     if not {ALONE, WHOLE} <= rows.keys() or not _same_world(results["facts"], params):
         return []

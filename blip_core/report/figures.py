@@ -41,6 +41,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 DPI = 110
+NAME = 18  # characters of a model's name beside its bar
 SHEET_COLUMNS, SHEET_TEXTS, SHEET_LINES = 3, 3, 4.5  # images in a row, texts of an image, lines of a text
 SHEET_WIDTH, LINE, TITLE = 4.3, 0.135, 0.5  # inches: of an image with its texts, of a line, of the title
 
@@ -109,7 +110,7 @@ def metric_bars(metrics: dict[str, dict[str, tuple[float, float, float] | None]]
             for place, (name, colour) in enumerate(zip(models, _cycle(), strict=False)):
                 if (interval := values[name]) is not None:
                     _bar(panel, place, *interval, colour=colour, percent=title.endswith("%"))
-            panel.set_yticks(range(len(models)), [textwrap.shorten(n, 18, placeholder="...") for n in models])
+            panel.set_yticks(range(len(models)), [n if len(n) <= NAME else f"{n[: NAME - 1]}…" for n in models])
             panel.set_ylim(len(models) - 0.4, -0.6)
             panel.set_xlim(0, 1.3 * max([v[2] for v in values.values() if v is not None] + [1e-9]))
             panel.grid(axis="y", visible=False)

@@ -73,7 +73,8 @@ def _in_use(found: Findings) -> list[str | Table]:
 def _pairs(filter: dict[str, Any], threshold: float) -> list[str]:
     """Precision, recall and share of the false pairs that are kept."""
     precision, recall = at(filter, threshold)
-    false = recall * (1 / precision - 1) if precision else 0.0  # true and false pairs weigh the same in the curve
+    # true and false pairs weigh the same in the curve; where false ones alone are kept, it does not tell how many
+    false = 0.0 if precision is None else recall * (1 / precision - 1) if precision else None
     return [number(precision), percent(recall), percent(false)]
 
 

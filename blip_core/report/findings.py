@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from blip_core.checks.docs import read_verdict
 from blip_core.config.params import Params
+from blip_core.files.content import read_json
 from blip_core.report.arms import Arm, read_arms
 from blip_core.report.digest import RoundDigest, digest_round
 from blip_core.report.tasks import Measured
@@ -197,7 +198,7 @@ def _digest(artifacts: Path, r: str, generation: str, truth: Truth | None) -> Ro
 
 
 def _makers(folder: Path, params: Params) -> dict[str, list[Maker]]:
-    captions, scores = (json.loads((folder / name / "manifest.json").read_text()) for name in ("captions", "scores"))
+    captions, scores = (read_json(folder / name / "manifest.json") for name in ("captions", "scores"))
     named = {"captioners": [writer.captioner for writer in params.caption.writers], "filters": params.score.filters}
     return {
         kind: list(dict.fromkeys(Maker(n, h, found.get("makers", {}).get(h, n)) for n, h in zip(named[kind], found[kind], strict=False)))

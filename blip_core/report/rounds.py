@@ -25,9 +25,9 @@ def rounds_section(found: Findings) -> Section:
 
 
 def _gain(found: Findings, r: str, metric: str) -> str:
-    if r not in found.decisions:
+    test = found.decisions.get(r, {"metrics": {}})["metrics"].get(metric)
+    if test is None:
         return MISSING
-    test = found.decisions[r]["metrics"][metric]
     difference, low, high = (metric_change(metric, test[k]) for k in ("difference", "low", "high"))
     return f"{difference}\n[{low}, {high}]"
 

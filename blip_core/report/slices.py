@@ -63,7 +63,7 @@ def _slices(metrics: Mapping[str, Any], count: str) -> list[str]:
 
 
 def _told(name: str) -> str:
-    return name.strip("[]").replace("=", "\n= ", 1)
+    return name[1:-1].replace("=", "\n= ", 1)
 
 
 def _by_slice(row: list[str]) -> str:

@@ -7,7 +7,6 @@ weighted shares estimate those of the whole without bias. Of its side, hardly a 
 sample: the price of knowing more near the threshold.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blip_core.files.content import read_json
 from blip_core.selection.labels import Pair
 from blip_core.tables.captions import KEPT, WRITTEN, each_table, read_table
 from blip_core.tables.counting import hashes
@@ -79,7 +79,7 @@ def read_rule(generation: Path, *, around: float | None = None, kept: bool = Fal
     ValueError when no round made it, or it has no such source."""
     require_made(generation)
     path = generation / "manifest.json"
-    rule = json.loads(path.read_text()).get("rule") if path.exists() else None
+    rule = read_json(path).get("rule") if path.exists() else None
     if rule is None:
         raise ValueError(f"{path}: names no rule by which texts were chosen; expected a generation that a round made, as g1")
     threshold = {s: float(rule["threshold"][s]) for s in SOURCES if s in rule["threshold"] and source in (None, s)}
@@ -103,7 +103,10 @@ def choose_cards(generation: Path, *, rule: Rule, count: int, seed: int) -> list
         raise ValueError(f"{generation}: no candidate of {', '.join(rule.threshold)} has a score; name a generation that a round made")
     bands = [band for source, values in found.items() for band in _bands(source, values - rule.threshold[source])]
     if count < LEAST * len(bands):
-        raise ValueError(f"--count {count}: expected at least {LEAST * len(bands)}, {LEAST} of each of {len(bands)} bands of scores")
+        raise ValueError(
+            f"{count} texts on a sheet: expected at least {LEAST * len(bands)}, {LEAST} of each of {len(bands)} bands of scores "
+            "(--count, or report.review in params.yaml)"
+        )
     return _cards(generation, _draw(generation, bands, _deal(bands, count), rule=rule, seed=seed), seed=seed)
 
 

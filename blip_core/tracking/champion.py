@@ -20,6 +20,7 @@ CHAMPION, CANDIDATE, CHALLENGER = "champion", "candidate", "challenger"
 TEST, APPROVAL, ROLLBACK, REJECTION = "paired test", "approval", "roll-back", "rejection"
 WITHDRAWN = "withdrawn"
 SHOWN = ("tr_r1", "ir_r1", "cider")
+LONGEST = 5000  # characters of a description: MLflow's column, to which PostgreSQL holds
 # tags by which a version says where it comes from, and what a reader calls them
 ORIGIN = {
     "model": "model",
@@ -159,11 +160,23 @@ def describe(registry: Registry, *numbers: str | int) -> None:
     versions = registry.versions()
     for version in versions:
         if str(version.version) in map(str, numbers):
-            registry.describe(version, _text(version))
-    registry.describe_all("\n".join(_all_versions(registry, versions)))
+            registry.describe(version, _fitting(_text(version)))
+    registry.describe_all(_fitting([*_all_versions(registry, versions)]))
 
 
-def _text(version: "ModelVersion") -> str:
+def _fitting(lines: list[str]) -> str:
+    """As many of the lines as there is room for, from the first on, and how many there are besides."""
+    kept = len(lines)
+    while len(text := "\n".join([*lines[:kept], *_left_out(len(lines) - kept)])) > LONGEST:
+        kept -= 1
+    return text.strip()
+
+
+def _left_out(num: int) -> list[str]:
+    return ["", f"{num} further lines have no room here: MLflow keeps {LONGEST:,} characters."] if num else []
+
+
+def _text(version: "ModelVersion") -> list[str]:
     tags = version.tags
     lines = [f"Better than the baselines: {tags.get('better', 'not tested')}.", *json.loads(tags.get("reasons", "[]"))]
     lines += ["", "| metric | value [interval] |", "|---|---|"]
@@ -172,7 +185,7 @@ def _text(version: "ModelVersion") -> str:
     lines += ["", *(f"Champion since {move}" for move in moves(version))]
     if taken := withdrawn(version):
         lines.append(f"Withdrawn {taken}" if taken.how == REJECTION else f"Rolled back {taken.at[:19]}Z, by {taken.by}: {taken.why}")
-    return "\n".join(lines).strip()
+    return lines
 
 
 def _all_versions(registry: Registry, versions: list["ModelVersion"]) -> Iterator[str]:

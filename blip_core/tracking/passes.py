@@ -139,12 +139,17 @@ def with_intervals(metrics: dict[str, Any]) -> tuple[dict[str, float], str]:
     numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
     beside = {key for key in numbers for end in ("_low", "_high", "_chance") if key.removesuffix(end) in numbers.keys() - {key}}
     rows = [
-        f"| {key} | {numbers[key]:.4g} | {_bounds(numbers, key)} | {_number(numbers.get(f'{key}_chance'))} |"
+        f"| {cell(key)} | {numbers[key]:.4g} | {_bounds(numbers, key)} | {_number(numbers.get(f'{key}_chance'))} |"
         for key in numbers
         if {f"{key}_low", f"{key}_chance"} & beside
     ]
     head = ["| metric | value | interval | chance |", "|---|---|---|---|"]
     return {key: value for key, value in numbers.items() if key not in beside}, "\n".join([*head, *rows]) if rows else ""
+
+
+def cell(text: str) -> str:
+    """Of a table in Markdown, whoever wrote the text, as the value of a slice: it makes no cell or row of its own."""
+    return " ".join(text.split()).replace("|", r"\|")
 
 
 def _bounds(numbers: dict[str, float], key: str) -> str:

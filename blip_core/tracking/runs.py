@@ -236,8 +236,8 @@ def _send_left(root: Path, client: "MlflowClient", experiment: str) -> tuple[int
 
 
 def safe_name(key: str) -> str:
-    """MLflow refuses other characters in keys."""
-    return re.sub(r"[^\w\-. :/]", "_", key)[:250]
+    """MLflow refuses other characters in keys, and what as a path would be another or lead away: a//b, a/../b, /a."""
+    return re.sub(r"/(?=[/.]|$)|^[/.]", "_", re.sub(r"[^\w\-. :/]", "_", key)[:250])
 
 
 def uri(root: Path) -> str:

@@ -104,7 +104,7 @@ def here(root: Path) -> list[Version]:
     """The workspace's: by dvc.lock, and folders that it does not name."""
     versions = _versions(read_lock(root))
     named = {v.name for v in versions}
-    folders = [path.parent for path in (root / FOLDER).glob("*/manifest.json") if path.parent.name not in named]
+    folders = [path.parent for path in (root / FOLDER).glob("[!_]*/manifest.json") if path.parent.name not in named]
     return [*versions, *(Version(f.name, "", sum(p.stat().st_size for p in f.iterdir()), {}) for f in sorted(folders))]
 
 

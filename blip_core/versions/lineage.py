@@ -73,8 +73,8 @@ def of_version(registry: Registry, version: "ModelVersion") -> dict[str, Any]:
     files = _rebuilding_files(registry, version)
     lock = parse_lock(files.get("dvc.lock", ""))
     gate = json.loads(files.get("gate.json", "{}"))
-    made = tags.get("dvc_stage", "")
-    folders = (f"/{tags['model']}", f"/{tags['model']}/model")  # of a pretraining, and of what a task made of it
+    made, model = tags.get("dvc_stage", ""), tags.get("model", "")
+    folders = (f"/{model}", f"/{model}/model")  # of a pretraining, and of what a task made of it
     out = next((path for path in lock[made].outs if path.endswith(folders)), "") if made in lock else ""
     parts = {kind: {k: tags.get(f"{kind}_{k}", "") for k in ("hash", "dvc_md5")} for kind in ("generation", "shards", "data")}
     parts["generation"] |= {"name": tags.get("generation", ""), "texts": {k[6:]: int(v) for k, v in tags.items() if k.startswith("texts_")}}

@@ -165,7 +165,7 @@ def test_equal_texts_are_drawn_at_random_or_repeated(ingested, tmp_path):
     web = base.filter(pc.equal(base["source"], "web")).num_rows
     for wanted in (web // 3, web + 7):
         like, out, passed = (tmp_path / "generations" / f"{kind}{wanted}" for kind in ("like", "out", "gate"))
-        rows = [{"key": str(i), "text": "x", "source": ("web", "synthetic")[i % 2], "reason": "kept"} for i in range(wanted)]
+        rows = [{"key": str(i), "text": "x", "source": ("web", "synthetic", "fused")[i % 3], "reason": "kept"} for i in range(wanted)]
         like.mkdir(parents=True)
         others = [{"key": "h", "source": "human", "reason": "kept"}, {"key": "n", "source": "web", "reason": "duplicate"}]
         write_table(caption_table(rows + others), like / "x.parquet")
@@ -249,6 +249,20 @@ def test_whose_data_the_arms_have(tmp_path):
     assert own_data(tmp_path) == {}
 
 
+def test_data_that_was_left_half_drawn_is_not_taken_for_that_of_other_sizes(tmp_path):
+    """Killed behind the drawing of other sizes: what the clone notes must not say that the first ones lie there."""
+
+    def kill(*_: object) -> None:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        raise KeyboardInterrupt
+
+    (tmp_path / ".work").mkdir()
+    (tmp_path / ".work/sample.yaml").write_text("num_web: 1\n")
+    for num_web in (2, 1):
+        with pytest.raises(KeyboardInterrupt):
+            take_data(tmp_path, tmp_path, {"num_web": num_web}, {}, kill)
+
+
 @pytest.mark.slow  # six starts of DVC
 def test_a_clone_takes_the_projects_own_data(tmp_path):
     root, clone = tmp_path / "root", tmp_path / "clone"
@@ -321,6 +335,12 @@ def test_tables_from_planted_results():
     results["baselines"].append("long")
     assert "Against long" not in section(results, figure="x.png"), "nothing was compared with it"
     assert "-0.010 (0 of 1) |" in section(results, figure="x.png"), "an interval over 0 shows nothing"
+
+
+def test_words_of_ablations_yaml_make_no_cell_or_row_of_their_own():
+    results = planted()
+    results["rows"][1]["says"] = "P(x|y) of\nthe filter"
+    assert "| F | P(x\\|y) of the filter | table 1 |" in section(results, figure=None)
 
 
 def test_seeds_that_ran_elsewhere_are_joined(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -117,6 +118,21 @@ def test_rows_go_to_a_file_by_its_ending(folder, model, capsys):
     assert "ends in .csv or .jsonl" in capsys.readouterr().err and not (folder / "rows.txt").exists()
     assert main(["match", "pics/a.png", "a\nball", "--model", model]) == 0
     assert capsys.readouterr().out.startswith("pics/a.png\ta?ball\titm 0.")
+
+
+def test_a_file_name_that_is_no_utf8_costs_no_row(folder, model, monkeypatch):
+    """Linux takes any bytes for a name; JSON has the very name, and CSV and the screen something to read."""
+    name = os.fsdecode(b"caf\xe9.png")
+    (folder / "pics/a.png").rename(folder / name)
+    for form in ("csv", "jsonl"):
+        assert main(["caption", name, "--model", model, "--out", f"rows.{form}"]) == 0
+        screen = io.TextIOWrapper(io.BytesIO(), "utf-8")
+        monkeypatch.setattr("sys.stdout", screen)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9.png\n"), "utf-8"))
+        assert main(["caption", "-", "--model", model, "--format", form]) == 0
+        assert screen.buffer.getvalue() == (folder / f"rows.{form}").read_bytes()
+    assert json.loads((folder / "rows.jsonl").read_text())["picture"] == name
+    assert "\ncaf\\udce9.png," in (folder / "rows.csv").read_text()
 
 
 def test_what_can_not_be_asked_is_told(folder, capsys):

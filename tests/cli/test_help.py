@@ -106,6 +106,17 @@ def test_help_imports_nothing_heavy(door):
     assert not {name.split(".")[0] for name in imported} & HEAVY
 
 
+def test_a_place_that_can_not_be_written_is_told_without_a_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").touch()
+    for place in ("taken", "file/version.json"):
+        assert main(["version", "--out", place]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"version: {place.partition('/')[0]}: ") and "name another place" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".work", "file", "taken"]
+
+
 @pytest.mark.parametrize("door", ["runpy.run_module('blip_core', run_name='__main__')", "program()"])
 def test_the_programme_ends_by_sigterm_and_a_caller_of_main_keeps_its_own_way(door):
     """As a program it unwinds, so that nothing half-written stays behind; what it forks for a caller of `main` must not."""

@@ -73,3 +73,4 @@ def test_a_port_that_is_taken_is_said(port, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["show", "--port", str(port)]) == 1
     assert f"--port {port}: " in capsys.readouterr().err and Path("artifacts").exists()
+    assert main(["show", "--port", "70000"]) == 1 and "--port 70000: " in capsys.readouterr().err

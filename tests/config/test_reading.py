@@ -77,6 +77,7 @@ def test_a_folder_is_no_file_of_values(tmp_path):
         ({"tasks": {"a.b": {"kind": "classify"}}}, r"tasks.a.b.*: String should match pattern"),
         ({"tasks": {"a": {"rerank": 5}}}, "tasks.a: kind is missing"),
         ({"training": {"contrast": {"temperature": 0.9}}}, r"temperature is 0.9, temperature_range \[0.01, 0.5\]"),
+        ({"register": {"name": "blip.v2"}}, r"register.name: .*got 'blip.v2'"),  # MLflow would say so behind the last training
     ],
 )
 def test_a_value_that_does_not_fit_is_told(values, told, load):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blip_core.files.atomic import clear_killed, new_file, new_folder
+from blip_core.files.atomic import clear_killed, new_file, new_folder, replace_folder
 
 
 def test_an_output_appears_whole_or_not_at_all(tmp_path):
@@ -16,6 +16,14 @@ def test_an_output_appears_whole_or_not_at_all(tmp_path):
             write(temporary)
             raise KeyboardInterrupt
         assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_could_not_be_replaced_stands_where_it_stood(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("old")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "taken away", tmp_path / "model")
+    assert (tmp_path / "model/weights").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_a_killed_process_left_goes_and_nothing_of_another_name(tmp_path):

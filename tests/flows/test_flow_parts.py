@@ -253,6 +253,12 @@ def test_the_summary_is_a_list_and_tables_stay_as_they_are():
         "## 3. The models",
         "```\nmodel  R@1\n-----  ---\ng0      3%\n```\n",
     ]
+    failed = "FAR\n===\n\nFAILED: GATE@R1\n---------------\ncheck     value\n--------  -----\ncoverage  0.625\n\ncoverage: too few\n\n"
+    failed += "IN SHORT\n--------\nNot there yet: pretrain@g1,\n  report\nr1: nothing\n"
+    assert results(failed).split("\n\n## ") == [
+        "## Failed: gate@r1\n\n```\ncheck     value\n--------  -----\ncoverage  0.625\n\ncoverage: too few\n```",
+        "In short\n\n- Not there yet: pretrain@g1, report\n- r1: nothing\n",
+    ]
     assert results("no headings") == "```\nno headings\n```"
 
 
@@ -285,6 +291,7 @@ def test_the_verdict_is_a_table_with_its_reasons():
     lines = comparison(verdict).splitlines()
     assert lines[0] == "**g1 is not shown to be better than g0.**" and lines[-1] == "- against g0: cider …"
     assert "| g0 | cider | 0.5000 | 0.4000 | +0.1000 | [-0.0200, +0.2000] | **failed** |" in lines
+    assert comparison(verdict | {"baselines": {}}).startswith("**g1 is not shown to be better than any baseline.**")
 
 
 def test_the_end_says_that_the_rounds_stopped_and_why(tmp_path):

@@ -39,6 +39,9 @@ def test_a_file_of_values_is_laid_over_like_them(tmp_path):
     (tmp_path / "own.yaml").write_text("[1, 2]")
     with pytest.raises(argparse.ArgumentTypeError, match="expected keys of params.yaml with their values, got list"):
         assignments(str(tmp_path / "own.yaml"))
+    (tmp_path / "own.yaml").write_text("on: 1")
+    with pytest.raises(argparse.ArgumentTypeError, match="expected keys of params.yaml, got True"):
+        assignments(str(tmp_path / "own.yaml"))
 
 
 def test_near_keys_are_named():

@@ -1,5 +1,6 @@
 """The plan's numbers: parameters as the paper has them, work as PyTorch counts it, larger where the work is larger."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from blip_core.compute.precision import resolved
 from blip_core.config.model import ModelConfig
 from blip_core.config.params import load_params
 from blip_core.preview.figures import duration, product_speed, scaled
-from blip_core.preview.plan import cross_flops, keys_values_flops, plan, skeleton, text_flops, vit_flops
+from blip_core.preview.plan import cross_flops, image_bytes, keys_values_flops, plan, skeleton, text_flops, vit_flops
 from blip_core.preview.writers import writer_needs
 from blip_core.tokenizer.folders import load_tokenizer
 from tests.support.small import small_params
@@ -113,6 +115,15 @@ def test_a_product_is_timed_by_its_work():
     assert 1e8 < product_speed(64, "fp32", 1) < 1e16
 
 
+def test_activations_are_of_the_precision_that_auto_comes_to():
+    params = small_params()
+    sizes = {
+        precision: image_bytes(params.model, params.pretrain.optim.model_copy(update={"precision": precision}), "pretrain", vocabulary=64)
+        for precision in ("fp32", "bf16", "auto")
+    }
+    assert sizes["bf16"] < sizes["fp32"] and sizes["auto"] == sizes[resolved("auto")]
+
+
 @pytest.mark.parametrize("name,millions", [("vit-b16", 252), ("vit-l16", 475)])
 def test_the_ready_configurations_are_whole(name, millions):
     params = load_params(ROOT / f"configs/{name}.yaml")
@@ -132,5 +143,10 @@ def test_a_captioner_of_others_says_what_memory_it_needs(tmp_path):
     weights, texts = writer_needs(writer, caption)
     stored = (folder / "model.safetensors").stat().st_size
     assert 0.8 * stored < weights <= stored and texts == 12 * 416 * 2 * 2 * 2 * 8 * 4
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= {"head_dim": None, "num_key_value_heads": None}  # as many that are published have them
+    (folder / "config.json").write_text(json.dumps(config))
+    heads = config["text_config"]["num_attention_heads"]
+    assert writer_needs(writer, caption) == (weights, 12 * 416 * 2 * 2 * heads * 8 * 4)
     said = plan(params.model_copy(update={"caption": caption}), NONE)
     assert said.count("caption by ") == 1 and f"caption by {folder}: {scaled(weights, 1024)}iB for weights" in said

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from blip_core.cli.parser import below, make_parser
 from blip_core.preview.made_up import STAGE_2
 from blip_core.preview.profile import PROFILED, TRACED, TRAININGS, profile
 from tests.support.small import small_params
@@ -51,6 +52,13 @@ def test_the_verb_prints_the_profile(tmp_path):
     command = [sys.executable, "-m", "blip_core", "profile", "caption", "--steps", "1", "--batch-size", "2", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert f"trace: {tmp_path / 'caption.trace.json.gz'}" in done.stdout and "words" in done.stdout
+
+
+def test_the_verb_takes_all_that_can_be_profiled():
+    """It has names of its own, since the module takes seconds to import."""
+    profiled = below(make_parser("blip", stages=[]))["profile"]
+    [what] = [action for action in profiled._actions if action.dest == "what"]
+    assert set(what.choices) == set(PROFILED)
 
 
 def test_what_can_not_be_profiled_is_said(tmp_path):

@@ -12,6 +12,7 @@ import yaml
 
 from blip_core.__main__ import main
 from blip_core.checks.remedies import REMEDIES
+from blip_core.cli.interim import _draw
 from blip_core.files.content import write_json
 from blip_core.report.examples import pick_near
 from blip_core.report.interim import interim
@@ -117,6 +118,25 @@ def test_what_is_of_an_earlier_run_counts_as_not_there(artifacts, data):  # noqa
     """The gate said no to a new generation: the model of the old one, and its comparison, are still on the disk."""
     table = draw(artifacts, data, outdated=("evaluations/g1", "compare.json", "registration.json", "metrics/decide-r1.json"))
     assert "DID IT HELP?" not in table and "g0 (baseline)" in table and "g1 (challenger)" not in table and "\nROUNDS\n" not in table
+
+
+def test_a_folder_elsewhere_is_held_against_its_own_dvc_lock(artifacts, data, tmp_path):  # noqa: F811
+    """As that of a run beside the project, whatever folder the verb is typed in."""
+    made, read = {"path": "artifacts/generations/g1", "md5": "new"}, {"path": "artifacts/generations/g1", "md5": "old"}
+    stages = {"assemble@r1": {"outs": [made]}, "evaluate@g1": {"deps": [read], "outs": [{"path": "artifacts/evaluations/g1", "md5": "m"}]}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
+    _draw(artifacts, data, tmp_path / "out", params=make_params(), work=tmp_path / "work")
+    table = (tmp_path / "out/table.txt").read_text()
+    assert "g0 (baseline)" in table and "g1 (challenger)" not in table
+
+
+def test_what_a_decision_did_not_look_at_then_is_not_available(artifacts, data):  # noqa: F811
+    """`decide.metrics` was changed, and decide has not run since."""
+    path = artifacts / "metrics/decide-r1.json"
+    numbers = json.loads(path.read_text())
+    write_json(numbers | {"metrics": dict(list(numbers["metrics"].items())[1:])}, path)
+    rounds = draw(artifacts, data).partition("\nROUNDS\n")[2]
+    assert re.search(r"^r1 +g0 +g1 +g0 .*n/a", rounds, re.M), rounds[:500]
 
 
 def test_a_comparison_of_other_models_is_not_shown(artifacts, data):  # noqa: F811

@@ -18,6 +18,8 @@ from PIL import Image
 from blip_core.config.params import Params
 from blip_core.files.content import write_json
 from blip_core.report.examples import pick_examples
+from blip_core.report.figures import metric_bars
+from blip_core.report.filters import _pairs
 from blip_core.report.page import Section, Table, as_html, as_text
 from blip_core.runtime.times import StageTime
 from blip_core.sample.scene_texts import human_captions
@@ -317,6 +319,15 @@ def test_precision_and_recall_are_told_at_the_thresholds_in_use(own_artifacts, d
     assert told == [["r1", "tuned", "web", "0.3", "0.900", "70.0%", "7.8%"], ["r1", "tuned", "synthetic", "0.6", "n/a", "0.0%", "0.0%"]]
 
 
+def test_how_many_false_pairs_are_kept_is_not_known_where_no_true_one_is():
+    curve = {"threshold": [0.2, 0.8], "precision": [0.8, 0.0], "recall": [1.0, 0.0]}
+    assert [_pairs({"curve": curve}, limit) for limit in (0.1, 0.5, 0.9)] == [
+        ["0.800", "100.0%", "25.0%"],
+        ["0.000", "0.0%", "n/a"],  # false ones alone, however many
+        ["n/a", "0.0%", "0.0%"],
+    ]
+
+
 def test_which_threshold_would_keep_a_share_of_the_texts(out):
     """20 of 40 web texts stand at 0.9, the others at 0.1; of the synthetic ones 25."""
     table = (out / "table.txt").read_text()
@@ -329,12 +340,12 @@ def test_what_is_told_in_slices(own_artifacts, data):
     """A slice of few images has no interval, and one of few texts no bound."""
     assert "BY SLICES" not in run(own_artifacts, data)
     path = own_artifacts / "evaluations/g1/metrics.json"
-    rare = {f"{metric}[domain=rare]": 0.25 for metric in ("tr_r1", "ir_r1", "itm_tr_r1", "itm_ir_r1", "cider")}
-    write_json(json.loads(path.read_text()) | rare | {"images[domain=rare]": 7}, path)
+    rare = {f"{metric}[domain=[rare]]": 0.25 for metric in ("tr_r1", "ir_r1", "itm_tr_r1", "itm_ir_r1", "cider")}
+    write_json(json.loads(path.read_text()) | rare | {"images[domain=[rare]]": 7}, path)
     path = own_artifacts / "metrics/gate-r1.json"
     write_json(json.loads(path.read_text()) | {"texts_web[language=es]": 30, "noise_web[language=es]": 0.4}, path)
     table = run(own_artifacts, data)
-    assert re.search(r"domain +g1 +7 +25.0%.* 0.250\n= rare +too few", table)
+    assert re.search(r"domain +g1 +7 +25.0%.* 0.250\n= \[rare\] +too few", table)
     assert re.search(r"language +r1 +web +30 +40.0% +n/a +n/a\n= es\n", table)
 
 
@@ -484,6 +495,11 @@ def test_figures_are_pictures(out):
     for path in (out / "figures").iterdir():
         pixels = np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("L"))
         assert min(pixels.shape) > 200 and pixels.std() > 5, path
+
+
+def test_a_long_name_of_a_model_is_cut_and_not_left_out():
+    drawn = [metric_bars({"CIDEr": {name: (0.5, 0.4, 0.6)}}) for name in ("human_and_web_texts", "everything_that_was_there")]
+    assert drawn[0] != drawn[1]
 
 
 def test_lines_fit_a_terminal(out):

@@ -77,7 +77,7 @@ def test_around_moves_the_crowd(crawl):
 
 
 def test_what_can_not_be_sampled_is_said(crawl, tmp_path):
-    with pytest.raises(ValueError, match="--count 5: expected at least 24, 2 of each of 12 bands"):
+    with pytest.raises(ValueError, match="5 texts on a sheet: expected at least 24, 2 of each of 12 bands.*report.review"):
         drawn(crawl[0], 5)
     write_table(caption_table([human(0)]), tmp_path / "train-00000.parquet")
     write_manifest(tmp_path)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from blip_core.__main__ import main
-from blip_core.tracking.champion import crown, moves, withdrawn
+from blip_core.tracking.champion import crown, describe, moves, withdrawn
 from blip_core.tracking.registry import open_registry
 from blip_core.weights.checkpoint import new_model, save_model
 from tests.stages import test_register
@@ -106,6 +106,26 @@ def test_a_version_whose_gate_did_not_pass_is_never_champion(two, verb, gate):
     done = verb("rollback-champion", "--to", "1", "--reason", "x")
     assert done.code == 1 and "gate" in done.err and "Traceback" not in done.err
     assert verb("approve", "blip/1").code == 1 and aliases(two)["champion"] == 2
+
+
+def test_of_a_version_that_something_else_registered_is_told_what_is_known(root, verb):
+    client(root).create_registered_model("blip")
+    client(root).create_model_version("blip", "somewhere")
+    found = verb("lineage", "blip/1")
+    assert found.code == 0 and "  run        no record\n" in found.out and "  code       not in git\n" in found.out
+
+
+def test_descriptions_keep_to_what_a_database_has_room_for(root):
+    """PostgreSQL refuses more characters, and no stage could register any more; SQLite takes them."""
+    client(root).create_registered_model("blip")
+    for _ in range(20):
+        client(root).create_model_version("blip", "somewhere", tags={"model": "m" * 250, "reasons": json.dumps(["r" * 6000])})
+    with open_registry("blip", root) as registry:
+        describe(registry, 20)
+    whole = client(root).get_registered_model("blip").description
+    assert max(len(whole), len(description(root, 20))) <= 5000
+    shown = [n for n in range(1, 21) if f"\n| {n} | " in whole]
+    assert shown == list(range(shown[0], 21)) and f"\n{shown[0] - 1} further lines" in whole
 
 
 def test_with_approval_a_better_model_waits_for_a_person(root, verb):
