@@ -21,6 +21,8 @@ def add_verbs(verbs: Verbs) -> None:
     told = "what ingest said, from which the numbers of pictures come; default: %(default)s"
     plan.add_argument("--ingested", type=Path, default=Path("artifacts/metrics/ingest.json"), help=told)
     plan.add_argument("--pictures", type=int, metavar="N", help="suggest steps, lr, warm-up, momentum and queue for so many pictures")
+    told = "how many blocks of the image encoder to compute twice so that each training of a BLIP fits into so much"
+    plan.add_argument("--memory", type=float, metavar="GIB", help=told)
     says = "which way pays where this share of the crawl's texts is wrong (judge 50 of them): the nearest that was measured, nothing else"
     plan.add_argument("--regime", type=float, metavar="NOISE", help=says)
     for flag, what in (("crawl", "crawled pictures"), ("clean", "pictures that people described")):
@@ -65,7 +67,7 @@ def _plan(args: argparse.Namespace) -> None:
     if pictures is None and args.ingested.exists():
         told = read_json(args.ingested)
         pictures = told["images_web"] + told["images_train"]
-    print(plan(read_params(args), args.vocab, pictures=pictures))
+    print(plan(read_params(args), args.vocab, pictures=pictures, memory=args.memory))
 
 
 def _profile(args: argparse.Namespace) -> None:

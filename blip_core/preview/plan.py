@@ -11,22 +11,22 @@ from blip_core.model.blip import Blip, SpecialTokens
 from blip_core.model.stem import CELL_FEATURES, stem_widths
 from blip_core.preview.advice import suggestions
 from blip_core.preview.figures import LONGEST_TIMED, duration, product_speed, scaled
+from blip_core.preview.memory import image_bytes, keys_values_layers, num_image_tokens, state_bytes, within
 from blip_core.preview.writers import tensor_sizes, writer_needs
-from blip_core.training.contrast import momentum_twin
 from blip_core.weights.undrawn import undrawn
 
 BERT_VOCABULARY = 30524  # bert-base-uncased with [DEC] and [ENC]
-OVERHEAD = 1.25  # a step of ViT-B/16 in fp32 on a CPU grew by 0.37 GiB per image, where counting tensors gives 0.30
 
 
-def plan(params: Params, vocab: Path, *, pictures: int | None = None) -> str:
+def plan(params: Params, vocab: Path, *, pictures: int | None = None, memory: float | None = None) -> str:
     """Lines for a person: the model, then each training of params.yaml. Seconds are those of this machine.
 
     `vocab`: what ingest has written of the texts. Before it, the vocabulary counts as large as ingest may make it. `pictures`: how many
-    there are to train on; what suits so many is told of pretrain."""
+    there are to train on; what suits so many is told of pretrain. `memory`: GiB that a device has; what of a BLIP to compute twice so
+    that its trainings fit."""
     vocabulary, by = _vocabulary(params, vocab)
     if isinstance(params.model, ModelConfig):
-        lines = _of_med(params, skeleton(params.model, vocabulary), by, pictures)
+        lines = _of_med(params, skeleton(params.model, vocabulary), by, pictures, memory)
     else:
         from blip_core.preview.plan_blip2 import model_lines  # benchmarks/speed/gpu.py runs where torch alone is
 
@@ -40,7 +40,7 @@ def plan(params: Params, vocab: Path, *, pictures: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _of_med(params: Params, model: Blip, by: str, pictures: int | None) -> list[str]:
+def _of_med(params: Params, model: Blip, by: str, pictures: int | None, memory: float | None) -> list[str]:
     parts = {"image encoder": model.vit, "text transformer": model.med, "projections and ITM head": None}
     total = sum(p.numel() for p in model.parameters())
     lines = [f"model: {scaled(total)} parameters (vocabulary of {by})"]
@@ -53,6 +53,8 @@ def _of_med(params: Params, model: Blip, by: str, pictures: int | None) -> list[
         cfg = params.section(stage)
         adapted = getattr(cfg, "lora", None)
         lines += [adapter_needs(stage, adapted, cfg.optim)] if adapted else _describe(stage, params, cfg.optim, model)
+        if memory and not adapted:
+            lines.append(f"  {within(memory, params, stage, cfg.optim, model)}")
         if stage == "pretrain" and pictures:
             lines += _suited(params, model.cfg, pictures)
     return lines
@@ -188,33 +190,3 @@ def cross_flops(cfg: ModelConfig, tokens: int, *, first_only: bool = False) -> f
 
 def keys_values_flops(cfg: ModelConfig) -> float:
     return keys_values_layers(cfg) * 2 * num_image_tokens(cfg) * cfg.vision.width * 2 * cfg.text.width
-
-
-def keys_values_layers(cfg: ModelConfig) -> int:
-    """Cross-attentions that make keys and values of a picture: twice as many where the decoder has its own."""
-    return cfg.text.depth * (2 if cfg.share in ("all_but_cross", "none") else 1)
-
-
-def num_image_tokens(cfg: ModelConfig) -> int:
-    return (cfg.vision.image_size // cfg.vision.patch_size) ** 2 + 1
-
-
-def state_bytes(params: Params, model: Blip, stage: str) -> int:
-    """fp32 weights, gradients and two moments of AdamW; the momentum twin's weights where there is one."""
-    total = 16 * sum(p.numel() for p in model.parameters())
-    if stage == "tune_captioner":
-        return total
-    return total + sum(p.nbytes for p in momentum_twin(model, params.section(stage).contrast.twin_precision).parameters())
-
-
-def image_bytes(cfg: ModelConfig, optim: OptimConfig, stage: str, *, vocabulary: int) -> int:
-    """Activations kept for the backward pass, an estimate: per token and layer about 9 vectors of the width and two of the MLP's."""
-    size = 2 if resolved(optim.precision) == "bf16" else 4
-    v, t, n = cfg.vision, cfg.text, num_image_tokens(cfg)
-    kept = max(0, v.depth - optim.recompute)
-    image = n * v.width * (kept * (size * (7 + 2 * v.mlp_ratio) + 8) + optim.recompute * 4)
-    passes = {"pretrain": 5, "tune_filter": 4, "tune_captioner": 1}[stage]
-    text = passes * t.depth * optim.max_tokens * (size * (11 * t.width + 2 * t.mlp_width) + 12 * t.width)
-    keys_values = keys_values_layers(cfg) * 2 * n * t.width * size * (1 if stage == "tune_captioner" else 4)
-    logits = 0 if stage == "tune_filter" else optim.max_tokens * vocabulary * (4 + 4 + size)
-    return int(OVERHEAD * (image + text + keys_values + logits))

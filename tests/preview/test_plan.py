@@ -12,7 +12,8 @@ from blip_core.compute.precision import resolved
 from blip_core.config.model import ModelConfig
 from blip_core.config.params import load_params
 from blip_core.preview.figures import duration, product_speed, scaled
-from blip_core.preview.plan import cross_flops, image_bytes, keys_values_flops, plan, skeleton, text_flops, vit_flops
+from blip_core.preview.memory import image_bytes, state_bytes, within
+from blip_core.preview.plan import cross_flops, keys_values_flops, plan, skeleton, text_flops, vit_flops
 from blip_core.preview.writers import writer_needs
 from blip_core.tokenizer.folders import load_tokenizer
 from tests.support.small import small_params
@@ -150,3 +151,24 @@ def test_a_captioner_of_others_says_what_memory_it_needs(tmp_path):
     assert writer_needs(writer, caption) == (weights, 12 * 416 * 2 * 2 * heads * 8 * 4)
     said = plan(params.model_copy(update={"caption": caption}), NONE)
     assert said.count("caption by ") == 1 and f"caption by {folder}: {scaled(weights, 1024)}iB for weights" in said
+
+
+def test_the_plan_says_what_to_compute_twice_within_so_much_memory():
+    """The least number of blocks with which the micro-batch fits, by the same estimate that the plan prints."""
+    params = load_params(ROOT / "configs/vit-b16.yaml")
+    model, micro = skeleton(params.model, 30524), params.pretrain.optim.batch_size // params.pretrain.optim.accumulate
+
+    def gib(recompute: int) -> float:
+        optim = params.pretrain.optim.model_copy(update={"recompute": recompute})
+        return (state_bytes(params, model, "pretrain") + micro * image_bytes(params.model, optim, "pretrain", vocabulary=30524)) / 2**30
+
+    def said(memory: float) -> str:
+        return within(memory, params, "pretrain", params.pretrain.optim, model)
+
+    assert f"optim.recompute 0 of 12 blocks, which leaves room for {micro:,} images" in said(gib(0))
+    assert "optim.recompute 5 of 12 blocks" in said(gib(5)) and "optim.recompute 6 of 12 blocks" in said(gib(5) - 0.01)
+    assert re.search(
+        rf"not the {micro:,} images of a micro-batch, but {micro - 1:,} with optim.recompute 12; a larger", said(gib(12) - 0.01)
+    )
+    assert "not one image" in said(state_bytes(params, model, "pretrain") / 2**30)
+    assert plan(small_params(), NONE, memory=1000).count("\n  within 1000 GiB: optim.recompute 0 of ") == 3
