@@ -93,7 +93,7 @@ def _found(observed: object, limit: str) -> str:
     """An int counts rows."""
     if isinstance(observed, int):
         return f"{observed:,} row{'' if observed == 1 else 's'}"
-    return measured(observed, limit) if isinstance(observed, float) else str(observed)
+    return measured(observed, limit)
 
 
 def _remedy(check: str) -> "Markup":

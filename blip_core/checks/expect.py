@@ -48,9 +48,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) and value == round(value) else f"{value:.4g}"
 
 
-def measured(value: float, limit: str) -> str:
-    """A number beside the limit that it is held against: with more digits where else both would read the same."""
-    return f"{value:,.9g}" if limit.endswith(f" {number(value)}") else number(value)
+def measured(observed: object, limit: str) -> str:
+    """What a check found, beside the limit that it is held against: a number has more digits where else both would read the same."""
+    if not isinstance(observed, float):
+        return str(observed)
+    return f"{observed:,.9g}" if limit.endswith(f" {number(observed)}") else number(observed)
 
 
 def at_most(name: str, limit: float, says: str) -> Expect:

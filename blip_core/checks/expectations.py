@@ -65,7 +65,10 @@ def require(results: list[dict[str, Any]], *, what: str, remedy: str, docs: Path
     failed = [r for r in results if r["passed"] is not True]
     if not failed:
         return
-    lines = [f"  {r['name']}: {_shown(r)}, expected {r['limit']} ({r['says']}{_examples(r.get('examples'))})" for r in failed]
+    lines = [
+        f"  {r['name']}: {measured(r['observed'], r['limit'])}, expected {r['limit']} ({r['says']}{_examples(r.get('examples'))})"
+        for r in failed
+    ]
     where = [f"Data Docs: {docs / INDEX}"] if docs is not None and (docs / INDEX).exists() else []
     raise ChecksFailed("\n".join([f"{what}: {len(failed)} of {len(results)} checks failed", *lines, remedy, *where]))
 
@@ -180,11 +183,6 @@ def _exception(answer: "ExpectationValidationResult") -> str | None:
     info = answer.exception_info or {}
     found = [i for i in [info, *info.values()] if isinstance(i, dict) and i.get("raised_exception")]
     return f"error: {str(found[0]['exception_message']).strip()}" if found else None
-
-
-def _shown(result: dict[str, Any]) -> str:
-    observed = result["observed"]
-    return measured(observed, result["limit"]) if isinstance(observed, float) else str(observed)
 
 
 def _examples(examples: list[str] | None) -> str:

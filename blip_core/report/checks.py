@@ -16,7 +16,7 @@ def failed_sections(found: Findings) -> list[Section]:
 def _failed(verdict: Verdict) -> Section:
     assert verdict.checks
     failed, generation = verdict.failed, f"artifacts/generations/{verdict.generation}"
-    rows = [[c["name"], _value(c), c["limit"]] for c in failed]
+    rows = [[c["name"], measured(c["observed"], c["limit"]), c["limit"]] for c in failed]
     told = [f"{c['name']}: {c['says']}{_examples(c)}. What to do: {remedy(c['name'])}." for c in failed]
     words = [f"{len(failed)} of {len(verdict.checks)} checks failed, so nothing trains on generation {verdict.generation}."]
     if verdict.stage != "validate":
@@ -32,7 +32,10 @@ def checks_section(found: Findings) -> Section:
     tables = [
         Table(
             ["check", "value", "limit", "passed", "what it is of"],
-            [[c["name"], _value(c), c["limit"], "yes" if c["passed"] else "NO", c["says"]] for c in _failed_first(verdict.checks)],
+            [
+                [c["name"], measured(c["observed"], c["limit"]), c["limit"], "yes" if c["passed"] else "NO", c["says"]]
+                for c in _failed_first(verdict.checks)
+            ],
             left=5,
             folded=f"all {len(verdict.checks)} checks of {verdict.stage}",
         )
@@ -50,11 +53,6 @@ def _state(verdict: Verdict) -> str:
     if verdict.checks is None:
         return "not checked as it is now"
     return f"FAILED: {len(verdict.failed)} of {len(verdict.checks)} checks" if verdict.failed else f"passed: {len(verdict.checks)} checks"
-
-
-def _value(check: dict[str, Any]) -> str:
-    observed = check["observed"]
-    return measured(observed, check["limit"]) if isinstance(observed, float) else str(observed)
 
 
 def _examples(check: dict[str, Any]) -> str:
