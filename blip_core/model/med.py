@@ -93,8 +93,13 @@ class CrossAttention(_Attention):
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
 
     def keys_values(self, image_IND: Tensor, mask_IN: Tensor | None = None) -> KeysValues:
-        k, v = (split_heads(lift(t), self.num_heads) for t in self.kv(image_IND).chunk(2, dim=-1))
+        k, v = self._parted(self.kv(image_IND))
         return (k, v) if mask_IN is None else (k, v, mask_IN[:, None, None, :])
+
+    def _parted(self, both: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, lifted once for all that will ask them."""
+        k, v = (split_heads(lift(t), self.num_heads) for t in both.chunk(2, dim=-1))
+        return k, v
 
     def forward(self, x_MD: Tensor, texts: Packing, *groups: KeysValues) -> Tensor:
         """The texts fall to the groups of images in equal parts, and within a group to its images in equal parts."""

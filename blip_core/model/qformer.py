@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip_core.config.model import InitConfig, QFormerConfig
-from blip_core.model.attention import lift, split_heads
+from blip_core.model.attention import split_heads
 from blip_core.model.blip import SpecialTokens, init_linear
 from blip_core.model.med import CrossAttention, KeysValues, SelfAttention
 from blip_core.model.memory import keep_input
@@ -78,8 +78,7 @@ class ImageAttention(CrossAttention):
         """Of features of mean 0 and variance 1, weighed and shifted as `norm` does. That goes into the weights of this layer: the features
         are frozen, and so the backward pass never comes to the image's tokens."""
         weight, bias = self.kv.weight * norm.weight, F.linear(norm.bias, self.kv.weight, self.kv.bias)
-        k, v = (split_heads(lift(t), self.num_heads) for t in F.linear(normal_INW, weight, bias).chunk(2, dim=-1))
-        return k, v
+        return self._parted(F.linear(normal_INW, weight, bias))
 
     def in_groups(self, queries_BQD: Tensor, groups: tuple[KeysValues, ...]) -> Tensor:
         """The queries fall to the groups of images in equal parts, and within a group to its images. Groups that stand side by side and are
