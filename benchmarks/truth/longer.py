@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from open_gate import OPEN
 
 from blip_core.config.params import load_params
 from blip_core.config.reading import laid_over, read_values
@@ -35,8 +36,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BEFORE = {"long": 0, "F": 500 + 251, "CF": 500 + 446, "oracle": 500 + 446}  # steps that an arm has spent before its last training
 PAIRS = [("F", "long"), ("CF", "long"), ("CF", "F"), ("oracle", "F"), ("oracle", "CF")]
 METRICS = ("tr_r1", "ir_r1", "cider")
-# the arms are to be measured, whatever the gate would say of them
-OPEN = {"max_residual_noise": 1.0, "min_coverage": 0.0, "min_distinct": 0.0, "max_degenerate": 1.0}
 
 
 class Arm:
@@ -47,7 +46,7 @@ class Arm:
         self.artifacts, self.round = project / "artifacts", project / "artifacts/rounds/r1"
         values: dict[str, Any] = {"pretrain": {"optim": {"steps": steps - BEFORE[name]}}}
         if name == "F":
-            values |= {"assemble": {"sources": ["web"]}, "gate": OPEN | {"max_noise": {"web": 1.0, "synthetic": 1.0}}}
+            values |= {"assemble": {"sources": ["web"]}, "gate": OPEN}
         self.params = self.folder / "params.yaml"
         self.folder.mkdir(parents=True, exist_ok=True)
         with new_file(self.params) as temporary:
@@ -67,16 +66,22 @@ class Arm:
 
     def texts(self) -> tuple[Path, Path]:
         """Generation and gate file."""
-        of = {"long": "g0", "CF": "g1"}
-        if self.name in of:
-            return self.artifacts / f"generations/{of[self.name]}", self.artifacts / f"gates/{of[self.name]}.json"
-        generation, gate = self.folder / "generation", self.folder / "gate.json"
-        {"F": self.filtered, "oracle": self.true_captions}[self.name](generation, gate)
-        return generation, gate
+        own = self.folder / "generation", self.folder / "gate.json"
+        if self.name == "F":
+            self.filtered(*own)
+        elif self.name == "oracle":
+            self.true_captions(*own)
+        else:
+            return self.of("g0" if self.name == "long" else "g1")
+        return own
+
+    def of(self, generation: str) -> tuple[Path, Path]:
+        """Folder and gate file of one that the demo made."""
+        return self.artifacts / f"generations/{generation}", self.artifacts / f"gates/{generation}.json"
 
     def filtered(self, generation: Path, gate: Path) -> None:
         told = {"scores": self.round / "scores", "calibration": self.round / "calibration.json"}
-        crawl, facts = self.artifacts / "generations/g0", self.folder / "assemble.json"
+        (crawl, _), facts = self.of("g0"), self.folder / "assemble.json"
         self.stage("assemble", **told, generation=crawl, out=generation, **{"out-metrics": facts})
         read = {"shards": self.artifacts / "shards", "columns": self.project / "columns", "labels": self.project / "labels/r1"}
         files = {
@@ -92,8 +97,9 @@ class Arm:
     def true_captions(self, generation: Path, gate: Path) -> None:
         if gate.exists():
             return
-        read = {"generation": self.artifacts / "generations/g1", "gate": self.artifacts / "gates/g1.json", "data": self.project / "data"}
-        self.call("blip_core.ablations.oracle", **read, params=self.params, out=generation, **{"out-gate": gate})
+        read, judged = self.of("g1")
+        made = {"out": generation, "out-gate": gate}
+        self.call("blip_core.ablations.oracle", generation=read, gate=judged, data=self.project / "data", params=self.params, **made)
 
     def stage(self, stage: str, **paths: Any) -> None:
         """Unless it has ended before: its metrics come last."""

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 import yaml  # noqa: E402
+from open_gate import OPEN  # noqa: E402
 from photo_report import report  # noqa: E402
 from photo_world import lay_out  # noqa: E402
 
@@ -37,9 +38,6 @@ from blip_core.files.content import write_json  # noqa: E402
 from flows.values import add_set  # noqa: E402
 
 ARMS = ("none", "human", "F", "CF", "long")
-# the arms are to be measured, whatever the gate would say of them
-LIMITS = {"max_residual_noise": 1.0, "min_coverage": 0.0, "min_distinct": 0.0, "max_degenerate": 1.0}
-OPEN = {"max_noise": {"web": 1.0, "synthetic": 1.0}, **LIMITS}
 A = "artifacts"
 G0 = {"generation": f"{A}/generations/g0"}
 SHARDS, HELDOUT, COLUMNS = {"shards": f"{A}/shards"}, {"heldout": f"{A}/heldout"}, {"columns": "columns"}

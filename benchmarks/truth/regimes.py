@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from open_gate import OPEN
 
 from blip_core.ablations.arms import arm_values, read_arms
 from blip_core.ablations.run import ablate
@@ -39,13 +40,7 @@ WORLD: dict[str, Any] = {
     "tune_captioner": {"optim": {"steps": 120}},
     "tune_filter": {"optim": {"steps": 120}},
     "score": {"controls_per_image": 8},
-    "gate": {
-        "max_noise": {"web": 1.0, "synthetic": 1.0},
-        "max_residual_noise": 1.0,
-        "min_coverage": 0.0,
-        "min_distinct": 0.0,
-        "max_degenerate": 1.0,
-    },
+    "gate": OPEN,
 }
 # what arms pay for besides their last training, by runs of stages; the filter scores as many captions as web texts
 FILTER = {"base/pretrain-g0": 1.0, "r1/tune_filter": 1.0, "r1/calibrate": 1.0, "r1/score": 0.5}
